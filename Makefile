@@ -1,0 +1,48 @@
+# Bare `make` explains itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONFIG ?= configs/quickstart.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-fast test-slow lint bench clean
+
+help:  ## Show this list
+	@echo "Flywheel: a data flywheel for trajectory distillation"
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Create .venv and install everything into it
+
+$(STAMP): pyproject.toml constraints.txt
+	"$(PYTHON)" -c 'import sys; sys.exit("Flywheel needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cookingworld,dev]'
+	touch "$(STAMP)"
+
+quickstart: $(STAMP)  ## Two turns of the wheel on a real environment: minutes, on a laptop
+	"$(BIN)/flywheel" run "$(CONFIG)"
+
+test: $(STAMP)  ## Lint, types and every test
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+	"$(BIN)/python" -m pytest
+
+test-fast: $(STAMP)  ## The tests that take seconds
+	"$(BIN)/python" -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## The tests that take minutes
+	"$(BIN)/python" -m pytest -m slow
+
+lint: $(STAMP)  ## Format and fix what can be fixed
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+	"$(BIN)/mypy"
+
+bench: $(STAMP)  ## Print speed and memory figures as JSON
+	"$(BIN)/python" benchmarks/startup.py
+	"$(BIN)/python" benchmarks/quickstart.py
+
+clean:  ## Remove the virtual environment and caches; data/ stays
+	rm -rf "$(VENV)" .mypy_cache .pytest_cache .ruff_cache

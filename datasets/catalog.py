@@ -1,0 +1,198 @@
+"""The catalog: which segments, trajectories, facts, policies and decisions exist, in one small SQL database.
+
+The primary keys here are the exactly-once guarantee. Migrations are numbered, go forward only, and a database of a
+newer schema is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.exc import DatabaseError
+
+from flywheel.errors import LakeError
+
+METADATA = MetaData()
+
+MIGRATION = Table(
+    "migration", METADATA, Column("version", Integer, primary_key=True), Column("applied_at", Float, nullable=False)
+)
+SNAPSHOT = Table(
+    "snapshot",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("created_at", Float, nullable=False),
+    Column("message", Text, nullable=False),
+)
+SEGMENT = Table(
+    "segment",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("row_count", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("begin_snapshot", Integer, nullable=False, index=True),
+    Column("end_snapshot", Integer),
+)
+TRAJECTORY = Table(
+    "trajectory",
+    METADATA,
+    Column("trajectory_id", String(64), primary_key=True),
+    Column("segment", String(64), nullable=False, index=True),
+    Column("snapshot", Integer, nullable=False),
+)
+FACT = Table(
+    "fact",
+    METADATA,
+    Column("kind", String(32), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("segment", String(64), nullable=False),
+    Column("snapshot", Integer, nullable=False),
+)
+POLICY = Table(
+    "policy",
+    METADATA,
+    Column("policy_id", String(64), primary_key=True),
+    Column("name", String(32), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("iteration", Integer, nullable=False),
+    Column("snapshot", Integer, nullable=False),
+    Column("parent_policy_id", String(64), nullable=False),
+    Column("parameters", BigInteger, nullable=False),
+    Column("card", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+LINEAGE = Table(
+    "lineage",
+    METADATA,
+    Column("policy_id", String(64), primary_key=True),
+    Column("trajectory_id", String(64), primary_key=True, index=True),
+)
+GATE = Table(
+    "gate",
+    METADATA,
+    Column("gate_id", String(64), primary_key=True),
+    Column("iteration", Integer, nullable=False),
+    Column("challenger_id", String(64), nullable=False),
+    Column("champion_id", String(64), nullable=False),
+    Column("promoted", Integer, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+CHAMPION = Table(
+    "champion",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("policy_id", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("gate_id", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+ITERATION = Table(
+    "iteration",
+    METADATA,
+    Column("iteration", Integer, primary_key=True),
+    Column("config_digest", String(64), nullable=False),
+    Column("champion_id", String(64), nullable=False),
+    Column("report", Text, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("finished_at", Float),
+)
+
+MIGRATIONS: tuple[tuple[int, tuple[Table, ...]], ...] = (
+    (1, (SNAPSHOT, SEGMENT, TRAJECTORY, FACT, POLICY, LINEAGE, GATE, CHAMPION, ITERATION)),
+)
+CATALOG_VERSION = MIGRATIONS[-1][0]
+
+
+class Catalog:
+    """A connection pool to the catalog. `write()` is one short transaction that has the write lock from its start."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.engine = _engine(path)
+        _migrate(self.engine, path)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self.engine.connect().execution_options(reading=True) as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def new_snapshot(connection: Connection, message: str) -> int:
+    """The next snapshot number, gapless in commit order."""
+    number = (connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0) + 1
+    connection.execute(insert(SNAPSHOT).values(id=number, created_at=time.time(), message=message))
+    return number
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 60})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
+        connection.isolation_level = None
+        for pragma in ("journal_mode=wal", "synchronous=full", "foreign_keys=on"):
+            connection.execute(f"pragma {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _lock(connection: Connection) -> None:
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("begin" if reading else "begin immediate")
+
+    return engine
+
+
+def _migrate(engine: Engine, path: Path) -> None:
+    try:
+        with engine.begin() as connection:
+            MIGRATION.create(connection, checkfirst=True)
+            current = connection.scalar(select(func.max(MIGRATION.c.version))) or 0
+            if current > CATALOG_VERSION:
+                raise LakeError(
+                    f"{path} has catalog schema {current}, this Flywheel knows {CATALOG_VERSION}; upgrade Flywheel"
+                )
+            known = set(inspect(connection).get_table_names())
+            for version, tables in MIGRATIONS:
+                if version <= current:
+                    continue
+                for table in tables:
+                    if table.name not in known:
+                        table.create(connection)
+                connection.execute(insert(MIGRATION).values(version=version, applied_at=time.time()))
+    except DatabaseError as error:
+        raise LakeError(
+            f"{path} is not a Flywheel catalog ({error.orig}); restore it or use another data_dir"
+        ) from error

@@ -1,0 +1,53 @@
+"""Immutable Parquet files: written aside, synced, then renamed into place. A killed writer leaves no half file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP = 16_384
+ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the catalog records of a file."""
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def write_parquet(table: pa.Table, target: Path, staging: Path) -> Written:
+    """Atomically create `target`. Same table, same bytes."""
+    temporary = staging / f"{target.name}.{os.getpid()}"
+    with temporary.open("wb") as file:
+        pq.write_table(
+            table,
+            file,
+            compression="zstd",
+            compression_level=ZSTD_LEVEL,
+            row_group_size=ROW_GROUP,
+            use_dictionary=["trajectory_id"],
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    content = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    size = temporary.stat().st_size
+    temporary.replace(target)
+    sync_directory(target.parent)
+    return Written(table.num_rows, size, content)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in this directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,158 @@
+"""Evaluation: play held-out tasks, verify them like any other episode, and read P(verified) from the lake by SQL."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from scipy.stats import binomtest
+from sqlalchemy import insert, select
+
+from flywheel.agents.collect import play
+from flywheel.agents.policy import Policy
+from flywheel.agents.rollout import Job, Origin
+from flywheel.config import Config
+from flywheel.datasets.catalog import GATE
+from flywheel.datasets.lake import Lake
+from flywheel.distill.gate import Decision, decide
+from flywheel.distill.policies import make_policy
+from flywheel.distill.registry import champion, crown
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.protocol import World
+from flywheel.errors import FlywheelError, PolicyError
+from flywheel.filters.curate import curate
+from flywheel.trajectory import Split, StopReason, Task, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """P(verified) of one policy on one set of tasks, with a 95 % Wilson interval. Broken episodes are left out."""
+
+    policy: str
+    policy_id: str
+    iteration: int
+    split: str
+    tasks: int
+    verified: int
+    rate: float
+    low: float
+    high: float
+    mean_score: float
+    broken: int
+
+
+def held_out_tasks(config: Config, world: World, split: Split, iteration: int) -> tuple[Task, ...]:
+    """The test tasks are the same for ever. Each iteration's gate gets dev tasks that no gate has seen before."""
+    if split is Split.TEST:
+        return world.tasks(split, 0, config.evaluate.test_tasks)
+    count = config.evaluate.dev_tasks
+    return world.tasks(split, (iteration - 1) * count, count)
+
+
+def evaluate(
+    config: Config,
+    lake: Lake,
+    name: str,
+    split: Split,
+    iteration: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Rate:
+    """Play and verify one policy on the held-out tasks of a split; what the lake holds is not played again."""
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        policy = make_policy(config, lake, world, name)
+        tasks = held_out_tasks(config, world, split, iteration)
+        origin = Origin(iteration, "evaluate", config.identity(), champion(lake))
+        play(config, lake, world, policy, [Job(task) for task in tasks], origin, progress)
+    curate(config, lake)
+    return _rate(policy, split, iteration, tasks, outcomes(lake, policy.policy_id, tasks))
+
+
+def outcomes(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tuple[bool, float]]:
+    """Task id → (verified, score) of a policy's evaluation episodes. Broken and uncurated ones are left out."""
+    rows = lake.sql(
+        f"""select task_id, arg_max(verified, attempt) as verified, arg_max(score, attempt) as score
+            from trajectories
+            where purpose = 'evaluate' and policy_id = '{policy_id}' and verified is not null
+              and stop_reason <> '{StopReason.INFRASTRUCTURE}'
+            group by task_id"""
+    ).to_pylist()
+    found = {row["task_id"]: (bool(row["verified"]), float(row["score"])) for row in rows}
+    return {task.task_id: found[task.task_id] for task in tasks if task.task_id in found}
+
+
+def gate(
+    config: Config,
+    lake: Lake,
+    challenger: str,
+    opponent: str,
+    iteration: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Decision:
+    """Let a challenger meet the champion on this iteration's dev tasks; crown it if the paired test says so.
+
+    A gate is decided once: asked again, it answers what it answered.
+    """
+    gate_id = digest("gate", config.identity(), iteration, challenger, opponent)
+    if known := _decided(lake, gate_id):
+        return known
+    if opponent == challenger:
+        raise PolicyError(f"{challenger} is the champion already; there is nothing to decide")
+    rates = [evaluate(config, lake, name, Split.DEV, iteration, progress) for name in (challenger, opponent)]
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        tasks = held_out_tasks(config, world, Split.DEV, iteration)
+    ours, theirs = (outcomes(lake, rate.policy_id, tasks) for rate in rates)
+    shared = sorted(ours.keys() & theirs.keys())
+    decision = decide(
+        [ours[task][0] for task in shared],
+        [theirs[task][0] for task in shared],
+        alpha=config.gate.alpha,
+        power=config.gate.power,
+    )
+    if decision.promoted:
+        crown(lake, challenger, decision.sentence, gate_id)
+    with lake.catalog.write() as connection:
+        connection.execute(
+            insert(GATE).values(
+                gate_id=gate_id,
+                iteration=iteration,
+                challenger_id=challenger,
+                champion_id=opponent,
+                promoted=int(decision.promoted),
+                result=json.dumps(asdict(decision)),
+                created_at=time.time(),
+            )
+        )
+    return decision
+
+
+def _decided(lake: Lake, gate_id: str) -> Decision | None:
+    with lake.catalog.read() as connection:
+        result = connection.scalar(select(GATE.c.result).where(GATE.c.gate_id == gate_id))
+    return None if result is None else Decision(**json.loads(result))
+
+
+def _rate(
+    policy: Policy, split: Split, iteration: int, tasks: Sequence[Task], found: Mapping[str, tuple[bool, float]]
+) -> Rate:
+    if not found:
+        raise FlywheelError(
+            f"every evaluation episode of {policy.name} broke; see: "
+            'flywheel sql "select distinct error from trajectories"'
+        )
+    verified = sum(outcome for outcome, _ in found.values())
+    interval = binomtest(verified, len(found)).proportion_ci(method="wilson")
+    return Rate(
+        policy=policy.name,
+        policy_id=policy.policy_id,
+        iteration=iteration,
+        split=str(split),
+        tasks=len(found),
+        verified=verified,
+        rate=verified / len(found),
+        low=float(interval.low),
+        high=float(interval.high),
+        mean_score=sum(score for _, score in found.values()) / len(found),
+        broken=len(tasks) - len(found),
+    )

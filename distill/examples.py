@@ -1,0 +1,85 @@
+"""Training rows: stored trajectories are played back through the very contexts that rollouts use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.prompts import Outcome, Role, Window
+from flywheel.agents.tokens import PieceTokenizer
+from flywheel.environments.protocol import Observation
+from flywheel.trajectory import Segment, Step, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One tokenised window: ids_T and which of them are the agent's own words."""
+
+    ids_T: NDArray[np.int32]
+    target_T: NDArray[np.bool_]
+
+
+def observation_of(step: Step) -> Observation:
+    return Observation(step.observation, step.event, step.note, step.place, step.state_key, step.valid_actions)
+
+
+def flat_windows(trajectory: Trajectory, limits: Limits) -> list[Window]:
+    """Windows of the flat student; injected actions are context, never targets."""
+    windows: list[Window] = []
+    context = FlatContext(trajectory.instruction, limits, archive=windows)
+    for step in trajectory.steps:
+        observation = observation_of(step)
+        context.observe(observation)
+        context.act(observation, step.action, target=step.trainable)
+    return [*windows, *([context.window] if context.window else [])]
+
+
+def hierarchical_windows(
+    trajectory: Trajectory, segments: Sequence[Segment], limits: Limits
+) -> tuple[list[Window], list[Window]]:
+    """(planner windows, executor windows). Steps of unfinished segments are context only."""
+    executor: list[Window] = []
+    planner: list[Window] = []
+    context = HierarchicalContext(trajectory.instruction, limits, archive=executor, plan_archive=planner)
+    starts = {segment.start: segment for segment in segments}
+    current = segments[0]
+    for step in trajectory.steps:
+        observation = observation_of(step)
+        context.observe(observation)
+        if step.index in starts and step.index > 0:
+            if not context.must_plan:
+                context.finish(Outcome.DONE, target=current.completed)
+            current = starts[step.index]
+        elif context.timed_out:
+            context.finish(Outcome.TIMEOUT)
+        if context.must_plan:
+            context.plan(observation)
+            context.adopt(current.subgoal, target=current.completed)
+        context.act(observation, step.action, target=step.trainable and current.completed)
+    executor += [context.window] if context.window else []
+    planner += [context.plan_window] if context.plan_window else []
+    return planner, executor
+
+
+def example(window: Window, tokens: PieceTokenizer) -> Example:
+    ids: list[int] = []
+    target: list[bool] = []
+    for piece in window.pieces:
+        piece_ids = tokens.ids(piece.text)
+        ids += piece_ids
+        target += [piece.target] * len(piece_ids)
+    return Example(np.asarray(ids, np.int32), np.asarray(target, np.bool_))
+
+
+def windows_of(trajectory: Trajectory, segments: Sequence[Segment], limits: Limits, role: Role) -> list[Window]:
+    """The windows of one role that hold at least one target."""
+    if role is Role.FLAT:
+        windows = flat_windows(trajectory, limits)
+    else:
+        planner, executor = hierarchical_windows(trajectory, segments, limits)
+        windows = planner if role is Role.PLANNER else executor
+    return [window for window in windows if any(piece.target for piece in window.pieces)]

@@ -1,0 +1,99 @@
+"""Checks before anything starts: what a run would stumble over, told at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flywheel.config import Config
+from flywheel.errors import FlywheelError
+
+FREE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check and what came of it."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+def diagnose(config: Config) -> list[Finding]:
+    """Run every check; none changes anything."""
+    checks: dict[str, Callable[[Config], str]] = {
+        "environment": _environment,
+        "verifiers": _verifiers,
+        "lake": _lake,
+        "disk": _disk,
+        "port of serve": _port,
+        "torch": _torch,
+        "prefect": _prefect,
+    }
+    findings = []
+    for name, check in checks.items():
+        try:
+            findings.append(Finding(name, True, check(config)))
+        except (FlywheelError, ImportError, OSError) as error:
+            findings.append(Finding(name, False, str(error)))
+    return findings
+
+
+def _environment(config: Config) -> str:
+    from flywheel.environments.catalog import canonical, open_world
+    from flywheel.trajectory import Split
+
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        task = world.tasks(Split.TRAIN, 0, 1)[0]
+        world.environments(1)[0].reset(task)
+    return f"{config.environment.name} starts and resets"
+
+
+def _verifiers(config: Config) -> str:
+    from flywheel.filters.catalog import check_names
+
+    check_names(config.curate.verifiers)
+    return ", ".join(config.curate.verifiers)
+
+
+def _lake(config: Config) -> str:
+    from flywheel.datasets.lake import CATALOG_FILE, Lake
+
+    if not (config.data_dir / CATALOG_FILE).is_file():
+        return f"{config.data_dir} will be created"
+    lake = Lake(config.data_dir)
+    lake.connect().close()
+    return f"{config.data_dir} at snapshot {lake.snapshot()}"
+
+
+def _disk(config: Config) -> str:
+    place = next(path for path in (config.data_dir.absolute(), *config.data_dir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < FREE_BYTES:
+        raise OSError(f"only {free >> 20} MiB free at {place}; a run needs 1 GiB")
+    return f"{free >> 30} GiB free"
+
+
+def _port(config: Config) -> str:
+    from flywheel.flows.server import free_port
+
+    if existing := os.environ.get("PREFECT_API_URL"):
+        return f"not needed, PREFECT_API_URL is {existing}"
+    return f"{free_port(config.serve.port)} is free"
+
+
+def _torch(config: Config) -> str:
+    import torch
+
+    from flywheel.distill.train import pick_device
+
+    return f"{torch.__version__} on {pick_device(config.train.device)}, {torch.get_num_threads()} threads"
+
+
+def _prefect(config: Config) -> str:
+    from importlib.metadata import version
+
+    return version("prefect")

@@ -1,0 +1,115 @@
+"""The report of an iteration: JSON for scripts, Markdown to read, and a plot of P(verified) over iterations."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flywheel.config import Config
+from flywheel.datasets.lake import Lake
+from flywheel.distill.evaluation import Rate
+from flywheel.distill.gate import Decision
+from flywheel.distill.iterations import iterations
+
+
+def write_report(
+    config: Config, lake: Lake, number: int, routes: dict[str, int], rates: Sequence[Rate], decision: Decision
+) -> dict[str, Any]:
+    """Write `reports/iteration-N.{json,md,png}` in the data directory and return the report as plain data."""
+    report: dict[str, Any] = {
+        "name": config.name,
+        "seed": config.seed,
+        "iteration": number,
+        "rates": [asdict(rate) for rate in rates],
+        "gate": {**asdict(decision), "sentence": decision.sentence},
+        "routes": routes,
+        "decoding": (
+            f"students choose among the environment's valid actions, greedily; an action is offered at most "
+            f"{config.student.max_repeats} times from one state, and not again where it changed nothing; "
+            f"the same holds for flat and hierarchical students"
+        ),
+    }
+    directory = lake.root / "reports"
+    directory.mkdir(exist_ok=True)
+    history = [one.report for one in iterations(lake) if one.finished and one.number < number] + [report]
+    stem = directory / f"iteration-{number}"
+    plot(history, stem.with_suffix(".png"))
+    stem.with_suffix(".md").write_text(as_markdown(history, stem.with_suffix(".png").name))
+    stem.with_suffix(".json").write_text(json.dumps(report, indent=2))
+    return {**report, "files": {suffix: str(stem.with_suffix(f".{suffix}")) for suffix in ("md", "png", "json")}}
+
+
+def rate_rows(history: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """P(verified) with its interval: a row an iteration and policy."""
+    return [
+        {
+            "iteration": str(report["iteration"]),
+            "policy": rate["policy"],
+            "P(verified)": f"{rate['rate']:.1%}",
+            "95 % interval": f"{rate['low']:.1%} – {rate['high']:.1%}",
+            "tasks": str(rate["tasks"]),
+            "mean score": f"{rate['mean_score']:.2f}",
+        }
+        for report in history
+        for rate in report["rates"]
+    ]
+
+
+def as_markdown(history: Sequence[dict[str, Any]], picture: str) -> str:
+    """The report one reads."""
+    newest = history[-1]
+    rows = rate_rows(history)
+    head = "| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0])
+    table = "\n".join("| " + " | ".join(row.values()) + " |" for row in rows)
+    routes = "\n".join(f"- {route}: {count}" for route, count in newest["routes"].items())
+    gates = "\n".join(f"- iteration {report['iteration']}: {report['gate']['sentence']}" for report in history)
+    return f"""# {newest["name"]}: iteration {newest["iteration"]}
+
+P(verified) on {newest["rates"][0]["tasks"]} held-out test tasks, seed {newest["seed"]}, Wilson intervals.
+
+{head}
+{table}
+
+![P(verified) by iteration]({picture})
+
+## Gate
+
+{gates}
+
+## Where the trajectories went
+
+{routes}
+
+## How the students decode
+
+{newest["decoding"]}.
+"""
+
+
+def plot(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """P(verified) with intervals, a line a policy."""
+    from matplotlib.figure import Figure
+
+    lines: dict[str, list[tuple[int, float, float, float]]] = defaultdict(list)
+    for report in history:
+        for rate in report["rates"]:
+            lines[rate["policy"]].append((report["iteration"], rate["rate"], rate["low"], rate["high"]))
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for shift, (policy, points) in enumerate(lines.items()):
+        x = [iteration + 0.03 * (shift - len(lines) / 2) for iteration, *_ in points]
+        y = [rate for _, rate, *_ in points]
+        errors = [
+            [max(rate - low, 0) for _, rate, low, _ in points],
+            [max(high - rate, 0) for _, rate, _, high in points],
+        ]
+        axes.errorbar(x, y, yerr=errors, marker="o", capsize=3, label=policy)
+    axes.set(xlabel="iteration", ylabel="P(verified) on held-out test tasks", ylim=(-0.03, 1.03))
+    axes.set_xticks([report["iteration"] for report in history])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=130)

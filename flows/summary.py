@@ -1,0 +1,55 @@
+"""What a person sees at the end of a run, and what `flywheel status` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flywheel.config import Config
+from flywheel.datasets.lake import Lake
+from flywheel.distill.iterations import iterations
+from flywheel.distill.registry import champion, history
+from flywheel.flows.report import rate_rows
+
+
+def print_summary(config_file: Path, config: Config, reports: list[dict[str, Any]]) -> None:
+    """P(verified) by iteration, the gates, the routes, the files, and what to type next."""
+    console = Console()
+    rows = rate_rows(reports)
+    table = Table(*rows[0], title=f"P(verified) on held-out test tasks, seed {config.seed}")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    for report in reports:
+        console.print(f"gate {report['iteration']}: {report['gate']['sentence']}", highlight=False)
+    routes = ", ".join(f"{count} {route}" for route, count in reports[-1]["routes"].items())
+    console.print(f"trajectories: {routes}", highlight=False)
+    newest = config.data_dir / "reports" / f"iteration-{reports[-1]['iteration']}"
+    console.print(f"report: {newest}.md  plot: {newest}.png", highlight=False, soft_wrap=True)
+    console.print("\nNext, type:", highlight=False)
+    query = "select policy, count(*), avg(verified) from trajectories group by all"
+    for command in (
+        f'flywheel sql "{query}" --data-dir "{config.data_dir}"',
+        f'flywheel status --data-dir "{config.data_dir}"',
+        f'flywheel run "{config_file}" --set iterations={config.iterations + 1}',
+    ):
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def status_of(lake: Lake) -> dict[str, Any]:
+    """The state of a flywheel in a few lines."""
+    turns = iterations(lake)
+    reigns = history(lake)
+    counts = lake.sql("select count(*) as episodes, count(*) filter (route is null) as waiting from trajectories")
+    return {
+        "snapshot": lake.snapshot(),
+        **counts.to_pylist()[0],
+        "iterations_finished": [one.number for one in turns if one.finished],
+        "iteration_running": next((one.number for one in turns if not one.finished), None),
+        "champion": champion(lake),
+        "why": reigns[-1].reason if reigns else "no student was promoted yet",
+        "last_gate": turns[-1].report.get("gate", {}).get("sentence") if turns else None,
+    }

