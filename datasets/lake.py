@@ -16,17 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, Table, insert, select
 
+from flywheel.arrow import ARROW_SCHEMAS, trajectories_from_arrow, trajectories_to_arrow
 from flywheel.datasets.catalog import FACT, METADATA, SEGMENT, TRAJECTORY, Catalog, new_snapshot
 from flywheel.datasets.files import Written, write_parquet
 from flywheel.datasets.views import CATALOG_KINDS, PARQUET_KINDS, VIEWS
 from flywheel.errors import LakeError, QueryError
-from flywheel.trajectory import (
-    ARROW_SCHEMAS,
-    SCHEMA_VERSION,
-    Trajectory,
-    trajectories_from_arrow,
-    trajectories_to_arrow,
-)
+from flywheel.trajectory import SCHEMA_VERSION, Trajectory
 
 CATALOG_FILE = "catalog.sqlite"
 
@@ -136,7 +131,7 @@ class Lake:
             result: pa.Table = connection.sql(statement).to_arrow_table()
             return result
         except duckdb.Error as error:
-            raise QueryError(" ".join(str(error).split("\n\n")[0].split())) from error
+            raise QueryError(_one_line(error)) from error
         finally:
             connection.close()
 
@@ -170,7 +165,10 @@ class Lake:
             source = (
                 f" union all by name select * from read_parquet({_literal(paths)}, union_by_name=true)" if paths else ""
             )
-            connection.execute(f"create temp view raw_{kind} as select * from empty_{kind}{source}")
+            try:
+                connection.execute(f"create temp view raw_{kind} as select * from empty_{kind}{source}")
+            except duckdb.Error as error:
+                raise LakeError(f"broken Parquet file: {_one_line(error)}; restore it from a backup") from error
         with self.catalog.read() as catalog:
             for view, table in CATALOG_KINDS.items():
                 connection.register(f"raw_{view}", _catalog_table(catalog, table))
@@ -205,6 +203,11 @@ class Lake:
                 raise LakeError(f"broken Parquet file: {path} {found}; restore it from a backup")
             files[row.kind].append(path)
         return files
+
+
+def _one_line(error: duckdb.Error) -> str:
+    """DuckDB's message without the statement that it quotes."""
+    return " ".join(str(error).split("\n\n")[0].split())
 
 
 def _segment_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.prompts import Outcome, Role, Window
+from flywheel.agents.prompts import Outcome, Piece, Role, Window
 from flywheel.agents.tokens import PieceTokenizer
 from flywheel.environments.protocol import Observation
 from flywheel.trajectory import Segment, Step, Trajectory
@@ -50,12 +50,12 @@ def hierarchical_windows(
     for step in trajectory.steps:
         observation = observation_of(step)
         context.observe(observation)
-        if step.index in starts and step.index > 0:
+        if context.timed_out:
+            context.finish(Outcome.TIMEOUT)
+        if step.index in starts:
             if not context.must_plan:
                 context.finish(Outcome.DONE, target=current.completed)
             current = starts[step.index]
-        elif context.timed_out:
-            context.finish(Outcome.TIMEOUT)
         if context.must_plan:
             context.plan(observation)
             context.adopt(current.subgoal, target=current.completed)
@@ -65,10 +65,11 @@ def hierarchical_windows(
     return planner, executor
 
 
-def example(window: Window, tokens: PieceTokenizer) -> Example:
+def example(pieces: Sequence[Piece], tokens: PieceTokenizer) -> Example:
+    """Tokenise one window's pieces."""
     ids: list[int] = []
     target: list[bool] = []
-    for piece in window.pieces:
+    for piece in pieces:
         piece_ids = tokens.ids(piece.text)
         ids += piece_ids
         target += [piece.target] * len(piece_ids)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from flywheel.agents.prompts import PAD, Role, Window
 from flywheel.agents.tokens import PieceTokenizer, token_id
+from flywheel.arrow import segments_from_arrow
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.cards import part_card
-from flywheel.distill.examples import example, windows_of
+from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.registry import newest, policy_directory, register
+from flywheel.distill.renaming import exchangeable_names, renamed, shuffled
 from flywheel.distill.students import (
     POLICY_FILE,
     ROLES,
@@ -30,7 +33,7 @@ from flywheel.distill.students import (
 from flywheel.distill.tokenizer import named_things, train_tokenizer
 from flywheel.distill.train import pick_device, train
 from flywheel.errors import FlywheelError
-from flywheel.trajectory import RouteTo, Segment, Trajectory, digest, segments_from_arrow
+from flywheel.trajectory import RouteTo, Segment, Trajectory, digest
 
 Progress = Callable[[str, int, int, float], None]
 """Hears (role, updates done, updates in all, loss)."""
@@ -128,17 +131,15 @@ def _distill_role(
     if parent_directory:
         model, tokenizer = load_part(parent_directory / role)
     else:
-        texts = (piece.text for window in windows for piece in window.pieces)
+        texts = (piece.text for own in windows.values() for window in own for piece in window.pieces)
         tokenizer = train_tokenizer(texts, _names(corpus), config.student.vocabulary)
         model = new_model(config.student, tokenizer, config.seed)
     model = on_device(model, pick_device(config.train.device))
-    tokens = PieceTokenizer(tokenizer)
-    examples = [example(window, tokens) for window in windows]
+    epochs = config.train.later_epochs if parent_directory else config.train.epochs
     metrics = train(
         model,
-        examples,
+        [_epoch(config, corpus, windows, PieceTokenizer(tokenizer), iteration, epoch) for epoch in range(epochs)],
         config.train,
-        epochs=config.train.later_epochs if parent_directory else config.train.epochs,
         seed=config.seed + iteration,
         pad=token_id(tokenizer, PAD),
         checkpoint=directory / f"{role}.checkpoint",
@@ -148,16 +149,33 @@ def _distill_role(
     return metrics, model.num_parameters()
 
 
-def _windows(config: Config, corpus: Corpus, role: Role) -> list[Window]:
-    """Flat and planner learn from verified episodes; the executor also from completed segments of the others."""
+def _windows(config: Config, corpus: Corpus, role: Role) -> dict[str, list[Window]]:
+    """Windows by trajectory. Flat and planner learn from verified episodes; the executor also from completed
+    segments of the others."""
     limits = limits_of(config.student)
-    verified = {one for one, to in corpus.routes.items() if to is RouteTo.SUPERVISED}
-    return [
-        window
-        for trajectory in corpus.trajectories
-        if role is Role.EXECUTOR or trajectory.trajectory_id in verified
-        for window in windows_of(trajectory, corpus.segments[trajectory.trajectory_id], limits, role)
-    ]
+    return {
+        one.trajectory_id: windows_of(one, corpus.segments[one.trajectory_id], limits, role)
+        for one in corpus.trajectories
+        if role is Role.EXECUTOR or corpus.routes[one.trajectory_id] is RouteTo.SUPERVISED
+    }
+
+
+def _epoch(
+    config: Config,
+    corpus: Corpus,
+    windows: dict[str, list[Window]],
+    tokens: PieceTokenizer,
+    iteration: int,
+    epoch: int,
+) -> list[Example]:
+    """The rows of one epoch: a share of the episodes is renamed, as (seed, iteration, epoch, episode) decide."""
+    names = exchangeable_names(corpus.trajectories)
+    rows: list[Example] = []
+    for one, own in windows.items():
+        chance = random.Random(f"{config.seed}/{iteration}/{epoch}/{one}")
+        mapping = shuffled(names, chance) if chance.random() < config.train.renamed else {}
+        rows += [example(pieces, tokens) for pieces in renamed(own, mapping)]
+    return rows
 
 
 def _names(corpus: Corpus) -> list[str]:

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from flywheel.config import TrainConfig
 from flywheel.distill.examples import Example
 from flywheel.distill.packing import collate, pack, packed_loss
-from flywheel.errors import ConfigError
 
 CHECKPOINT = "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -37,32 +36,29 @@ def pick_device(name: str) -> str:
 
 def train(
     model: PreTrainedModel,
-    examples: Sequence[Example],
+    epochs: Sequence[Sequence[Example]],
     config: TrainConfig,
     *,
-    epochs: int,
     seed: int,
     pad: int,
     checkpoint: Path,
     progress: Callable[[int, int, float], None] = lambda update, total, loss: None,
 ) -> dict[str, float]:
-    """Train in place. Returns updates, tokens and the mean loss of the first and last twentieth of the updates.
+    """Train in place on the rows of each epoch in turn.
+
+    Returns updates, tokens, and the mean loss over the first and over the last twentieth of the updates.
 
     `checkpoint` is a folder of this run alone. `progress` hears (updates done, updates in all, loss).
     """
-    longest = max(len(example.ids_T) for example in examples)
-    if longest > config.row_length:
-        raise ConfigError(
-            f"a window has {longest} tokens, train.row_length is {config.row_length}; "
-            f"raise it, or lower student.window_steps"
-        )
-    plan = _plan(examples, config, epochs, seed)
+    row_length = max(config.row_length, *(len(example.ids_T) for examples in epochs for example in examples))
+    plan = _plan(epochs, row_length, config.rows_per_batch, seed)
     optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     losses = _resume(checkpoint, model, optimizer)
     model.train()
     saved_at = time.monotonic()
     for update in range(len(losses), len(plan)):
-        batch = collate(examples, plan[update], config.row_length, pad)
+        epoch, rows = plan[update]
+        batch = collate(epochs[epoch], rows, row_length, pad)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * one_cycle(update, len(plan), config.warmup)
         loss = packed_loss(model, batch)
@@ -78,7 +74,7 @@ def train(
     edge = max(1, len(losses) // 20)
     return {
         "updates": float(len(plan)),
-        "tokens": float(sum(len(example.ids_T) for example in examples) * epochs),
+        "tokens": float(sum(len(example.ids_T) for examples in epochs for example in examples)),
         "first_loss": sum(losses[:edge]) / edge,
         "last_loss": sum(losses[-edge:]) / edge,
     }
@@ -90,14 +86,15 @@ def one_cycle(update: int, total: int, warmup: float) -> float:
     return min((update + 1) / rising, max(0.02, 1 - update / total))
 
 
-def _plan(examples: Sequence[Example], config: TrainConfig, epochs: int, seed: int) -> list[list[list[int]]]:
-    """Every update of the run as rows of document indices; a function of the seed."""
-    lengths = [len(example.ids_T) for example in examples]
-    plan: list[list[list[int]]] = []
-    for epoch in range(epochs):
+def _plan(
+    epochs: Sequence[Sequence[Example]], row_length: int, rows_per_batch: int, seed: int
+) -> list[tuple[int, list[list[int]]]]:
+    """Every update of the run as (epoch, rows of document indices); a function of the seed."""
+    plan: list[tuple[int, list[list[int]]]] = []
+    for epoch, examples in enumerate(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(examples)).tolist()
-        rows = pack(lengths, order, config.row_length)
-        plan += [rows[start : start + config.rows_per_batch] for start in range(0, len(rows), config.rows_per_batch)]
+        rows = pack([len(example.ids_T) for example in examples], order, row_length)
+        plan += [(epoch, rows[start : start + rows_per_batch]) for start in range(0, len(rows), rows_per_batch)]
     return plan
 
 

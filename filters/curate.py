@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from flywheel.arrow import routes_to_arrow, segments_to_arrow, verdicts_to_arrow
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
@@ -13,14 +14,7 @@ from flywheel.filters.catalog import make_verifiers
 from flywheel.filters.routing import route
 from flywheel.filters.segments import segment
 from flywheel.filters.verifier import Verifier
-from flywheel.trajectory import (
-    StopReason,
-    Trajectory,
-    Verdict,
-    routes_to_arrow,
-    segments_to_arrow,
-    verdicts_to_arrow,
-)
+from flywheel.trajectory import StopReason, Trajectory, Verdict
 
 CHUNK = 128
 

@@ -82,10 +82,15 @@ class TrainConfig(Section):
     later_epochs: Count = Field(
         default=2, description="Passes in later iterations, which start from the student before."
     )
-    learning_rate: float = Field(default=3e-3, gt=0)
+    renamed: Share = Field(
+        default=0.8, description="Share of episodes, drawn anew each epoch, whose things change names consistently."
+    )
+    learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: Share = Field(default=0.05, description="Share of the updates with a rising learning rate.")
-    row_length: int = Field(default=512, ge=64, description="Tokens of a packed row; longer windows are refused.")
+    row_length: int = Field(
+        default=512, ge=64, description="Tokens of a packed row; rows grow to the longest window if that is longer."
+    )
     rows_per_batch: Count = Field(default=2, description="Packed rows an update.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

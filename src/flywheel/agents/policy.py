@@ -24,6 +24,7 @@ class Decision:
 
     action: str | None
     subgoal: str = ""
+    switched: bool = False
     thought: str = ""
     trainable: bool = True
     prompt_tokens: int = 0

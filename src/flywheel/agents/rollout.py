@@ -103,6 +103,7 @@ def _advance(
             valid_actions=seen.valid_actions,
             thought=decision.thought,
             subgoal=decision.subgoal,
+            switched=decision.switched,
             action=decision.action,
             reward=transition.reward,
             progress=transition.progress,

@@ -209,6 +209,7 @@ class HierarchicalAgent:
             decided[turn.slot] = Decision(
                 action,
                 subgoal=episode.context.subgoal,
+                switched=not may_end,
                 prompt_tokens=len(context) + episode.spoken,
                 completion_tokens=len(pick.tokens),
                 logprobs=pick.logprobs,

@@ -138,7 +138,7 @@ def open_world(parameters: str) -> Iterator[CookingWorld]:
         classpath=JAR_PATH,
         java_path=str(java),
         cwd=BASEPATH,
-        javaopts=["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],
+        javaopts=["-Xmx1g", "-XX:+UseSerialGC"],
         die_on_exit=True,
         return_proc=True,
         redirect_stderr=subprocess.DEVNULL,

@@ -1,0 +1,191 @@
+"""The data contract as Arrow: one schema a table, and conversions both ways without loss."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from typing import TypeVar
+
+import pyarrow as pa
+
+from flywheel.trajectory import Item, Route, RouteTo, Segment, Split, Step, StopReason, Trajectory, Verdict
+
+_T = TypeVar("_T")
+
+_STEP = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("index", pa.int32()),
+        ("observation", pa.string()),
+        ("event", pa.string()),
+        ("note", pa.string()),
+        ("place", pa.string()),
+        ("state_key", pa.string()),
+        ("valid_actions", pa.list_(pa.string())),
+        ("thought", pa.string()),
+        ("subgoal", pa.string()),
+        ("switched", pa.bool_()),
+        ("action", pa.string()),
+        ("reward", pa.float64()),
+        ("progress", pa.float64()),
+        ("terminated", pa.bool_()),
+        ("truncated", pa.bool_()),
+        ("policy_id", pa.string()),
+        ("policy_version", pa.string()),
+        ("trainable", pa.bool_()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("logprobs", pa.list_(pa.float32())),
+        ("seconds", pa.float64()),
+    ]
+)
+_TRAJECTORY = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("environment", pa.string()),
+        ("parameters", pa.string()),
+        ("split", pa.string()),
+        ("seed", pa.int64()),
+        ("task_id", pa.string()),
+        ("task_group", pa.string()),
+        ("instruction", pa.string()),
+        ("policy", pa.string()),
+        ("policy_id", pa.string()),
+        ("policy_version", pa.string()),
+        ("iteration", pa.int32()),
+        ("purpose", pa.string()),
+        ("attempt", pa.int32()),
+        ("stop_reason", pa.string()),
+        ("success", pa.bool_()),
+        ("score", pa.float64()),
+        ("total_reward", pa.float64()),
+        ("length", pa.int32()),
+        ("final_observation", pa.string()),
+        ("final_event", pa.string()),
+        ("final_state_key", pa.string()),
+        ("error", pa.string()),
+        ("parent_policy_id", pa.string()),
+        ("config_digest", pa.string()),
+        ("started_at", pa.float64()),
+        ("schema_version", pa.int32()),
+    ]
+)
+_ITEM = pa.struct(
+    [("name", pa.string()), ("points", pa.float64()), ("fraction", pa.float64()), ("evidence", pa.string())]
+)
+_VERDICT = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("verifier", pa.string()),
+        ("version", pa.string()),
+        ("arguments", pa.string()),
+        ("completion", pa.float64()),
+        ("integrity", pa.float64()),
+        ("completion_threshold", pa.float64()),
+        ("integrity_threshold", pa.float64()),
+        ("passed", pa.bool_()),
+        ("confidence", pa.float64()),
+        ("items", pa.list_(_ITEM)),
+        ("raw", pa.string()),
+    ]
+)
+_ROUTE = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("route", pa.string()),
+        ("verified", pa.bool_()),
+        ("reason", pa.string()),
+        ("source", pa.string()),
+    ]
+)
+_SEGMENT = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("index", pa.int32()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("subgoal", pa.string()),
+        ("completed", pa.bool_()),
+        ("reward", pa.float64()),
+        ("source", pa.string()),
+    ]
+)
+ARROW_SCHEMAS = {
+    "trajectories": _TRAJECTORY,
+    "steps": _STEP,
+    "verdicts": _VERDICT,
+    "routes": _ROUTE,
+    "segments": _SEGMENT,
+}
+
+
+def _columns(records: Sequence[object], schema: pa.Schema) -> pa.Table:
+    return pa.table(
+        [pa.array([getattr(record, field.name) for record in records], type=field.type) for field in schema],
+        schema=schema,
+    )
+
+
+def trajectories_to_arrow(trajectories: Sequence[Trajectory]) -> tuple[pa.Table, pa.Table]:
+    """(trajectories, steps) as flat tables; rows of `steps` follow the order of their trajectories."""
+    steps = [step for trajectory in trajectories for step in trajectory.steps]
+    ids = [trajectory.trajectory_id for trajectory in trajectories for _ in trajectory.steps]
+    step_table = _columns(steps, pa.schema(list(_STEP)[1:])).add_column(0, _STEP.field(0), [pa.array(ids, pa.string())])
+    return _columns(trajectories, _TRAJECTORY), step_table
+
+
+def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Trajectory]:
+    """Inverse of `trajectories_to_arrow`; steps may come in any order."""
+    by_id: dict[str, list[Step]] = defaultdict(list)
+    names = [field.name for field in fields(Step)]
+    for row in steps.select(["trajectory_id", *names]).to_pylist():
+        owner = row.pop("trajectory_id")
+        row["valid_actions"] = _tuple(row["valid_actions"])
+        row["logprobs"] = _tuple(row["logprobs"])
+        by_id[owner].append(Step(**row))
+    return [
+        replace(
+            Trajectory(**{**row, "split": Split(row["split"]), "stop_reason": StopReason(row["stop_reason"])}),
+            steps=tuple(sorted(by_id[row["trajectory_id"]], key=lambda step: step.index)),
+        )
+        for row in trajectories.select(_TRAJECTORY.names).to_pylist()
+    ]
+
+
+def verdicts_to_arrow(verdicts: Sequence[Verdict]) -> pa.Table:
+    """One row a verdict; `items` is a list of structs."""
+    plain = _columns(verdicts, pa.schema([field for field in _VERDICT if field.name != "items"]))
+    items = pa.array([[_plain_item(item) for item in verdict.items] for verdict in verdicts], pa.list_(_ITEM))
+    return plain.append_column(_VERDICT.field("items"), items).select(_VERDICT.names)
+
+
+def verdicts_from_arrow(table: pa.Table) -> list[Verdict]:
+    return [
+        Verdict(**{**row, "items": tuple(Item(**item) for item in row["items"])})
+        for row in table.select(_VERDICT.names).to_pylist()
+    ]
+
+
+def routes_to_arrow(routes: Sequence[Route]) -> pa.Table:
+    return _columns(routes, _ROUTE)
+
+
+def routes_from_arrow(table: pa.Table) -> list[Route]:
+    return [Route(**{**row, "route": RouteTo(row["route"])}) for row in table.select(_ROUTE.names).to_pylist()]
+
+
+def segments_to_arrow(segments: Sequence[Segment]) -> pa.Table:
+    return _columns(segments, _SEGMENT)
+
+
+def segments_from_arrow(table: pa.Table) -> list[Segment]:
+    return [Segment(**row) for row in table.select(_SEGMENT.names).to_pylist()]
+
+
+def _plain_item(item: Item) -> dict[str, object]:
+    return {field.name: getattr(item, field.name) for field in fields(Item)}
+
+
+def _tuple(values: Iterable[_T] | None) -> tuple[_T, ...] | None:
+    return None if values is None else tuple(values)

@@ -1,0 +1,59 @@
+"""Configuration: shipped files load; mistakes are told in one line, with the nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flywheel.config import load
+from flywheel.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_config_loads(path: Path) -> None:
+    assert load(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", "did you mean 'epochs'?"),
+        ("trane.epochs=3", "did you mean 'train'?"),
+        ("zzz=1", "known keys: name, data_dir"),
+        ("train.epochs=0", "greater than or equal to 1"),
+        ("train.epochs=many", "valid integer"),
+        ("student.heads=3", "heads=3 does not divide hidden=160"),
+        ("collect.noise=1.5", "less than or equal to 1"),
+        ("curate.verifiers=[]", "at least 1"),
+        ("seed.deep=1", "'seed' is a value, not a section"),
+        ("no-equals-sign", "--set takes key=value"),
+    ],
+)
+def test_mistakes_are_one_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(CONFIGS / "quickstart.toml", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_read_toml_values_and_plain_words() -> None:
+    config = load(CONFIGS / "quickstart.toml", ["train.epochs=7", "data_dir=some place", "collect.noise=0.0"])
+    assert (config.train.epochs, str(config.data_dir), config.collect.noise) == (7, "some place", 0.0)
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no config at"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(tmp_path / "bad.toml")
+
+
+def test_identity_ignores_where_and_when_but_not_what() -> None:
+    path = CONFIGS / "quickstart.toml"
+    base = load(path).identity()
+    assert load(path, ["data_dir=elsewhere", "iterations=9", "serve.cron='* * * * *'"]).identity() == base
+    assert load(path, ["train.learning_rate=0.1"]).identity() != base

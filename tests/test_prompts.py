@@ -1,0 +1,151 @@
+"""What a student reads: the same bytes in training and in rollouts, bounded at any horizon, free of secrets."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.policy import Policy
+from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome, Role, text_of
+from flywheel.agents.rollout import Job, Origin, rollouts
+from flywheel.agents.student import Decoding, FlatAgent, HierarchicalAgent, Speaker
+from flywheel.agents.tokens import PieceTokenizer
+from flywheel.config import StudentConfig
+from flywheel.distill.examples import Example, example, windows_of
+from flywheel.distill.students import new_model
+from flywheel.distill.tokenizer import named_things, train_tokenizer
+from flywheel.environments.privileged import Facts, Milestone
+from flywheel.environments.protocol import Observation, World
+from flywheel.filters.segments import segment
+from flywheel.trajectory import Segment, Split, Trajectory
+
+LIMITS = Limits(window_steps=5, planner_window=3, segment_steps=4)
+TINY = StudentConfig(hidden=32, layers=1, heads=2, vocabulary=600)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(golden: list[Trajectory]) -> PreTrainedTokenizerBase:
+    windows = [w for one in golden for role in Role for w in windows_of(one, segment(one), LIMITS, role)]
+    texts = [piece.text for window in windows for piece in window.pieces]
+    return train_tokenizer(texts, named_things(step.action for one in golden for step in one.steps), 600)
+
+
+class Spy(Speaker):
+    """Remembers what the model was given to read."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+        super().__init__(new_model(TINY, tokenizer, seed), tokenizer, Decoding(temperature=1.0, seed=seed))
+        self.read: list[tuple[int, ...]] = []
+
+    def context(self, window, cue):  # type: ignore[no-untyped-def]
+        ids = super().context(window, cue)
+        self.read.append(tuple(ids))
+        return ids
+
+
+def _prefixes(examples: list[Example], cue: int) -> set[tuple[int, ...]]:
+    """Everything a row says before one of the agent's turns."""
+    return {
+        tuple(row.ids_T[: position + 1].tolist())
+        for row in examples
+        for position in range(len(row.ids_T))
+        if row.ids_T[position] == cue
+    }
+
+
+def test_a_flat_rollout_reads_exactly_what_its_training_row_says(
+    world: World, origin: Origin, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    spy = Spy(tokenizer, 0)
+    episodes = _run(FlatAgent("flat", "f", "1", spy, LIMITS, Decoding()), world, origin)
+    tokens = PieceTokenizer(tokenizer)
+    rows = [example(w.pieces, tokens) for one in episodes for w in windows_of(one, segment(one), LIMITS, Role.FLAT)]
+    assert len(spy.read) == sum(one.length for one in episodes)
+    assert set(spy.read) == _prefixes(rows, tokenizer.convert_tokens_to_ids(ACT))
+
+
+def test_a_hierarchical_rollout_reads_exactly_what_its_training_rows_say(
+    world: World, origin: Origin, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    planner, executor = Spy(tokenizer, 1), Spy(tokenizer, 2)
+    episodes = _run(HierarchicalAgent("h", "h", "1", planner, executor, LIMITS, Decoding()), world, origin)
+    tokens = PieceTokenizer(tokenizer)
+    read: dict[Role, set[tuple[int, ...]]] = {Role.PLANNER: set(), Role.EXECUTOR: set()}
+    for one in episodes:
+        for role, cue in ((Role.PLANNER, SUBGOAL), (Role.EXECUTOR, ACT)):
+            rows = [example(w.pieces, tokens) for w in windows_of(one, _as_lived(one), LIMITS, role)]
+            read[role] |= _prefixes(rows, tokenizer.convert_tokens_to_ids(cue))
+    assert set(planner.read) == read[Role.PLANNER]
+    assert set(executor.read) >= read[Role.EXECUTOR]
+    assert len(set(executor.read) - read[Role.EXECUTOR]) == 0
+
+
+def _as_lived(one: Trajectory) -> list[Segment]:
+    """The segments that the planner's own subgoals drew, as the rollout recorded them."""
+    starts = [step.index for step in one.steps if step.switched]
+    ends = [*starts[1:], one.length]
+    return [
+        Segment(one.trajectory_id, index, start, end, one.steps[start].subgoal, True, 0.0, "lived")
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def _run(policy: Policy, world: World, origin: Origin) -> list[Trajectory]:
+    torch.manual_seed(0)
+    jobs = [Job(task) for task in world.tasks(Split.TRAIN, 300, 6)]
+    return list(rollouts(policy, jobs, world.environments(6), max_steps=23, origin=origin))
+
+
+def test_the_context_at_step_500_is_no_longer_than_at_step_20() -> None:
+    def longest(steps: int) -> tuple[int, int]:
+        context = HierarchicalContext("task", Limits())
+        sizes = []
+        for index in range(steps):
+            place = f"room {index % 40}"
+            context.observe(Observation(f"In {place}. There is a thing.", f"event {index}.", "", place, str(index)))
+            if context.timed_out:
+                context.finish(Outcome.TIMEOUT)
+            if context.must_plan:
+                context.plan(Observation(f"In {place}.", place=place))
+                context.adopt("explore")
+            context.act(Observation("", place=place), "move on")
+            assert context.window is not None
+            assert context.plan_window is not None
+            sizes.append(len(text_of(context.window.pieces)) + len(text_of(context.plan_window.pieces)))
+        return max(sizes[: steps // 2]), max(sizes[steps // 2 :])
+
+    early, late = longest(1000)
+    assert late <= early * 1.1
+
+
+def test_done_is_the_executors_own_word_and_injected_actions_are_not() -> None:
+    context = FlatContext("task", Limits())
+    context.observe(Observation("a"))
+    context.act(Observation("a"), "noise", target=False)
+    context.observe(Observation("b"))
+    context.act(Observation("b"), "deed", target=True)
+    assert context.window is not None
+    assert [piece.text for piece in context.window.pieces if piece.target] == ["deed<|end|>"]
+    assert DONE not in text_of(context.window.pieces)
+
+
+def test_privileged_facts_never_reach_a_training_row(golden: list[Trajectory], world: World) -> None:
+    """A canary among the facts is seen by the verifier and by no row of any role."""
+    from flywheel.filters.milestones import Milestones
+
+    class Canary:
+        def facts(self, task):  # type: ignore[no-untyped-def]
+            facts = world.facts(task)
+            return Facts(facts.gold_actions, (*facts.milestones, Milestone("CANARY-7f3a", "CANARY-7f3a", 0.0)))
+
+    verdicts = Milestones(Canary()).verify(golden)  # type: ignore[arg-type]
+    assert "CANARY" in repr(verdicts)
+    for one in golden:
+        for role in Role:
+            for window in windows_of(one, segment(one), Limits(), role):
+                assert "CANARY" not in text_of(window.pieces)
+    assert "CANARY" not in repr([dataclasses.asdict(one) for one in golden])

@@ -1,0 +1,46 @@
+"""Grounded segmentation: contiguous, complete, named after what was achieved."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from flywheel.filters.segments import EXPLORE, segment
+from flywheel.trajectory import Trajectory
+
+
+def _check_cover(one: Trajectory) -> None:
+    segments = segment(one)
+    assert segments[0].start == 0
+    assert segments[-1].end == one.length
+    assert all(left.end == right.start for left, right in pairwise(segments))
+    assert all(part.completed for part in segments[:-1])
+    assert [part.index for part in segments] == list(range(len(segments)))
+
+
+def test_segments_cover_every_step_once(
+    golden: list[Trajectory], noisy: list[Trajectory], aimless: list[Trajectory]
+) -> None:
+    for one in [*golden, *noisy, *aimless]:
+        _check_cover(one)
+
+
+def test_completed_subgoals_end_with_the_deed_they_name(golden: list[Trajectory]) -> None:
+    for one in golden:
+        for part in segment(one):
+            assert part.completed
+            if part.subgoal != EXPLORE:
+                assert one.steps[part.end - 1].action == part.subgoal
+
+
+def test_every_reward_falls_at_the_end_of_a_segment(golden: list[Trajectory]) -> None:
+    for one in golden:
+        ends = {part.end - 1 for part in segment(one)}
+        assert {step.index for step in one.steps if step.reward > 0} <= ends
+        assert sum(part.reward for part in segment(one)) == sum(step.reward for step in one.steps)
+
+
+def test_the_recipe_is_a_subgoal_and_things_unseen_are_explored(golden: list[Trajectory]) -> None:
+    names = [part.subgoal for one in golden for part in segment(one)]
+    assert names.count("read cookbook") == len(golden)
+    assert names.count("eat meal") == len(golden)
+    assert EXPLORE in names

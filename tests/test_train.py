@@ -1,0 +1,106 @@
+"""Training: loss falls, a killed run resumes to the same weights, students load with plain transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from flywheel.agents.prompts import PAD, Role
+from flywheel.agents.tokens import PieceTokenizer, token_id
+from flywheel.config import Config, StudentConfig, TrainConfig
+from flywheel.datasets.lake import Lake
+from flywheel.distill.examples import Example, example, windows_of
+from flywheel.distill.stage import distill
+from flywheel.distill.students import limits_of, load_policy, new_model
+from flywheel.distill.tokenizer import named_things, train_tokenizer
+from flywheel.distill.train import train
+from flywheel.errors import FlywheelError, PolicyError
+from flywheel.filters.curate import curate
+from flywheel.filters.segments import segment
+from flywheel.trajectory import Trajectory
+
+TINY = StudentConfig(hidden=32, layers=1, heads=2, vocabulary=600)
+SETTINGS = TrainConfig(learning_rate=5e-3, checkpoint_seconds=1e-9)
+
+
+@pytest.fixture(scope="module")
+def data(golden: list[Trajectory]) -> tuple[list[Example], PreTrainedTokenizerBase]:
+    windows = [w for one in golden for w in windows_of(one, segment(one), limits_of(TINY), Role.FLAT)]
+    texts = [piece.text for window in windows for piece in window.pieces]
+    tokenizer = train_tokenizer(texts, named_things(step.action for one in golden for step in one.steps), 600)
+    tokens = PieceTokenizer(tokenizer)
+    return [example(window.pieces, tokens) for window in windows], tokenizer
+
+
+def _train(data: tuple[list[Example], PreTrainedTokenizerBase], folder: Path, **options: object) -> PreTrainedModel:
+    examples, tokenizer = data
+    model = new_model(TINY, tokenizer, 0)
+    train(model, [examples] * 6, SETTINGS, seed=1, pad=token_id(tokenizer, PAD), checkpoint=folder, **options)  # type: ignore[arg-type]
+    return model
+
+
+def test_the_loss_falls(data: tuple[list[Example], PreTrainedTokenizerBase], tmp_path: Path) -> None:
+    losses: list[float] = []
+    _train(data, tmp_path, progress=lambda update, total, loss: losses.append(loss))
+    assert losses[-1] < losses[0] / 2
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(
+    data: tuple[list[Example], PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop_at_seven(update: int, total: int, loss: float) -> None:
+        if update == 7:
+            raise StopError
+
+    whole = _train(data, tmp_path / "whole")
+    with pytest.raises(StopError):
+        _train(data, tmp_path / "halves", progress=stop_at_seven)
+    updates: list[int] = []
+    resumed = _train(data, tmp_path / "halves", progress=lambda update, total, loss: updates.append(update))
+    assert updates[0] > 1
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_student_is_distilled_once_and_each_part_loads_with_plain_transformers(
+    smoke: Config, lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]
+) -> None:
+    lake.append([*golden, *noisy], "episodes")
+    curate(smoke, lake)
+    card = distill(smoke, lake, "hierarchical", 1)
+    folder = lake.root / "policies" / card.policy_id
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert distill(smoke, lake, "hierarchical", 1) == card
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == written
+    for role in ("planner", "executor"):
+        model = AutoModelForCausalLM.from_pretrained(folder / role)
+        tokenizer = AutoTokenizer.from_pretrained(folder / role)
+        ids = tokenizer("take carrot", return_tensors="pt")["input_ids"]
+        assert model(ids).logits.isfinite().all()
+        assert card.training_digest in (folder / role / "README.md").read_text()
+    assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt")) + list(folder.rglob("*.checkpoint"))
+    lineage = lake.sql(f"select count(*) as n from lineage where policy_id = '{card.policy_id}'").to_pylist()
+    assert lineage == [{"n": card.trajectories}]
+
+
+def test_nothing_verified_and_broken_students_are_told(
+    smoke: Config, lake: Lake, golden: list[Trajectory], tmp_path: Path
+) -> None:
+    with pytest.raises(FlywheelError, match="no verified training trajectory"):
+        distill(smoke, lake, "flat", 1)
+    with pytest.raises(PolicyError, match="no finished student"):
+        load_policy(tmp_path)
+    lake.append(golden, "episodes")
+    curate(smoke, lake)
+    card = distill(smoke, lake, "flat", 1)
+    folder = lake.root / "policies" / card.policy_id
+    (folder / "flat" / "model.safetensors").write_bytes(b"not a model")
+    with pytest.raises(PolicyError, match="does not load") as caught:
+        load_policy(folder)
+    assert "\n" not in str(caught.value)
