@@ -25,7 +25,10 @@ def seconds(command: list[str], runs: int = 5) -> dict[str, float]:
 
 def main() -> None:
     data = sys.argv[1] if len(sys.argv) > 1 else "data/quickstart"
-    figures = {"flywheel --help": seconds([FLYWHEEL, "--help"]), "python -c pass": seconds([sys.executable, "-c", "pass"])}
+    figures = {
+        "flywheel --help": seconds([FLYWHEEL, "--help"]),
+        "python -c pass": seconds([sys.executable, "-c", "pass"]),
+    }
     if (Path(data) / "catalog.sqlite").is_file():
         figures["flywheel sql"] = seconds([FLYWHEEL, "sql", QUERY, "--data-dir", data])
     print(json.dumps(figures, indent=2))

@@ -32,12 +32,8 @@ def begin(config: Config, lake: Lake, number: int) -> Iteration:
     if number > 1 and not any(one.number == number - 1 and one.finished for one in earlier):
         raise ConfigError(f"iteration {number - 1} is not finished; run it first: flywheel run")
     opponent = champion(lake)
+    check_settings(config, lake)
     with lake.catalog.write() as connection:
-        digests = set(connection.scalars(select(ITERATION.c.config_digest)))
-        if digests - {config.identity()}:
-            raise ConfigError(
-                f"{lake.root} was filled under other settings; set another data_dir, or go back to those settings"
-            )
         if not connection.scalar(select(ITERATION.c.iteration).where(ITERATION.c.iteration == number)):
             connection.execute(
                 insert(ITERATION).values(
@@ -49,6 +45,16 @@ def begin(config: Config, lake: Lake, number: int) -> Iteration:
                 )
             )
     return next(one for one in iterations(lake) if one.number == number)
+
+
+def check_settings(config: Config, lake: Lake) -> None:
+    """Refuse a lake whose iterations ran under other settings: its results would not be comparable."""
+    with lake.catalog.read() as connection:
+        digests = set(connection.scalars(select(ITERATION.c.config_digest)))
+    if digests - {config.identity()}:
+        raise ConfigError(
+            f"{lake.root} was filled under other settings; set another data_dir, or go back to those settings"
+        )
 
 
 def finish(lake: Lake, number: int, report: dict[str, Any]) -> None:

@@ -135,7 +135,8 @@ def _distill_role(
         tokenizer = train_tokenizer(texts, _names(corpus), config.student.vocabulary)
         model = new_model(config.student, tokenizer, config.seed)
     model = on_device(model, pick_device(config.train.device))
-    epochs = config.train.later_epochs if parent_directory else config.train.epochs
+    passes = config.train.later_epochs if parent_directory else config.train.epochs
+    epochs: int = getattr(passes, role)
     metrics = train(
         model,
         [_epoch(config, corpus, windows, PieceTokenizer(tokenizer), iteration, epoch) for epoch in range(epochs)],

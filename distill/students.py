@@ -22,6 +22,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.utils import logging
 
 from flywheel.agents.context import Limits
 from flywheel.agents.policy import Policy
@@ -105,12 +106,14 @@ def new_model(config: StudentConfig, tokenizer: PreTrainedTokenizerBase, seed: i
 
 def save_part(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """One role's model as a Hugging Face folder."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 
 def load_part(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A role's model and tokenizer. Raises `PolicyError` in one line."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -23,8 +23,8 @@ def test_every_shipped_config_loads(path: Path) -> None:
         ("train.epoch=3", "did you mean 'epochs'?"),
         ("trane.epochs=3", "did you mean 'train'?"),
         ("zzz=1", "known keys: name, data_dir"),
-        ("train.epochs=0", "greater than or equal to 1"),
-        ("train.epochs=many", "valid integer"),
+        ("train.epochs.planner=0", "greater than or equal to 1"),
+        ("train.epochs.planner=many", "valid integer"),
         ("student.heads=3", "heads=3 does not divide hidden=160"),
         ("collect.noise=1.5", "less than or equal to 1"),
         ("curate.verifiers=[]", "at least 1"),
@@ -40,8 +40,9 @@ def test_mistakes_are_one_line(override: str, message: str) -> None:
 
 
 def test_overrides_read_toml_values_and_plain_words() -> None:
-    config = load(CONFIGS / "quickstart.toml", ["train.epochs=7", "data_dir=some place", "collect.noise=0.0"])
-    assert (config.train.epochs, str(config.data_dir), config.collect.noise) == (7, "some place", 0.0)
+    overrides = ["train.epochs={planner=7, executor=1, flat=1}", "data_dir=some place", "collect.noise=0.0"]
+    config = load(CONFIGS / "quickstart.toml", overrides)
+    assert (config.train.epochs.planner, str(config.data_dir), config.collect.noise) == (7, "some place", 0.0)
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.views import VIEWS
 

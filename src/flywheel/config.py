@@ -75,12 +75,23 @@ class StudentConfig(Section):
         return self
 
 
+class Epochs(Section):
+    """Passes by role: a planner has one decision where an executor has three, and harder ones."""
+
+    planner: Count
+    executor: Count
+    flat: Count
+
+
 class TrainConfig(Section):
     """Supervised distillation. Every iteration trains on all verified trajectories so far."""
 
-    epochs: Count = Field(default=3, description="Passes over the data in the first iteration.")
-    later_epochs: Count = Field(
-        default=2, description="Passes in later iterations, which start from the student before."
+    epochs: Epochs = Field(
+        default=Epochs(planner=5, executor=2, flat=3), description="Passes over the data in the first iteration."
+    )
+    later_epochs: Epochs = Field(
+        default=Epochs(planner=3, executor=1, flat=1),
+        description="Passes in later iterations, which start from the student before.",
     )
     renamed: Share = Field(
         default=0.8, description="Share of episodes, drawn anew each epoch, whose things change names consistently."
@@ -157,7 +168,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set takes key=value, as in --set train.epochs=1; got '{override}'")
+        raise ConfigError(f"--set takes key=value, as in --set collect.episodes=50; got '{override}'")
     *parents, last = key.strip().split(".")
     section = raw
     for parent in parents:

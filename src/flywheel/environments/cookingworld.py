@@ -140,6 +140,7 @@ def open_world(parameters: str) -> Iterator[CookingWorld]:
         cwd=BASEPATH,
         javaopts=["-Xmx1g", "-XX:+UseSerialGC"],
         die_on_exit=True,
+        create_new_process_group=True,
         return_proc=True,
         redirect_stderr=subprocess.DEVNULL,
     )
