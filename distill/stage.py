@@ -136,7 +136,7 @@ def _distill_role(
         model = new_model(config.student, tokenizer, config.seed)
     model = on_device(model, pick_device(config.train.device))
     passes = config.train.later_epochs if parent_directory else config.train.epochs
-    epochs: int = getattr(passes, role)
+    epochs = {Role.PLANNER: passes.planner, Role.EXECUTOR: passes.executor, Role.FLAT: passes.flat}[role]
     metrics = train(
         model,
         [_epoch(config, corpus, windows, PieceTokenizer(tokenizer), iteration, epoch) for epoch in range(epochs)],
