@@ -14,6 +14,7 @@ from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.cards import part_card
 from flywheel.distill.examples import Example, example, windows_of
+from flywheel.distill.policies import NOISY_EXPERT
 from flywheel.distill.registry import newest, policy_directory, register
 from flywheel.distill.renaming import exchangeable_names, renamed, shuffled
 from flywheel.distill.students import (
@@ -54,12 +55,16 @@ class Corpus:
 
 
 def load_corpus(lake: Lake, iteration: int) -> Corpus:
-    """Training trajectories up to an iteration: verified ones, and unverified ones that hold completed segments."""
+    """Training trajectories up to an iteration: verified ones, and teachers' that at least hold completed segments.
+
+    A student's failed episode teaches nobody: what it did on the way to a milestone is mostly its own wandering,
+    and an executor that imitates it strays further.
+    """
     snapshot = lake.snapshot()
     rows = lake.sql(
         f"""select trajectory_id, route from trajectories
             where split = 'train' and purpose = 'collect' and iteration <= {iteration}
-              and route in ('{RouteTo.SUPERVISED}', '{RouteTo.EXECUTOR}')
+              and (route = '{RouteTo.SUPERVISED}' or route = '{RouteTo.EXECUTOR}' and policy = '{NOISY_EXPERT}')
             order by trajectory_id"""
     ).to_pylist()
     routes = {row["trajectory_id"]: RouteTo(row["route"]) for row in rows}

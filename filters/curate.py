@@ -33,8 +33,13 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
                 chunk = ids[start : start + CHUNK]
                 _curate(lake, lake.trajectories(chunk), verifiers)
                 progress(len(chunk))
-    counts = lake.sql("select route, count(*) as n from trajectories group by route order by route").to_pylist()
-    return {row["route"]: row["n"] for row in counts}
+    return route_counts(lake)
+
+
+def route_counts(lake: Lake) -> dict[str, int]:
+    """How many trajectories of the whole lake went where."""
+    counts = lake.sql("select route, count(*) as n from trajectories where route is not null group by all order by all")
+    return {row["route"]: row["n"] for row in counts.to_pylist()}
 
 
 def waiting(lake: Lake) -> list[str]:

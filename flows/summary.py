@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from flywheel.distill.registry import champion, history
 from flywheel.flows.report import rate_rows
 
 
-def print_summary(config_file: Path, config: Config, reports: list[dict[str, Any]]) -> None:
+def print_summary(
+    config_file: Path, config: Config, reports: list[dict[str, Any]], overrides: Sequence[str] = ()
+) -> None:
     """P(verified) by iteration, the gates, the routes, the files, and what to type next."""
     console = Console()
     rows = rate_rows(reports)
@@ -31,12 +36,17 @@ def print_summary(config_file: Path, config: Config, reports: list[dict[str, Any
     console.print(f"report: {newest}.md  plot: {newest}.png", highlight=False, soft_wrap=True)
     console.print("\nNext, type:", highlight=False)
     query = "select policy, count(*), avg(verified) from trajectories group by all"
-    for command in (
-        f'flywheel sql "{query}" --data-dir "{config.data_dir}"',
-        f'flywheel status --data-dir "{config.data_dir}"',
-        f'flywheel run "{config_file}" --set iterations={config.iterations + 1}',
-    ):
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
+    kept = [part for override in overrides if not override.startswith("iterations=") for part in ("--set", override)]
+    more = ["run", str(config_file), *kept, "--set", f"iterations={config.iterations + 1}"]
+    data = ["--data-dir", str(config.data_dir)]
+    for command in (["sql", query, *data], ["status", *data], more):
+        console.print(f"  {shlex.join([_program(), *command])}", highlight=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """How this program was called, as short as one can type it here."""
+    called = Path(sys.argv[0]).absolute()
+    return str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
 
 
 def status_of(lake: Lake) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from flywheel.distill.policies import EXPERT, NOISY_EXPERT
 from flywheel.distill.stage import distill
 from flywheel.distill.students import PolicyCard
 from flywheel.errors import InfrastructureError
-from flywheel.filters.curate import curate
+from flywheel.filters.curate import curate, route_counts
 from flywheel.flows.artifacts import publish
 from flywheel.flows.progress import bar, training_bar
 from flywheel.flows.report import write_report
@@ -42,13 +42,13 @@ def turn(config: Config, number: int) -> dict[str, Any]:
     if iteration.finished:
         return iteration.report
     collect_stage(config, lake, iteration)
-    routes = curate_stage(config, lake, number)
+    curate_stage(config, lake, number)
     challenger = distill_stage(config, lake, "hierarchical", number)
     control = distill_stage(config, lake, "flat", number)
     decision = gate_stage(config, lake, challenger, iteration)
     contestants = [EXPERT, NOISY_EXPERT, control.policy_id, challenger.policy_id]
     rates = [evaluate_stage(config, lake, name, number) for name in contestants]
-    report = write_report(config, lake, number, routes, rates, decision)
+    report = write_report(config, lake, number, route_counts(lake), rates, decision)
     finish(lake, number, report)
     return report
 
@@ -61,11 +61,10 @@ def collect_stage(config: Config, lake: Lake, iteration: Iteration) -> None:
 
 
 @task(name="curate", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)
-def curate_stage(config: Config, lake: Lake, number: int) -> dict[str, int]:
+def curate_stage(config: Config, lake: Lake, number: int) -> None:
     with bar(f"curate {number}") as progress:
         routes = curate(config, lake, progress)
     publish("curate", number, [{"route": name, "trajectories": count} for name, count in routes.items()])
-    return routes
 
 
 @task(name="distill", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)

@@ -75,7 +75,7 @@ def run(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json:
         return
     from flywheel.flows.summary import print_summary
 
-    print_summary(config, settings, reports)
+    print_summary(config, settings, reports, sets or [])
 
 
 @app.command(epilog="Example: flywheel collect configs/quickstart.toml --set collect.episodes=50")

@@ -40,7 +40,7 @@ class CollectConfig(Section):
     expert_share: Share = Field(default=0.5, description="Share of the teacher's episodes played without noise.")
     noise: Share = Field(default=0.1, description="Chance of an injected action at each step of the noisy expert.")
     champion_share: Share = Field(
-        default=0.5, description="Share of a later iteration's tasks that the champion plays."
+        default=0.25, description="Share of a later iteration's tasks that the champion plays."
     )
 
 
@@ -90,7 +90,7 @@ class TrainConfig(Section):
         default=Epochs(planner=5, executor=2, flat=3), description="Passes over the data in the first iteration."
     )
     later_epochs: Epochs = Field(
-        default=Epochs(planner=3, executor=1, flat=1),
+        default=Epochs(planner=4, executor=1, flat=2),
         description="Passes in later iterations, which start from the student before.",
     )
     renamed: Share = Field(
