@@ -57,8 +57,7 @@ class Corpus:
 def load_corpus(lake: Lake, iteration: int) -> Corpus:
     """Training trajectories up to an iteration: verified ones, and teachers' that at least hold completed segments.
 
-    A student's failed episode teaches nobody: what it did on the way to a milestone is mostly its own wandering,
-    and an executor that imitates it strays further.
+    A student's failed episode teaches nobody: its way to a milestone is mostly its own wandering.
     """
     snapshot = lake.snapshot()
     rows = lake.sql(

@@ -13,6 +13,8 @@ from flywheel.trajectory import StopReason, Trajectory, trajectory_id
 
 COMMIT_EVERY = 32
 INFRASTRUCTURE_RETRIES = 2
+RETRY_STRIDE = 1000
+"""Retries of broken episodes count their attempts from here, apart from planned attempts."""
 
 
 def play(
@@ -57,10 +59,6 @@ def play(
             break
         waiting = [Job(job.task, job.attempt + RETRY_STRIDE) for job in broken]
     return list(ids)
-
-
-RETRY_STRIDE = 1000
-"""Retries of broken episodes count their attempts from here, apart from planned attempts."""
 
 
 def _id(policy: Policy, job: Job, origin: Origin) -> str:
