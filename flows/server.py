@@ -8,6 +8,7 @@ down before the run that it serves, and kill -9 leaves it behind.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import signal
 import socket
@@ -66,6 +67,7 @@ def prefect_api(data_dir: Path, port: int = 0) -> Iterator[str]:
         _wait(process, url, home / "server.log")
         yield url
     finally:
+        _drain()
         del os.environ["PREFECT_API_URL"]
         process.terminate()
         try:
@@ -102,6 +104,23 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise PrerequisiteError(f"the Prefect server did not answer within {START_SECONDS:.0f} s; see {log}")
+
+
+def _drain() -> None:
+    """Send what Prefect's workers still hold; with the server gone they would retry for a minute at exit."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+    from prefect.utilities.asyncutils import run_coro_as_sync
+
+    async def drain() -> None:
+        draining = EventsWorker.drain_all()
+        if inspect.isawaitable(draining):
+            await draining
+        await APILogHandler.aflush()
+
+    run_coro_as_sync(drain())
 
 
 def _die_with_parent() -> None:
