@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Written:
 
 def write_parquet(table: pa.Table, target: Path, staging: Path) -> Written:
     """Atomically create `target`. Same table, same bytes."""
-    temporary = staging / f"{target.name}.{os.getpid()}"
+    temporary = staging / f"{target.name}.{uuid.uuid4().hex}"
     with temporary.open("wb") as file:
         pq.write_table(
             table,

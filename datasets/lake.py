@@ -6,7 +6,7 @@ what is new. Killed at any moment, the lake holds a trajectory with all its step
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,18 +90,23 @@ class Lake:
             unique = list(dict.fromkeys(keys))
             if not unique:
                 return 0
-            name = hashlib.blake2b("\n".join([kind, *sorted(unique)]).encode(), digest_size=12).hexdigest()
+            name = uuid.uuid4().hex  # never another writer's: two may bring the same ids with other timings
             files = {
                 part: write_parquet(table, self._segments / f"{name}.{part}.parquet", self._staging)
                 for part, table in tables.items()
             }
             with self.catalog.write() as connection:
                 if _known(connection, ledger, kind, unique):
+                    self._discard(name, files)
                     continue
                 snapshot = new_snapshot(connection, message)
                 connection.execute(insert(SEGMENT), [_segment_row(name, *file, snapshot) for file in files.items()])
                 connection.execute(insert(ledger), entries(unique, name, snapshot))
                 return len(unique)
+
+    def _discard(self, name: str, parts: Iterable[str]) -> None:
+        for part in parts:
+            (self._segments / f"{name}.{part}.parquet").unlink()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

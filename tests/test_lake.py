@@ -132,8 +132,7 @@ def test_no_lake_and_unknown_ids(lake: Lake, tmp_path: Path, golden: list[Trajec
         lake.trajectories(["feed"])
 
 
-def test_names_of_files_are_not_reused_for_other_content(lake: Lake, golden: list[Trajectory]) -> None:
-    """A second writer of the same ids writes the same bytes to the same name."""
+def test_a_second_writer_of_the_same_ids_leaves_the_files_alone(lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden, "a")
     before = {path.name: path.read_bytes() for path in lake.root.glob("segments/*")}
     lake.append([replace(one) for one in golden], "b")

@@ -35,6 +35,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 Number = Annotated[int | None, typer.Option("--iteration", min=1, help="Which iteration; default: the one in hand.")]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="The lake to read.")]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 DEFAULT_DATA = Path("data/quickstart")
 
 
@@ -283,9 +285,10 @@ def main() -> None:
     except FlywheelError as error:
         print(f"flywheel: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("flywheel: interrupted; the same command resumes", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("flywheel: interrupted; the same command resumes", file=sys.stderr)
+        raise
 
 
 def _load(path: Path, sets: list[str] | None) -> Config:
