@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,30 @@ class CookingGame:
     def gold(self, task: Task) -> tuple[str, ...]:
         """The simulator's own solution. Privileged."""
         self._call("generateNewGameJSON", task.seed, str(task.split), True)
-        return tuple(self._interface.getGoldActionSequence())
+        with _answering():
+            return tuple(self._interface.getGoldActionSequence())
 
     def _call(self, method: str, *arguments: object) -> dict[str, Any]:
-        try:
+        with _answering():
             reply: dict[str, Any] = json.loads(getattr(self._interface, method)(*arguments))
-        except Exception as error:  # py4j raises its own family, sockets another; all mean that the JVM is gone
-            raise InfrastructureError(f"CookingWorld's JVM does not answer: {type(error).__name__}: {error}") from error
-        return reply
+            return reply
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Whatever py4j or its socket raises means that the JVM is gone, except for Ctrl-C.
+
+    py4j 0.10.9 stumbles while it handles a KeyboardInterrupt and raises an AttributeError in its place.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            cause = cause.__context__
+        raise InfrastructureError(f"CookingWorld's JVM does not answer: {type(error).__name__}: {error}") from error
 
 
 class CookingWorld:
@@ -148,7 +164,8 @@ def open_world(parameters: str) -> Iterator[CookingWorld]:
     try:
         yield CookingWorld(gateway, parameters)
     finally:
-        gateway.shutdown()
+        with suppress(Exception):  # a JVM that no longer listens is killed all the same
+            gateway.shutdown()
         process.stdin.close()
         process.kill()
         process.wait()
