@@ -146,30 +146,8 @@ STAGE_MARKS = {
 """For each stage, the file whose first appearance says that it is under way."""
 
 
-@pytest.mark.parametrize("stage", sorted(STAGE_MARKS))
-def test_kill_9_in_a_stage_and_resume(tmp_path: Path, turned: Path, stage: str) -> None:
-    data = tmp_path / "killed"
-    process = subprocess.Popen(
-        [FLYWHEEL, "run", str(SMOKE), "--set", f"data_dir={data}", "--set", "iterations=1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    deadline = time.monotonic() + 120
-    while not list(data.glob(STAGE_MARKS[stage])):
-        assert process.poll() is None, "the run ended before the stage began"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    told = _run(data, "--set", "iterations=1")
-    assert told.returncode == 0, told.stderr
-    ours, whole = Lake(data), Lake(turned)
-    assert ours.sql(PAYLOAD).equals(whole.sql(PAYLOAD))
-
-
-def test_ctrl_c_leaves_everything_resumable(tmp_path: Path) -> None:
-    data = tmp_path / "stopped"
+def _start_and_reach(data: Path, stage: str) -> subprocess.Popen[str]:
+    """A first iteration in a session of its own, as soon as the stage is under way."""
     process = subprocess.Popen(
         [FLYWHEEL, "run", str(SMOKE), "--set", f"data_dir={data}", "--set", "iterations=1"],
         stdout=subprocess.PIPE,
@@ -179,9 +157,28 @@ def test_ctrl_c_leaves_everything_resumable(tmp_path: Path) -> None:
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not list(data.glob(STAGE_MARKS["collect"])):
+    while not list(data.glob(STAGE_MARKS[stage])):
+        assert process.poll() is None, "the run ended before the stage began"
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("stage", sorted(STAGE_MARKS))
+def test_kill_9_in_a_stage_and_resume(tmp_path: Path, turned: Path, stage: str) -> None:
+    data = tmp_path / "killed"
+    process = _start_and_reach(data, stage)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    told = _run(data, "--set", "iterations=1")
+    assert told.returncode == 0, told.stderr
+    ours, whole = Lake(data), Lake(turned)
+    assert ours.sql(PAYLOAD).equals(whole.sql(PAYLOAD))
+
+
+def test_ctrl_c_leaves_everything_resumable(tmp_path: Path) -> None:
+    data = tmp_path / "stopped"
+    process = _start_and_reach(data, "collect")
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
