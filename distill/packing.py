@@ -1,4 +1,4 @@
-"""Packing: many short windows in one row of fixed length, each blind to the others.
+"""Packing: short windows share a row, each blind to the others.
 
 Transformers isolates packed documents by their position ids, but only without a cache and without an attention
 mask; with either, documents read each other silently. `tests/test_packing.py` holds the packed loss to the unpacked.
@@ -6,6 +6,7 @@ mask; with either, documents read each other silently. `tests/test_packing.py` h
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flywheel.distill.examples import Example
+
+POOL = 256
+"""Documents that are packed against each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +31,37 @@ class Batch:
     targets: int
 
 
-def pack(lengths: Sequence[int], order: Sequence[int], row_length: int) -> list[list[int]]:
-    """First-fit of documents, in the given order, into rows of `row_length` tokens; looks at the last 32 rows."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in order:
-        for row in range(max(0, len(rows) - 32), len(rows)):
-            if room[row] >= lengths[index]:
-                break
-        else:
-            row = len(rows)
-            rows.append([])
-            room.append(row_length)
-        rows[row].append(index)
-        room[row] -= lengths[index]
-    return rows
+def pack(lengths: Sequence[int], batch_tokens: int, chance: np.random.Generator) -> list[list[list[int]]]:
+    """An epoch as batches of rows of document indices, in random order; every document occurs once.
+
+    A batch's rows are as wide as its longest document, and as many as `batch_tokens` hold. Documents are drawn in
+    random pools; within a pool, each row takes the longest document that still fits (best fit, decreasing), so that
+    rows are nearly full and seldom need to be longer than one document: attention costs the square of their width.
+    """
+    order = chance.permutation(len(lengths)).tolist()
+    batches: list[list[list[int]]] = []
+    for start in range(0, len(order), POOL):
+        pool = sorted(order[start : start + POOL], key=lengths.__getitem__)
+        while pool:
+            width = lengths[pool[-1]]
+            rows = [_fill(pool, lengths, width) for _ in range(max(1, batch_tokens // width)) if pool]
+            batches.append(rows)
+    chance.shuffle(batches)
+    return batches
 
 
-def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], row_length: int, pad: int) -> Batch:
+def _fill(pool: list[int], lengths: Sequence[int], room: int) -> list[int]:
+    """Move documents from the pool, which is sorted by length, into one row."""
+    row = []
+    while fitting := bisect_right(pool, room, key=lengths.__getitem__):
+        row.append(pool.pop(fitting - 1))
+        room -= lengths[row[-1]]
+    return row
+
+
+def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int) -> Batch:
     """Rows of document indices → tensors. Padding forms a document of its own that predicts nothing."""
+    row_length = max(sum(len(examples[document].ids_T) for document in row) for row in rows)
     ids = np.full((len(rows), row_length), pad, np.int64)
     positions = np.zeros((len(rows), row_length), np.int64)
     predict = np.zeros((len(rows), row_length), np.bool_)

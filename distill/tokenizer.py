@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flywheel.agents.prompts import END, PAD, SPECIAL_TOKENS
 
+_MARKERS = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _CONNECTIVES = re.compile(r" (?:in|on|to|with|from|into) ")
 
 
@@ -29,7 +30,10 @@ def named_things(actions: Iterable[str]) -> list[str]:
 
 
 def train_tokenizer(texts: Iterable[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocabulary` tokens whose first ids are the context markers."""
+    """A tokenizer of at most `vocabulary` tokens whose first ids are the context markers.
+
+    Markers are cut out of the texts first: the trainer would merge them with the words that follow.
+    """
     splits = [pre_tokenizers.Split(Regex(r"[.!?:,\n]"), behavior="merged_with_previous")]
     if names:
         pattern = rf"\b(?:{'|'.join(re.escape(name) for name in names)})\b"
@@ -45,7 +49,7 @@ def train_tokenizer(texts: Iterable[str], names: list[str], vocabulary: int) -> 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((part for text in texts for part in _MARKERS.split(text)), trainer)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,

@@ -50,15 +50,14 @@ def train(
 
     `checkpoint` is a folder of this run alone. `progress` hears (updates done, updates in all, loss).
     """
-    row_length = max(config.row_length, *(len(example.ids_T) for examples in epochs for example in examples))
-    plan = _plan(epochs, row_length, config.rows_per_batch, seed)
+    plan = _plan(epochs, config.batch_tokens, seed)
     optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     losses = _resume(checkpoint, model, optimizer)
     model.train()
     saved_at = time.monotonic()
     for update in range(len(losses), len(plan)):
         epoch, rows = plan[update]
-        batch = collate(epochs[epoch], rows, row_length, pad)
+        batch = collate(epochs[epoch], rows, pad)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * one_cycle(update, len(plan), config.warmup)
         loss = packed_loss(model, batch)
@@ -86,16 +85,13 @@ def one_cycle(update: int, total: int, warmup: float) -> float:
     return min((update + 1) / rising, max(0.02, 1 - update / total))
 
 
-def _plan(
-    epochs: Sequence[Sequence[Example]], row_length: int, rows_per_batch: int, seed: int
-) -> list[tuple[int, list[list[int]]]]:
+def _plan(epochs: Sequence[Sequence[Example]], batch_tokens: int, seed: int) -> list[tuple[int, list[list[int]]]]:
     """Every update of the run as (epoch, rows of document indices); a function of the seed."""
-    plan: list[tuple[int, list[list[int]]]] = []
-    for epoch, examples in enumerate(epochs):
-        order = np.random.default_rng([seed, epoch]).permutation(len(examples)).tolist()
-        rows = pack([len(example.ids_T) for example in examples], order, row_length)
-        plan += [(epoch, rows[start : start + rows_per_batch]) for start in range(0, len(rows), rows_per_batch)]
-    return plan
+    return [
+        (epoch, rows)
+        for epoch, examples in enumerate(epochs)
+        for rows in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng([seed, epoch]))
+    ]
 
 
 def _save(directory: Path, model: PreTrainedModel, optimizer: AdamW, losses: Sequence[float]) -> None:

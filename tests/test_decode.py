@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from flywheel.agents.decode import choose, generate
 from flywheel.agents.guard import Guard
-from flywheel.agents.prompts import END, PAD
+from flywheel.agents.prompts import END
+from flywheel.agents.reader import MAX_BATCH, Reader
 from flywheel.agents.tokens import token_id
 from flywheel.config import StudentConfig
 from flywheel.distill.students import new_model
@@ -17,7 +18,7 @@ from flywheel.distill.tokenizer import train_tokenizer
 from flywheel.environments.protocol import Observation
 
 TOKENIZER = train_tokenizer(["take the carrot. open the fridge. move north."], [], 300)
-PAD_ID, END_ID = token_id(TOKENIZER, PAD), token_id(TOKENIZER, END)
+END_ID = token_id(TOKENIZER, END)
 OPTIONS = [
     [*TOKENIZER.encode(text, add_special_tokens=False), END_ID]
     for text in ("take carrot", "take fridge", "open fridge", "move north", "move", "take carrot now")
@@ -50,7 +51,7 @@ def _walk(model: PreTrainedModel, context: list[int], options: list[list[int]]) 
 @torch.inference_mode()
 def test_choose_equals_walking_the_options(model: PreTrainedModel) -> None:
     contexts = _contexts(12)
-    picks = choose(model, contexts, [OPTIONS] * 12, pad=PAD_ID)
+    picks = choose(Reader(model), range(12), contexts, [OPTIONS] * 12)
     for context, pick in zip(contexts, picks, strict=True):
         assert list(pick.tokens) == _walk(model, context, OPTIONS) == OPTIONS[pick.index]
         assert len(pick.logprobs) == len(pick.tokens)
@@ -60,11 +61,28 @@ def test_choose_equals_walking_the_options(model: PreTrainedModel) -> None:
 @torch.inference_mode()
 def test_a_row_does_not_depend_on_its_batch(model: PreTrainedModel) -> None:
     contexts = _contexts(6)
-    together = generate(model, contexts, pad=PAD_ID, end=END_ID, max_tokens=8)
+    together = generate(Reader(model), range(6), contexts, end=END_ID, max_tokens=8)
     for context, (tokens, logprobs) in zip(contexts, together, strict=True):
-        ((alone, values),) = generate(model, [context], pad=PAD_ID, end=END_ID, max_tokens=8)
+        ((alone, values),) = generate(Reader(model), [0], [context], end=END_ID, max_tokens=8)
         assert tokens == alone
         assert logprobs == pytest.approx(values, abs=1e-4)
+
+
+@torch.inference_mode()
+def test_what_was_read_before_changes_nothing(model: PreTrainedModel) -> None:
+    """Contexts grow, start anew and share slots with strangers; logits stay those of a fresh forward pass."""
+    chance = np.random.default_rng(2)
+    reader = Reader(model)
+    contexts = dict(enumerate(_contexts(MAX_BATCH + 6)))
+    for _ in range(8):
+        slots = chance.choice(len(contexts), MAX_BATCH + 2, replace=False).tolist()
+        for slot in slots:
+            kept = contexts[slot][: chance.integers(0, len(contexts[slot]) + 1)] if chance.random() < 0.3 else None
+            new = chance.integers(12, len(TOKENIZER), chance.integers(1, 12)).tolist()
+            contexts[slot] = [*(contexts[slot] if kept is None else kept), *new]
+        logits = reader.read(slots, [contexts[slot] for slot in slots])
+        for slot, logits_V in zip(slots, logits, strict=True):
+            assert torch.allclose(logits_V, model(torch.tensor([contexts[slot]])).logits[0, -1], atol=1e-4)
 
 
 def test_the_guard_offers_nothing_that_changed_nothing() -> None:

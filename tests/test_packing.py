@@ -16,7 +16,7 @@ from flywheel.distill.packing import collate, pack, packed_loss
 from flywheel.distill.students import new_model
 from flywheel.distill.tokenizer import train_tokenizer
 
-ROW = 64
+BATCH = 1024
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +39,12 @@ def _examples(count: int, vocabulary: int) -> list[Example]:
 
 def test_packed_loss_is_the_unpacked_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     examples = _examples(24, len(tokenizer))
-    rows = pack([len(one.ids_T) for one in examples], range(len(examples)), ROW)
-    assert len(rows) < len(examples) / 2
+    lengths = [len(one.ids_T) for one in examples]
+    (rows,) = pack(lengths, BATCH, np.random.default_rng(0))
+    assert max(len(row) for row in rows) > 1
     total, targets = 0.0, 0
     with torch.no_grad():
-        packed = packed_loss(model, collate(examples, rows, ROW, 0))
+        packed = packed_loss(model, collate(examples, rows, 0))
         for one in examples:
             ids = torch.from_numpy(one.ids_T.astype(np.int64))
             logits = model(ids[None]).logits[0, :-1]
@@ -58,7 +59,7 @@ def test_a_document_does_not_read_its_neighbour(model: PreTrainedModel, tokenize
 
     def hidden_of_second(neighbour: Example) -> torch.Tensor:
         row = [neighbour, second]
-        batch = collate(row, [[0, 1]], ROW, 0)
+        batch = collate(row, [[0, 1]], 0)
         out = model.base_model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False)
         start = len(neighbour.ids_T)
         hidden: torch.Tensor = out.last_hidden_state[0, start : start + len(second.ids_T)]
@@ -68,10 +69,21 @@ def test_a_document_does_not_read_its_neighbour(model: PreTrainedModel, tokenize
         assert torch.allclose(hidden_of_second(first), hidden_of_second(other), atol=1e-5)
 
 
-@given(st.lists(st.integers(1, ROW), min_size=1, max_size=60), st.randoms())
-def test_every_document_is_packed_once_and_fits(lengths: list[int], chance: object) -> None:
-    order = list(range(len(lengths)))
-    chance.shuffle(order)  # type: ignore[attr-defined]
-    rows = pack(lengths, order, ROW)
-    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
-    assert all(sum(lengths[index] for index in row) <= ROW for row in rows)
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=600), st.integers(20, 400), st.integers(0, 5))
+def test_every_document_is_packed_once_and_batches_keep_their_size(
+    lengths: list[int], batch_tokens: int, seed: int
+) -> None:
+    batches = pack(lengths, batch_tokens, np.random.default_rng(seed))
+    assert sorted(index for rows in batches for row in rows for index in row) == list(range(len(lengths)))
+    for rows in batches:
+        width = max(sum(lengths[index] for index in row) for row in rows)
+        assert width == max(lengths[index] for row in rows for index in row)
+        assert len(rows) * width <= batch_tokens or len(rows) == 1
+
+
+def test_rows_are_nearly_full() -> None:
+    lengths = np.random.default_rng(0).integers(100, 400, 5000).tolist()
+    padded = 0
+    for rows in pack(lengths, 4096, np.random.default_rng(1)):
+        padded += len(rows) * max(sum(lengths[index] for index in row) for row in rows)
+    assert sum(lengths) / padded > 0.95

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.policy import Policy
-from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome, Role, text_of
+from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
 from flywheel.agents.rollout import Job, Origin, rollouts
 from flywheel.agents.student import Decoding, FlatAgent, HierarchicalAgent, Speaker
 from flywheel.agents.tokens import PieceTokenizer
@@ -45,6 +46,10 @@ class Spy(Speaker):
         ids = super().context(window, cue)
         self.read.append(tuple(ids))
         return ids
+
+
+def text_of(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
 
 
 def _prefixes(examples: list[Example], cue: int) -> set[tuple[int, ...]]:

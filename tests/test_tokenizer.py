@@ -30,6 +30,13 @@ def test_templates_are_few_tokens_and_markers_one_each() -> None:
         assert len(TOKENIZER.encode(marker, add_special_tokens=False)) == 1
 
 
+def test_what_follows_a_marker_keeps_its_tokens() -> None:
+    marked = train_tokenizer([f"<|view|>{TEMPLATE}", "<|outcome|>done"] * 50, ["red onion", "carrot"], 500)
+    plain = train_tokenizer([TEMPLATE, "done"] * 50, ["red onion", "carrot"], 500)
+    assert marked.encode(f"<|view|>{TEMPLATE}")[1:] == plain.encode(TEMPLATE)
+    assert len(marked.encode("<|outcome|>done")) == 2
+
+
 def test_named_things() -> None:
     actions = ["take red onion", "cook red onion in oven", "look around", "put knife on kitchen table", "wait"]
     assert named_things(actions) == ["kitchen table", "red onion", "around", "knife", "oven"]

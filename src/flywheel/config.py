@@ -99,10 +99,9 @@ class TrainConfig(Section):
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: Share = Field(default=0.05, description="Share of the updates with a rising learning rate.")
-    row_length: int = Field(
-        default=512, ge=64, description="Tokens of a packed row; rows grow to the longest window if that is longer."
+    batch_tokens: int = Field(
+        default=1024, ge=64, description="Tokens of an update, padding included; a longer window is an update alone."
     )
-    rows_per_batch: Count = Field(default=2, description="Packed rows an update.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 

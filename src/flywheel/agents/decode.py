@@ -1,6 +1,6 @@
 """Batched decoding for students: constrained to listed options, or free.
 
-Shapes: B contexts, T context tokens (left-padded), V vocabulary.
+Shapes: B rows that are still open, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+
+from flywheel.agents.reader import Reader
 
 Trie = dict[int, Any]
 
@@ -25,70 +26,37 @@ class Choice:
     logprobs: tuple[float, ...]
 
 
-class _Stream:
-    """Incremental forward passes over B rows that share a key-value cache."""
-
-    def __init__(self, model: PreTrainedModel, contexts: Sequence[Sequence[int]], pad: int) -> None:
-        width = max(map(len, contexts))
-        ids_BT = torch.tensor([[pad] * (width - len(row)) + list(row) for row in contexts])
-        self._mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in contexts])
-        self._cache = DynamicCache(config=model.config)
-        self._model = model
-        self.logits_BV = self._forward(ids_BT)
-
-    def _forward(self, ids_BT: Tensor) -> Tensor:
-        device = self._model.device
-        positions_BT = (self._mask_BT.cumsum(-1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
-        output = self._model(
-            input_ids=ids_BT.to(device),
-            attention_mask=self._mask_BT.to(device),
-            position_ids=positions_BT.to(device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits_BV: Tensor = output.logits[:, -1].float().cpu()
-        return logits_BV
-
-    def feed(self, tokens: Sequence[int]) -> None:
-        """Append one token to every row."""
-        self._mask_BT = torch.cat([self._mask_BT, torch.ones(len(tokens), 1, dtype=torch.long)], 1)
-        self.logits_BV = self._forward(torch.tensor(tokens)[:, None])
-
-
 @torch.inference_mode()
 def choose(
-    model: PreTrainedModel,
+    reader: Reader,
+    slots: Sequence[int],
     contexts: Sequence[Sequence[int]],
     options: Sequence[Sequence[Sequence[int]]],
     *,
-    pad: int,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> list[Choice]:
-    """For each context the best of its own options, token by token along the trie of the options.
+    """For each slot's context the best of its own options, token by token along the trie of the options.
 
     No option may be a prefix of another (an end marker sees to that). Greedy at temperature 0. Tokens without an
     alternative cost no forward pass: once a single option is left, it has won.
     """
-    tries = [_trie(row) for row in options]
-    nodes: list[Trie] = list(tries)
+    nodes = [_trie(row) for row in options]
     said: list[list[int]] = [[] for _ in contexts]
     logprobs: list[list[float]] = [[] for _ in contexts]
-    stream = _Stream(model, contexts, pad)
-    while True:
-        for row, node in enumerate(nodes):
-            if not node:
-                continue
-            allowed = list(node)
-            scores = stream.logits_BV[row, allowed].log_softmax(-1)
+    rows = list(range(len(contexts)))
+    logits_BV = reader.read(slots, contexts)
+    while rows:
+        for row, logits_V in zip(rows, logits_BV, strict=True):
+            allowed = list(nodes[row])
+            scores = logits_V[allowed].log_softmax(-1)
             pick = _pick(scores, temperature, generator)
             said[row].append(allowed[pick])
             logprobs[row].append(float(scores[pick]))
-            nodes[row] = node[allowed[pick]]
-        if not any(_branches(node) for node in nodes):
-            break
-        stream.feed([tokens[-1] if node else pad for tokens, node in zip(said, nodes, strict=True)])
+            nodes[row] = nodes[row][allowed[pick]]
+        rows = [row for row in rows if _branches(nodes[row])]
+        if rows:
+            logits_BV = reader.feed([slots[row] for row in rows], [said[row][-1] for row in rows])
     choices = []
     for row, node in enumerate(nodes):
         rest = _only_path(node)
@@ -100,25 +68,24 @@ def choose(
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, contexts: Sequence[Sequence[int]], *, pad: int, end: int, max_tokens: int
+    reader: Reader, slots: Sequence[int], contexts: Sequence[Sequence[int]], *, end: int, max_tokens: int
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Greedy free decoding: for each context (tokens without the end marker, their log-probabilities)."""
-    stream = _Stream(model, contexts, pad)
+    """Greedy free decoding: for each slot's context (tokens without the end marker, their log-probabilities)."""
     said: list[list[int]] = [[] for _ in contexts]
     logprobs: list[list[float]] = [[] for _ in contexts]
-    open_rows = set(range(len(contexts)))
-    for _ in range(max_tokens):
-        scores_BV = stream.logits_BV.log_softmax(-1)
-        best_B = scores_BV.argmax(-1).tolist()
-        for row in sorted(open_rows):
-            logprobs[row].append(float(scores_BV[row, best_B[row]]))
-            if best_B[row] == end:
-                open_rows.discard(row)
-            else:
-                said[row].append(best_B[row])
-        if not open_rows:
-            break
-        stream.feed([best_B[row] if row in open_rows else pad for row in range(len(contexts))])
+    rows = list(range(len(contexts)))
+    logits_BV = reader.read(slots, contexts)
+    while rows:
+        best_B = logits_BV.log_softmax(-1).max(-1)
+        going = []
+        for row, value, token in zip(rows, best_B.values.tolist(), best_B.indices.tolist(), strict=True):
+            logprobs[row].append(value)
+            if token != end:
+                said[row].append(token)
+                going.append(row)
+        rows = [row for row in going if len(said[row]) < max_tokens]
+        if rows:
+            logits_BV = reader.feed([slots[row] for row in rows], [said[row][-1] for row in rows])
     return [(tuple(tokens), tuple(values)) for tokens, values in zip(said, logprobs, strict=True)]
 
 

@@ -14,7 +14,6 @@ A window holds at most `window` decisions, then a new one starts with a fresh he
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -109,7 +108,3 @@ def open_window(instruction: str, memory: Memory, observation: Observation) -> W
     window = Window(header(instruction, memory))
     window.look(observation)
     return window
-
-
-def text_of(pieces: Sequence[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)

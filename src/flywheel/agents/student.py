@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,15 +12,13 @@ from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.decode import Choice, choose, generate
 from flywheel.agents.guard import Guard
 from flywheel.agents.policy import Decision, Turn
-from flywheel.agents.prompts import ACT, DONE, END, PAD, SUBGOAL, Outcome, Piece, Window
+from flywheel.agents.prompts import ACT, DONE, END, SUBGOAL, Outcome, Piece, Window
+from flywheel.agents.reader import Reader
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.trajectory import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-MAX_BATCH = 32
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,54 +35,41 @@ class Speaker:
     """A model with its tokenizer: contexts in, one of the options or free text out."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
-        self._model = model
+        self._reader = Reader(model)
         model.train(False)
         self._tokenizer = tokenizer
         self._tokens = PieceTokenizer(tokenizer)
         self._decoding = decoding
         self._generator = torch.Generator().manual_seed(decoding.seed)
-        self._pad, self._end = token_id(tokenizer, PAD), token_id(tokenizer, END)
+        self._end = token_id(tokenizer, END)
 
     def context(self, window: Window, cue: str) -> list[int]:
         """The token ids the model reads before it speaks: the window and the marker of its turn."""
         return self._tokens.context([*window.pieces, Piece(cue)])
 
-    def choose(self, contexts: Sequence[list[int]], options: Sequence[Sequence[str]]) -> list[Choice]:
-        rows = [[self._tokens.ids(option + END) for option in row] for row in options]
-        return _in_batches(
-            contexts,
-            lambda rows_here: choose(
-                self._model,
-                [contexts[row] for row in rows_here],
-                [rows[row] for row in rows_here],
-                pad=self._pad,
-                temperature=self._decoding.temperature,
-                generator=self._generator,
-            ),
+    def choose(
+        self, slots: Sequence[int], contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
+    ) -> list[Choice | None]:
+        """A choice for each row that has options, None for the others."""
+        rows = [row for row, offered in enumerate(options) if offered]
+        if not rows:
+            return [None] * len(options)
+        picks = choose(
+            self._reader,
+            [slots[row] for row in rows],
+            [contexts[row] for row in rows],
+            [[self._tokens.ids(option + END) for option in options[row]] for row in rows],
+            temperature=self._decoding.temperature,
+            generator=self._generator,
         )
+        found = dict(zip(rows, picks, strict=True))
+        return [found.get(row) for row in range(len(options))]
 
-    def say(self, contexts: Sequence[list[int]]) -> list[str]:
-        said = _in_batches(
-            contexts,
-            lambda rows_here: generate(
-                self._model,
-                [contexts[row] for row in rows_here],
-                pad=self._pad,
-                end=self._end,
-                max_tokens=self._decoding.max_subgoal_tokens,
-            ),
-        )
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
+        if not slots:
+            return []
+        said = generate(self._reader, slots, contexts, end=self._end, max_tokens=self._decoding.max_subgoal_tokens)
         return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
-
-
-def _in_batches(contexts: Sequence[list[int]], work: Callable[[list[int]], list[_R]]) -> list[_R]:
-    """Run `work` on rows of similar length together, so that little is spent on padding."""
-    order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]))
-    results: dict[int, _R] = {}
-    for start in range(0, len(order), MAX_BATCH):
-        rows = order[start : start + MAX_BATCH]
-        results.update(zip(rows, work(rows), strict=True))
-    return [results[row] for row in range(len(contexts))]
 
 
 @dataclass(slots=True)
@@ -120,7 +105,7 @@ class FlatAgent:
             for episode, turn in zip(episodes, turns, strict=True)
         ]
         options = [episode.guard.offer(turn.observation) for episode, turn in zip(episodes, turns, strict=True)]
-        picks = _choose_where_possible(self._speaker, contexts, options)
+        picks = self._speaker.choose([turn.slot for turn in turns], contexts, options)
         decisions = []
         for episode, turn, context, row, pick in zip(episodes, turns, contexts, options, picks, strict=True):
             if pick is None:
@@ -183,7 +168,8 @@ class HierarchicalAgent:
             self._planner.context(episode.context.plan(turn.observation), SUBGOAL)
             for episode, turn in zip(episodes, turns, strict=True)
         ]
-        for episode, context, subgoal in zip(episodes, contexts, self._planner.say(contexts), strict=True):
+        said = self._planner.say([turn.slot for turn in turns], contexts)
+        for episode, context, subgoal in zip(episodes, contexts, said, strict=True):
             episode.context.adopt(subgoal)
             episode.spoken = len(context)
 
@@ -195,7 +181,7 @@ class HierarchicalAgent:
         offers = [episode.guard.offer(turn.observation) for episode, turn in zip(episodes, turns, strict=True)]
         options = [[*offer, DONE] if may_end else offer for offer in offers]
         decided: dict[int, Decision] = {}
-        picks = _choose_where_possible(self._executor, contexts, options)
+        picks = self._executor.choose([turn.slot for turn in turns], contexts, options)
         for turn, episode, context, row, pick in zip(turns, episodes, contexts, options, picks, strict=True):
             if pick is None:
                 decided[turn.slot] = Decision(None)
@@ -216,13 +202,3 @@ class HierarchicalAgent:
             )
             episode.spoken = 0
         return decided
-
-
-def _choose_where_possible(
-    speaker: Speaker, contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
-) -> list[Choice | None]:
-    """A choice for each row that has options, None for the others."""
-    rows = [row for row, offered in enumerate(options) if offered]
-    picks = speaker.choose([contexts[row] for row in rows], [options[row] for row in rows])
-    found = dict(zip(rows, picks, strict=True))
-    return [found.get(row) for row in range(len(options))]

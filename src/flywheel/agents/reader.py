@@ -1,0 +1,117 @@
+"""Reading contexts that grow: keys and values stay between the turns of an episode, only new tokens are computed.
+
+Slots hold one context each. What a slot has read is compared with what it is asked to read, so a window that starts
+anew, a new episode in an old slot and a word that was decoded before need no signal: the common prefix is kept.
+
+Shapes: B rows, N new tokens (right-padded), T tokens of the longest context, H heads, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+MAX_BATCH = 64
+
+
+class SlotCache(Cache):
+    """Keys and values by slot and layer; rows of one pass may sit at different positions of their contexts."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self._stored: list[tuple[Tensor, Tensor]] = []
+        self._slots_B = torch.empty(0, dtype=torch.long)
+        self._positions_BN = torch.empty(0, 0, dtype=torch.long)
+
+    def point(self, slots_B: Tensor, positions_BN: Tensor) -> None:
+        """Say where the next pass writes. Padding may write past a row's end: the next tokens overwrite it."""
+        self._slots_B, self._positions_BN = slots_B, positions_BN
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Store (B, H, N, D) of one layer; keys and values of the whole contexts, each (B, H, T, D)."""
+        width = int(self._positions_BN.max()) + 1
+        if layer_idx == len(self._stored):
+            self._stored.append((key_states.new_zeros(0), value_states.new_zeros(0)))
+        pair = []
+        for stored, new_BHND in zip(self._stored[layer_idx], (key_states, value_states), strict=True):
+            grown = _grown(stored, new_BHND, int(self._slots_B.max()) + 1, width)
+            grown[self._slots_B[:, None], :, self._positions_BN] = new_BHND.transpose(1, 2)
+            pair.append(grown)
+        self._stored[layer_idx] = (pair[0], pair[1])
+        return pair[0][self._slots_B, :, :width], pair[1][self._slots_B, :, :width]
+
+
+def _grown(stored: Tensor, like_BHND: Tensor, slots: int, length: int) -> Tensor:
+    """`stored` if it has room for these slots and positions; else a larger copy."""
+    have = stored.shape if stored.dim() == 4 else (0, 0, 0, 0)
+    if slots <= have[0] and length <= have[2]:
+        return stored
+    _, heads, _, width = like_BHND.shape
+    larger = like_BHND.new_zeros(
+        max(slots, have[0]), heads, have[2] if length <= have[2] else max(length, 2 * have[2]), width
+    )
+    if stored.dim() == 4:
+        larger[: have[0], :, : have[2]] = stored
+    return larger
+
+
+class Reader:
+    """A model that remembers what each slot has read."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache = SlotCache()
+        self._read: dict[int, list[int]] = {}
+
+    def read(self, slots: Sequence[int], contexts: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (B, V), on the CPU, of the token after each context. No slot may occur twice."""
+        kept = [_common(self._read.get(slot, []), context) for slot, context in zip(slots, contexts, strict=True)]
+        order = sorted(range(len(slots)), key=lambda row: len(contexts[row]) - kept[row])
+        logits: list[Tensor] = [torch.empty(0)] * len(slots)
+        for start in range(0, len(order), MAX_BATCH):
+            rows = order[start : start + MAX_BATCH]
+            found_BV = self._pass(
+                [slots[row] for row in rows],
+                [kept[row] for row in rows],
+                [list(contexts[row][kept[row] :]) for row in rows],
+            )
+            for row, found_V in zip(rows, found_BV, strict=True):
+                logits[row] = found_V
+        for slot, context in zip(slots, contexts, strict=True):
+            self._read[slot] = list(context)
+        return torch.stack(logits)
+
+    def feed(self, slots: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """Append one token to the context of each slot; logits (B, V) of the next."""
+        return self.read(slots, [[*self._read[slot], token] for slot, token in zip(slots, tokens, strict=True)])
+
+    def _pass(self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]]) -> Tensor:
+        device = self._model.device
+        width = max(map(len, new))
+        ids_BN = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in new], device=device)
+        positions_BN = torch.tensor(starts, device=device)[:, None] + torch.arange(width, device=device)
+        reach_T = torch.arange(int(positions_BN.max()) + 1, device=device)
+        self._cache.point(torch.tensor(slots, device=device), positions_BN)
+        hidden_BND = self._model.base_model(
+            input_ids=ids_BN,
+            position_ids=positions_BN,
+            attention_mask=(reach_T <= positions_BN[:, :, None])[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        last_B = torch.tensor([len(tokens) - 1 for tokens in new], device=device)
+        logits_BV: Tensor = self._model.lm_head(hidden_BND[torch.arange(len(slots), device=device), last_B])
+        return logits_BV.float().cpu()
+
+
+def _common(read: Sequence[int], context: Sequence[int]) -> int:
+    """Tokens of `context` that need no computing: what was read before, less one that gives the logits."""
+    limit = min(len(read), len(context) - 1)
+    if list(read[:limit]) == list(context[:limit]):
+        return limit
+    return next(index for index in range(limit) if read[index] != context[index])
