@@ -46,7 +46,7 @@ class Rate:
 def held_out_tasks(config: Config, world: World, split: Split, iteration: int) -> tuple[Task, ...]:
     """The test tasks are the same for ever. Each iteration's gate gets dev tasks that no gate has seen before."""
     if split is Split.TEST:
-        return world.tasks(split, 0, config.evaluate.test_tasks)
+        return world.tasks(split, config.evaluate.test_start, config.evaluate.test_tasks)
     count = config.evaluate.dev_tasks
     return world.tasks(split, (iteration - 1) * count, count)
 

@@ -1,5 +1,7 @@
 """A plain training loop: packed rows, one-cycle learning rate, resumable at any update, no pickle.
 
+Every target token weighs the same: an update's gradient is its sum over targets, divided by the usual number of them.
+
 The order of the data is a function of (seed, epoch), so a checkpoint is the weights, AdamW's moments and the number
 of the update; a resumed run goes on exactly where the killed one stood.
 """
@@ -52,6 +54,7 @@ def train(
     """
     plan = _plan(epochs, config.batch_tokens, seed)
     optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
+    usual_targets = sum(int(one.target_T.sum()) for examples in epochs for one in examples) / len(plan)
     losses = _resume(checkpoint, model, optimizer)
     model.train()
     saved_at = time.monotonic()
@@ -61,7 +64,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * one_cycle(update, len(plan), config.warmup)
         loss = packed_loss(model, batch)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss * batch.targets / usual_targets)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

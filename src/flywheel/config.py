@@ -111,6 +111,9 @@ class EvaluateConfig(Section):
 
     dev_tasks: Count = Field(default=100, description="Tasks of the gate; every iteration draws new ones.")
     test_tasks: Count = Field(default=100, description="The fixed tasks of P(verified).")
+    test_start: int = Field(
+        default=0, ge=0, description="The first of them in the test fold; move it when tasks have been looked at."
+    )
 
 
 class GateConfig(Section):
