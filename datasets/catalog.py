@@ -123,8 +123,40 @@ ITERATION = Table(
     Column("finished_at", Float),
 )
 
+PIN = Table(
+    "pin",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("snapshot", Integer, nullable=False),
+    Column("condition", Text, nullable=False),
+    Column("sample", Integer),
+    Column("seed", Integer, nullable=False),
+    Column("trajectories", BigInteger, nullable=False),
+    Column("steps", BigInteger, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("card", Text, nullable=False),
+    Column("flag", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+REVOCATION = Table(
+    "revocation",
+    METADATA,
+    Column("trajectory_id", String(64), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+GARBAGE = Table(
+    "garbage",
+    METADATA,
+    Column("file", String(128), primary_key=True),
+    Column("since", Float, nullable=False),
+)
+"""Files that no snapshot reads any more; they are deleted once their grace is over."""
+
 MIGRATIONS: tuple[tuple[int, tuple[Table, ...]], ...] = (
     (1, (SNAPSHOT, SEGMENT, TRAJECTORY, FACT, POLICY, LINEAGE, GATE, CHAMPION, ITERATION)),
+    (2, (PIN, REVOCATION, GARBAGE)),
 )
 CATALOG_VERSION = MIGRATIONS[-1][0]
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from flywheel.errors import LakeError
 
 ROW_GROUP = 16_384
 ZSTD_LEVEL = 3
@@ -43,6 +47,15 @@ def write_parquet(table: pa.Table, target: Path, staging: Path) -> Written:
     temporary.replace(target)
     sync_directory(target.parent)
     return Written(table.num_rows, size, content)
+
+
+def read_rows(path: Path, trajectory_ids: Sequence[str]) -> pa.Table:
+    """The rows of some trajectories in one file. Raises `LakeError` for a broken file."""
+    try:
+        return pq.read_table(path, filters=pc.field("trajectory_id").isin(trajectory_ids), partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise LakeError(f"broken Parquet file: {path} ({reason}); see: flywheel lake check") from error
 
 
 def sync_directory(path: Path) -> None:

@@ -14,13 +14,25 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, Table, func, insert, or_, select
 
-from flywheel.arrow import ARROW_SCHEMAS, trajectories_from_arrow, trajectories_to_arrow
-from flywheel.datasets.catalog import FACT, METADATA, SEGMENT, TRAJECTORY, Catalog, new_snapshot
-from flywheel.datasets.files import Written, write_parquet
-from flywheel.datasets.views import CATALOG_KINDS, PARQUET_KINDS, VIEWS
-from flywheel.errors import LakeError, QueryError
+from flywheel.arrow import trajectories_from_arrow, trajectories_to_arrow
+from flywheel.datasets.catalog import (
+    FACT,
+    ITERATION,
+    LINEAGE,
+    METADATA,
+    POLICY,
+    SEGMENT,
+    SNAPSHOT,
+    TRAJECTORY,
+    Catalog,
+    new_snapshot,
+)
+from flywheel.datasets.files import Written, read_rows, write_parquet
+from flywheel.datasets.reading import QueryLimits, open_views, run_query
+from flywheel.datasets.views import CATALOG_KINDS, PARQUET_KINDS
+from flywheel.errors import LakeError
 from flywheel.trajectory import SCHEMA_VERSION, Trajectory
 
 CATALOG_FILE = "catalog.sqlite"
@@ -33,9 +45,9 @@ class Lake:
         self.root = root
         if not create and not (root / CATALOG_FILE).is_file():
             raise LakeError(f"no lake at {root}; run `flywheel run` first, or point data_dir at an existing one")
-        self._segments = root / "segments"
-        self._staging = root / "staging"
-        for folder in (self._segments, self._staging):
+        self.segments = root / "segments"
+        self.staging = root / "staging"
+        for folder in (self.segments, self.staging):
             folder.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(root / CATALOG_FILE)
 
@@ -91,30 +103,31 @@ class Lake:
             if not unique:
                 return 0
             name = uuid.uuid4().hex  # never another writer's: two may bring the same ids with other timings
-            files = {
-                part: write_parquet(table, self._segments / f"{name}.{part}.parquet", self._staging)
-                for part, table in tables.items()
-            }
+            files = {part: self.write(name, part, table) for part, table in tables.items()}
             with self.catalog.write() as connection:
                 if _known(connection, ledger, kind, unique):
-                    self._discard(name, files)
+                    self.discard(name, files)
                     continue
                 snapshot = new_snapshot(connection, message)
-                connection.execute(insert(SEGMENT), [_segment_row(name, *file, snapshot) for file in files.items()])
+                connection.execute(insert(SEGMENT), [segment_row(name, *file, snapshot) for file in files.items()])
                 connection.execute(insert(ledger), entries(unique, name, snapshot))
                 return len(unique)
 
-    def _discard(self, name: str, parts: Iterable[str]) -> None:
-        for part in parts:
-            (self._segments / f"{name}.{part}.parquet").unlink()
+    def write(self, name: str, kind: str, table: pa.Table) -> Written:
+        """Write one file of a segment that no snapshot reads yet."""
+        return write_parquet(table, self.path(name, kind), self.staging)
+
+    def discard(self, name: str, kinds: Iterable[str]) -> None:
+        """Remove the files of a segment that lost the race for its commit."""
+        for kind in kinds:
+            self.path(name, kind).unlink()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> int:
         """Number of the newest commit; 0 for an empty lake."""
         with self.catalog.read() as connection:
-            newest = connection.execute(select(SEGMENT.c.begin_snapshot).order_by(SEGMENT.c.begin_snapshot.desc()))
-            return newest.scalar() or 0
+            return connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0
 
     def known_ids(self, ids: Sequence[str]) -> set[str]:
         """Which of these trajectories the lake holds."""
@@ -126,33 +139,33 @@ class Lake:
         with self.catalog.read() as connection:
             return _known(connection, FACT, kind, keys)
 
-    def sql(self, statement: str) -> pa.Table:
-        """Run one reading statement over the views. It cannot write, nor read any file outside the lake."""
-        connection = self.connect()
+    def sql(self, statement: str, *, at: int | None = None, limits: QueryLimits | None = None) -> pa.Table:
+        """Run one reading statement over the views, as of a snapshot or now. It cannot write, nor read other files."""
+        connection = self.connect(at)
         try:
-            parsed = duckdb.extract_statements(statement)
-            if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
-                raise QueryError("only a single reading statement is allowed: select, from, with, describe, show")
-            result: pa.Table = connection.sql(statement).to_arrow_table()
-            return result
-        except duckdb.Error as error:
-            raise QueryError(_one_line(error)) from error
+            return run_query(connection, statement, limits or QueryLimits())
         finally:
             connection.close()
 
+    def segments_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """Segment → which of these trajectories it holds."""
+        found: dict[str, list[str]] = {}
+        with self.catalog.read() as connection:
+            for start in range(0, len(ids), 500):
+                query = select(TRAJECTORY).where(TRAJECTORY.c.trajectory_id.in_(ids[start : start + 500]))
+                for row in connection.execute(query):
+                    found.setdefault(row.segment, []).append(row.trajectory_id)
+        return found
+
     def trajectories(self, ids: Sequence[str]) -> list[Trajectory]:
-        """Whole trajectories, in the order of the ids. Raises `LakeError` for one that is not there."""
-        connection = self.connect()
-        try:
-            wanted = pa.table({"trajectory_id": pa.array(list(ids), pa.string())})
-            connection.register("wanted", wanted)
-            tables = [
-                connection.sql(f"select x.* from raw_{kind} x semi join wanted using (trajectory_id)").to_arrow_table()
-                for kind in ("trajectories", "steps")
-            ]
-        finally:
-            connection.close()
-        found = {trajectory.trajectory_id: trajectory for trajectory in trajectories_from_arrow(*tables)}
+        """Whole trajectories, in the order of the ids. Raises `LakeError` for one that is not there.
+
+        The catalog knows their segments, so only the files that hold them are opened.
+        """
+        found: dict[str, Trajectory] = {}
+        for name, inside in self.segments_of(ids).items():
+            tables = [read_rows(self.path(name, kind), inside) for kind in ("trajectories", "steps")]
+            found |= {trajectory.trajectory_id: trajectory for trajectory in trajectories_from_arrow(*tables)}
         if missing := [trajectory_id for trajectory_id in ids if trajectory_id not in found]:
             raise LakeError(
                 f"no trajectory '{missing[0]}' in {self.root}; "
@@ -160,40 +173,27 @@ class Lake:
             )
         return [found[trajectory_id] for trajectory_id in ids]
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with the views, locked: no other files, no settings, no extensions."""
-        files = self._files()
-        connection = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
-        for kind in PARQUET_KINDS:
-            connection.register(f"empty_{kind}", ARROW_SCHEMAS[kind].empty_table())
-            paths = [str(path) for path in files[kind]]
-            source = (
-                f" union all by name select * from read_parquet({_literal(paths)}, union_by_name=true)" if paths else ""
-            )
-            try:
-                connection.execute(f"create temp view raw_{kind} as select * from empty_{kind}{source}")
-            except duckdb.Error as error:
-                raise LakeError(f"broken Parquet file: {_one_line(error)}; restore it from a backup") from error
-        with self.catalog.read() as catalog:
-            for view, table in CATALOG_KINDS.items():
-                connection.register(f"raw_{view}", _catalog_table(catalog, table))
-        for name, (_, statement) in VIEWS.items():
-            connection.execute(f"create temp view {name} as {statement}")
-        allowed = _literal([str(path) for paths in files.values() for path in paths])
-        connection.execute(f"set allowed_paths = {allowed}")
-        connection.execute("set enable_external_access = false")
-        connection.execute("set python_enable_replacements = false")
-        connection.execute("set lock_configuration = true")
-        return connection
-
-    def _files(self) -> dict[str, list[Path]]:
-        """Live files by kind, each checked for presence and size."""
+    def connect(self, at: int | None = None) -> duckdb.DuckDBPyConnection:
+        """A locked DuckDB connection with the views, as of a snapshot or now."""
         with self.catalog.read() as connection:
-            rows = connection.execute(
-                select(SEGMENT)
-                .where(SEGMENT.c.end_snapshot.is_(None))
-                .order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)
-            ).all()
+            until = _until(connection, at, self.root)
+            files = self._files(connection, at)
+            tables = {view: _catalog_table(connection, table, until) for view, table in CATALOG_KINDS.items()}
+        return open_views(files, tables)
+
+    def path(self, name: str, kind: str) -> Path:
+        """The file of a segment."""
+        return (self.segments / f"{name}.{kind}.parquet").absolute()
+
+    def _files(self, connection: Connection, at: int | None) -> dict[str, list[Path]]:
+        """Files by kind that a snapshot reads, each checked for presence and size."""
+        open_ended = SEGMENT.c.end_snapshot.is_(None)
+        query = select(SEGMENT).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)
+        if at is None:
+            query = query.where(open_ended)
+        else:
+            query = query.where(SEGMENT.c.begin_snapshot <= at, or_(open_ended, SEGMENT.c.end_snapshot > at))
+        rows = connection.execute(query)
         files: dict[str, list[Path]] = {kind: [] for kind in PARQUET_KINDS}
         for row in rows:
             if row.schema_version > SCHEMA_VERSION:
@@ -201,21 +201,27 @@ class Lake:
                     f"{self.root} holds schema {row.schema_version}, this Flywheel knows {SCHEMA_VERSION}; "
                     "upgrade Flywheel"
                 )
-            path = (self._segments / f"{row.name}.{row.kind}.parquet").absolute()
+            path = self.path(row.name, row.kind)
             size = path.stat().st_size if path.is_file() else -1
             if size != row.bytes:
                 found = "is missing" if size < 0 else f"has {size} bytes instead of {row.bytes}"
-                raise LakeError(f"broken Parquet file: {path} {found}; restore it from a backup")
+                raise LakeError(f"broken Parquet file: {path} {found}; see: flywheel lake check")
             files[row.kind].append(path)
         return files
 
 
-def _one_line(error: duckdb.Error) -> str:
-    """DuckDB's message without the statement that it quotes."""
-    return " ".join(str(error).split("\n\n")[0].split())
+def _until(connection: Connection, at: int | None, root: Path) -> float | None:
+    """When the snapshot after `at` began: what the catalog knew before that belongs to `at`."""
+    if at is None:
+        return None
+    newest = connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0
+    if not 0 <= at <= newest:
+        raise LakeError(f"no snapshot {at} in {root}; the newest is {newest}")
+    return connection.scalar(select(SNAPSHOT.c.created_at).where(SNAPSHOT.c.id == at + 1))
 
 
-def _segment_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str, Any]:
+def segment_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str, Any]:
+    """What the catalog records of a file that is read from a snapshot on."""
     return {
         "name": name,
         "kind": kind,
@@ -253,16 +259,17 @@ def _without(
     return kept, [key for key in keys if key not in known]
 
 
-def _catalog_table(connection: Connection, name: str) -> pa.Table:
+def _catalog_table(connection: Connection, name: str, until: float | None) -> pa.Table:
+    """A catalog table as it stood before a time, or now."""
     table = METADATA.tables[name]
-    rows = [dict(row._mapping) for row in connection.execute(select(table))]
+    query = select(table)
+    if until is not None and table is LINEAGE:
+        query = query.join(POLICY, POLICY.c.policy_id == LINEAGE.c.policy_id).where(POLICY.c.created_at < until)
+    elif until is not None:
+        query = query.where((table.c.started_at if table is ITERATION else table.c.created_at) < until)
+    rows = [dict(row._mapping) for row in connection.execute(query)]
     schema = pa.schema([(column.name, _ARROW[column.type.python_type]) for column in table.columns])
     return pa.Table.from_pylist(rows, schema=schema)
 
 
 _ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-
-
-def _literal(paths: Sequence[str]) -> str:
-    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    return f"[{quoted}]"

@@ -62,7 +62,7 @@ def load_corpus(lake: Lake, iteration: int) -> Corpus:
     snapshot = lake.snapshot()
     rows = lake.sql(
         f"""select trajectory_id, route from trajectories
-            where split = 'train' and purpose = 'collect' and iteration <= {iteration}
+            where split = 'train' and purpose = 'collect' and iteration <= {iteration} and revoked is null
               and (route = '{RouteTo.SUPERVISED}' or route = '{RouteTo.EXECUTOR}' and policy = '{NOISY_EXPERT}')
             order by trajectory_id"""
     ).to_pylist()

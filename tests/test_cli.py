@@ -31,6 +31,9 @@ COMMANDS = [
     "sql",
     "show",
     "doctor",
+    "dataset",
+    "lake",
+    "lineage",
 ]
 
 

@@ -22,7 +22,10 @@ LAYERS = {
     "filters": 3,
     "distill": 4,
     "flows": 5,
-    "cli": 6,
+    "console": 6,
+    "shell": 7,
+    "cli_lake": 7,
+    "cli": 8,
 }
 
 

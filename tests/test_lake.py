@@ -104,7 +104,7 @@ def test_a_broken_file_is_told_in_one_line(lake: Lake, golden: list[Trajectory])
     lake.append(golden, "episodes")
     file = next(lake.root.glob("segments/*.steps.parquet"))
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(LakeError, match=r"broken Parquet file: .* restore it from a backup"):
+    with pytest.raises(LakeError, match=r"broken Parquet file: .* see: flywheel lake check"):
         lake.sql("select 1")
 
 

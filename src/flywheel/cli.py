@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flywheel.cli_lake import dataset as dataset_commands
+from flywheel.cli_lake import lake as lake_commands
+from flywheel.cli_lake import lineage
+from flywheel.console import (
+    DEFAULT_DATA,
+    AsJson,
+    DataDir,
+    DryRun,
+    Format,
+    give,
+    open_lake,
+    say,
+    show_table,
+)
 from flywheel.errors import FlywheelError
 
 if TYPE_CHECKING:
@@ -31,13 +43,9 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file;
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. collect.episodes=50.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 Number = Annotated[int | None, typer.Option("--iteration", min=1, help="Which iteration; default: the one in hand.")]
-DataDir = Annotated[Path, typer.Option("--data-dir", help="The lake to read.")]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-DEFAULT_DATA = Path("data/quickstart")
 
 
 class Kind(StrEnum):
@@ -45,14 +53,6 @@ class Kind(StrEnum):
 
     HIERARCHICAL = "hierarchical"
     FLAT = "flat"
-
-
-class Format(StrEnum):
-    """How `flywheel sql` prints."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
 
 
 class HeldOut(StrEnum):
@@ -67,13 +67,13 @@ def run(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json:
     """Turn the wheel: run every iteration that is not finished yet."""
     settings = _load(config, sets)
     if dry_run:
-        _say(_plan(settings), as_json)
+        say(_plan(settings), as_json)
         return
     from flywheel.flows.wheel import run as run_wheel
 
     reports = run_wheel(settings)
     if as_json:
-        _say(reports, as_json)
+        say(reports, as_json)
         return
     from flywheel.flows.summary import print_summary
 
@@ -93,28 +93,28 @@ def collect(
 
     if dry_run:
         number = iteration or 1
-        _say([asdict(share) for share in plan(settings, number, "champion" if number > 1 else "random")], as_json)
+        say([asdict(share) for share in plan(settings, number, "champion" if number > 1 else "random")], as_json)
         return
-    lake = _lake(settings.data_dir, create=True)
+    lake = open_lake(settings.data_dir, create=True)
     turn = begin(settings, lake, iteration or _current(lake))
     with bar(f"collect {turn.number}") as progress:
-        _say(collect_episodes(settings, lake, turn.number, turn.champion_id, progress), as_json)
+        say(collect_episodes(settings, lake, turn.number, turn.champion_id, progress), as_json)
 
 
 @app.command(epilog="Example: flywheel curate configs/quickstart.toml --json")
 def curate(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Segment, verify and route every trajectory that is not routed yet."""
     settings = _load(config, sets)
-    lake = _lake(settings.data_dir)
+    lake = open_lake(settings.data_dir)
     from flywheel.filters.curate import curate as curate_lake
     from flywheel.filters.curate import waiting
     from flywheel.flows.progress import bar
 
     if dry_run:
-        _say({"waiting": len(waiting(lake))}, as_json)
+        say({"waiting": len(waiting(lake))}, as_json)
         return
     with bar("curate") as progress:
-        _say(curate_lake(settings, lake, progress), as_json)
+        say(curate_lake(settings, lake, progress), as_json)
 
 
 @app.command(epilog="Example: flywheel distill configs/quickstart.toml --kind flat")
@@ -128,7 +128,7 @@ def distill(
 ) -> None:
     """Distill a student from the verified trajectories; the same corpus and settings are distilled once."""
     settings = _load(config, sets)
-    lake = _lake(settings.data_dir)
+    lake = open_lake(settings.data_dir)
     from flywheel.distill.stage import distill as distill_student
     from flywheel.distill.stage import load_corpus
     from flywheel.flows.progress import training_bar
@@ -136,11 +136,11 @@ def distill(
     number = iteration or _current(lake)
     if dry_run:
         corpus = load_corpus(lake, number)
-        _say({"trajectories": len(corpus.trajectories), "snapshot": corpus.snapshot}, as_json)
+        say({"trajectories": len(corpus.trajectories), "snapshot": corpus.snapshot}, as_json)
         return
     with training_bar(f"distill {number}") as progress:
         card = distill_student(settings, lake, str(kind), number, progress)
-    _say({"policy_id": card.policy_id, "parameters": card.parameters, **card.metrics}, as_json)
+    say({"policy_id": card.policy_id, "parameters": card.parameters, **card.metrics}, as_json)
 
 
 @app.command(epilog="Example: flywheel evaluate configs/quickstart.toml champion --split test")
@@ -155,7 +155,7 @@ def evaluate(
 ) -> None:
     """Play held-out tasks with a policy, verify the episodes, and tell P(verified) with its interval."""
     settings = _load(config, sets)
-    lake = _lake(settings.data_dir)
+    lake = open_lake(settings.data_dir)
     from flywheel.distill.evaluation import evaluate as evaluate_policy
     from flywheel.flows.progress import bar
     from flywheel.trajectory import Split
@@ -163,10 +163,10 @@ def evaluate(
     number = iteration or _current(lake)
     if dry_run:
         tasks = settings.evaluate.test_tasks if split is HeldOut.TEST else settings.evaluate.dev_tasks
-        _say({"policy": policy, "split": str(split), "tasks": tasks, "iteration": number}, as_json)
+        say({"policy": policy, "split": str(split), "tasks": tasks, "iteration": number}, as_json)
         return
     with bar(f"evaluate {policy}") as progress:
-        _say(asdict(evaluate_policy(settings, lake, policy, Split(split), number, progress)), as_json)
+        say(asdict(evaluate_policy(settings, lake, policy, Split(split), number, progress)), as_json)
 
 
 @app.command(epilog="Example: flywheel promote configs/quickstart.toml hierarchical-1a2b")
@@ -180,7 +180,7 @@ def promote(
 ) -> None:
     """Let a challenger meet the champion on held-out tasks; promote it if the paired test says so."""
     settings = _load(config, sets)
-    lake = _lake(settings.data_dir)
+    lake = open_lake(settings.data_dir)
     from flywheel.distill.evaluation import gate
     from flywheel.distill.registry import champion, registered
     from flywheel.flows.progress import bar
@@ -188,21 +188,21 @@ def promote(
     challenger, opponent = str(registered(lake, policy).policy_id), champion(lake)
     number = iteration or _current(lake)
     if dry_run:
-        _say({"challenger": challenger, "champion": opponent, "tasks": settings.evaluate.dev_tasks}, as_json)
+        say({"challenger": challenger, "champion": opponent, "tasks": settings.evaluate.dev_tasks}, as_json)
         return
     with bar("gate") as progress:
         decision = gate(settings, lake, challenger, opponent, number, progress)
-    _say(asdict(decision) if as_json else decision.sentence, as_json)
+    say(asdict(decision) if as_json else decision.sentence, as_json)
 
 
 @app.command(epilog="Example: flywheel rollback --data-dir data/quickstart")
 def rollback(data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Undo the newest promotion: the champion before it is in force again."""
-    lake = _lake(data_dir)
+    lake = open_lake(data_dir)
     from flywheel.distill.registry import previous_champion
     from flywheel.distill.registry import rollback as roll_back
 
-    _say({"champion": previous_champion(lake) if dry_run else roll_back(lake)}, as_json)
+    say({"champion": previous_champion(lake) if dry_run else roll_back(lake)}, as_json)
 
 
 @app.command(epilog="Example: flywheel serve configs/quickstart.toml --set serve.cron='0 2 * * *'")
@@ -210,7 +210,7 @@ def serve(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_jso
     """Serve a scheduled deployment: every tick of serve.cron starts the next turn. Ctrl-C stops it."""
     settings = _load(config, sets)
     if dry_run:
-        _say({"deployment": settings.name, "cron": settings.serve.cron, "port": settings.serve.port}, as_json)
+        say({"deployment": settings.name, "cron": settings.serve.cron, "port": settings.serve.port}, as_json)
         return
     from flywheel.flows.wheel import serve as serve_wheel
 
@@ -222,28 +222,37 @@ def status(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """What the lake holds, which iterations are done, who is champion and why."""
     from flywheel.flows.summary import status_of
 
-    _say(status_of(_lake(data_dir)), as_json)
+    say(status_of(open_lake(data_dir)), as_json)
 
 
-@app.command(epilog='Example: flywheel sql "select policy, avg(verified) from trajectories group by all"')
+@app.command(
+    epilog='Example: flywheel sql "select policy, avg(verified) from trajectories group by all" --at verified@v1'
+)
 def sql(
-    query: Annotated[str, typer.Argument(help="One reading statement; `show tables` lists the views.")],
+    query: Annotated[
+        str | None, typer.Argument(help="One reading statement; without one, an interactive shell starts.")
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA,
-    format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+    at: Annotated[str | None, typer.Option(help="As of a snapshot (12) or a dataset (name@v3).")] = None,
+    format: Annotated[Format, typer.Option("--format", help="Table, or what scripts read.")] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option(help="Write the result to a new file.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that the query may take.")] = 300.0,
+    memory: Annotated[str, typer.Option(help="Memory that it may take, as 4GB or 50%.")] = "80%",
     as_json: AsJson = False,
 ) -> None:
-    """Query the lake with DuckDB SQL. It can only read."""
-    table = _lake(data_dir).sql(query)
-    if as_json or format is Format.JSON:
-        print(json.dumps(table.to_pylist(), indent=2, default=str))
-    elif format is Format.CSV:
-        import csv
+    """Query the lake with DuckDB SQL, once or interactively. It can only read."""
+    from flywheel.datasets.pins import snapshot_of
+    from flywheel.datasets.reading import QueryLimits
 
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(table.column_names)
-        writer.writerows(row.values() for row in table.to_pylist())
-    else:
-        _table(table.column_names, [list(row.values()) for row in table.to_pylist()])
+    lake = open_lake(data_dir)
+    snapshot = snapshot_of(lake, at) if at else None
+    limits = QueryLimits(timeout, memory)
+    if query is None:
+        from flywheel.shell import run_shell
+
+        run_shell(lake, snapshot, limits, data_dir / "sql_history")
+        return
+    give(lake.sql(query, at=snapshot, limits=limits), Format.JSON if as_json else format, output)
 
 
 @app.command(epilog="Example: flywheel show 3f2a91c04b --data-dir data/quickstart")
@@ -255,13 +264,13 @@ def show(
     """One trajectory step by step, with its subgoals, verdicts and route."""
     from flywheel.datasets.show import describe_trajectory
 
-    found = describe_trajectory(_lake(data_dir), trajectory)
+    found = describe_trajectory(open_lake(data_dir), trajectory)
     if as_json:
-        _say(found, as_json)
+        say(found, as_json)
         return
-    _say({name: value for name, value in found.items() if name not in ("steps", "verdicts")}, as_json)
-    _table(["step", "subgoal", "action", "progress"], [list(step.values()) for step in found["steps"]])
-    _table(["verifier", "passed", "completion", "integrity"], [list(said.values()) for said in found["verdicts"]])
+    say({name: value for name, value in found.items() if name not in ("steps", "verdicts")}, as_json)
+    show_table(["step", "subgoal", "action", "progress"], [list(step.values()) for step in found["steps"]])
+    show_table(["verifier", "passed", "completion", "integrity"], [list(said.values()) for said in found["verdicts"]])
 
 
 @app.command(epilog="Example: flywheel doctor configs/quickstart.toml")
@@ -271,11 +280,16 @@ def doctor(config: ConfigFile, sets: Sets = None, as_json: AsJson = False) -> No
 
     findings = diagnose(_load(config, sets))
     if as_json:
-        _say([asdict(finding) for finding in findings], as_json)
+        say([asdict(finding) for finding in findings], as_json)
     else:
-        _table(["check", "ok", "detail"], [[one.check, "yes" if one.ok else "NO", one.detail] for one in findings])
+        show_table(["check", "ok", "detail"], [[one.check, "yes" if one.ok else "NO", one.detail] for one in findings])
     if not all(finding.ok for finding in findings):
         raise typer.Exit(2)
+
+
+app.command(epilog="Example: flywheel lineage hierarchical-1a2b --json")(lineage)
+app.add_typer(dataset_commands, name="dataset")
+app.add_typer(lake_commands, name="lake")
 
 
 def main() -> None:
@@ -297,12 +311,6 @@ def _load(path: Path, sets: list[str] | None) -> Config:
     return load(path, sets or [])
 
 
-def _lake(data_dir: Path, *, create: bool = False) -> Lake:
-    from flywheel.datasets.lake import Lake
-
-    return Lake(data_dir, create=create)
-
-
 def _current(lake: Lake) -> int:
     """The iteration in hand: the newest that was begun, or the first."""
     from flywheel.distill.iterations import iterations
@@ -318,29 +326,3 @@ def _plan(config: Config) -> list[dict[str, Any]]:
         {"iteration": number, "collect": [asdict(share) for share in plan(config, number, "champion")]}
         for number in range(1, config.iterations + 1)
     ]
-
-
-def _say(value: Any, as_json: bool) -> None:
-    """Plain text for people, JSON for scripts."""
-    if as_json:
-        print(json.dumps(value, indent=2, default=str))
-    elif isinstance(value, dict):
-        for name, entry in value.items():
-            print(f"{name}: {entry}")
-    elif isinstance(value, list):
-        for entry in value:
-            print(entry)
-    else:
-        print(value)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(
-            *("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
-        )
-    Console().print(table)

@@ -1,0 +1,104 @@
+"""Reading with SQL: one locked DuckDB connection over one snapshot of a lake."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from flywheel.arrow import ARROW_SCHEMAS
+from flywheel.datasets.views import PARQUET_KINDS, VIEWS
+from flywheel.errors import LakeError, QueryError
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """What one statement may cost. Memory as DuckDB writes it: `4GB`, `70%`."""
+
+    seconds: float = 300.0
+    memory: str = "80%"
+
+
+def open_views(files: Mapping[str, Sequence[Path]], tables: Mapping[str, pa.Table]) -> duckdb.DuckDBPyConnection:
+    """A connection with the documented views over Parquet files by kind and catalog tables by view, locked.
+
+    From then on it reads no other file, changes no setting, loads no extension and spills nothing to disk.
+    """
+    connection = duckdb.connect(
+        config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "temp_directory": ""}
+    )
+    for kind in PARQUET_KINDS:
+        connection.register(f"empty_{kind}", ARROW_SCHEMAS[kind].empty_table())
+        paths = [str(path) for path in files[kind]]
+        source = (
+            f" union all by name select * from read_parquet({_literal(paths)}, union_by_name=true)" if paths else ""
+        )
+        try:
+            connection.execute(f"create temp view raw_{kind} as select * from empty_{kind}{source}")
+        except duckdb.Error as error:
+            raise LakeError(f"broken Parquet file: {one_line(error)}; see: flywheel lake check") from error
+    for view, table in tables.items():
+        connection.register(f"raw_{view}", table)
+    for name, face in VIEWS.items():
+        connection.execute(f"create temp view {name} as {face.statement}")
+    allowed = _literal([str(path) for paths in files.values() for path in paths])
+    connection.execute(f"set allowed_paths = {allowed}")
+    connection.execute("set enable_external_access = false")
+    connection.execute("set python_enable_replacements = false")
+    return connection
+
+
+def run_query(connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits) -> pa.Table:
+    """The result of one reading statement. Raises `QueryError` in one line."""
+    with _translated(limits):
+        parsed = duckdb.extract_statements(statement)
+        if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
+            raise QueryError("only a single reading statement is allowed: select, from, with, describe, show")
+        connection.execute(f"set memory_limit = '{_quoted(limits.memory)}'")
+        connection.execute("set lock_configuration = true")
+        alarm = threading.Timer(limits.seconds, connection.interrupt)
+        alarm.start()
+        try:
+            result: pa.Table = connection.sql(statement).to_arrow_table()
+        finally:
+            alarm.cancel()
+    return result
+
+
+def check_condition(condition: str) -> None:
+    """Raise `QueryError` for what is more, or less, than one SQL expression."""
+    try:
+        duckdb.SQLExpression(condition)
+    except duckdb.Error as error:
+        raise QueryError(f"not a condition: {one_line(error)}") from error
+
+
+@contextmanager
+def _translated(limits: QueryLimits) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise QueryError(f"the query took longer than {limits.seconds:g} s; narrow it or raise the limit") from error
+    except duckdb.OutOfMemoryException as error:
+        raise QueryError(f"the query needs more memory than {limits.memory}; narrow it or raise the limit") from error
+    except duckdb.Error as error:
+        raise QueryError(one_line(error)) from error
+
+
+def one_line(error: duckdb.Error) -> str:
+    """DuckDB's message without the statement that it quotes."""
+    return " ".join(str(error).split("\n\n")[0].split())
+
+
+def _literal(paths: Sequence[str]) -> str:
+    quoted = ", ".join(f"'{_quoted(path)}'" for path in paths)
+    return f"[{quoted}]"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

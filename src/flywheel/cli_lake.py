@@ -1,0 +1,184 @@
+"""Commands for the lake: datasets, lineage, upkeep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flywheel.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say, show_table
+
+dataset = typer.Typer(
+    help="Named, versioned datasets over the lake.",
+    epilog="Example: flywheel dataset create verified --where 'verified = 1'",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+lake = typer.Typer(
+    help="Check and keep the lake.",
+    epilog="Example: flywheel lake check",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Title = Annotated[str, typer.Argument(help="name@v2, or a name for its newest version.")]
+Ids = Annotated[list[str], typer.Argument(help="Whole trajectory ids.")]
+Reason = Annotated[str, typer.Option(help="Why; it stands in the catalog from then on.")]
+
+
+@dataset.command(epilog="Example: flywheel dataset create verified --where \"verified = 1 and split = 'train'\"")
+def create(
+    name: Annotated[str, typer.Argument(help="a-z, 0-9, - and _.")],
+    where: Annotated[str, typer.Option(help="SQL over the view trajectories.")] = "true",
+    sample: Annotated[int, typer.Option(min=0, help="Draw so many of them; 0 takes all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw and of the order.")] = 0,
+    data_dir: DataDir = DEFAULT_DATA,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pin what a condition selects now as a new version; the same again is the version that exists."""
+    opened = open_lake(data_dir)
+    if dry_run:
+        found = opened.sql(f"select count(*) as n from trajectories where ({where}\n)").to_pylist()[0]["n"]
+        say({"trajectories": min(found, sample or found)}, as_json)
+        return
+    from flywheel.datasets.pins import create as create_pin
+
+    pin = create_pin(opened, name, where, sample=sample, seed=seed)
+    say(
+        {"dataset": pin.title, "snapshot": pin.snapshot, "trajectories": pin.trajectories, "digest": pin.digest},
+        as_json,
+    )
+
+
+@dataset.command("list", epilog="Example: flywheel dataset list --json")
+def list_pins(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Every version of every dataset."""
+    rows = open_lake(data_dir).sql(
+        """select name || '@v' || version as dataset, snapshot, trajectories, steps, condition, sample, flag
+           from pins order by name, version"""
+    )
+    if as_json:
+        say(rows.to_pylist(), as_json)
+    else:
+        show_table(rows.column_names, [list(row.values()) for row in rows.to_pylist()])
+
+
+@dataset.command(epilog="Example: flywheel dataset card verified@v1")
+def card(title: Title, data_dir: DataDir = DEFAULT_DATA) -> None:
+    """What a dataset holds: sources, splits, horizon, known biases."""
+    from flywheel.datasets.pins import find
+
+    print(find(open_lake(data_dir), title).card)
+
+
+@dataset.command(epilog="Example: flywheel dataset diff verified@v1 verified@v2")
+def diff(
+    one: Title,
+    other: Title,
+    data_dir: DataDir = DEFAULT_DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Trajectories that only the first or only the second version holds."""
+    from flywheel.datasets.pins import difference, find
+
+    opened = open_lake(data_dir)
+    found = difference(opened, find(opened, one), find(opened, other))
+    say(found if as_json else {name: len(ids) for name, ids in found.items()}, as_json)
+
+
+@dataset.command(epilog="Example: flywheel dataset write verified@v1 exports/verified")
+def write(
+    title: Title,
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    data_dir: DataDir = DEFAULT_DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset as Parquet shards with its card: the same bytes each time, ready for `load_dataset`."""
+    from flywheel.datasets.pins import find
+    from flywheel.datasets.shards import write_shards
+    from flywheel.flows.progress import bar
+
+    opened = open_lake(data_dir)
+    with bar(f"write {title}") as progress:
+        paths = write_shards(opened, find(opened, title), folder, progress=progress)
+    say([str(path) for path in paths], as_json)
+
+
+@lake.command(epilog="Example: flywheel lake check --json")
+def check(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Hold every file against the catalog: presence, checksum, counts, places. Exit code 2 if something is wrong."""
+    from flywheel.datasets.check import check as check_lake
+    from flywheel.flows.progress import bar
+
+    with bar("check") as progress:
+        problems = check_lake(open_lake(data_dir), progress)
+    say([f"{one.path} {one.reason}" for one in problems] or "the lake is what its catalog says", as_json)
+    if problems:
+        raise typer.Exit(2)
+
+
+@lake.command(epilog="Example: flywheel lake repair --dry-run")
+def repair(data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Set broken and unlisted files aside under quarantine/; the trajectories in them can be collected again."""
+    from flywheel.datasets.check import check as check_lake
+    from flywheel.datasets.check import repair as repair_lake
+
+    opened = open_lake(data_dir)
+    problems = check_lake(opened)
+    paths = [one.path for one in problems] if dry_run else repair_lake(opened, problems)
+    say([str(path) for path in paths], as_json)
+
+
+@lake.command(epilog="Example: flywheel lake compact")
+def compact(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Merge small files. Snapshots and datasets go on reading what they read."""
+    from flywheel.datasets.upkeep import compact as compact_lake
+
+    say({"merged segments": compact_lake(open_lake(data_dir))}, as_json)
+
+
+@lake.command(epilog="Example: flywheel lake gc --keep 20")
+def gc(
+    keep: Annotated[int, typer.Option(min=0, help="Newest snapshots that stay readable, beside every dataset.")] = 100,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that an unused file stays.")] = 3600.0,
+    data_dir: DataDir = DEFAULT_DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Delete files that neither a dataset nor a recent snapshot reads."""
+    from flywheel.datasets.upkeep import collect_garbage
+
+    say({"deleted files": collect_garbage(open_lake(data_dir), keep_snapshots=keep, grace=grace)}, as_json)
+
+
+@lake.command(epilog="Example: flywheel lake revoke 3f2a91c04b… --reason 'licence withdrawn'")
+def revoke(ids: Ids, reason: Reason, data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Take trajectories back: they teach nobody from now on, and what they touched is marked."""
+    from flywheel.datasets.lineage import revoke as revoke_trajectories
+
+    say(revoke_trajectories(open_lake(data_dir), ids, reason), as_json)
+
+
+@lake.command(epilog="Example: flywheel lake purge 3f2a91c04b… --reason 'personal data'")
+def purge(
+    ids: Ids, reason: Reason, data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Remove trajectories from every file, history included. This cannot be undone."""
+    from flywheel.datasets.upkeep import purge as purge_trajectories
+
+    opened = open_lake(data_dir)
+    say({"purged": len(opened.known_ids(ids)) if dry_run else purge_trajectories(opened, ids, reason)}, as_json)
+
+
+def lineage(
+    what: Annotated[str, typer.Argument(help="A student or a trajectory: its id, or the beginning of it.")],
+    data_dir: DataDir = DEFAULT_DATA,
+    as_json: AsJson = False,
+) -> None:
+    """What stands behind a student, or what a trajectory has touched."""
+    from flywheel.datasets.lineage import behind, resolve, touched
+
+    opened = open_lake(data_dir)
+    kind, found = resolve(opened, what)
+    say(behind(opened, found) if kind == "student" else touched(opened, found), as_json)
