@@ -214,10 +214,12 @@ def _until(connection: Connection, at: int | None, root: Path) -> float | None:
     """When the snapshot after `at` began: what the catalog knew before that belongs to `at`."""
     if at is None:
         return None
-    newest = connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0
-    if not 0 <= at <= newest:
-        raise LakeError(f"no snapshot {at} in {root}; the newest is {newest}")
-    return connection.scalar(select(SNAPSHOT.c.created_at).where(SNAPSHOT.c.id == at + 1))
+    if at and not connection.scalar(select(SNAPSHOT.c.id).where(SNAPSHOT.c.id == at)):
+        newest = connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0
+        problem = "its files have been collected as garbage" if at < newest else f"the newest is {newest}"
+        raise LakeError(f"no snapshot {at} in {root}; {problem}")
+    later = select(SNAPSHOT.c.created_at).where(SNAPSHOT.c.id > at).order_by(SNAPSHOT.c.id)
+    return connection.scalar(later.limit(1))
 
 
 def segment_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str, Any]:

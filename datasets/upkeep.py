@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from flywheel.datasets.catalog import FACT, GARBAGE, PIN, SEGMENT, TRAJECTORY, new_snapshot
+from flywheel.datasets.catalog import FACT, GARBAGE, PIN, SEGMENT, SNAPSHOT, TRAJECTORY, new_snapshot
 from flywheel.datasets.files import sync_directory
 from flywheel.datasets.lake import Lake, segment_row
 from flywheel.datasets.lineage import revoke
@@ -149,6 +149,7 @@ def _rewrite(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None
 def collect_garbage(lake: Lake, *, keep_snapshots: int = 100, grace: float = GRACE) -> int:
     """Delete files that neither a pin nor one of the newest snapshots reads. How many.
 
+    Snapshots that lose a file are forgotten with it: they are refused from then on, never read in part.
     Files that the catalog has never heard of are writers' work in progress, or were left by killed ones: they are
     deleted when they are older than the grace.
     """
@@ -160,6 +161,8 @@ def collect_garbage(lake: Lake, *, keep_snapshots: int = 100, grace: float = GRA
         for row in ended:
             if row.end_snapshot <= oldest and not any(row.begin_snapshot <= one < row.end_snapshot for one in pinned):
                 connection.execute(delete(SEGMENT).where(SEGMENT.c.name == row.name, SEGMENT.c.kind == row.kind))
+                lost = (SNAPSHOT.c.id >= row.begin_snapshot) & (SNAPSHOT.c.id < row.end_snapshot)
+                connection.execute(delete(SNAPSHOT).where(lost))
                 _discarded(connection, [lake.path(row.name, row.kind).name])
     return _unlink_garbage(lake, grace) + _unlink_unknown(lake, grace)
 

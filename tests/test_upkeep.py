@@ -73,7 +73,9 @@ def test_unpinned_history_goes_with_its_files(filled: Lake) -> None:
     assert collect_garbage(filled, keep_snapshots=0, grace=3600.0) == 0
     collect_garbage(filled, keep_snapshots=0, grace=0.0)
     assert len(_files(filled)) == 4
-    assert filled.sql(EVERYTHING) == now
+    assert filled.sql(EVERYTHING) == now == filled.sql(EVERYTHING, at=filled.snapshot())
+    with pytest.raises(LakeError, match="collected as garbage"):
+        filled.sql(EVERYTHING, at=5)
     assert check(filled) == []
 
 
@@ -166,6 +168,7 @@ KEEPER = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_kill_9_of_the_upkeep_loses_nothing(lake: Lake, golden: list[Trajectory], seed: int) -> None:
     keeper = subprocess.Popen([sys.executable, "-c", KEEPER, str(lake.root)], stdout=subprocess.PIPE, text=True)
