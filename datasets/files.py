@@ -49,10 +49,11 @@ def write_parquet(table: pa.Table, target: Path, staging: Path) -> Written:
     return Written(table.num_rows, size, content)
 
 
-def read_rows(path: Path, trajectory_ids: Sequence[str]) -> pa.Table:
-    """The rows of some trajectories in one file. Raises `LakeError` for a broken file."""
+def read_rows(path: Path, trajectory_ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows, whole or in part, of some trajectories in one file. Raises `LakeError` for a broken file."""
     try:
-        return pq.read_table(path, filters=pc.field("trajectory_id").isin(trajectory_ids), partitioning=None)
+        wanted = pc.field("trajectory_id").isin(trajectory_ids)
+        return pq.read_table(path, columns=columns and list(columns), filters=wanted, partitioning=None)
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
         raise LakeError(f"broken Parquet file: {path} ({reason}); see: flywheel lake check") from error

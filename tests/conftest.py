@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 ORIGIN = Origin(iteration=1, purpose="collect", config_digest="test")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background shells, and children would inherit it
 
 Play = Callable[..., list[Trajectory]]
 

@@ -69,6 +69,17 @@ def test_a_row_does_not_depend_on_its_batch(model: PreTrainedModel) -> None:
 
 
 @torch.inference_mode()
+def test_what_must_never_be_said_is_not(model: PreTrainedModel) -> None:
+    contexts = _contexts(6)
+    said = {
+        token for tokens, _ in generate(Reader(model), range(6), contexts, end=END_ID, max_tokens=8) for token in tokens
+    }
+    again = generate(Reader(model), range(6), contexts, end=END_ID, max_tokens=8, never=sorted(said))
+    assert said
+    assert not said & {token for tokens, _ in again for token in tokens}
+
+
+@torch.inference_mode()
 def test_what_was_read_before_changes_nothing(model: PreTrainedModel) -> None:
     """Contexts grow, start anew and share slots with strangers; logits stay those of a fresh forward pass."""
     chance = np.random.default_rng(2)

@@ -23,7 +23,7 @@ from flywheel.filters.segments import segment
 from flywheel.trajectory import Trajectory
 
 TINY = StudentConfig(hidden=32, layers=1, heads=2, vocabulary=600)
-SETTINGS = TrainConfig(learning_rate=5e-3, checkpoint_seconds=1e-9)
+SETTINGS = TrainConfig(learning_rate=5e-3, batch_tokens=512, checkpoint_seconds=1e-9)
 
 
 @pytest.fixture(scope="module")

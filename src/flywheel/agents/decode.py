@@ -68,14 +68,24 @@ def choose(
 
 @torch.inference_mode()
 def generate(
-    reader: Reader, slots: Sequence[int], contexts: Sequence[Sequence[int]], *, end: int, max_tokens: int
+    reader: Reader,
+    slots: Sequence[int],
+    contexts: Sequence[Sequence[int]],
+    *,
+    end: int,
+    max_tokens: int,
+    never: Sequence[int] = (),
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Greedy free decoding: for each slot's context (tokens without the end marker, their log-probabilities)."""
+    """Greedy free decoding: for each slot's context (tokens without the end marker, their log-probabilities).
+
+    Tokens in `never` are not said: markers in an agent's own words would forge the structure of its contexts.
+    """
     said: list[list[int]] = [[] for _ in contexts]
     logprobs: list[list[float]] = [[] for _ in contexts]
     rows = list(range(len(contexts)))
     logits_BV = reader.read(slots, contexts)
     while rows:
+        logits_BV[:, list(never)] = -torch.inf
         best_B = logits_BV.log_softmax(-1).max(-1)
         going = []
         for row, value, token in zip(rows, best_B.values.tolist(), best_B.indices.tolist(), strict=True):

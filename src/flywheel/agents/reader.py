@@ -36,7 +36,9 @@ class SlotCache(Cache):
         """Store (B, H, N, D) of one layer; keys and values of the whole contexts, each (B, H, T, D)."""
         width = int(self._positions_BN.max()) + 1
         if layer_idx == len(self._stored):
-            self._stored.append((key_states.new_zeros(0), value_states.new_zeros(0)))
+            _, heads, _, width_D = key_states.shape
+            empty = key_states.new_zeros(0, heads, 0, width_D)
+            self._stored.append((empty, empty))
         pair = []
         for stored, new_BHND in zip(self._stored[layer_idx], (key_states, value_states), strict=True):
             grown = _grown(stored, new_BHND, int(self._slots_B.max()) + 1, width)
@@ -47,16 +49,15 @@ class SlotCache(Cache):
 
 
 def _grown(stored: Tensor, like_BHND: Tensor, slots: int, length: int) -> Tensor:
-    """`stored` if it has room for these slots and positions; else a larger copy."""
-    have = stored.shape if stored.dim() == 4 else (0, 0, 0, 0)
-    if slots <= have[0] and length <= have[2]:
+    """`stored` (slots, H, positions, D) if it has room for these slots and positions; else a larger copy."""
+    have_slots, _, have_length, _ = stored.shape
+    if slots <= have_slots and length <= have_length:
         return stored
+    if length > have_length:
+        length = max(length, 2 * have_length)
     _, heads, _, width = like_BHND.shape
-    larger = like_BHND.new_zeros(
-        max(slots, have[0]), heads, have[2] if length <= have[2] else max(length, 2 * have[2]), width
-    )
-    if stored.dim() == 4:
-        larger[: have[0], :, : have[2]] = stored
+    larger = like_BHND.new_zeros(max(slots, have_slots), heads, max(length, have_length), width)
+    larger[:have_slots, :, :have_length] = stored
     return larger
 
 

@@ -12,7 +12,7 @@ from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.decode import Choice, choose, generate
 from flywheel.agents.guard import Guard
 from flywheel.agents.policy import Decision, Turn
-from flywheel.agents.prompts import ACT, DONE, END, SUBGOAL, Outcome, Piece, Window
+from flywheel.agents.prompts import ACT, DONE, END, SPECIAL_TOKENS, SUBGOAL, Outcome, Piece, Window
 from flywheel.agents.reader import Reader
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.trajectory import Task
@@ -42,6 +42,7 @@ class Speaker:
         self._decoding = decoding
         self._generator = torch.Generator().manual_seed(decoding.seed)
         self._end = token_id(tokenizer, END)
+        self._markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
 
     def context(self, window: Window, cue: str) -> list[int]:
         """The token ids the model reads before it speaks: the window and the marker of its turn."""
@@ -68,7 +69,14 @@ class Speaker:
     def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
         if not slots:
             return []
-        said = generate(self._reader, slots, contexts, end=self._end, max_tokens=self._decoding.max_subgoal_tokens)
+        said = generate(
+            self._reader,
+            slots,
+            contexts,
+            end=self._end,
+            max_tokens=self._decoding.max_subgoal_tokens,
+            never=self._markers,
+        )
         return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
 
 
