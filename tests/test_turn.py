@@ -211,4 +211,7 @@ def test_a_scheduled_deployment_turns_the_wheel(tmp_path: Path) -> None:
             time.sleep(0.5)
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
