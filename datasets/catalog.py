@@ -1,7 +1,7 @@
 """The catalog: which segments, trajectories, facts, policies and decisions exist, in one small SQL database.
 
-The primary keys here are the exactly-once guarantee. Migrations are numbered, go forward only, and a database of a
-newer schema is refused.
+SQLite on one machine, PostgreSQL for several: the same statements. The primary keys here are the exactly-once
+guarantee. Migrations are numbered, go forward only, and a database of a newer schema is refused.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Column,
     Connection,
@@ -29,7 +29,7 @@ from sqlalchemy import (
     inspect,
     select,
 )
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, DBAPIError, NoSuchModuleError
 
 from flywheel.errors import LakeError
 
@@ -153,34 +153,102 @@ GARBAGE = Table(
     Column("since", Float, nullable=False),
 )
 """Files that no snapshot reads any more; they are deleted once their grace is over."""
+EVALUATION = Table(
+    "evaluation",
+    METADATA,
+    Column("evaluation_id", String(64), primary_key=True),
+    Column("policy_id", String(64), nullable=False, index=True),
+    Column("policy", String(32), nullable=False),
+    Column("iteration", Integer, nullable=False),
+    Column("split", String(16), nullable=False),
+    Column("snapshot", Integer, nullable=False),
+    Column("tasks", Integer, nullable=False),
+    Column("verified", Integer, nullable=False),
+    Column("broken", Integer, nullable=False),
+    Column("rate", Float, nullable=False),
+    Column("low", Float, nullable=False),
+    Column("high", Float, nullable=False),
+    Column("mean_score", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+QUARANTINED = Table(
+    "quarantined",
+    METADATA,
+    Column("record_id", String(64), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("format", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+"""Records that an import could not take, with the reason; `record` is the beginning of what stood there."""
 
 MIGRATIONS: tuple[tuple[int, tuple[Table, ...]], ...] = (
     (1, (SNAPSHOT, SEGMENT, TRAJECTORY, FACT, POLICY, LINEAGE, GATE, CHAMPION, ITERATION)),
     (2, (PIN, REVOCATION, GARBAGE)),
+    (3, (EVALUATION, QUARANTINED)),
 )
 CATALOG_VERSION = MIGRATIONS[-1][0]
+
+
+WRITER_LOCK = 0x666C7977
+"""The advisory lock that makes writers take turns on PostgreSQL, as SQLite's write lock does."""
 
 
 class Catalog:
     """A connection pool to the catalog. `write()` is one short transaction that has the write lock from its start."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.engine = _engine(path)
-        _migrate(self.engine, path)
+    def __init__(self, url: URL) -> None:
+        self.name = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+        self.engine = _engine(url)
+        self._migrate()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        with self.engine.begin() as connection:
+        with self._told(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        with self.engine.connect().execution_options(reading=True) as connection:
+        """One consistent state of all tables."""
+        with self._told(), self.engine.connect().execution_options(reading=True) as connection:
             yield connection
 
     def close(self) -> None:
         self.engine.dispose()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            reason = " ".join(str(error.orig).split())
+            raise LakeError(f"the catalog {self.name} failed and changed nothing: {reason}") from error
+
+    def _migrate(self) -> None:
+        try:
+            with self.engine.begin() as connection:
+                MIGRATION.create(connection, checkfirst=True)
+                current = connection.scalar(select(func.max(MIGRATION.c.version))) or 0
+                if current > CATALOG_VERSION:
+                    raise LakeError(
+                        f"{self.name} has catalog schema {current}, this Flywheel knows {CATALOG_VERSION}; "
+                        "upgrade Flywheel"
+                    )
+                known = set(inspect(connection).get_table_names())
+                for version, tables in MIGRATIONS:
+                    if version <= current:
+                        continue
+                    for table in tables:
+                        if table.name not in known:
+                            table.create(connection)
+                    connection.execute(insert(MIGRATION).values(version=version, applied_at=time.time()))
+        except DatabaseError as error:
+            reason = " ".join(str(error.orig).split())
+            raise LakeError(
+                f"{self.name} is not a Flywheel catalog ({reason}); restore it or use another lake"
+            ) from error
 
 
 def new_snapshot(connection: Connection, message: str) -> int:
@@ -190,13 +258,22 @@ def new_snapshot(connection: Connection, message: str) -> int:
     return number
 
 
-def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 60})
+def _engine(url: URL) -> Engine:
+    try:
+        return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise LakeError(
+            f"no driver for {url.get_backend_name()}; pip install 'trajectory-flywheel[postgresql]'"
+        ) from error
+
+
+def _sqlite(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": 60})
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
         connection.isolation_level = None
-        for pragma in ("journal_mode=wal", "synchronous=full", "foreign_keys=on"):
+        for pragma in ("journal_mode=wal", "synchronous=full", "foreign_keys=on", "secure_delete=on"):
             connection.execute(f"pragma {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -207,24 +284,14 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _migrate(engine: Engine, path: Path) -> None:
-    try:
-        with engine.begin() as connection:
-            MIGRATION.create(connection, checkfirst=True)
-            current = connection.scalar(select(func.max(MIGRATION.c.version))) or 0
-            if current > CATALOG_VERSION:
-                raise LakeError(
-                    f"{path} has catalog schema {current}, this Flywheel knows {CATALOG_VERSION}; upgrade Flywheel"
-                )
-            known = set(inspect(connection).get_table_names())
-            for version, tables in MIGRATIONS:
-                if version <= current:
-                    continue
-                for table in tables:
-                    if table.name not in known:
-                        table.create(connection)
-                connection.execute(insert(MIGRATION).values(version=version, applied_at=time.time()))
-    except DatabaseError as error:
-        raise LakeError(
-            f"{path} is not a Flywheel catalog ({error.orig}); restore it or use another data_dir"
-        ) from error
+def _postgresql(url: URL) -> Engine:
+    engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+
+    @event.listens_for(engine, "begin")
+    def _lock(connection: Connection) -> None:
+        if connection.get_execution_options().get("reading", False):
+            connection.exec_driver_sql("set transaction isolation level repeatable read read only")
+        else:
+            connection.exec_driver_sql(f"select pg_advisory_xact_lock({WRITER_LOCK})")
+
+    return engine

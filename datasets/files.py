@@ -1,11 +1,11 @@
-"""Immutable Parquet files: written aside, synced, then renamed into place. A killed writer leaves no half file."""
+"""Parquet as the lake writes it: streamed in row groups of bounded size, synced, hashed. Same rows, same bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from flywheel.errors import LakeError
 
-ROW_GROUP = 16_384
+GROUP_ROWS = 16_384
+GROUP_BYTES = 16 << 20
+"""A row group ends at whichever comes first: readers and writers hold one at a time."""
 ZSTD_LEVEL = 3
 
 
@@ -28,35 +30,117 @@ class Written:
     sha256: str
 
 
-def write_parquet(table: pa.Table, target: Path, staging: Path) -> Written:
-    """Atomically create `target`. Same table, same bytes."""
-    temporary = staging / f"{target.name}.{uuid.uuid4().hex}"
-    with temporary.open("wb") as file:
-        pq.write_table(
-            table,
-            file,
-            compression="zstd",
-            compression_level=ZSTD_LEVEL,
-            row_group_size=ROW_GROUP,
+class ParquetSink:
+    """A Parquet file in the making. Rows wait until they fill a row group; `close` syncs the file and hashes it."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.rows = path, 0
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = self._waiting_bytes = 0
+        packed = "data" not in schema.names  # pictures are compressed already
+        self._file = path.open("wb")
+        self._writer = pq.ParquetWriter(
+            self._file,
+            schema,
+            compression="zstd" if packed else "none",
+            compression_level=ZSTD_LEVEL if packed else None,
             use_dictionary=["trajectory_id"],
         )
-        file.flush()
-        os.fsync(file.fileno())
-    content = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    size = temporary.stat().st_size
-    temporary.replace(target)
-    sync_directory(target.parent)
-    return Written(table.num_rows, size, content)
+
+    def write(self, table: pa.Table) -> None:
+        width = max(1, _weight(table) // max(1, table.num_rows))
+        length = max(1, min(GROUP_ROWS, GROUP_BYTES // width))
+        for start in range(0, table.num_rows, length):
+            piece = table.slice(start, length)
+            if self._waiting_rows + piece.num_rows > GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
+                self._flush()
+            self._waiting.append(piece)
+            self._waiting_rows += piece.num_rows
+            self._waiting_bytes += width * piece.num_rows
+
+    def close(self) -> Written:
+        self._flush()
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        with self.path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return Written(self.rows, self.path.stat().st_size, sha256)
+
+    def abandon(self) -> None:
+        """Close and remove what was written so far."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        if self._waiting_rows:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
+        self.rows += self._waiting_rows
+        self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
 
-def read_rows(path: Path, trajectory_ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows, whole or in part, of some trajectories in one file. Raises `LakeError` for a broken file."""
+def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> Written:
+    """Write tables of one schema as one file. Raises `LakeError` where the disk refuses, and leaves nothing there."""
+    with writing(path):
+        sink = ParquetSink(path, schema)
+        try:
+            for table in tables:
+                sink.write(table)
+            return sink.close()
+        except BaseException:
+            sink.abandon()
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tells in one line what the disk refused."""
     try:
-        wanted = pc.field("trajectory_id").isin(trajectory_ids)
-        return pq.read_table(path, columns=columns and list(columns), filters=wanted, partitioning=None)
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LakeError(f"cannot write {path}: {reason}; nothing was committed, mend it and run again") from error
+
+
+Source = tuple[str, object]
+"""Address of a file and the file system that opens it; None is the local one."""
+
+
+def read_rows(source: Source, trajectory_ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows, whole or in part, of some trajectories in one file. Raises `LakeError` for a broken file."""
+    wanted = pc.field("trajectory_id").isin(trajectory_ids)
+    return _read(
+        source,
+        lambda path, filesystem: pq.read_table(
+            path, columns=columns and list(columns), filters=wanted, partitioning=None, filesystem=filesystem
+        ),
+    )
+
+
+def row_groups(source: Source, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """All rows of a file, a row group at a time."""
+    file = _read(source, lambda path, filesystem: pq.ParquetFile(path, filesystem=filesystem))
+    with file:
+        for number in range(file.num_row_groups):
+            yield _read(source, lambda path, filesystem, number=number: file.read_row_group(number, columns))
+
+
+def _read(source: Source, work: Callable[..., pa.Table]) -> pa.Table:
+    try:
+        return work(*source)
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
-        raise LakeError(f"broken Parquet file: {path} ({reason}); see: flywheel lake check") from error
+        raise LakeError(f"broken Parquet file: {source[0]} ({reason}); see: flywheel lake check") from error
+
+
+def _weight(table: pa.Table) -> int:
+    """Bytes of a table's values, the same however they are laid out in memory."""
+    weight = 8 * table.num_rows * table.num_columns
+    for column in table.columns:
+        if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+            weight += pc.sum(pc.binary_length(column)).as_py() or 0
+    return int(weight)
 
 
 def sync_directory(path: Path) -> None:

@@ -7,49 +7,72 @@ what is new. Killed at any moment, the lake holds a trajectory with all its step
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
-from sqlalchemy import Connection, Table, func, insert, or_, select
+from sqlalchemy import Connection, Table, func, insert, select
 
-from flywheel.arrow import trajectories_from_arrow, trajectories_to_arrow
-from flywheel.datasets.catalog import (
-    FACT,
-    ITERATION,
-    LINEAGE,
-    METADATA,
-    POLICY,
-    SEGMENT,
-    SNAPSHOT,
-    TRAJECTORY,
-    Catalog,
-    new_snapshot,
+from flywheel.arrow import (
+    ARROW_SCHEMAS,
+    images_to_arrow,
+    steps_to_arrow,
+    trajectories_from_arrow,
+    trajectories_to_arrow,
 )
-from flywheel.datasets.files import Written, read_rows, write_parquet
+from flywheel.config import Config
+from flywheel.datasets.catalog import FACT, SEGMENT, SNAPSHOT, TRAJECTORY, Catalog, new_snapshot
+from flywheel.datasets.files import Source, Written, read_rows, write_parquet
+from flywheel.datasets.places import Place, place_of
 from flywheel.datasets.reading import QueryLimits, open_views, run_query
-from flywheel.datasets.views import CATALOG_KINDS, PARQUET_KINDS
+from flywheel.datasets.snapshots import catalog_tables, files_of
+from flywheel.datasets.storage import source, storage_at
 from flywheel.errors import LakeError
-from flywheel.trajectory import SCHEMA_VERSION, Trajectory
+from flywheel.trajectory import SCHEMA_VERSION, Image, Trajectory
 
-CATALOG_FILE = "catalog.sqlite"
+LOOKUP = 500
+"""Keys of one catalog query."""
+Tables = Iterable[pa.Table]
 
 
 class Lake:
-    """One data directory. Safe for several processes at once on one machine."""
+    """One lake. Safe for several processes at once; on several machines with PostgreSQL and S3-compatible storage."""
 
-    def __init__(self, root: Path, *, create: bool = False) -> None:
-        self.root = root
-        if not create and not (root / CATALOG_FILE).is_file():
-            raise LakeError(f"no lake at {root}; run `flywheel run` first, or point data_dir at an existing one")
-        self.segments = root / "segments"
-        self.staging = root / "staging"
-        for folder in (self.segments, self.staging):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.catalog = Catalog(root / CATALOG_FILE)
+    def __init__(self, where: Path | str | Place, *, create: bool = False) -> None:
+        place = where if isinstance(where, Place) else place_of(where)
+        if not create and not place.has_catalog():
+            raise LakeError(f"no lake at {place.name}; run `flywheel run` first, or point data_dir at an existing one")
+        self.place, self.root, self.name = place, place.root, place.name
+        self.staging = place.root / "staging"
+        self.staging.mkdir(parents=True, exist_ok=True)
+        self.storage = storage_at(place.files)
+        self.catalog = Catalog(place.catalog)
+
+    @classmethod
+    def open(cls, url: Path | str, *, create: bool = False) -> Self:
+        """The lake in a folder or at a URL (see `flywheel.datasets.places`).
+
+        Lake.open("data/quickstart").sql("from trajectories limit 5").to_pandas()
+        """
+        return cls(url, create=create)
+
+    @classmethod
+    def of(cls, config: Config, *, create: bool = False) -> Self:
+        """The lake of a flywheel: `lake.url`, or else `data_dir`."""
+        return cls(_place(config), create=create)
+
+    @classmethod
+    def exists(cls, config: Config) -> bool:
+        """False where `of` would have to create a folder first."""
+        return _place(config).has_catalog()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self.catalog.close()
@@ -58,69 +81,83 @@ class Lake:
 
     def append(self, trajectories: Sequence[Trajectory], message: str) -> int:
         """Commit trajectories with all their steps; ids already there are left out. How many were new."""
-        table, steps = trajectories_to_arrow(trajectories)
-        return self._commit(
-            TRAJECTORY,
-            {"trajectories": table, "steps": steps},
-            [trajectory.trajectory_id for trajectory in trajectories],
-            lambda ids, name, snapshot: [
-                {"trajectory_id": trajectory_id, "segment": name, "snapshot": snapshot} for trajectory_id in ids
-            ],
-            message,
-        )
+        by_id = {one.trajectory_id: one for one in trajectories}
+
+        def parts(fresh: Sequence[str]) -> dict[str, Tables]:
+            new = [by_id[one] for one in fresh]
+            files: dict[str, Tables] = {"trajectories": [trajectories_to_arrow(new)], "steps": steps_to_arrow(new)}
+            if any(one.images for one in new):
+                files["images"] = images_to_arrow(new)
+            return files
+
+        return self._commit(TRAJECTORY, "trajectories", by_id, parts, message)
 
     def append_facts(self, kind: str, table: pa.Table, message: str, *, key: Sequence[str] = ()) -> int:
-        """Commit late facts (verdicts, routes, segments) about trajectories, once per key.
+        """Commit late facts (verdicts, routes, segments, credits, embeddings) about trajectories, once per key.
 
         The key of a fact is its trajectory id with the columns named in `key`; rows that share a key are one fact.
         """
         columns = [table["trajectory_id"].to_pylist(), *(table[column].to_pylist() for column in key)]
         keys = ["/".join(map(str, parts)) for parts in zip(*columns, strict=True)]
-        return self._commit(
-            FACT,
-            {kind: table},
-            keys,
-            lambda new, name, snapshot: [
-                {"kind": kind, "key": fact, "segment": name, "snapshot": snapshot} for fact in new
-            ],
-            message,
-        )
+
+        def parts(fresh: Sequence[str]) -> dict[str, Tables]:
+            wanted = set(fresh)
+            return {kind: [table.filter(pa.array([one in wanted for one in keys]))]}
+
+        return self._commit(FACT, kind, keys, parts, message)
 
     def _commit(
         self,
         ledger: Table,
-        tables: dict[str, pa.Table],
-        keys: Sequence[str],
-        entries: Callable[[Iterable[str], str, int], list[dict[str, Any]]],
+        kind: str,
+        keys: Iterable[str],
+        parts: Callable[[Sequence[str]], dict[str, Tables]],
         message: str,
     ) -> int:
-        kind = next(iter(tables))
+        fresh = list(dict.fromkeys(keys))
         while True:
             with self.catalog.read() as connection:
-                known = _known(connection, ledger, kind, keys)
-            tables, keys = _without(tables, keys, known)
-            unique = list(dict.fromkeys(keys))
-            if not unique:
+                known = _known(connection, ledger, kind, fresh)
+            fresh = [key for key in fresh if key not in known]
+            if not fresh:
                 return 0
             name = uuid.uuid4().hex  # never another writer's: two may bring the same ids with other timings
-            files = {part: self.write(name, part, table) for part, table in tables.items()}
-            with self.catalog.write() as connection:
-                if _known(connection, ledger, kind, unique):
-                    self.discard(name, files)
-                    continue
-                snapshot = new_snapshot(connection, message)
-                connection.execute(insert(SEGMENT), [segment_row(name, *file, snapshot) for file in files.items()])
-                connection.execute(insert(ledger), entries(unique, name, snapshot))
-                return len(unique)
+            files: dict[str, Written] = {}
+            try:
+                for part, tables in parts(fresh).items():
+                    files[part] = self.write(name, part, tables)
+                if self.record(ledger, kind, name, files, fresh, message):
+                    return len(fresh)
+            except BaseException:
+                self.discard(name, files)
+                raise
+            self.discard(name, files)
 
-    def write(self, name: str, kind: str, table: pa.Table) -> Written:
+    def write(self, name: str, kind: str, tables: Tables) -> Written:
         """Write one file of a segment that no snapshot reads yet."""
-        return write_parquet(table, self.path(name, kind), self.staging)
+        file = file_name(name, kind)
+        written = write_parquet(tables, ARROW_SCHEMAS[kind], self.staging / file)
+        self.storage.publish(self.staging / file, file)
+        return written
 
     def discard(self, name: str, kinds: Iterable[str]) -> None:
-        """Remove the files of a segment that lost the race for its commit."""
-        for kind in kinds:
-            self.path(name, kind).unlink()
+        """Remove the files of a segment that did not get into the catalog."""
+        self.storage.delete(file_name(name, kind) for kind in kinds)
+
+    def record(
+        self, ledger: Table, kind: str, name: str, files: Mapping[str, Written], keys: Sequence[str], message: str
+    ) -> bool:
+        """Make a segment part of the newest snapshot, unless one of its keys is there by now."""
+        with self.catalog.write() as connection:
+            if _known(connection, ledger, kind, keys):
+                return False
+            snapshot = new_snapshot(connection, message)
+            connection.execute(insert(SEGMENT), [segment_row(name, *file, snapshot) for file in files.items()])
+            entries = [{_key(ledger): key, "segment": name, "snapshot": snapshot} for key in keys]
+            connection.execute(
+                insert(ledger), entries if ledger is TRAJECTORY else [{**entry, "kind": kind} for entry in entries]
+            )
+        return True
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -140,86 +177,71 @@ class Lake:
             return _known(connection, FACT, kind, keys)
 
     def sql(self, statement: str, *, at: int | None = None, limits: QueryLimits | None = None) -> pa.Table:
-        """Run one reading statement over the views, as of a snapshot or now. It cannot write, nor read other files."""
+        """Run one reading statement over the views, as of a snapshot or now. It cannot write, nor read other files.
+
+        The table has `.to_pandas()`; Polars reads it with `polars.from_arrow`.
+        """
         connection = self.connect(at)
         try:
             return run_query(connection, statement, limits or QueryLimits())
         finally:
             connection.close()
 
+    def connect(self, at: int | None = None) -> duckdb.DuckDBPyConnection:
+        """A locked DuckDB connection with the views, as of a snapshot or now."""
+        with self.catalog.read() as connection:
+            files = files_of(connection, at, self.storage, self.name)
+            tables = catalog_tables(connection, at)
+        return open_views(files, tables, self.storage.filesystem)
+
     def segments_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """Segment → which of these trajectories it holds."""
         found: dict[str, list[str]] = {}
         with self.catalog.read() as connection:
-            for start in range(0, len(ids), 500):
-                query = select(TRAJECTORY).where(TRAJECTORY.c.trajectory_id.in_(ids[start : start + 500]))
+            for start in range(0, len(ids), LOOKUP):
+                query = select(TRAJECTORY).where(TRAJECTORY.c.trajectory_id.in_(ids[start : start + LOOKUP]))
                 for row in connection.execute(query):
                     found.setdefault(row.segment, []).append(row.trajectory_id)
         return found
 
     def trajectories(self, ids: Sequence[str]) -> list[Trajectory]:
-        """Whole trajectories, in the order of the ids. Raises `LakeError` for one that is not there.
+        """Whole trajectories without their images, in the order of the ids. Raises `LakeError` for an unknown one.
 
         The catalog knows their segments, so only the files that hold them are opened.
         """
         found: dict[str, Trajectory] = {}
         for name, inside in self.segments_of(ids).items():
-            tables = [read_rows(self.path(name, kind), inside) for kind in ("trajectories", "steps")]
+            tables = [read_rows(self.source(name, kind), inside) for kind in ("trajectories", "steps")]
             found |= {trajectory.trajectory_id: trajectory for trajectory in trajectories_from_arrow(*tables)}
         if missing := [trajectory_id for trajectory_id in ids if trajectory_id not in found]:
             raise LakeError(
-                f"no trajectory '{missing[0]}' in {self.root}; "
+                f"no trajectory '{missing[0]}' in {self.name}; "
                 'list some with: flywheel sql "select trajectory_id from trajectories limit 5"'
             )
         return [found[trajectory_id] for trajectory_id in ids]
 
-    def connect(self, at: int | None = None) -> duckdb.DuckDBPyConnection:
-        """A locked DuckDB connection with the views, as of a snapshot or now."""
-        with self.catalog.read() as connection:
-            until = _until(connection, at, self.root)
-            files = self._files(connection, at)
-            tables = {view: _catalog_table(connection, table, until) for view, table in CATALOG_KINDS.items()}
-        return open_views(files, tables)
+    def images(self, trajectory_id: str) -> dict[str, Image]:
+        """What a trajectory's steps saw, by the SHA-256 that `Step.screenshot` names."""
+        rows: list[dict[str, Any]] = []
+        for name in self.segments_of([trajectory_id]):
+            with self.catalog.read() as connection:
+                query = select(SEGMENT.c.kind).where(SEGMENT.c.name == name, SEGMENT.c.kind == "images")
+                if connection.scalar(query):
+                    rows = read_rows(self.source(name, "images"), [trajectory_id]).to_pylist()
+        return {row["sha256"]: Image(row["media_type"], row["data"]) for row in rows}
 
-    def path(self, name: str, kind: str) -> Path:
-        """The file of a segment."""
-        return (self.segments / f"{name}.{kind}.parquet").absolute()
-
-    def _files(self, connection: Connection, at: int | None) -> dict[str, list[Path]]:
-        """Files by kind that a snapshot reads, each checked for presence and size."""
-        open_ended = SEGMENT.c.end_snapshot.is_(None)
-        query = select(SEGMENT).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)
-        if at is None:
-            query = query.where(open_ended)
-        else:
-            query = query.where(SEGMENT.c.begin_snapshot <= at, or_(open_ended, SEGMENT.c.end_snapshot > at))
-        rows = connection.execute(query)
-        files: dict[str, list[Path]] = {kind: [] for kind in PARQUET_KINDS}
-        for row in rows:
-            if row.schema_version > SCHEMA_VERSION:
-                raise LakeError(
-                    f"{self.root} holds schema {row.schema_version}, this Flywheel knows {SCHEMA_VERSION}; "
-                    "upgrade Flywheel"
-                )
-            path = self.path(row.name, row.kind)
-            size = path.stat().st_size if path.is_file() else -1
-            if size != row.bytes:
-                found = "is missing" if size < 0 else f"has {size} bytes instead of {row.bytes}"
-                raise LakeError(f"broken Parquet file: {path} {found}; see: flywheel lake check")
-            files[row.kind].append(path)
-        return files
+    def source(self, name: str, kind: str) -> Source:
+        """What opens one file of a segment."""
+        return source(self.storage, file_name(name, kind))
 
 
-def _until(connection: Connection, at: int | None, root: Path) -> float | None:
-    """When the snapshot after `at` began: what the catalog knew before that belongs to `at`."""
-    if at is None:
-        return None
-    if at and not connection.scalar(select(SNAPSHOT.c.id).where(SNAPSHOT.c.id == at)):
-        newest = connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0
-        problem = "its files have been collected as garbage" if at < newest else f"the newest is {newest}"
-        raise LakeError(f"no snapshot {at} in {root}; {problem}")
-    later = select(SNAPSHOT.c.created_at).where(SNAPSHOT.c.id > at).order_by(SNAPSHOT.c.id)
-    return connection.scalar(later.limit(1))
+def _place(config: Config) -> Place:
+    return place_of(config.lake.url or config.data_dir, config.data_dir)
+
+
+def file_name(name: str, kind: str) -> str:
+    """The file of a segment."""
+    return f"{name}.{kind}.parquet"
 
 
 def segment_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str, Any]:
@@ -235,43 +257,16 @@ def segment_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str,
     }
 
 
+def _key(ledger: Table) -> str:
+    return "trajectory_id" if ledger is TRAJECTORY else "key"
+
+
 def _known(connection: Connection, ledger: Table, kind: str, keys: Sequence[str]) -> set[str]:
-    column = ledger.c.trajectory_id if ledger is TRAJECTORY else ledger.c.key
+    column = ledger.c[_key(ledger)]
     found: set[str] = set()
-    for start in range(0, len(keys), 500):
-        query = select(column).where(column.in_(keys[start : start + 500]))
+    for start in range(0, len(keys), LOOKUP):
+        query = select(column).where(column.in_(keys[start : start + LOOKUP]))
         if ledger is FACT:
             query = query.where(ledger.c.kind == kind)
         found.update(connection.scalars(query))
     return found
-
-
-def _without(
-    tables: dict[str, pa.Table], keys: Sequence[str], known: set[str]
-) -> tuple[dict[str, pa.Table], list[str]]:
-    """Drop what is known already: whole trajectories, or single facts by their row."""
-    if not known:
-        return tables, list(keys)
-    keep = pa.array([key not in known for key in keys])
-    kind, *others = tables
-    kept = {kind: tables[kind].filter(keep)}
-    for other in others:
-        ids = kept[kind]["trajectory_id"].combine_chunks()
-        kept[other] = tables[other].filter(pc.is_in(tables[other]["trajectory_id"], value_set=ids))
-    return kept, [key for key in keys if key not in known]
-
-
-def _catalog_table(connection: Connection, name: str, until: float | None) -> pa.Table:
-    """A catalog table as it stood before a time, or now."""
-    table = METADATA.tables[name]
-    query = select(table)
-    if until is not None and table is LINEAGE:
-        query = query.join(POLICY, POLICY.c.policy_id == LINEAGE.c.policy_id).where(POLICY.c.created_at < until)
-    elif until is not None:
-        query = query.where((table.c.started_at if table is ITERATION else table.c.created_at) < until)
-    rows = [dict(row._mapping) for row in connection.execute(query)]
-    schema = pa.schema([(column.name, _ARROW[column.type.python_type]) for column in table.columns])
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-_ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}

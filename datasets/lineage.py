@@ -71,7 +71,7 @@ def resolve(lake: Lake, prefix: str) -> tuple[str, str]:
     ).to_pylist()
     if not safe or len(found) != 1:
         problem = "several students or trajectories begin" if safe and found else "no student or trajectory begins"
-        raise LakeError(f"{problem} with '{prefix}' in {lake.root}; see: flywheel sql \"from policies\"")
+        raise LakeError(f"{problem} with '{prefix}' in {lake.name}; see: flywheel sql \"from policies\"")
     return found[0]["kind"], found[0]["id"]
 
 
@@ -79,7 +79,7 @@ def revoke(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> dict[str, 
     """Take trajectories back: they teach nobody from now on; the pins and students that they touched are marked."""
     known = lake.known_ids(trajectory_ids)
     if missing := [one for one in trajectory_ids if one not in known]:
-        raise LakeError(f"no trajectory '{missing[0]}' in {lake.root}; nothing was revoked")
+        raise LakeError(f"no trajectory '{missing[0]}' in {lake.name}; nothing was revoked")
     gone = set(lake.sql("select trajectory_id from revocations")["trajectory_id"].to_pylist())
     new = [one for one in dict.fromkeys(trajectory_ids) if one not in gone]
     pins = _pins(lake, trajectory_ids)

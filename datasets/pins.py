@@ -81,7 +81,7 @@ def find(lake: Lake, title: str) -> Pin:
     with lake.catalog.read() as connection:
         row = connection.execute(query).first()
     if row is None or (version and not version.isdigit()):
-        raise LakeError(f"no dataset '{title}' in {lake.root}; list them with: flywheel dataset list")
+        raise LakeError(f"no dataset '{title}' in {lake.name}; list them with: flywheel dataset list")
     return _pin(row)
 
 

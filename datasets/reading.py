@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -24,19 +24,24 @@ class QueryLimits:
     memory: str = "80%"
 
 
-def open_views(files: Mapping[str, Sequence[Path]], tables: Mapping[str, pa.Table]) -> duckdb.DuckDBPyConnection:
+def open_views(
+    files: Mapping[str, Mapping[int, Sequence[str]]], tables: Mapping[str, pa.Table], filesystem: Any
+) -> duckdb.DuckDBPyConnection:
     """A connection with the documented views over Parquet files by kind and catalog tables by view, locked.
+
+    Files of one kind and schema version have the same columns, so that binding a view opens one of them.
 
     From then on it reads no other file, changes no setting, loads no extension and spills nothing to disk.
     """
     connection = duckdb.connect(
         config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "temp_directory": ""}
     )
+    if filesystem is not None:
+        connection.register_filesystem(filesystem)
     for kind in PARQUET_KINDS:
         connection.register(f"empty_{kind}", ARROW_SCHEMAS[kind].empty_table())
-        paths = [str(path) for path in files[kind]]
-        source = (
-            f" union all by name select * from read_parquet({_literal(paths)}, union_by_name=true)" if paths else ""
+        source = "".join(
+            f" union all by name select * from read_parquet({literal(paths)})" for paths in files[kind].values()
         )
         try:
             connection.execute(f"create temp view raw_{kind} as select * from empty_{kind}{source}")
@@ -46,7 +51,7 @@ def open_views(files: Mapping[str, Sequence[Path]], tables: Mapping[str, pa.Tabl
         connection.register(f"raw_{view}", table)
     for name, face in VIEWS.items():
         connection.execute(f"create temp view {name} as {face.statement}")
-    allowed = _literal([str(path) for paths in files.values() for path in paths])
+    allowed = literal([path for versions in files.values() for paths in versions.values() for path in paths])
     connection.execute(f"set allowed_paths = {allowed}")
     connection.execute("set enable_external_access = false")
     connection.execute("set python_enable_replacements = false")
@@ -95,7 +100,8 @@ def one_line(error: duckdb.Error) -> str:
     return " ".join(str(error).split("\n\n")[0].split())
 
 
-def _literal(paths: Sequence[str]) -> str:
+def literal(paths: Sequence[str]) -> str:
+    """A DuckDB list of strings."""
     quoted = ", ".join(f"'{_quoted(path)}'" for path in paths)
     return f"[{quoted}]"
 

@@ -37,7 +37,7 @@ def write_shards(
         mine = pc.is_in(steps["trajectory_id"], value_set=part["trajectory_id"].combine_chunks())
         for kind, table in (("trajectories", part), ("steps", steps.filter(mine))):
             path = folder / kind / f"{shard:05}-of-{shards:05}.parquet"
-            write_parquet(_plain(table), path, folder)
+            write_parquet([_plain(table)], table.schema, path)
             written.append(path)
         progress(part.num_rows)
     card.write_text(pin.card)

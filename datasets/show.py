@@ -19,7 +19,7 @@ def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
     if not safe or len(found) != 1:
         problem = f"{len(found)} trajectories begin with" if safe and found else "no trajectory"
         raise LakeError(
-            f"{problem} '{prefix}' in {lake.root}; "
+            f"{problem} '{prefix}' in {lake.name}; "
             'list some with: flywheel sql "select trajectory_id from trajectories limit 5"'
         )
     one = found[0]["trajectory_id"]

@@ -42,7 +42,7 @@ class PinStream(IterableDataset[pa.Table]):
         ranks: int = 1,
         start_batch: int = 0,
     ) -> None:
-        self._root, self._columns, self._batch = lake.root, list(columns) if columns else None, batch
+        self._place, self._columns, self._batch = lake.place, list(columns) if columns else None, batch
         self._rank, self._ranks, self._start = rank, ranks, start_batch
         self._order = [seed, epoch]
         self._windows = _windows(lake.segments_of(ids(lake, pin)), np.random.default_rng(self._order), shuffle)
@@ -51,7 +51,7 @@ class PinStream(IterableDataset[pa.Table]):
         worker = get_worker_info()
         workers, mine = (worker.num_workers, worker.id) if worker else (1, 0)
         left_out = len(range(mine, self._start, workers))
-        lake = Lake(self._root)
+        lake = Lake(self._place)
         try:
             for number in range(self._rank * workers + mine, len(self._windows), self._ranks * workers):
                 window = self._windows[number]
@@ -65,7 +65,7 @@ class PinStream(IterableDataset[pa.Table]):
     def _read(self, lake: Lake, window: Window, number: int, first: int) -> Iterator[pa.Table]:
         """The window's tables from the `first` on."""
         columns = list(dict.fromkeys((*KEYS, *self._columns))) if self._columns else None
-        parts = [read_rows(lake.path(name, "steps"), wanted, columns) for name, wanted in window]
+        parts = [read_rows(lake.source(name, "steps"), wanted, columns) for name, wanted in window]
         table = pa.concat_tables(parts, promote_options="default")
         everyone = sorted(one for _, wanted in window for one in wanted)
         chance = np.random.default_rng([*self._order, number])

@@ -1,6 +1,6 @@
-"""Upkeep: compaction, purge, garbage collection. Each is one short transaction after its files are written.
+"""Upkeep: compaction and garbage collection. Each is one short transaction after its files are written.
 
-Old files are never deleted in the same breath: they are listed as garbage in that transaction and unlinked
+Old files are never deleted in the same breath: they are listed as garbage in that transaction and deleted
 afterwards, so that a killed upkeep leaves work to be finished and not a lake to be repaired.
 """
 
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from flywheel.arrow import ARROW_SCHEMAS
 from flywheel.datasets.catalog import FACT, GARBAGE, PIN, SEGMENT, SNAPSHOT, TRAJECTORY, new_snapshot
-from flywheel.datasets.files import sync_directory
-from flywheel.datasets.lake import Lake, segment_row
-from flywheel.datasets.lineage import revoke
-from flywheel.errors import LakeError
+from flywheel.datasets.files import row_groups
+from flywheel.datasets.lake import Lake, file_name, segment_row
 
 SMALL = 64 << 20
 """Files below this size are merged."""
@@ -34,6 +31,7 @@ def compact(lake: Lake, *, least: int = 8) -> int:
     """Merge small live segments into larger ones. How many segments went into others.
 
     Earlier snapshots go on reading the old files until `collect_garbage` finds that no pin needs them.
+    Memory holds one row group at a time.
     """
     merged = 0
     for group in _groups(lake, least):
@@ -73,10 +71,10 @@ def _merge(lake: Lake, names: Sequence[str]) -> int:
         sources = _live(connection, names)
     target = uuid.uuid4().hex
     kinds = sorted({source.kind for source in sources})
-    files = {
-        kind: lake.write(target, kind, _concatenated(lake, [one for one in sources if one.kind == kind]))
-        for kind in kinds
-    }
+    files = {}
+    for kind in kinds:
+        parts = [one for one in sources if one.kind == kind]
+        files[kind] = lake.write(target, kind, rows(lake, parts))
     with lake.catalog.write() as connection:
         if _identity(_live(connection, names)) != _identity(sources):
             lake.discard(target, kinds)  # a purge was faster; the next compaction takes what it left
@@ -93,57 +91,12 @@ def _merge(lake: Lake, names: Sequence[str]) -> int:
     return len(names)
 
 
-def purge(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> int:
-    """Remove trajectories from every file, history included. How many were there.
-
-    Pins that held one are flagged. The ids stay in the catalog, so that a late retry cannot bring them back.
-    """
-    known = sorted(lake.known_ids(trajectory_ids))
-    if known:
-        revoke(lake, known, reason)
-    while found := _holding(lake, known):
-        _rewrite(lake, found, known)
-    _unlink_garbage(lake, grace=0.0)
-    return len(known)
-
-
-def _holding(lake: Lake, ids: Sequence[str]) -> list[Segment]:
-    """The files of one segment, of any snapshot, that still has a row of these trajectories; empty if none has."""
-    with lake.catalog.read() as connection:
-        rows = connection.execute(select(SEGMENT).order_by(SEGMENT.c.kind)).all()
-    wanted = pc.field("trajectory_id").isin(list(ids))
-    for row in rows:
-        path = lake.path(row.name, row.kind)
-        if pq.read_table(path, columns=["trajectory_id"], filters=wanted, partitioning=None).num_rows:
-            return [other for other in rows if other.name == row.name]
-    return []
-
-
-def _rewrite(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None:
-    """Put a segment without these trajectories in the place of one that has them, under the same snapshots."""
-    name, old = uuid.uuid4().hex, sources[0].name
-    gone = pa.array(ids, pa.string())
-    files = {}
+def rows(lake: Lake, sources: Sequence[Segment]) -> Iterator[pa.Table]:
+    """The rows of files of one kind, a row group at a time, with the columns that the contract has now."""
     for one in sources:
-        table = pq.read_table(lake.path(old, one.kind), partitioning=None)
-        kept = table.filter(pc.invert(pc.is_in(table["trajectory_id"], value_set=gone)))
-        files[one.kind] = lake.write(name, one.kind, kept)
-    with lake.catalog.write() as connection:
-        now = connection.execute(select(SEGMENT).where(SEGMENT.c.name == old).order_by(SEGMENT.c.kind)).all()
-        if list(now) != list(sources):
-            lake.discard(name, files)  # merged meanwhile; the caller looks again
-            return
-        connection.execute(delete(SEGMENT).where(SEGMENT.c.name == old))
-        connection.execute(
-            insert(SEGMENT),
-            [
-                {**segment_row(name, one.kind, files[one.kind], one.begin_snapshot), "end_snapshot": one.end_snapshot}
-                for one in sources
-            ],
-        )
-        _discarded(connection, [lake.path(old, one.kind).name for one in sources])
-        for ledger in (TRAJECTORY, FACT):
-            connection.execute(update(ledger).where(ledger.c.segment == old).values(segment=name))
+        schema = ARROW_SCHEMAS[one.kind]
+        for table in row_groups(lake.source(one.name, one.kind)):
+            yield pa.concat_tables([schema.empty_table(), table], promote_options="default").select(schema.names)
 
 
 def collect_garbage(lake: Lake, *, keep_snapshots: int = 100, grace: float = GRACE) -> int:
@@ -163,35 +116,47 @@ def collect_garbage(lake: Lake, *, keep_snapshots: int = 100, grace: float = GRA
                 connection.execute(delete(SEGMENT).where(SEGMENT.c.name == row.name, SEGMENT.c.kind == row.kind))
                 lost = (SNAPSHOT.c.id >= row.begin_snapshot) & (SNAPSHOT.c.id < row.end_snapshot)
                 connection.execute(delete(SNAPSHOT).where(lost))
-                _discarded(connection, [lake.path(row.name, row.kind).name])
-    return _unlink_garbage(lake, grace) + _unlink_unknown(lake, grace)
+                discard_later(connection, [file_name(row.name, row.kind)])
+    return delete_garbage(lake, grace) + _delete_unknown(lake, grace)
 
 
-def _unlink_garbage(lake: Lake, grace: float) -> int:
+def delete_garbage(lake: Lake, grace: float) -> int:
+    """Delete files that fell out of use longer ago than the grace. How many."""
     with lake.catalog.read() as connection:
         due = list(connection.scalars(select(GARBAGE.c.file).where(GARBAGE.c.since <= time.time() - grace)))
-    for name in due:
-        (lake.segments / name).unlink(missing_ok=True)
-    sync_directory(lake.segments)
+    lake.storage.delete(due)
     with lake.catalog.write() as connection:
         connection.execute(delete(GARBAGE).where(GARBAGE.c.file.in_(due)))
     return len(due)
 
 
-def _unlink_unknown(lake: Lake, grace: float) -> int:
-    due = [path for path in unknown_files(lake) if path.stat().st_mtime <= time.time() - grace]
-    for path in due:
-        path.unlink(missing_ok=True)
-    return len(due)
+def discard_later(connection: Connection, files: Sequence[str]) -> None:
+    """List files as garbage, in the transaction that takes them out of use."""
+    now = time.time()
+    known = set(connection.scalars(select(GARBAGE.c.file).where(GARBAGE.c.file.in_(files))))
+    rows = [{"file": file, "since": now} for file in files if file not in known]
+    if rows:
+        connection.execute(insert(GARBAGE), rows)
 
 
-def unknown_files(lake: Lake) -> list[Any]:
-    """Files in the lake's folders that the catalog does not list."""
+def unknown_files(lake: Lake) -> dict[str, float]:
+    """Files of the lake that the catalog does not list: name → when they were last changed."""
+    present = lake.storage.listing()
     with lake.catalog.read() as connection:
-        known = {lake.path(row.name, row.kind).name for row in connection.execute(select(SEGMENT))}
+        known = {file_name(row.name, row.kind) for row in connection.execute(select(SEGMENT))}
         known |= set(connection.scalars(select(GARBAGE.c.file)))
-    present = [path for path in lake.segments.iterdir() if path.name not in known]
-    return sorted([*present, *lake.staging.iterdir()])
+    return {name: entry.modified for name, entry in sorted(present.items()) if name not in known}
+
+
+def _delete_unknown(lake: Lake, grace: float) -> int:
+    """Files that no commit took, here and in this machine's staging."""
+    before = time.time() - grace
+    due = [name for name, modified in unknown_files(lake).items() if modified <= before]
+    lake.storage.delete(due)
+    staged = [path for path in lake.staging.iterdir() if path.stat().st_mtime <= before]
+    for path in staged:
+        path.unlink(missing_ok=True)
+    return len(due) + len(staged)
 
 
 def _live(connection: Connection, names: Sequence[str]) -> list[Segment]:
@@ -201,20 +166,3 @@ def _live(connection: Connection, names: Sequence[str]) -> list[Segment]:
 
 def _identity(rows: Sequence[Segment]) -> list[tuple[str, str, str]]:
     return [(row.name, row.kind, row.sha256) for row in rows]
-
-
-def _concatenated(lake: Lake, sources: Sequence[Segment]) -> pa.Table:
-    """Rows of several files with the union of their columns."""
-    try:
-        tables = [pq.read_table(lake.path(one.name, one.kind), partitioning=None) for one in sources]
-    except (OSError, pa.ArrowInvalid) as error:
-        raise LakeError(f"broken Parquet file: {str(error).splitlines()[0]}; see: flywheel lake check") from error
-    return pa.concat_tables(tables, promote_options="default")
-
-
-def _discarded(connection: Connection, files: Sequence[str]) -> None:
-    now = time.time()
-    known = set(connection.scalars(select(GARBAGE.c.file).where(GARBAGE.c.file.in_(files))))
-    rows = [{"file": file, "since": now} for file in files if file not in known]
-    if rows:
-        connection.execute(insert(GARBAGE), rows)

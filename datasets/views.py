@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flywheel.arrow import ARROW_SCHEMAS
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -75,6 +77,7 @@ _STEP_COLUMNS = {
     "completion_tokens": "tokens spoken",
     "logprobs": "of each token spoken, among those allowed, or NULL",
     "seconds": "wall clock of decision and step",
+    "screenshot": "SHA-256 of the image that the agent saw, or NULL; see images",
 }
 
 VIEWS: dict[str, View] = {
@@ -127,6 +130,73 @@ VIEWS: dict[str, View] = {
             "verified": "every verifier passed",
             "reason": "why",
             "source": "what decided, with its version",
+        },
+    ),
+    "credits": View(
+        "what one step or subgoal contributed, by one method",
+        "select * from raw_credits",
+        {
+            "trajectory_id": "the episode",
+            "index": "the step where the decision fell",
+            "level": "planner or executor; flat for students without levels",
+            "method": "name, as gae or hae",
+            "arguments": "JSON",
+            "advantage": "how much better than expected the decision was",
+            "return": 'what followed; quote it: "return"',
+            "source": "what computed it, with its version",
+        },
+    ),
+    "embeddings": View(
+        "a vector for an episode or a step; compare with list_cosine_similarity",
+        "select * from raw_embeddings",
+        {
+            "trajectory_id": "the episode",
+            "index": "the step, or -1 for the whole episode",
+            "model": "what made it",
+            "vector": "list of float",
+        },
+    ),
+    "images": View(
+        "an image that an episode's agent saw",
+        "select * from raw_images",
+        {
+            "trajectory_id": "the episode",
+            "sha256": "what steps.screenshot names",
+            "media_type": "as image/png",
+            "data": "the bytes",
+        },
+    ),
+    "evaluations": View(
+        "a policy's verified successes on held-out tasks",
+        "select * from raw_evaluations",
+        {
+            "evaluation_id": "digest of policy, tasks and settings",
+            "policy_id": "who played",
+            "policy": "role of the policy",
+            "iteration": "turn of the wheel",
+            "split": "dev or test",
+            "snapshot": "state of the lake that it was counted in",
+            "tasks": "how many count",
+            "verified": "how many every verifier passed",
+            "broken": "tasks left out: broken infrastructure",
+            "rate": "verified / tasks",
+            "low": "of the 95 % Wilson interval",
+            "high": "of the 95 % Wilson interval",
+            "mean_score": "mean of the last progress",
+            "created_at": "when",
+        },
+    ),
+    "quarantined": View(
+        "a record that an import could not take",
+        "select * from raw_quarantined",
+        {
+            "record_id": "digest",
+            "source": "file",
+            "line": "line of the file, from 1",
+            "format": "as which it was read",
+            "reason": "why it was not taken",
+            "record": "how it begins",
+            "created_at": "when",
         },
     ),
     "policies": View(
@@ -214,7 +284,7 @@ VIEWS: dict[str, View] = {
     ),
 }
 
-PARQUET_KINDS = ("trajectories", "steps", "verdicts", "routes", "segments")
+PARQUET_KINDS = tuple(ARROW_SCHEMAS)
 CATALOG_KINDS = {
     "policies": "policy",
     "champions": "champion",
@@ -223,5 +293,7 @@ CATALOG_KINDS = {
     "iterations": "iteration",
     "pins": "pin",
     "revocations": "revocation",
+    "evaluations": "evaluation",
+    "quarantined": "quarantined",
 }
 """View → catalog table."""

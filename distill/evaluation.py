@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from scipy.stats import binomtest
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from flywheel.agents.collect import play
 from flywheel.agents.policy import Policy
 from flywheel.agents.rollout import Job, Origin
 from flywheel.config import Config
-from flywheel.datasets.catalog import GATE
+from flywheel.datasets.catalog import EVALUATION, GATE
 from flywheel.datasets.lake import Lake
 from flywheel.distill.gate import Decision, decide
 from flywheel.distill.policies import make_policy
@@ -66,7 +66,17 @@ def evaluate(
         origin = Origin(iteration, "evaluate", config.identity(), champion(lake))
         play(config, lake, world, policy, [Job(task) for task in tasks], origin, progress)
     curate(config, lake)
-    return _rate(policy, split, iteration, tasks, outcomes(lake, policy.policy_id, tasks))
+    rate = _rate(policy, split, iteration, tasks, outcomes(lake, policy.policy_id, tasks))
+    _record(lake, rate, digest("evaluation", policy.policy_id, policy.version, [task.task_id for task in tasks]))
+    return rate
+
+
+def _record(lake: Lake, rate: Rate, evaluation_id: str) -> None:
+    """Keep the newest count of the same policy on the same tasks: revocations and late verdicts change it."""
+    row = {**asdict(rate), "evaluation_id": evaluation_id, "snapshot": lake.snapshot(), "created_at": time.time()}
+    with lake.catalog.write() as connection:
+        connection.execute(delete(EVALUATION).where(EVALUATION.c.evaluation_id == evaluation_id))
+        connection.execute(insert(EVALUATION).values(**row))
 
 
 def outcomes(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tuple[bool, float]]:

@@ -53,7 +53,7 @@ def check_settings(config: Config, lake: Lake) -> None:
         digests = set(connection.scalars(select(ITERATION.c.config_digest)))
     if digests - {config.identity()}:
         raise ConfigError(
-            f"{lake.root} was filled under other settings; set another data_dir, or go back to those settings"
+            f"{lake.name} was filled under other settings; set another data_dir, or go back to those settings"
         )
 
 

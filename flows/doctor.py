@@ -60,13 +60,13 @@ def _verifiers(config: Config) -> str:
 
 
 def _lake(config: Config) -> str:
-    from flywheel.datasets.lake import CATALOG_FILE, Lake
+    from flywheel.datasets.lake import Lake
 
-    if not (config.data_dir / CATALOG_FILE).is_file():
+    if not Lake.exists(config):
         return f"{config.data_dir} will be created"
-    lake = Lake(config.data_dir)
+    lake = Lake.of(config)
     lake.connect().close()
-    return f"{config.data_dir} at snapshot {lake.snapshot()}"
+    return f"{lake.name} at snapshot {lake.snapshot()}"
 
 
 def _disk(config: Config) -> str:

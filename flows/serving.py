@@ -25,7 +25,7 @@ def next_turn(config_file: str, overrides: list[str]) -> dict[str, Any]:
 
 def next_number(config: Config) -> int:
     """The first iteration that is not finished."""
-    return 1 + sum(one.finished for one in iterations(Lake(config.data_dir, create=True)))
+    return 1 + sum(one.finished for one in iterations(Lake.of(config, create=True)))
 
 
 def serve(config: Config, config_file: Path, overrides: list[str]) -> None:

@@ -37,7 +37,7 @@ def broke(task: object, run: object, state: State[Any]) -> bool:
 @flow(name="turn", persist_result=False, validate_parameters=False)
 def turn(config: Config, number: int) -> dict[str, Any]:
     """Run one iteration to its end and return its report. A finished iteration returns its report at once."""
-    lake = Lake(config.data_dir, create=True)
+    lake = Lake.of(config, create=True)
     iteration = begin(config, lake, number)
     if iteration.finished:
         return iteration.report

@@ -11,11 +11,11 @@ from flywheel.flows.server import prefect_api
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Run every iteration that the config asks for; finished ones are not run again. Their reports, in order."""
-    from flywheel.datasets.lake import CATALOG_FILE, Lake
+    from flywheel.datasets.lake import Lake
     from flywheel.distill.iterations import check_settings, iterations
 
-    if (config.data_dir / CATALOG_FILE).is_file():
-        lake = Lake(config.data_dir)
+    if Lake.exists(config):
+        lake = Lake.of(config)
         check_settings(config, lake)
         done = [one.report for one in iterations(lake) if one.finished]
         if len(done) >= config.iterations:

@@ -17,6 +17,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.trajectory import Split, Trajectory
+from tests.servers import BACKENDS, PostgreSQL, lake_url, running_postgresql, running_s3
 
 ROOT = Path(__file__).parents[1]
 ORIGIN = Origin(iteration=1, purpose="collect", config_digest="test")
@@ -80,3 +81,24 @@ def lake(tmp_path: Path) -> Iterator[Lake]:
     empty = Lake(tmp_path / "a lake", create=True)
     yield empty
     empty.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A real PostgreSQL server on a free loopback port."""
+    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """URL of a bucket on a real S3-compatible server, with the environment that points the client at it."""
+    with running_s3() as url:
+        yield url
+
+
+@pytest.fixture(params=BACKENDS)
+def any_lake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lake]:
+    """An empty lake on each kind of catalog and storage."""
+    with Lake(lake_url(request.param, request, tmp_path), create=True) as empty:
+        yield empty

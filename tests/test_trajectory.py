@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import io
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.arrow import (
+    ARROW_SCHEMAS,
     routes_from_arrow,
     routes_to_arrow,
     segments_from_arrow,
     segments_to_arrow,
+    steps_to_arrow,
     trajectories_from_arrow,
     trajectories_to_arrow,
     verdicts_from_arrow,
@@ -126,7 +129,10 @@ def _through_parquet(table):  # type: ignore[no-untyped-def]
 @settings(max_examples=60)
 @given(st.lists(episodes, max_size=3, unique_by=lambda one: one.trajectory_id))
 def test_trajectories_survive_arrow_and_parquet(some: list[Trajectory]) -> None:
-    tables = trajectories_to_arrow(some)
+    tables = (
+        trajectories_to_arrow(some),
+        pa.concat_tables([ARROW_SCHEMAS["steps"].empty_table(), *steps_to_arrow(some)]),
+    )
     assert trajectories_from_arrow(*tables) == some
     assert trajectories_from_arrow(*map(_through_parquet, tables)) == some
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
-from flywheel.datasets.check import QUARANTINE, check, repair
+from flywheel.datasets.check import check, repair
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.pins import create, ids
-from flywheel.datasets.upkeep import collect_garbage, compact, purge
+from flywheel.datasets.retention import purge
+from flywheel.datasets.upkeep import collect_garbage, compact
 from flywheel.errors import LakeError
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Route, RouteTo, Trajectory
@@ -108,7 +109,7 @@ def test_check_names_every_kind_of_damage(filled: Lake) -> None:
     cut.write_bytes(cut.read_bytes()[:-7])
     missing.unlink()
     (filled.root / "segments" / "stray.parquet").write_bytes(b"")
-    found = {problem.path.name: problem.reason for problem in check(filled)}
+    found = {problem.file: problem.reason for problem in check(filled)}
     assert found[changed.name] == "has other bytes than were written"
     assert "bytes instead of" in found[cut.name]
     assert found[missing.name] == "is missing"
@@ -119,12 +120,12 @@ def test_check_names_every_kind_of_damage(filled: Lake) -> None:
 def test_repair_sets_aside_and_what_was_lost_can_be_collected_again(filled: Lake, golden: list[Trajectory]) -> None:
     whole = filled.sql(EVERYTHING)
     (victim,) = filled.segments_of([golden[0].trajectory_id])
-    path = filled.path(victim, "steps")
+    path = Path(filled.source(victim, "steps")[0])
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(LakeError, match="flywheel lake check"):
         filled.sql("from steps")
     aside = repair(filled, check(filled))
-    assert {one.parent.name for one in aside} == {QUARANTINE}
+    assert {Path(one).parent.name for one in aside} == {"quarantine"}
     assert len(aside) == 2
     assert check(filled) == []
     assert filled.sql("from trajectories").num_rows == len(golden) - 1

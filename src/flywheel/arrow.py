@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import islice
+from operator import attrgetter
 from typing import TypeVar
 
 import pyarrow as pa
@@ -38,6 +40,7 @@ _STEP = pa.schema(
         ("completion_tokens", pa.int32()),
         ("logprobs", pa.list_(pa.float32())),
         ("seconds", pa.float64()),
+        ("screenshot", pa.string()),
     ]
 )
 _TRAJECTORY = pa.schema(
@@ -111,34 +114,86 @@ _SEGMENT = pa.schema(
         ("source", pa.string()),
     ]
 )
+_CREDIT = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("index", pa.int32()),
+        ("level", pa.string()),
+        ("method", pa.string()),
+        ("arguments", pa.string()),
+        ("advantage", pa.float64()),
+        ("return", pa.float64()),
+        ("source", pa.string()),
+    ]
+)
+_EMBEDDING = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("index", pa.int32()),
+        ("model", pa.string()),
+        ("vector", pa.list_(pa.float32())),
+    ]
+)
+_IMAGE = pa.schema(
+    [("trajectory_id", pa.string()), ("sha256", pa.string()), ("media_type", pa.string()), ("data", pa.binary())]
+)
 ARROW_SCHEMAS = {
     "trajectories": _TRAJECTORY,
     "steps": _STEP,
+    "images": _IMAGE,
     "verdicts": _VERDICT,
     "routes": _ROUTE,
     "segments": _SEGMENT,
+    "credits": _CREDIT,
+    "embeddings": _EMBEDDING,
 }
+CHUNK_STEPS = 1024
+CHUNK_IMAGES = 64
 
 
 def _columns(records: Sequence[object], schema: pa.Schema) -> pa.Table:
+    """A row a record; many columns are read in one pass."""
+    values = zip(*map(attrgetter(*schema.names), records), strict=True) if records else [()] * len(schema)
     return pa.table(
-        [pa.array([getattr(record, field.name) for record in records], type=field.type) for field in schema],
-        schema=schema,
+        [pa.array(column, type=field.type) for field, column in zip(schema, values, strict=True)], schema=schema
     )
 
 
-def trajectories_to_arrow(trajectories: Sequence[Trajectory]) -> tuple[pa.Table, pa.Table]:
-    """(trajectories, steps) as flat tables; rows of `steps` follow the order of their trajectories."""
-    steps = [step for trajectory in trajectories for step in trajectory.steps]
-    ids = [trajectory.trajectory_id for trajectory in trajectories for _ in trajectory.steps]
-    step_table = _columns(steps, pa.schema(list(_STEP)[1:])).add_column(0, _STEP.field(0), [pa.array(ids, pa.string())])
-    return _columns(trajectories, _TRAJECTORY), step_table
+def trajectories_to_arrow(trajectories: Sequence[Trajectory]) -> pa.Table:
+    """A row a trajectory, without its steps."""
+    return _columns(trajectories, _TRAJECTORY)
+
+
+def steps_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
+    """A row a step, in the order of the trajectories; tables of bounded length, so that long episodes need no copy."""
+    rows = ((one.trajectory_id, step) for one in trajectories for step in one.steps)
+    for chunk in batched(rows, CHUNK_STEPS):
+        ids, steps = zip(*chunk, strict=True)
+        plain = _columns(steps, pa.schema(list(_STEP)[1:]))
+        yield plain.add_column(0, _STEP.field(0), [pa.array(ids, pa.string())])
+
+
+def images_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
+    """A row an image, each once a trajectory."""
+    rows = ((one.trajectory_id, image) for one in trajectories for image in dict.fromkeys(one.images))
+    for chunk in batched(rows, CHUNK_IMAGES):
+        yield pa.Table.from_pylist(
+            [
+                {"trajectory_id": owner, "sha256": image.sha256, "media_type": image.media_type, "data": image.data}
+                for owner, image in chunk
+            ],
+            _IMAGE,
+        )
 
 
 def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Trajectory]:
-    """Inverse of `trajectories_to_arrow`; steps may come in any order."""
+    """Inverse of `trajectories_to_arrow` and `steps_to_arrow`; steps may come in any order.
+
+    Columns that an older file lacks are empty.
+    """
     by_id: dict[str, list[Step]] = defaultdict(list)
     names = [field.name for field in fields(Step)]
+    steps = pa.concat_tables([_STEP.empty_table(), steps], promote_options="default")
     for row in steps.select(["trajectory_id", *names]).to_pylist():
         owner = row.pop("trajectory_id")
         row["valid_actions"] = _tuple(row["valid_actions"])
@@ -185,6 +240,13 @@ def segments_from_arrow(table: pa.Table) -> list[Segment]:
 
 def _plain_item(item: Item) -> dict[str, object]:
     return {field.name: getattr(item, field.name) for field in fields(Item)}
+
+
+def batched(values: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
+    """Consecutive tuples of up to `size` values."""
+    iterator = iter(values)
+    while chunk := tuple(islice(iterator, size)):
+        yield chunk
 
 
 def _tuple(values: Iterable[_T] | None) -> tuple[_T, ...] | None:

@@ -95,7 +95,7 @@ def collect(
         number = iteration or 1
         say([asdict(share) for share in plan(settings, number, "champion" if number > 1 else "random")], as_json)
         return
-    lake = open_lake(settings.data_dir, create=True)
+    lake = _lake(settings, create=True)
     turn = begin(settings, lake, iteration or _current(lake))
     with bar(f"collect {turn.number}") as progress:
         say(collect_episodes(settings, lake, turn.number, turn.champion_id, progress), as_json)
@@ -105,7 +105,7 @@ def collect(
 def curate(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Segment, verify and route every trajectory that is not routed yet."""
     settings = _load(config, sets)
-    lake = open_lake(settings.data_dir)
+    lake = _lake(settings)
     from flywheel.filters.curate import curate as curate_lake
     from flywheel.filters.curate import waiting
     from flywheel.flows.progress import bar
@@ -128,7 +128,7 @@ def distill(
 ) -> None:
     """Distill a student from the verified trajectories; the same corpus and settings are distilled once."""
     settings = _load(config, sets)
-    lake = open_lake(settings.data_dir)
+    lake = _lake(settings)
     from flywheel.distill.stage import distill as distill_student
     from flywheel.distill.stage import load_corpus
     from flywheel.flows.progress import training_bar
@@ -155,7 +155,7 @@ def evaluate(
 ) -> None:
     """Play held-out tasks with a policy, verify the episodes, and tell P(verified) with its interval."""
     settings = _load(config, sets)
-    lake = open_lake(settings.data_dir)
+    lake = _lake(settings)
     from flywheel.distill.evaluation import evaluate as evaluate_policy
     from flywheel.flows.progress import bar
     from flywheel.trajectory import Split
@@ -180,7 +180,7 @@ def promote(
 ) -> None:
     """Let a challenger meet the champion on held-out tasks; promote it if the paired test says so."""
     settings = _load(config, sets)
-    lake = open_lake(settings.data_dir)
+    lake = _lake(settings)
     from flywheel.distill.evaluation import gate
     from flywheel.distill.registry import champion, registered
     from flywheel.flows.progress import bar
@@ -250,7 +250,7 @@ def sql(
     if query is None:
         from flywheel.shell import run_shell
 
-        run_shell(lake, snapshot, limits, data_dir / "sql_history")
+        run_shell(lake, snapshot, limits, lake.root / "sql_history")
         return
     give(lake.sql(query, at=snapshot, limits=limits), Format.JSON if as_json else format, output)
 
@@ -309,6 +309,12 @@ def _load(path: Path, sets: list[str] | None) -> Config:
     from flywheel.config import load
 
     return load(path, sets or [])
+
+
+def _lake(config: Config, *, create: bool = False) -> Lake:
+    from flywheel.datasets.lake import Lake
+
+    return Lake.of(config, create=create)
 
 
 def _current(lake: Lake) -> int:

@@ -127,8 +127,7 @@ def repair(data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json: A
 
     opened = open_lake(data_dir)
     problems = check_lake(opened)
-    paths = [one.path for one in problems] if dry_run else repair_lake(opened, problems)
-    say([str(path) for path in paths], as_json)
+    say([one.path for one in problems] if dry_run else repair_lake(opened, problems), as_json)
 
 
 @lake.command(epilog="Example: flywheel lake compact")
@@ -165,7 +164,7 @@ def purge(
     ids: Ids, reason: Reason, data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
     """Remove trajectories from every file, history included. This cannot be undone."""
-    from flywheel.datasets.upkeep import purge as purge_trajectories
+    from flywheel.datasets.retention import purge as purge_trajectories
 
     opened = open_lake(data_dir)
     say({"purged": len(opened.known_ids(ids)) if dry_run else purge_trajectories(opened, ids, reason)}, as_json)

@@ -130,6 +130,17 @@ class ServeConfig(Section):
     port: int = Field(default=4200, ge=1, le=65535, description="Loopback port of the server that `serve` starts.")
 
 
+class LakeConfig(Section):
+    """Where trajectories lie, and for how long."""
+
+    url: str = Field(
+        default="", description="Catalog and files of a shared lake; empty: in data_dir. See docs/lake.md."
+    )
+    retire: tuple[str, ...] = Field(
+        default=(), description="Conditions over trajectories: what they select leaves the newest snapshot."
+    )
+
+
 class Config(Section):
     """One flywheel."""
 
@@ -145,10 +156,11 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     serve: ServeConfig = ServeConfig()
+    lake: LakeConfig = LakeConfig()
 
     def identity(self) -> str:
         """Digest of all that decides results; where they lie and when they run does not."""
-        return digest(self.model_dump(mode="json", exclude={"name", "data_dir", "iterations", "serve"}))
+        return digest(self.model_dump(mode="json", exclude={"name", "data_dir", "iterations", "serve", "lake"}))
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -20,8 +20,26 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
-DataDir = Annotated[Path, typer.Option("--data-dir", help="The lake to read.")]
-DEFAULT_DATA = Path("data/quickstart")
+
+
+def _lake_of(text: str) -> str:
+    """`--set lake.url=URL` says what `--data-dir URL` says, as in the commands that take a config."""
+    key, equals, url = text.partition("=")
+    return url if equals and key in ("lake.url", "data_dir") else text
+
+
+DataDir = Annotated[
+    str,
+    typer.Option(
+        "--data-dir",
+        "--set",
+        parser=_lake_of,
+        metavar="DIR|lake.url=URL",
+        envvar="FLYWHEEL_LAKE",
+        help="The lake: a folder, or the URL of a shared one.",
+    ),
+]
+DEFAULT_DATA = "data/quickstart"
 
 
 class Format(StrEnum):
@@ -35,7 +53,7 @@ class Format(StrEnum):
     ARROW = "arrow"
 
 
-def open_lake(data_dir: Path, *, create: bool = False) -> Lake:
+def open_lake(data_dir: str, *, create: bool = False) -> Lake:
     from flywheel.datasets.lake import Lake
 
     return Lake(data_dir, create=create)

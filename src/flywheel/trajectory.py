@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Split(StrEnum):
@@ -109,6 +109,20 @@ class Step:
     """Log-probability of each completion token under the policy that acted, or None."""
     seconds: float
     """Wall-clock seconds that the decision and the environment's answer took."""
+    screenshot: str | None = None
+    """SHA-256 of the image that the agent saw, one of the trajectory's `images`, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A screenshot, named by its content."""
+
+    media_type: str
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +179,8 @@ class Trajectory:
     """Seconds since the epoch, UTC."""
     schema_version: int = SCHEMA_VERSION
     steps: tuple[Step, ...] = ()
+    images: tuple[Image, ...] = ()
+    """What the steps' `screenshot` names. Written once with the trajectory; read with `Lake.images`."""
 
 
 @dataclass(frozen=True, slots=True)

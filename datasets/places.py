@@ -1,0 +1,61 @@
+"""Where a lake is: a folder, or the URL of a catalog with the place of its files.
+
+data/quickstart                                                     SQLite and files in one folder
+postgresql://user@host/flywheel?files=s3://bucket/lake              several machines
+postgresql://user@host/flywheel?files=/mnt/lake                     a shared disk
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from flywheel.errors import LakeError
+from flywheel.trajectory import digest
+
+CATALOG_FILE = "catalog.sqlite"
+EXAMPLE = "postgresql://user@host/flywheel?files=s3://bucket/lake"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`catalog` and `files` are shared; `root` is this machine's folder for students, reports and staging."""
+
+    catalog: URL
+    files: str
+    root: Path
+    name: str
+    """For people: without a password."""
+
+    def has_catalog(self) -> bool:
+        """False for a folder without a lake. A server is asked when it is opened."""
+        return self.catalog.get_backend_name() != "sqlite" or Path(self.catalog.database or "").is_file()
+
+
+def place_of(where: Path | str, root: Path | None = None) -> Place:
+    """The place that a folder or URL names. Raises `LakeError` for one that names none."""
+    text = str(where)
+    if "://" not in text:
+        folder = Path(text)
+        return Place(URL.create("sqlite", database=str(folder / CATALOG_FILE)), text, root or folder, text)
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise LakeError(f"not the URL of a lake; it looks like {EXAMPLE}") from error
+    files = url.query.get("files", "")
+    catalog = url.difference_update_query(["files"])
+    name = catalog.render_as_string(hide_password=True)
+    if catalog.get_backend_name() not in ("postgresql", "sqlite"):
+        raise LakeError(f"{name}: a catalog is a folder, sqlite:// or postgresql://, as in {EXAMPLE}")
+    if not isinstance(files, str) or not files:
+        raise LakeError(f"{name} does not say where its files lie; add ?files=…, as in {EXAMPLE}")
+    own = root or (Path(files) if "://" not in files else _cache() / digest(name, files))
+    return Place(catalog, files, own, name)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flywheel"

@@ -1,0 +1,132 @@
+"""What leaves the lake: retired trajectories leave the newest snapshot, purged ones leave every file.
+
+Either way their ids stay in the catalog, so that a late retry cannot bring them back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Row, delete, insert, select, update
+
+from flywheel.datasets.catalog import FACT, SEGMENT, TRAJECTORY, new_snapshot
+from flywheel.datasets.files import Written, read_rows
+from flywheel.datasets.lake import Lake, file_name, segment_row
+from flywheel.datasets.lineage import revoke
+from flywheel.datasets.reading import check_condition
+from flywheel.datasets.upkeep import delete_garbage, discard_later, rows
+
+Segment = Row[Any]
+
+
+def purge(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> int:
+    """Remove trajectories from every file, history included. How many were there. Pins that held one are flagged."""
+    known = sorted(lake.known_ids(trajectory_ids))
+    if known:
+        revoke(lake, known, reason)
+    while found := _holding(lake, known, live=False):
+        for segment in found:
+            _rewrite(lake, segment, known)
+    delete_garbage(lake, grace=0.0)
+    return len(known)
+
+
+def due(lake: Lake, condition: str) -> list[str]:
+    """What a retention rule (SQL over `trajectories`) selects, less what a student learned from."""
+    check_condition(condition)
+    found: list[str] = lake.sql(
+        f"""select trajectory_id from trajectories anti join lineage using (trajectory_id) where ({condition}
+)
+            order by trajectory_id"""
+    )["trajectory_id"].to_pylist()
+    return found
+
+
+def retire(lake: Lake, condition: str) -> int:
+    """Let what the condition selects leave the newest snapshot. How many left.
+
+    Pins and earlier snapshots go on reading them until `collect_garbage` finds that nobody needs the files.
+    """
+    ids = due(lake, condition)
+    while found := _holding(lake, ids, live=True):
+        for segment in found:
+            _leave_out(lake, segment, ids)
+    return len(ids)
+
+
+def _holding(lake: Lake, ids: Sequence[str], *, live: bool) -> list[list[Segment]]:
+    """The segments that still have a row of these trajectories, each as its files.
+
+    Segments of any snapshot count, or only those that the newest reads.
+    """
+    if not ids:
+        return []
+    query = select(SEGMENT).order_by(SEGMENT.c.name, SEGMENT.c.kind)
+    with lake.catalog.read() as connection:
+        rows = connection.execute(query.where(SEGMENT.c.end_snapshot.is_(None)) if live else query).all()
+    segments = [list(files) for _, files in groupby(rows, lambda row: str(row.name))]
+    return [files for files in segments if any(_has(lake, file, ids) for file in files)]
+
+
+def _has(lake: Lake, file: Segment, ids: Sequence[str]) -> bool:
+    return bool(read_rows(lake.source(file.name, file.kind), ids, ["trajectory_id"]).num_rows)
+
+
+def _written_without(lake: Lake, name: str, sources: Sequence[Segment], ids: Sequence[str]) -> dict[str, Written]:
+    """Copies of a segment's files, under another name, that lack these trajectories."""
+    gone = pa.array(ids, pa.string())
+    return {
+        one.kind: lake.write(
+            name,
+            one.kind,
+            (table.filter(pc.invert(pc.is_in(table["trajectory_id"], value_set=gone))) for table in rows(lake, [one])),
+        )
+        for one in sources
+    }
+
+
+def _rewrite(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None:
+    """Put a segment without these trajectories in the place of one that has them, under the same snapshots."""
+    name, old = uuid.uuid4().hex, sources[0].name
+    files = _written_without(lake, name, sources, ids)
+    with lake.catalog.write() as connection:
+        now = connection.execute(select(SEGMENT).where(SEGMENT.c.name == old).order_by(SEGMENT.c.kind)).all()
+        if list(now) != list(sources):
+            lake.discard(name, files)  # merged meanwhile; the caller looks again
+            return
+        connection.execute(delete(SEGMENT).where(SEGMENT.c.name == old))
+        connection.execute(
+            insert(SEGMENT),
+            [
+                {**segment_row(name, one.kind, files[one.kind], one.begin_snapshot), "end_snapshot": one.end_snapshot}
+                for one in sources
+            ],
+        )
+        discard_later(connection, [file_name(old, one.kind) for one in sources])
+        for ledger in (TRAJECTORY, FACT):
+            connection.execute(update(ledger).where(ledger.c.segment == old).values(segment=name))
+
+
+def _leave_out(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None:
+    """End a live segment and begin one without these trajectories, at a new snapshot."""
+    name, old = uuid.uuid4().hex, sources[0].name
+    files = _written_without(lake, name, sources, ids)
+    kept = {kind: file for kind, file in files.items() if file.rows}
+    with lake.catalog.write() as connection:
+        mine = (SEGMENT.c.name == old) & SEGMENT.c.end_snapshot.is_(None)
+        now = connection.execute(select(SEGMENT).where(mine).order_by(SEGMENT.c.kind)).all()
+        if list(now) != list(sources):
+            lake.discard(name, files)  # merged meanwhile; the caller looks again
+            return
+        snapshot = new_snapshot(connection, f"retire {len(ids)} trajectories")
+        connection.execute(update(SEGMENT).where(mine).values(end_snapshot=snapshot))
+        if kept:
+            connection.execute(insert(SEGMENT), [segment_row(name, *file, snapshot) for file in kept.items()])
+        for ledger in (TRAJECTORY, FACT):
+            connection.execute(update(ledger).where(ledger.c.segment == old).values(segment=name))
+    lake.discard(name, files.keys() - kept.keys())

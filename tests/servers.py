@@ -1,0 +1,133 @@
+"""Real servers for tests: PostgreSQL from the operating system, S3-compatible storage from the registries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+
+BACKENDS = ("sqlite", "postgresql", "s3")
+
+
+@dataclass
+class PostgreSQL:
+    """A running server. `kill` is kill -9 of all of it, `start` brings it back."""
+
+    programs: Path
+    folder: Path
+    port: int
+    user: str | None
+    process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str) -> str:
+        return f"postgresql://flywheel@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        command = [self.programs / "postgres", "-D", self.folder / "data", "-p", str(self.port)]
+        command += ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}"]
+        command += ["-c", "fsync=off"]  # kill -9 takes the server, never the machine
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, user=self.user, process_group=0)
+        engine = create_engine(self.url("postgres").replace("://", "+psycopg://"))
+        for _ in range(200):
+            try:
+                with engine.connect():
+                    break
+            except OperationalError:
+                time.sleep(0.05)
+        else:
+            raise RuntimeError((self.folder / "log").read_text())
+        engine.dispose()
+
+    def new_database(self) -> str:
+        name = f"lake_{uuid.uuid4().hex}"
+        engine = create_engine(self.url("postgres").replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"create database {name}"))
+        engine.dispose()
+        return self.url(name)
+
+    def stop(self, number: int = signal.SIGQUIT) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, number)
+            self.process.wait()
+
+
+@contextmanager
+def running_postgresql(folder: Path) -> Iterator[PostgreSQL]:
+    """A new cluster. The server refuses to run as root, so root lends it to nobody."""
+    found = [Path(shutil.which("initdb") or "/nowhere").resolve(), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    initdb = next((path for path in found if path.is_file()), None)
+    if initdb is None:
+        pytest.skip("needs PostgreSQL's server programs, as in: apt-get install postgresql")
+    user = "nobody" if os.geteuid() == 0 else None
+    if user:
+        shutil.chown(folder, user)
+        for parent in folder.parents[:3]:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    server = PostgreSQL(initdb.parent, folder, free_port(), user)
+    command = [initdb, "-D", folder / "data", "-U", "flywheel", "-A", "trust", "-N", "--locale=C", "-E", "UTF8"]
+    subprocess.run(command, check=True, user=user, stdout=subprocess.DEVNULL, cwd=folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def running_s3() -> Iterator[str]:
+    """moto's server in a process of its own, with one bucket."""
+    port = free_port()
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "moto_server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        fsspec.filesystem("s3").mkdir("lakes")
+        yield "s3://lakes"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def lake_url(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """Where a new lake of a backend is; servers start when the first test asks for them."""
+    if backend == "sqlite":
+        return str(folder / "lake")
+    catalog = request.getfixturevalue("postgresql").new_database()
+    if backend == "postgresql":
+        return f"{catalog}?files={folder / 'lake'}"
+    return f"{catalog}?files={request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"

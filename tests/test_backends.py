@@ -1,0 +1,131 @@
+"""The same lake on SQLite and a folder, on PostgreSQL and a folder, on PostgreSQL and S3-compatible storage."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from flywheel.arrow import routes_to_arrow
+from flywheel.config import load
+from flywheel.datasets.check import check, repair
+from flywheel.datasets.lake import Lake
+from flywheel.datasets.pins import create, ids
+from flywheel.datasets.places import place_of
+from flywheel.datasets.retention import purge
+from flywheel.datasets.stream import PinStream
+from flywheel.datasets.upkeep import collect_garbage, compact
+from flywheel.errors import LakeError, QueryError
+from flywheel.trajectory import Route, RouteTo, Trajectory
+
+ROOT = Path(__file__).parents[1]
+EVERYTHING = "select t.*, s.* from trajectories t join steps s using (trajectory_id) order by t.trajectory_id, s.index"
+
+
+def test_what_goes_in_comes_out_once(any_lake: Lake, golden: list[Trajectory]) -> None:
+    assert any_lake.append(golden[:5], "a") == 5
+    assert any_lake.append([*golden[3:], golden[7]], "b") == len(golden) - 5
+    assert any_lake.append(golden, "c") == 0
+    assert any_lake.trajectories([one.trajectory_id for one in golden]) == golden
+    routes = [Route(one.trajectory_id, RouteTo.SUPERVISED, True, "good", "test") for one in golden]
+    assert any_lake.append_facts("routes", routes_to_arrow(routes), "routes") == len(golden)
+    assert any_lake.sql("select count(*) as n, sum(verified) as v from trajectories").to_pylist() == [
+        {"n": len(golden), "v": len(golden)}
+    ]
+    assert any_lake.sql("select count(*) as n from trajectories", at=1).to_pylist() == [{"n": 5}]
+    assert check(any_lake) == []
+
+
+def test_writers_at_once(any_lake: Lake, golden: list[Trajectory]) -> None:
+    parts = [golden[start : start + 3] for start in (0, 2, 4, 5, 1, 3)]
+
+    def work(part: list[Trajectory]) -> int:
+        with Lake(any_lake.place) as mine:
+            return mine.append(part, "race")
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(work, parts)) == len(golden)
+    found = any_lake.sql("select trajectory_id as id from trajectories")["id"].to_pylist()
+    assert sorted(found) == sorted(one.trajectory_id for one in golden)
+
+
+def test_upkeep_and_pins(any_lake: Lake, golden: list[Trajectory]) -> None:
+    for one in golden:
+        any_lake.append([one], "episode")
+    pin = create(any_lake, "some", "length > 0")
+    before = any_lake.sql(EVERYTHING)
+    assert compact(any_lake, least=2) == len(golden)
+    assert any_lake.sql(EVERYTHING) == before
+    assert sum(table.num_rows for table in PinStream(any_lake, pin)) == sum(one.length for one in golden)
+    assert len(ids(any_lake, pin)) == len(golden)
+    gone = golden[0].trajectory_id
+    assert purge(any_lake, [gone], "asked for") == 1
+    assert any_lake.append(golden, "again") == 0
+    any_lake.append_facts(
+        "routes", routes_to_arrow([Route(golden[1].trajectory_id, RouteTo.SUPERVISED, True, "", "")]), "r"
+    )
+    collect_garbage(any_lake, keep_snapshots=0, grace=0.0)
+    assert gone not in any_lake.sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist()
+    assert check(any_lake) == []
+
+
+def test_damage_is_found_and_set_aside(any_lake: Lake, golden: list[Trajectory]) -> None:
+    any_lake.append(golden[:4], "a")
+    any_lake.append(golden[4:], "b")
+    (victim,) = any_lake.segments_of([golden[0].trajectory_id])
+    any_lake.storage.delete([f"{victim}.steps.parquet"])
+    with pytest.raises(LakeError, match="is missing; see: flywheel lake check"):
+        any_lake.sql("select 1")
+    (problem,) = check(any_lake)
+    assert problem.reason == "is missing"
+    (aside,) = repair(any_lake, [problem])
+    assert "quarantine" in aside
+    assert check(any_lake) == []
+    assert any_lake.append(golden, "again") == 4
+    assert any_lake.trajectories([one.trajectory_id for one in golden]) == golden
+
+
+def test_sql_reads_no_other_file(any_lake: Lake, golden: list[Trajectory]) -> None:
+    any_lake.append(golden, "a")
+    stray = any_lake.storage.address("stray.parquet")
+    for statement in (
+        f"from read_parquet('{stray}')",
+        f"copy (select 1) to '{stray}'",
+        "from read_text('/etc/passwd')",
+    ):
+        with pytest.raises(QueryError):
+            any_lake.sql(statement)
+
+
+def test_a_lake_by_url(any_lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    any_lake.append(golden, "a")
+    url = any_lake.place.files
+    if any_lake.place.catalog.get_backend_name() != "sqlite":
+        url = f"{any_lake.place.catalog.render_as_string(hide_password=False)}?files={url}"
+    config = load(ROOT / "configs" / "smoke.toml", [f"data_dir='{tmp_path / 'mine'}'", f"lake.url='{url}'"])
+    for lake in (Lake.open(url), Lake.of(config)):
+        with lake:
+            frame = lake.sql("select trajectory_id, success from trajectories order by 1").to_pandas()
+            assert sorted(frame["trajectory_id"]) == sorted(one.trajectory_id for one in golden)
+    assert (tmp_path / "mine" / "staging").is_dir()
+
+
+def test_a_server_that_is_gone_is_told_in_one_line_without_the_password() -> None:
+    with pytest.raises(LakeError) as raised:
+        Lake("postgresql://me:secret@127.0.0.1:9/none?files=/tmp/none")
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://u:p@h/d", "does not say where its files lie"),
+        ("mysql://h/d?files=x", "a catalog is a folder, sqlite:// or postgresql://"),
+        ("postgresql://h:port/d?files=x", "not the URL of a lake"),
+    ],
+)
+def test_what_is_no_lake(url: str, message: str) -> None:
+    with pytest.raises(LakeError, match=message):
+        place_of(url)
