@@ -25,7 +25,7 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
     Routes are committed last, so that a killed run takes up the chunk again; what it had said of the chunk before
     is not said twice.
     """
-    if ids := waiting(lake):
+    if ids := waiting(lake, config.environment.name):
         check_splits(lake)
         with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
             verifiers = make_verifiers(config.curate.verifiers, world)
@@ -42,9 +42,12 @@ def route_counts(lake: Lake) -> dict[str, int]:
     return {row["route"]: row["n"] for row in counts.to_pylist()}
 
 
-def waiting(lake: Lake) -> list[str]:
-    """Ids of the trajectories that are not routed yet."""
-    found = lake.sql("select trajectory_id from trajectories where route is null order by trajectory_id")
+def waiting(lake: Lake, environment: str) -> list[str]:
+    """Ids of an environment's trajectories that are not routed yet."""
+    found = lake.sql(
+        f"""select trajectory_id from trajectories where route is null and environment = '{environment}'
+            order by trajectory_id"""
+    )
     ids: list[str] = found["trajectory_id"].to_pylist()
     return ids
 

@@ -25,6 +25,7 @@ LAYERS = {
     "console": 6,
     "shell": 7,
     "cli_lake": 7,
+    "cli_formats": 7,
     "cli": 8,
 }
 

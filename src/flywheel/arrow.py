@@ -72,6 +72,7 @@ _TRAJECTORY = pa.schema(
         ("config_digest", pa.string()),
         ("started_at", pa.float64()),
         ("schema_version", pa.int32()),
+        ("extra", pa.string()),
     ]
 )
 _ITEM = pa.struct(
@@ -204,7 +205,9 @@ def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Tra
             Trajectory(**{**row, "split": Split(row["split"]), "stop_reason": StopReason(row["stop_reason"])}),
             steps=tuple(sorted(by_id[row["trajectory_id"]], key=lambda step: step.index)),
         )
-        for row in trajectories.select(_TRAJECTORY.names).to_pylist()
+        for row in pa.concat_tables([_TRAJECTORY.empty_table(), trajectories], promote_options="default")
+        .select(_TRAJECTORY.names)
+        .to_pylist()
     ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flywheel.cli_formats import export, import_
 from flywheel.cli_lake import dataset as dataset_commands
 from flywheel.cli_lake import lake as lake_commands
 from flywheel.cli_lake import lineage
@@ -111,7 +112,7 @@ def curate(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_js
     from flywheel.flows.progress import bar
 
     if dry_run:
-        say({"waiting": len(waiting(lake))}, as_json)
+        say({"waiting": len(waiting(lake, settings.environment.name))}, as_json)
         return
     with bar("curate") as progress:
         say(curate_lake(settings, lake, progress), as_json)
@@ -287,6 +288,8 @@ def doctor(config: ConfigFile, sets: Sets = None, as_json: AsJson = False) -> No
         raise typer.Exit(2)
 
 
+app.command("import", epilog="Example: flywheel import runs/ --format atif --data-dir data/imported")(import_)
+app.command(epilog="Example: flywheel export sft --format sft --where \"split = 'train' and verified = 1\"")(export)
 app.command(epilog="Example: flywheel lineage hierarchical-1a2b --json")(lineage)
 app.add_typer(dataset_commands, name="dataset")
 app.add_typer(lake_commands, name="lake")

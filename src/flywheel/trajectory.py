@@ -33,6 +33,8 @@ class StopReason(StrEnum):
     """The step budget ran out: truncated, not terminated."""
     NO_ACTION = "no_action"
     """The policy had nothing left to try: truncated."""
+    UNKNOWN = "unknown"
+    """An imported record that does not say."""
     INFRASTRUCTURE = "infrastructure"
     """The environment or its server broke. Neither success nor failure; out of training and statistics."""
 
@@ -178,6 +180,8 @@ class Trajectory:
     started_at: float
     """Seconds since the epoch, UTC."""
     schema_version: int = SCHEMA_VERSION
+    extra: str | None = None
+    """The record that this was imported from, JSON by format, or None."""
     steps: tuple[Step, ...] = ()
     images: tuple[Image, ...] = ()
     """What the steps' `screenshot` names. Written once with the trajectory; read with `Lake.images`."""

@@ -1,0 +1,152 @@
+"""From a record of another tool to a trajectory: what every reader shares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from flywheel.errors import FlywheelError
+from flywheel.trajectory import Image, Split, Step, StopReason, Task, Trajectory, digest
+
+SOURCE = "imported"
+"""Role and purpose of what others played."""
+
+
+class RecordError(FlywheelError):
+    """A record that cannot be taken; the message is the reason that stands in the quarantine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of somebody else's agent: what it had been told since its last turn, and what it did."""
+
+    observation: str
+    action: str
+    event: str = ""
+    thought: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    logprobs: tuple[float, ...] | None = None
+    seconds: float = 0.0
+    trainable: bool = True
+    screenshot: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A whole record. `success` is None where the record does not say; `verbatim` is kept as it stood."""
+
+    instruction: str
+    turns: Sequence[Turn]
+    agent: str
+    version: str
+    verbatim: Any
+    final_observation: str = ""
+    success: bool | None = None
+    score: float | None = None
+    error: str = ""
+    started_at: float = 0.0
+    images: tuple[Image, ...] = ()
+
+
+def episode(format: str, run: Run, split: Split) -> Trajectory:
+    """The trajectory of a record. Its id is a digest of the whole record: a second import brings nothing new."""
+    if not run.turns:
+        raise RecordError("the agent never acted")
+    task = Task(f"{SOURCE}/{format}", "{}", split, int(digest(run.instruction), 16) >> 1, run.instruction)
+    identity = digest(SOURCE, format, run.verbatim, size=16)
+    success = bool(run.success)
+    policy_id = f"{run.agent}@{run.version}"[:64]
+    last = len(run.turns) - 1
+    steps = tuple(
+        Step(
+            index=index,
+            observation=turn.observation,
+            event=turn.event,
+            note="",
+            place="",
+            state_key="",
+            valid_actions=None,
+            thought=turn.thought,
+            subgoal="",
+            switched=False,
+            action=turn.action,
+            reward=float(success and index == last),
+            progress=float(success and index == last),
+            terminated=index == last and run.success is not None,
+            truncated=False,
+            policy_id=policy_id,
+            policy_version=run.version,
+            trainable=turn.trainable,
+            prompt_tokens=turn.prompt_tokens,
+            completion_tokens=turn.completion_tokens,
+            logprobs=turn.logprobs,
+            seconds=turn.seconds,
+            screenshot=turn.screenshot,
+        )
+        for index, turn in enumerate(run.turns)
+    )
+    return Trajectory(
+        trajectory_id=identity,
+        environment=task.environment,
+        parameters=task.parameters,
+        split=split,
+        seed=task.seed,
+        task_id=task.task_id,
+        task_group=task.group,
+        instruction=run.instruction,
+        policy=SOURCE,
+        policy_id=policy_id,
+        policy_version=run.version,
+        iteration=0,
+        purpose=SOURCE,
+        attempt=0,
+        stop_reason=_stop_reason(run),
+        success=success,
+        score=run.score if run.score is not None else float(success),
+        total_reward=float(success),
+        length=len(steps),
+        final_observation=run.final_observation,
+        final_event=run.final_observation,
+        final_state_key="",
+        error=run.error,
+        parent_policy_id="",
+        config_digest="",
+        started_at=run.started_at,
+        extra=compact({format: run.verbatim}),
+        steps=steps,
+        images=run.images,
+    )
+
+
+def _stop_reason(run: Run) -> StopReason:
+    if run.success is None:
+        return StopReason.UNKNOWN
+    return StopReason.SUCCESS if run.success else StopReason.FAILURE
+
+
+def verbatim(trajectory: Trajectory, format: str) -> Any:
+    """The record that a trajectory was imported from, if it was of this format; else None."""
+    return json.loads(trajectory.extra).get(format) if trajectory.extra else None
+
+
+def compact(value: Any) -> str:
+    """Canonical JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def called(name: str, arguments: Any) -> str:
+    """A tool call as one line of text: its name and its arguments as JSON."""
+    return f"{name} {arguments if isinstance(arguments, str) else compact(arguments)}"
+
+
+def explain(error: ValidationError) -> str:
+    """Where a record breaks its format, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = " ".join(str(first["msg"]).removeprefix("Value error, ").split())
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,93 @@
+"""Any trajectory, verdict, route or segment that the data contract allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from hypothesis import strategies as st
+
+from flywheel.trajectory import Item, Route, RouteTo, Segment, Split, Step, StopReason, Trajectory, Verdict
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+number = st.floats(allow_nan=False, allow_infinity=False)
+small = st.integers(0, 2**31 - 1)
+words = st.lists(text, max_size=3).map(tuple)
+floats32 = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=3).map(tuple)
+
+steps = st.builds(
+    Step,
+    index=st.just(0),
+    observation=text,
+    event=text,
+    note=text,
+    place=text,
+    state_key=text,
+    valid_actions=st.none() | words,
+    thought=text,
+    subgoal=text,
+    switched=st.booleans(),
+    action=text,
+    reward=number,
+    progress=number,
+    terminated=st.booleans(),
+    truncated=st.booleans(),
+    policy_id=text,
+    policy_version=text,
+    trainable=st.booleans(),
+    prompt_tokens=small,
+    completion_tokens=small,
+    logprobs=st.none() | floats32,
+    seconds=number,
+)
+episodes = st.builds(
+    Trajectory,
+    trajectory_id=st.uuids().map(str),
+    environment=text,
+    parameters=text,
+    split=st.sampled_from(Split),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    task_id=text,
+    task_group=text,
+    instruction=text,
+    policy=text,
+    policy_id=text,
+    policy_version=text,
+    iteration=small,
+    purpose=text,
+    attempt=small,
+    stop_reason=st.sampled_from(StopReason),
+    success=st.booleans(),
+    score=number,
+    total_reward=number,
+    final_observation=text,
+    final_event=text,
+    final_state_key=text,
+    error=text,
+    parent_policy_id=text,
+    config_digest=text,
+    started_at=number,
+    schema_version=small,
+    extra=st.none() | text.map(lambda word: json.dumps({"other": word})),
+    length=st.just(0),
+    steps=st.lists(steps, max_size=4).map(
+        lambda some: tuple(dataclasses.replace(step, index=index) for index, step in enumerate(some))
+    ),
+).map(lambda one: dataclasses.replace(one, length=len(one.steps)))
+verdicts = st.builds(
+    Verdict,
+    trajectory_id=text,
+    verifier=text,
+    version=text,
+    arguments=text,
+    completion=number,
+    integrity=number,
+    completion_threshold=number,
+    integrity_threshold=number,
+    passed=st.booleans(),
+    confidence=number,
+    items=st.lists(st.builds(Item, name=text, points=number, fraction=number, evidence=text), max_size=2).map(tuple),
+    raw=text,
+)
+routes = st.builds(Route, text, st.sampled_from(RouteTo), st.booleans(), text, text)
+segments = st.builds(Segment, text, small, small, small, text, st.booleans(), number, text)

@@ -1,0 +1,399 @@
+"""Formats: what goes out comes back, what others wrote comes in once, what is broken is told with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import atif
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from flywheel.arrow import routes_to_arrow, segments_to_arrow
+from flywheel.cli import app
+from flywheel.datasets.exports import export, select_ids
+from flywheel.datasets.formats.catalog import READERS
+from flywheel.datasets.formats.records import RecordError
+from flywheel.datasets.imports import Imported, import_files
+from flywheel.datasets.lake import Lake
+from flywheel.errors import LakeError
+from flywheel.filters.segments import segment
+from flywheel.trajectory import Image, Route, RouteTo, Split, StopReason, Trajectory
+from tests.strategies import episodes
+
+PIXEL = Image("image/png", b"\x89PNG not really")
+CHAT = {
+    "model": "gpt",
+    "messages": [
+        {"role": "system", "content": "You are a cook."},
+        {"role": "user", "content": "Make soup."},
+        {
+            "role": "assistant",
+            "content": "I look around.",
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"at": "room"}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "A pot."},
+        {"role": "assistant", "content": "Done."},
+    ],
+    "success": True,
+}
+SWE = {
+    "environment": "swe_main",
+    "trajectory": [
+        {"action": "ls\n", "observation": "a.py", "thought": "look", "response": "look\nls", "execution_time": 0.5},
+        {"action": "submit", "observation": "", "thought": "", "response": "submit"},
+    ],
+    "history": [{"role": "system", "content": "S"}, {"role": "user", "content": "Fix the bug."}],
+    "info": {"exit_status": "submitted", "model_stats": {"tokens_sent": 10}},
+}
+ATIF = {
+    "schema_version": "ATIF-v1.5",
+    "session_id": "s",
+    "agent": {"name": "terminus", "version": "2.0", "model_name": "m", "tool_definitions": [{"type": "function"}]},
+    "notes": "kept",
+    "steps": [
+        {"step_id": 1, "source": "system", "message": "Be brief."},
+        {"step_id": 2, "timestamp": "2025-10-16T14:30:00Z", "source": "user", "message": "List files."},
+        {
+            "step_id": 3,
+            "source": "agent",
+            "message": "ok",
+            "reasoning_content": "ls will do",
+            "tool_calls": [
+                {"tool_call_id": "a", "function_name": "bash", "arguments": {"command": "ls"}},
+                {"tool_call_id": "b", "function_name": "bash", "arguments": {"command": "pwd"}},
+            ],
+            "observation": {"results": [{"source_call_id": "a", "content": "x"}, {"source_call_id": "b"}]},
+            "metrics": {"prompt_tokens": 7, "completion_tokens": 3, "cost_usd": 0.01, "logprobs": [-0.5]},
+        },
+        {"step_id": 4, "source": "agent", "message": "There is x.", "is_copied_context": True},
+    ],
+    "final_metrics": {"total_cost_usd": 0.01},
+}
+
+
+def _write(path: Path, *records: Any) -> Path:
+    path.write_text("\n".join(json.dumps(record) for record in records))
+    return path
+
+
+# -- ATIF --------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@given(one=episodes)
+def test_a_trajectory_survives_atif(one: Trajectory) -> None:
+    from flywheel.datasets.formats.atif import read, write
+
+    document = json.loads(json.dumps(write(one, {})))
+    assert atif.Trajectory.model_validate(document).to_json_dict() == document
+    assert list(read(document, Split.TRAIN, Path())) == [one]
+
+
+def test_a_hierarchical_episode_is_a_planner_with_sub_agents(golden: list[Trajectory]) -> None:
+    from flywheel.datasets.formats.atif import read, write
+
+    (first, *_), flat = segment(golden[0]), golden[0]
+    starts = {part.start: part.subgoal for part in segment(flat)}
+    subgoal, steps = first.subgoal, []
+    for step in flat.steps:
+        subgoal = starts.get(step.index, subgoal)
+        steps.append(dataclasses.replace(step, subgoal=subgoal, switched=step.index in starts))
+    hierarchical = dataclasses.replace(flat, steps=tuple(steps))
+    document = write(hierarchical, {})
+    assert [step["message"] for step in document["steps"][1:]] == list(starts.values())
+    assert len(document["subagent_trajectories"]) == len(starts)
+    assert list(read(document, Split.TRAIN, Path())) == [hierarchical]
+
+
+def test_another_tools_atif_comes_back_as_it_was(lake: Lake, tmp_path: Path) -> None:
+    child = {**ATIF, "trajectory_id": "child", "notes": "sub"}
+    parent = {**ATIF, "schema_version": "ATIF-v1.7", "subagent_trajectories": [child]}
+    path = _write(tmp_path / "run.json", parent)
+    assert import_files(lake, [path], "atif") == Imported(trajectories=2)
+    assert import_files(lake, [path], "atif") == Imported(known=2)
+    ids = select_ids(lake, "true")
+    export(lake, tmp_path / "out", "atif", ids)
+    written = [json.loads(file.read_text()) for file in (tmp_path / "out").iterdir()]
+    assert sorted(written, key=lambda one: one["notes"]) == [parent, child]
+    (first, last), *_ = (one.steps for one in lake.trajectories(ids))
+    assert first.action == 'bash {"command":"ls"}\nbash {"command":"pwd"}'
+    assert (first.thought, first.prompt_tokens, first.logprobs) == ("ls will do\nok", 7, (-0.5,))
+    assert first.observation == "Be brief.\n\nList files."
+    assert (last.action, last.trainable) == ("There is x.", False)
+    assert import_files(lake, [tmp_path / "out"], "atif").trajectories == 0
+
+
+def test_screenshots_travel_beside_the_document(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    steps = tuple(dataclasses.replace(step, screenshot=PIXEL.sha256) for step in golden[0].steps)
+    seen = dataclasses.replace(golden[0], steps=steps, images=(PIXEL,))
+    lake.append([seen, golden[1]], "episodes")
+    assert lake.images(seen.trajectory_id) == {PIXEL.sha256: PIXEL}
+    assert lake.images(golden[1].trajectory_id) == {}
+    assert lake.sql("select media_type, octet_length(data) as n from images").to_pylist() == [
+        {"media_type": "image/png", "n": len(PIXEL.data)}
+    ]
+    export(lake, tmp_path / "out", "atif", [seen.trajectory_id])
+    with Lake(tmp_path / "other", create=True) as other:
+        import_files(other, [tmp_path / "out"], "atif")
+        assert other.trajectories([seen.trajectory_id]) == [dataclasses.replace(seen, images=())]
+        assert other.images(seen.trajectory_id) == {PIXEL.sha256: PIXEL}
+
+
+# -- other tools -------------------------------------------------------------------------------------------------------
+
+
+def test_chat_messages_come_in_and_go_out(lake: Lake, tmp_path: Path) -> None:
+    import_files(lake, [_write(tmp_path / "log.jsonl", CHAT)], "chat")
+    ids = select_ids(lake, "true")
+    (one,) = lake.trajectories(ids)
+    assert [step.action for step in one.steps] == ['look {"at": "room"}', "Done."]
+    assert [step.observation for step in one.steps] == ["You are a cook.\n\nMake soup.", "A pot."]
+    assert (one.instruction, one.success, one.stop_reason) == ("Make soup.", True, StopReason.SUCCESS)
+    export(lake, tmp_path / "out", "chat", ids)
+    assert json.loads((tmp_path / "out" / "chat.jsonl").read_text()) == CHAT
+
+
+def test_swe_agent_runs_come_in_and_go_out(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    _write(tmp_path / "runs" / "fix.traj", SWE)
+    import_files(lake, [tmp_path / "runs"], "swe-agent", Split.DEV)
+    ids = select_ids(lake, "split = 'dev'")
+    (one,) = lake.trajectories(ids)
+    assert [(step.observation, step.action) for step in one.steps] == [("Fix the bug.", "ls"), ("a.py", "submit")]
+    assert (one.stop_reason, one.success) == (StopReason.UNKNOWN, False)
+    export(lake, tmp_path / "out", "swe-agent", ids)
+    assert json.loads((tmp_path / "out" / f"{ids[0]}.traj").read_text()) == SWE
+
+
+@pytest.mark.parametrize("format", ["chat", "swe-agent"])
+def test_our_own_episodes_are_read_back_from_other_forms(
+    lake: Lake, golden: list[Trajectory], tmp_path: Path, format: str
+) -> None:
+    lake.append(golden, "episodes")
+    export(lake, tmp_path / "out", format, select_ids(lake, "true"))
+    with Lake(tmp_path / "other", create=True) as other:
+        assert import_files(other, [tmp_path / "out"], format).trajectories == len(golden)
+        actions = other.sql("select list(action order by index) as a from steps group by trajectory_id")[
+            "a"
+        ].to_pylist()
+    assert sorted(actions) == sorted([step.action for step in one.steps] for one in golden)
+
+
+# -- tuning rows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def curated(lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]) -> Lake:
+    lake.append([*golden, *noisy], "episodes")
+    routes = [Route(one.trajectory_id, RouteTo.SUPERVISED, True, "", "") for one in golden]
+    routes += [Route(one.trajectory_id, RouteTo.CONTINUAL, False, "", "") for one in noisy]
+    lake.append_facts("routes", routes_to_arrow(routes), "routes")
+    lake.append_facts(
+        "segments", segments_to_arrow([part for one in golden for part in segment(one)]), "s", key=["index"]
+    )
+    return lake
+
+
+def test_sft_rows_have_one_file_a_role(curated: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["export", str(tmp_path / "sft"), "--format", "sft", "--data-dir", str(curated.root)]
+    )
+    assert done.exit_code == 0, done.output
+    rows = {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in (tmp_path / "sft").iterdir()
+    }
+    completed = [[part for part in segment(one) if part.completed] for one in golden]
+    assert len(rows["flat"]) == len(golden)
+    assert len(rows["planner"]) == sum(bool(parts) for parts in completed)
+    assert len(rows["executor"]) == sum(map(len, completed))
+    by_id = {row["trajectory_id"]: row["messages"] for row in rows["planner"]}
+    spoken = [message["content"] for message in by_id[golden[0].trajectory_id] if message["role"] == "assistant"]
+    assert spoken == [part.subgoal for part in completed[0]]
+    assert {message["role"] for row in rows["executor"] for message in row["messages"]} == {
+        "system",
+        "user",
+        "assistant",
+    }
+
+
+def test_sharegpt_and_injected_mistakes(curated: Lake, noisy: list[Trajectory], tmp_path: Path) -> None:
+    ids = select_ids(curated, "route = 'continual'")
+    export(curated, tmp_path / "sharegpt", "sharegpt", ids)
+    rows = [json.loads(line) for line in (tmp_path / "sharegpt" / "sharegpt.jsonl").read_text().splitlines()]
+    assert {turn["from"] for row in rows for turn in row["conversations"]} == {"system", "human", "gpt"}
+    export(curated, tmp_path / "chat", "chat", ids)
+    muted = (tmp_path / "chat" / "chat.jsonl").read_text().count('"weight": 0')
+    assert muted == sum(not step.trainable for one in noisy for step in one.steps) > 0
+
+
+def test_dpo_pairs_part_at_one_action(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    good = golden[0]
+    wrong = dataclasses.replace(good.steps[2], action="drop knife")
+    bad = dataclasses.replace(
+        good,
+        trajectory_id="0" * 32,
+        policy_id="noisy",
+        steps=(*good.steps[:2], wrong),
+        length=3,
+        success=False,
+        stop_reason=StopReason.STEP_LIMIT,
+    )
+    lake.append([good, bad], "episodes")
+    routes = [
+        Route(good.trajectory_id, RouteTo.SUPERVISED, True, "", ""),
+        Route("0" * 32, RouteTo.CONTINUAL, False, "", ""),
+    ]
+    lake.append_facts("routes", routes_to_arrow(routes), "routes")
+    export(lake, tmp_path / "dpo", "dpo", [good.trajectory_id])
+    (row,) = [json.loads(line) for line in (tmp_path / "dpo" / "dpo.jsonl").read_text().splitlines()]
+    assert row["chosen"] == [{"role": "assistant", "content": good.steps[2].action}]
+    assert row["rejected"] == [{"role": "assistant", "content": "drop knife"}]
+    assert [one["content"] for one in row["prompt"] if one["role"] == "assistant"] == [
+        step.action for step in good.steps[:2]
+    ]
+
+
+def test_parquet_holds_every_kind(curated: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    counts = export(curated, tmp_path / "out", "parquet", select_ids(curated, "verified = 1"))
+    assert counts["steps.parquet"] == sum(one.length for one in golden)
+    assert pq.read_table(tmp_path / "out" / "routes.parquet").num_rows == len(golden)
+
+
+def test_an_export_appears_whole_or_not_at_all(curated: Lake, tmp_path: Path) -> None:
+    ids = select_ids(curated, "true")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(LakeError, match="not empty"):
+        export(curated, tmp_path / "full", "chat", ids)
+    with pytest.raises(LakeError, match="no trajectory"):
+        export(curated, tmp_path / "out", "chat", [])
+
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(curated, tmp_path / "out", "chat", ids, stop)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(LakeError, match="left by an export"):
+        export(curated, tmp_path / "out", "chat", ids)
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+BROKEN = [
+    (b"{", "not JSON"),
+    (b"\xff\xfe", "not JSON"),
+    (b'{"messages": NaN}', "NaN is no JSON"),
+    (b"[" * 100_000, "not JSON"),
+    (b"[]", "valid dictionary"),
+    (b'{"messages": "hello"}', "messages: Input should be a valid list"),
+    (b'{"messages": [{"content": "x"}]}', "messages.0.role: Field required"),
+    (b'{"messages": [{"role": "user", "content": "x"}]}', "the agent never acted"),
+    (b'{"messages": [{"role": "assistant", "content": "\\ud800"}]}', "does not fit the data contract"),
+    (
+        b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]}',
+        "an image that is not a base64 data URL",
+    ),
+]
+
+
+def test_bad_lines_are_quarantined_with_their_place_and_the_rest_is_taken(lake: Lake, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [json.dumps(CHAT).encode(), *(line for line, _ in BROKEN), b"", json.dumps({**CHAT, "id": 2}).encode()]
+    path.write_bytes(b"\n".join(lines))
+    arguments = ["import", str(path), "--format", "chat", "--data-dir", str(lake.root), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["trajectories"] == 2
+    assert json.loads(done.stdout)["quarantined"] == len(BROKEN)
+    rows = lake.sql("select source, line, reason from quarantined order by line").to_pylist()
+    assert [row["line"] for row in rows] == list(range(2, len(BROKEN) + 2))
+    assert {row["source"] for row in rows} == {str(path)}
+    for row, (_, reason) in zip(rows, BROKEN, strict=True):
+        assert reason in row["reason"]
+        assert "\n" not in row["reason"]
+    again = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert (again["trajectories"], again["known"]) == (0, 2)
+    assert lake.sql("from quarantined").num_rows == len(BROKEN)
+
+
+def test_a_list_of_records_is_read_one_by_one(lake: Lake, tmp_path: Path) -> None:
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps([CHAT, {"messages": 1}]))
+    done = import_files(lake, [path], "chat")
+    assert (done.trajectories, done.quarantined) == (1, 1)
+    assert done.reasons == [f"{path}:2: messages: Input should be a valid list"]
+
+
+def test_what_is_not_there_changes_nothing(lake: Lake, tmp_path: Path) -> None:
+    good = _write(tmp_path / "log.jsonl", CHAT)
+    with pytest.raises(LakeError, match="no file at"):
+        import_files(lake, [good, tmp_path / "nothing.jsonl"], "chat")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LakeError, match=r"no \.traj files"):
+        import_files(lake, [tmp_path / "empty"], "swe-agent")
+    assert lake.snapshot() == 0
+
+
+def test_images_outside_the_records_folder_are_refused(lake: Lake, tmp_path: Path) -> None:
+    part = {"type": "image", "source": {"media_type": "image/png", "path": "../../etc/passwd"}}
+    step = {"step_id": 1, "source": "user", "message": [part]}
+    path = _write(tmp_path / "run.json", {**ATIF, "schema_version": "ATIF-v1.6", "steps": [step]})
+    assert "lies outside" in import_files(lake, [path], "atif").reasons[0]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+SEEDS = {"atif": ATIF, "chat": CHAT, "swe-agent": SWE}
+
+
+@st.composite
+def damaged(draw: st.DrawFn, seed: Any) -> Any:
+    """A good record with one value, anywhere in it, replaced by any other or taken away."""
+    whole = json.loads(json.dumps(seed))
+    place = whole
+    while True:
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        key = draw(st.sampled_from(list(keys)))
+        if isinstance(place[key], dict | list) and place[key] and draw(st.booleans()):
+            place = place[key]
+            continue
+        if draw(st.booleans()):
+            place[key] = draw(json_values)
+        else:
+            del place[key]
+        return whole
+
+
+@pytest.mark.parametrize("format", sorted(SEEDS))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_readers_give_trajectories_or_a_reason(format: str, data: st.DataObject) -> None:
+    record = data.draw(json_values | damaged(SEEDS[format]))
+    try:
+        found = list(READERS[format](record, Split.TRAIN, Path()))
+    except RecordError as error:
+        assert "\n" not in str(error)
+    else:
+        assert all(one.length == len(one.steps) > 0 for one in found)
+
+
+def test_a_forged_document_of_our_own_is_refused(golden: list[Trajectory]) -> None:
+    from flywheel.datasets.formats.atif import read, write
+
+    for damage in ({"length": 99}, {"split": "none"}, {"stop_reason": 3}, {"extra": None, "length": None}):
+        document = write(golden[0], {})
+        document["extra"]["flywheel"] |= damage
+        with pytest.raises(RecordError, match=r"extra\.flywheel"):
+            list(read(document, Split.TRAIN, Path()))
