@@ -7,6 +7,7 @@ guarantee. Migrations are numbered, go forward only, and a database of a newer s
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -106,7 +107,7 @@ GATE = Table(
 CHAMPION = Table(
     "champion",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),
     Column("policy_id", String(64), nullable=False),
     Column("reason", Text, nullable=False),
     Column("gate_id", String(64), nullable=False),
@@ -202,6 +203,8 @@ class Catalog:
     def __init__(self, url: URL) -> None:
         self.name = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
         self.engine = _engine(url)
+        self.close = weakref.finalize(self, self.engine.dispose)
+        """Closes every connection; done at the latest when nobody holds the catalog any more."""
         self._migrate()
 
     @contextmanager
@@ -214,9 +217,6 @@ class Catalog:
         """One consistent state of all tables."""
         with self._told(), self.engine.connect().execution_options(reading=True) as connection:
             yield connection
-
-    def close(self) -> None:
-        self.engine.dispose()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,10 @@ class ParquetSink:
 
     def abandon(self) -> None:
         """Close and remove what was written so far."""
-        self._file.close()
+        with suppress(OSError):
+            self._writer.close()
+        with suppress(OSError):
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
     def _flush(self) -> None:

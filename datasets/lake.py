@@ -26,7 +26,7 @@ from flywheel.config import Config
 from flywheel.datasets.catalog import FACT, SEGMENT, SNAPSHOT, TRAJECTORY, Catalog, new_snapshot
 from flywheel.datasets.files import Source, Written, read_rows, write_parquet
 from flywheel.datasets.places import Place, place_of
-from flywheel.datasets.reading import QueryLimits, open_views, run_query
+from flywheel.datasets.reading import Files, QueryLimits, open_views, run_query
 from flywheel.datasets.snapshots import catalog_tables, files_of
 from flywheel.datasets.storage import source, storage_at
 from flywheel.errors import LakeError
@@ -35,6 +35,7 @@ from flywheel.trajectory import SCHEMA_VERSION, Image, Trajectory
 LOOKUP = 500
 """Keys of one catalog query."""
 Tables = Iterable[pa.Table]
+Contents = tuple[Files, dict[str, pa.Table]]
 
 
 class Lake:
@@ -189,17 +190,22 @@ class Lake:
 
     def connect(self, at: int | None = None) -> duckdb.DuckDBPyConnection:
         """A locked DuckDB connection with the views, as of a snapshot or now."""
+        return open_views(*self.contents(at), self.storage.filesystem)
+
+    def contents(self, at: int | None = None) -> Contents:
+        """The Parquet files and the catalog's tables that the views read, as of a snapshot or now."""
         with self.catalog.read() as connection:
-            files = files_of(connection, at, self.storage, self.name)
-            tables = catalog_tables(connection, at)
-        return open_views(files, tables, self.storage.filesystem)
+            return files_of(connection, at, self.storage, self.name), catalog_tables(connection, at)
 
     def segments_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """Segment → which of these trajectories it holds."""
         found: dict[str, list[str]] = {}
         with self.catalog.read() as connection:
             for start in range(0, len(ids), LOOKUP):
-                query = select(TRAJECTORY).where(TRAJECTORY.c.trajectory_id.in_(ids[start : start + LOOKUP]))
+                query = select(TRAJECTORY).where(
+                    TRAJECTORY.c.trajectory_id.in_(ids[start : start + LOOKUP]),
+                    TRAJECTORY.c.segment.in_(select(SEGMENT.c.name)),
+                )
                 for row in connection.execute(query):
                     found.setdefault(row.segment, []).append(row.trajectory_id)
         return found

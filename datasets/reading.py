@@ -6,12 +6,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from flywheel.arrow import ARROW_SCHEMAS
+from flywheel.datasets.files import writing
 from flywheel.datasets.views import PARQUET_KINDS, VIEWS
 from flywheel.errors import LakeError, QueryError
 
@@ -24,12 +26,13 @@ class QueryLimits:
     memory: str = "80%"
 
 
-def open_views(
-    files: Mapping[str, Mapping[int, Sequence[str]]], tables: Mapping[str, pa.Table], filesystem: Any
-) -> duckdb.DuckDBPyConnection:
-    """A connection with the documented views over Parquet files by kind and catalog tables by view, locked.
+Files = Mapping[str, Mapping[int, Sequence[str]]]
+"""Addresses of Parquet files by kind and schema version."""
+MARK = "flywheel_views"
 
-    Files of one kind and schema version have the same columns, so that binding a view opens one of them.
+
+def open_views(files: Files, tables: Mapping[str, pa.Table], filesystem: Any) -> duckdb.DuckDBPyConnection:
+    """A connection with the documented views over Parquet files by kind and catalog tables by view, locked.
 
     From then on it reads no other file, changes no setting, loads no extension and spills nothing to disk.
     """
@@ -40,22 +43,66 @@ def open_views(
         connection.register_filesystem(filesystem)
     for kind in PARQUET_KINDS:
         connection.register(f"empty_{kind}", ARROW_SCHEMAS[kind].empty_table())
-        source = "".join(
-            f" union all by name select * from read_parquet({literal(paths)})" for paths in files[kind].values()
-        )
-        try:
-            connection.execute(f"create temp view raw_{kind} as select * from empty_{kind}{source}")
-        except duckdb.Error as error:
-            raise LakeError(f"broken Parquet file: {one_line(error)}; see: flywheel lake check") from error
     for view, table in tables.items():
         connection.register(f"raw_{view}", table)
-    for name, face in VIEWS.items():
-        connection.execute(f"create temp view {name} as {face.statement}")
+    _define(connection, files, "temp view")
     allowed = literal([path for versions in files.values() for paths in versions.values() for path in paths])
     connection.execute(f"set allowed_paths = {allowed}")
     connection.execute("set enable_external_access = false")
     connection.execute("set python_enable_replacements = false")
     return connection
+
+
+def write_views(file: Path, files: Files, tables: Mapping[str, pa.Table], filesystem: Any) -> None:
+    """A DuckDB database of the views, with their documentation as comments; it replaces one that we wrote before.
+
+    The catalog's tables are copied into it, the Parquet files stay where they are.
+    """
+    if file.exists() and not _is_ours(file):
+        raise LakeError(f"{file} is not a file of views; name a new one")
+    draft = file.with_name(f"{file.name}.part")
+    draft.unlink(missing_ok=True)
+    with writing(file), duckdb.connect(str(draft)) as connection:
+        if filesystem is not None:
+            connection.register_filesystem(filesystem)
+        copies = {f"empty_{kind}": ARROW_SCHEMAS[kind].empty_table() for kind in PARQUET_KINDS}
+        for name, table in (copies | {f"raw_{view}": table for view, table in tables.items()}).items():
+            connection.register("given", table)
+            connection.execute(f"create table {name} as from given")
+            connection.unregister("given")
+        _define(connection, files, "view")
+        connection.execute(f"create table {MARK} as select now() as written_at")
+        for name, face in VIEWS.items():
+            connection.execute(f"comment on view {name} is '{_quoted(f'A row is {face.row}.')}'")
+            for column, holds in face.columns.items():
+                connection.execute(f"comment on column {name}.\"{column}\" is '{_quoted(holds)}'")
+    draft.replace(file)
+
+
+def _define(connection: duckdb.DuckDBPyConnection, files: Files, sort: str) -> None:
+    """The views, over relations `empty_*` and catalog tables `raw_*` that are there already.
+
+    Files of one kind and schema version have the same columns, so that binding a view opens one of them.
+    """
+    for kind in PARQUET_KINDS:
+        source = "".join(
+            f" union all by name select * from read_parquet({literal(paths)})" for paths in files[kind].values()
+        )
+        try:
+            connection.execute(f"create {sort} raw_{kind} as select * from empty_{kind}{source}")
+        except duckdb.Error as error:
+            raise LakeError(f"broken Parquet file: {one_line(error)}; see: flywheel lake check") from error
+    for name, face in VIEWS.items():
+        connection.execute(f"create {sort} {name} as {face.statement}")
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        with duckdb.connect(str(file), read_only=True) as connection:
+            found = connection.execute(f"select 1 from duckdb_tables() where table_name = '{MARK}'").fetchone()
+    except duckdb.Error:
+        return False
+    return found is not None
 
 
 def run_query(connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits) -> pa.Table:

@@ -19,7 +19,7 @@ from flywheel.datasets.files import Written, read_rows
 from flywheel.datasets.lake import Lake, file_name, segment_row
 from flywheel.datasets.lineage import revoke
 from flywheel.datasets.reading import check_condition
-from flywheel.datasets.upkeep import delete_garbage, discard_later, rows
+from flywheel.datasets.upkeep import collect_garbage, compact, delete_garbage, discard_later, rows
 
 Segment = Row[Any]
 
@@ -57,6 +57,15 @@ def retire(lake: Lake, condition: str) -> int:
         for segment in found:
             _leave_out(lake, segment, ids)
     return len(ids)
+
+
+def tend(lake: Lake, rules: Sequence[str]) -> dict[str, int]:
+    """What a lake needs now and then: retention rules, compaction, garbage collection. How much each of them did."""
+    return {
+        "retired": sum(retire(lake, rule) for rule in rules),
+        "merged": compact(lake),
+        "deleted": collect_garbage(lake),
+    }
 
 
 def _holding(lake: Lake, ids: Sequence[str], *, live: bool) -> list[list[Segment]]:
@@ -127,6 +136,7 @@ def _leave_out(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> No
         connection.execute(update(SEGMENT).where(mine).values(end_snapshot=snapshot))
         if kept:
             connection.execute(insert(SEGMENT), [segment_row(name, *file, snapshot) for file in kept.items()])
-        for ledger in (TRAJECTORY, FACT):
-            connection.execute(update(ledger).where(ledger.c.segment == old).values(segment=name))
+        staying = (TRAJECTORY.c.segment == old) & TRAJECTORY.c.trajectory_id.not_in(ids)
+        connection.execute(update(TRAJECTORY).where(staying).values(segment=name))
+        connection.execute(update(FACT).where(FACT.c.segment == old).values(segment=name))
     lake.discard(name, files.keys() - kept.keys())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, func, insert, select
 
 from flywheel.datasets.catalog import CHAMPION, LINEAGE, POLICY
 from flywheel.datasets.lake import Lake
@@ -99,9 +99,9 @@ def crown(lake: Lake, policy_id: str, reason: str, gate_id: str = "") -> None:
     with lake.catalog.write() as connection:
         if gate_id and connection.scalar(select(CHAMPION.c.id).where(CHAMPION.c.gate_id == gate_id)):
             return
-        connection.execute(
-            insert(CHAMPION).values(policy_id=policy_id, reason=reason, gate_id=gate_id, created_at=time.time())
-        )
+        number = (connection.scalar(select(func.max(CHAMPION.c.id))) or 0) + 1
+        row = {"id": number, "policy_id": policy_id, "reason": reason, "gate_id": gate_id, "created_at": time.time()}
+        connection.execute(insert(CHAMPION).values(**row))
 
 
 def rollback(lake: Lake) -> str:

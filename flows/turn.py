@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State
 
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.retention import tend
 from flywheel.distill.collection import collect
 from flywheel.distill.evaluation import Rate, evaluate, gate
 from flywheel.distill.gate import Decision
@@ -43,11 +44,13 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         return iteration.report
     collect_stage(config, lake, iteration)
     curate_stage(config, lake, number)
+    upkeep = upkeep_stage.submit(config, lake)
     challenger = distill_stage(config, lake, "hierarchical", number)
     control = distill_stage(config, lake, "flat", number)
     decision = gate_stage(config, lake, challenger, iteration)
     contestants = [EXPERT, NOISY_EXPERT, control.policy_id, challenger.policy_id]
     rates = [evaluate_stage(config, lake, name, number) for name in contestants]
+    upkeep.wait()
     report = write_report(config, lake, number, route_counts(lake), rates, decision)
     finish(lake, number, report)
     return report
@@ -65,6 +68,12 @@ def curate_stage(config: Config, lake: Lake, number: int) -> None:
     with bar(f"curate {number}") as progress:
         routes = curate(config, lake, progress)
     publish("curate", number, [{"route": name, "trajectories": count} for name, count in routes.items()])
+
+
+@task(name="upkeep", cache_policy=NO_CACHE)
+def upkeep_stage(config: Config, lake: Lake) -> None:
+    """Runs beside distillation; a failed upkeep stops no turn, the next one does its work."""
+    tend(lake, config.lake.retire)
 
 
 @task(name="distill", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)

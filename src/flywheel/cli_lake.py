@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flywheel.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say, show_table
+from flywheel.errors import LakeError
 
 dataset = typer.Typer(
     help="Named, versioned datasets over the lake.",
@@ -24,6 +25,7 @@ lake = typer.Typer(
 
 Title = Annotated[str, typer.Argument(help="name@v2, or a name for its newest version.")]
 Ids = Annotated[list[str], typer.Argument(help="Whole trajectory ids.")]
+Place = Annotated[str, typer.Argument(metavar="DIR|URL", help="A folder, or the URL of a lake.")]
 Reason = Annotated[str, typer.Option(help="Why; it stands in the catalog from then on.")]
 
 
@@ -149,6 +151,59 @@ def gc(
     from flywheel.datasets.upkeep import collect_garbage
 
     say({"deleted files": collect_garbage(open_lake(data_dir), keep_snapshots=keep, grace=grace)}, as_json)
+
+
+@lake.command(epilog="Example: flywheel lake retire \"route = 'continual' and iteration < 5\" --dry-run")
+def retire(
+    where: Annotated[str, typer.Argument(help="SQL over the view trajectories.")],
+    data_dir: DataDir = DEFAULT_DATA,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let trajectories that taught nobody leave the newest snapshot; datasets that hold them go on reading them."""
+    from flywheel.datasets.retention import due
+    from flywheel.datasets.retention import retire as retire_trajectories
+
+    opened = open_lake(data_dir)
+    say({"retired": len(due(opened, where)) if dry_run else retire_trajectories(opened, where)}, as_json)
+
+
+@lake.command(epilog="Example: flywheel lake backup /mnt/backup/quickstart")
+def backup(place: Place, data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Copy the lake to a folder or URL; the next backup to the same place copies only what is new."""
+    from flywheel.datasets.copies import copy
+    from flywheel.flows.progress import bar
+
+    with bar("backup") as progress:
+        say({"copied files": copy(open_lake(data_dir), open_lake(place, create=True), progress)}, as_json)
+
+
+@lake.command(epilog="Example: flywheel lake restore /mnt/backup/quickstart --data-dir data/again")
+def restore(place: Place, data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Copy a backup into an empty lake."""
+    from flywheel.datasets.copies import copy
+    from flywheel.flows.progress import bar
+
+    copied, into = open_lake(place), open_lake(data_dir, create=True)
+    if into.snapshot():
+        raise LakeError(f"{into.name} is not empty; restore into a new place")
+    with bar("restore") as progress:
+        say({"copied files": copy(copied, into, progress)}, as_json)
+
+
+@lake.command(epilog="Example: flywheel lake views lake.duckdb; then: duckdb lake.duckdb")
+def views(
+    file: Annotated[Path, typer.Argument(help="A new .duckdb file, or one that this command wrote.")],
+    at: Annotated[str | None, typer.Option(help="As of a snapshot (12) or a dataset (name@v3).")] = None,
+    data_dir: DataDir = DEFAULT_DATA,
+) -> None:
+    """Write a DuckDB file with the views over one snapshot, for DuckDB's own shell and for BI tools."""
+    from flywheel.datasets.pins import snapshot_of
+    from flywheel.datasets.reading import write_views
+
+    opened = open_lake(data_dir)
+    files, tables = opened.contents(snapshot_of(opened, at) if at else None)
+    write_views(file, files, tables, opened.storage.filesystem)
 
 
 @lake.command(epilog="Example: flywheel lake revoke 3f2a91c04b… --reason 'licence withdrawn'")

@@ -12,6 +12,8 @@ from flywheel.environments.protocol import World
 from flywheel.trajectory import StopReason, Trajectory, trajectory_id
 
 COMMIT_EVERY = 32
+COMMIT_STEPS = 4096
+"""Long episodes are committed a few at a time, so that memory holds no more."""
 INFRASTRUCTURE_RETRIES = 2
 RETRY_STRIDE = 1000
 """Retries of broken episodes count their attempts from here, apart from planned attempts."""
@@ -49,7 +51,7 @@ def play(
             batch.append(trajectory)
             if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
                 broken.append(named[trajectory.trajectory_id])
-            if len(batch) == COMMIT_EVERY:
+            if len(batch) == COMMIT_EVERY or sum(one.length for one in batch) >= COMMIT_STEPS:
                 lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
                 progress(len(batch))
                 batch = []
