@@ -1,108 +1,51 @@
-"""The lake beside JSONL, Hugging Face datasets and SQLite on the same trajectories, JSON on stdout.
+"""The lake beside its peers on the same trajectories, JSON on stdout.
 
-python benchmarks/lake.py [--trajectories 2000] [--steps 40] [--batch 32]
+python benchmarks/lake.py [--trajectories 20000] [--steps 40] [--batch 32] [--scout PYTHON]
 
-Everyone ingests the same Python objects in the same batches and syncs each batch to disk. Rows per CPU-second count
-user and system time of this process. Times of queries are the best of three, in a fresh connection each.
+Peers: JSON lines (+ pandas), Hugging Face datasets, SQLite, LanceDB (if installed), and Inspect Scout's transcript
+store through the interpreter of a virtual environment of its own (--scout). Everyone ingests the same objects in the
+same batches and syncs each batch to disk. Rows per CPU-second count user and system time of the process. Times of
+queries are the best of three, in a fresh connection each; the JSON lines are loaded once.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
+import resource
 import sqlite3
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from datasets import Dataset, disable_progress_bars
+from made_up import trajectories
 
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.pins import create
 from flywheel.datasets.stream import PinStream
-from flywheel.trajectory import Split, Step, StopReason, Task, Trajectory, trajectory_id
+from flywheel.trajectory import Trajectory
 
-TEXT = "red green yellow onion potato pepper fridge counter oven stove open closed north south door kitchen"
-WORDS = TEXT.split()
 QUESTION = "select task_id, policy, count(*) as n, avg(success::int) as p from trajectories group by all"
+HERE = Path(__file__).parent
+Batch = list[Trajectory]
 
 
-def trajectories(count: int, steps: int) -> Iterator[Trajectory]:
-    """Made-up episodes whose observations are 1.2 KB of words that partly repeat from step to step."""
-    chance = random.Random(0)
-    for number in range(count):
-        task = Task("made-up", "{}", Split.TRAIN, number // 4, "Do it.")
-        room = " ".join(chance.choices(WORDS, k=150))
-        policy = ("expert", "flat", "hierarchical")[number % 3]
-        rows = tuple(
-            Step(
-                index=index,
-                observation=f"{room} {' '.join(chance.choices(WORDS, k=40))}",
-                event="Done.",
-                note="",
-                place="kitchen",
-                state_key=f"{chance.getrandbits(64):016x}",
-                action=" ".join(chance.choices(WORDS, k=3)),
-                thought="",
-                subgoal="explore",
-                switched=index == 0,
-                terminated=index == steps - 1,
-                truncated=False,
-                trainable=True,
-                prompt_tokens=100,
-                completion_tokens=3,
-                seconds=0.01,
-                reward=float(index == steps - 1),
-                progress=index / steps,
-                policy_id=policy,
-                policy_version="1",
-                logprobs=(-0.5, -0.25, -0.125),
-                valid_actions=("go north", "go south", "open fridge"),
-            )
-            for index in range(steps)
-        )
-        yield Trajectory(
-            trajectory_id=trajectory_id(task, policy, "1", "collect", number),
-            environment=task.environment,
-            parameters=task.parameters,
-            split=task.split,
-            seed=task.seed,
-            task_id=task.task_id,
-            task_group=task.group,
-            instruction=task.instruction,
-            policy=policy,
-            policy_id=policy,
-            policy_version="1",
-            iteration=1,
-            purpose="collect",
-            attempt=number,
-            stop_reason=StopReason.SUCCESS if chance.random() < 0.5 else StopReason.FAILURE,
-            success=number % 2 == 0,
-            score=1.0,
-            total_reward=1.0,
-            length=steps,
-            final_observation="",
-            final_event="",
-            final_state_key="",
-            error="",
-            parent_policy_id="",
-            config_digest="",
-            started_at=0.0,
-            steps=rows,
-        )
-
-
-def cpu_seconds(work: Callable[[list[Trajectory]], object], batches: list[list[Trajectory]]) -> float:
-    began = time.process_time()
+def cpu_seconds(work: Callable[[Batch], object], batches: list[Batch]) -> float:
+    began = resource.getrusage(resource.RUSAGE_SELF)
     for batch in batches:
         work(batch)
-    return time.process_time() - began
+    ended = resource.getrusage(resource.RUSAGE_SELF)
+    return ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime
 
 
 def best(work: Callable[[], object], runs: int = 3) -> float:
@@ -118,8 +61,13 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def to_jsonl(folder: Path) -> Callable[[list[Trajectory]], None]:
-    def work(batch: list[Trajectory]) -> None:
+def sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def to_jsonl(folder: Path) -> Callable[[Batch], None]:
+    def work(batch: Batch) -> None:
         with (folder / "episodes.jsonl").open("a") as file:
             file.writelines(json.dumps(asdict(one)) + "\n" for one in batch)
             file.flush()
@@ -128,21 +76,20 @@ def to_jsonl(folder: Path) -> Callable[[list[Trajectory]], None]:
     return work
 
 
-def to_hugging_face(folder: Path) -> Callable[[list[Trajectory]], None]:
-    def work(batch: list[Trajectory]) -> None:
+def to_hugging_face(folder: Path) -> Callable[[Batch], None]:
+    def work(batch: Batch) -> None:
         path = folder / f"{batch[0].trajectory_id}.parquet"
         Dataset.from_list([asdict(one) for one in batch]).to_parquet(str(path))
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
 
     return work
 
 
-def to_sqlite(folder: Path) -> Callable[[list[Trajectory]], None]:
+def to_sqlite(folder: Path) -> Callable[[Batch], None]:
     connection = sqlite3.connect(folder / "episodes.sqlite")
     connection.execute("create table step (trajectory_id, idx, body, primary key (trajectory_id, idx))")
 
-    def work(batch: list[Trajectory]) -> None:
+    def work(batch: Batch) -> None:
         with connection:
             connection.executemany(
                 "insert into step values (?, ?, ?)",
@@ -152,50 +99,92 @@ def to_sqlite(folder: Path) -> Callable[[list[Trajectory]], None]:
     return work
 
 
+def to_lancedb(folder: Path) -> Callable[[Batch], None]:
+    import lancedb
+
+    database = lancedb.connect(folder)
+    tables: list[Any] = []
+
+    def work(batch: Batch) -> None:
+        rows = [{"trajectory_id": one.trajectory_id, **asdict(step)} for one in batch for step in one.steps]
+        table = pa.Table.from_pylist(rows)
+        if tables:
+            tables[0].add(table)
+        else:
+            tables.append(database.create_table("steps", table))
+
+    return work
+
+
+def scout(python: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    command = [python, str(HERE / "scout_store.py"), str(folder)]
+    command += [str(value) for value in (arguments.trajectories, arguments.steps, arguments.batch)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "src")}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def ratios(ours: float, theirs: dict[str, float]) -> dict[str, float]:
+    return {name: round(ours / value, 2) for name, value in theirs.items() if name != "flywheel"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trajectories", type=int, default=2000)
+    parser.add_argument("--trajectories", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--scout", help="python of an environment with inspect-scout")
     asked = parser.parse_args()
     disable_progress_bars()
     every = list(trajectories(asked.trajectories, asked.steps))
     batches = [every[start : start + asked.batch] for start in range(0, len(every), asked.batch)]
     rows = asked.trajectories * asked.steps
     figures: dict[str, Any] = {"trajectories": asked.trajectories, "steps": rows, "batch": asked.batch}
-    with tempfile.TemporaryDirectory() as place:
-        folders = {name: Path(place) / name for name in ("flywheel", "jsonl", "hugging_face", "sqlite")}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as place:
+        makers = {"jsonl": to_jsonl, "hugging_face": to_hugging_face, "sqlite": to_sqlite}
+        if importlib.util.find_spec("lancedb"):
+            makers["lancedb"] = to_lancedb
+        folders = {name: Path(place) / name for name in ("flywheel", *makers, "scout")}
         for folder in folders.values():
             folder.mkdir()
         lake = Lake(folders["flywheel"], create=True)
-        writers = {
-            "flywheel": lambda batch: lake.append(batch, "benchmark"),
-            "jsonl": to_jsonl(folders["jsonl"]),
-            "hugging_face": to_hugging_face(folders["hugging_face"]),
-            "sqlite": to_sqlite(folders["sqlite"]),
-        }
+        writers: dict[str, Callable[[Batch], object]] = {"flywheel": lambda batch: lake.append(batch, "benchmark")}
+        writers |= {name: make(folders[name]) for name, make in makers.items()}
         speed = {name: rows / cpu_seconds(work, batches) for name, work in writers.items()}
+        found = scout(asked.scout, asked, folders["scout"]) if asked.scout else {}
+        if found:
+            speed["scout"] = rows / found["ingest"]
         figures["ingest, rows per CPU-second"] = {name: round(value) for name, value in speed.items()}
-        figures["ingest, times as fast as"] = {
-            name: round(speed["flywheel"] / value, 2) for name, value in speed.items() if name != "flywheel"
-        }
-        sizes = {name: size(folder) for name, folder in folders.items()}
-        figures["bytes a step"] = {name: round(value / rows) for name, value in sizes.items()}
-        question = best(lambda: lake.sql(QUESTION))
+        figures["ingest, times as fast as"] = ratios(speed["flywheel"], speed)
+        sizes = {name: size(folders[name]) / rows for name in speed}
+        figures["bytes a step"] = {name: round(value) for name, value in sizes.items()}
+        figures["bytes, share of"] = ratios(sizes["flywheel"], sizes)
 
         def pandas() -> object:
             frame = pd.read_json(folders["jsonl"] / "episodes.jsonl", lines=True)
             return frame.groupby(["task_id", "policy"])["success"].agg(["count", "mean"])
 
-        figures["success by task and policy, seconds"] = {
-            "flywheel": round(question, 3),
-            "jsonl + pandas": round(loaded := best(pandas, 1), 3),
-            "times as fast": round(loaded / question),
+        question = {"flywheel": best(lambda: lake.sql(QUESTION)), "jsonl + pandas": best(pandas, 1)}
+        if found:
+            question["scout"] = found["question"]
+        figures["success by task and policy, seconds"] = {name: round(value, 4) for name, value in question.items()}
+        figures["success by task and policy, times as fast as"] = {
+            name: round(value / question["flywheel"], 1) for name, value in question.items() if name != "flywheel"
         }
         some = [one.trajectory_id for one in random.Random(1).sample(every, 20)]
-        figures["one trajectory by id, seconds"] = round(
-            sum(best(lambda one=one: lake.trajectories([one])) for one in some) / len(some), 4
-        )
+        reading = sqlite3.connect(folders["sqlite"] / "episodes.sqlite")
+        by_id = {
+            "flywheel": sum(best(lambda one=one: lake.trajectories([one])) for one in some) / len(some),
+            "sqlite": sum(
+                best(lambda one=one: reading.execute("select body from step where trajectory_id = ?", [one]).fetchall())
+                for one in some
+            )
+            / len(some),
+        }
+        if found:
+            by_id["scout"] = found["by id"]
+        figures["one trajectory by id, milliseconds"] = {name: round(1000 * value, 2) for name, value in by_id.items()}
         pin = create(lake, "all", "true")
         began, read = time.perf_counter(), 0
         for table in PinStream(lake, pin, batch=asked.batch):

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,9 +17,10 @@ import pyarrow.parquet as pq
 from flywheel.errors import LakeError
 
 GROUP_ROWS = 16_384
-GROUP_BYTES = 16 << 20
+GROUP_BYTES = 4 << 20
 """A row group ends at whichever comes first: readers and writers hold one at a time."""
 ZSTD_LEVEL = 3
+KEY = "trajectory_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class ParquetSink:
             schema,
             compression="zstd" if packed else "none",
             compression_level=ZSTD_LEVEL if packed else None,
-            use_dictionary=["trajectory_id"],
+            use_dictionary=[KEY],
         )
 
     def write(self, table: pa.Table) -> None:
@@ -111,14 +113,27 @@ Source = tuple[str, object]
 
 
 def read_rows(source: Source, trajectory_ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows, whole or in part, of some trajectories in one file. Raises `LakeError` for a broken file."""
-    wanted = pc.field("trajectory_id").isin(trajectory_ids)
-    return _read(
-        source,
-        lambda path, filesystem: pq.read_table(
-            path, columns=columns and list(columns), filters=wanted, partitioning=None, filesystem=filesystem
-        ),
-    )
+    """The rows, whole or in part, of some trajectories in one file, in its order. Raises `LakeError` if it is broken.
+
+    Of a large file only the row groups that hold one of them are read.
+    """
+    return _read(source, lambda path, filesystem: _rows_in(path, filesystem, trajectory_ids, columns))
+
+
+def _rows_in(path: str, filesystem: object, trajectory_ids: Sequence[str], columns: Sequence[str] | None) -> pa.Table:
+    wanted = pa.array(trajectory_ids, pa.string())
+    with pq.ParquetFile(path, filesystem=filesystem) as file:
+        groups = list(range(file.num_row_groups))
+        if len(groups) > 1:
+            ids = file.read([KEY], use_threads=False)[KEY]
+            ends = np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
+            rows = np.flatnonzero(pc.is_in(ids, value_set=wanted).to_numpy())
+            groups = np.unique(np.searchsorted(ends, rows, side="right")).tolist()
+        read = None if columns is None else list(dict.fromkeys((KEY, *columns)))
+        table = file.read_row_groups(groups, read, use_threads=False)
+    mine = pc.is_in(table[KEY], value_set=wanted)
+    table = table if pc.all(mine).as_py() else table.filter(mine)
+    return table if columns is None else table.select(list(columns))
 
 
 def row_groups(source: Source, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
