@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow lint bench clean
+.PHONY: help install quickstart test test-fast test-slow test-reliability lint bench clean
 
 help:  ## Show this list
 	@echo "Flywheel: a data flywheel for trajectory distillation"
@@ -34,6 +34,9 @@ test-fast: $(STAMP)  ## The tests that take seconds
 
 test-slow: $(STAMP)  ## The tests that take minutes
 	"$(BIN)/python" -m pytest -m slow
+
+test-reliability: $(STAMP)  ## Kill -9 writers a hundred times on each backend
+	FLYWHEEL_ROUNDS=100 "$(BIN)/python" -m pytest tests/test_reliability.py
 
 lint: $(STAMP)  ## Format and fix what can be fixed
 	"$(BIN)/ruff" check --fix .

@@ -18,6 +18,7 @@ from flywheel.datasets.cards import dataset_card
 from flywheel.datasets.catalog import PIN
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.reading import check_condition
+from flywheel.datasets.snapshots import SnapshotGoneError, check_snapshot
 from flywheel.errors import LakeError
 from flywheel.trajectory import digest
 
@@ -50,6 +51,14 @@ def create(lake: Lake, name: str, condition: str, *, sample: int = 0, seed: int 
     if not _NAME.fullmatch(name):
         raise LakeError(f"'{name}' is no name for a dataset; use a-z, 0-9, - and _")
     check_condition(condition)
+    while True:
+        try:
+            return _create(lake, name, condition, sample, seed)
+        except SnapshotGoneError:
+            continue  # upkeep was at work meanwhile; the newest snapshot will do
+
+
+def _create(lake: Lake, name: str, condition: str, sample: int, seed: int) -> Pin:
     snapshot = lake.snapshot()
     ids = _ids(lake, snapshot, condition, sample, seed)
     if not ids:
@@ -66,6 +75,7 @@ def create(lake: Lake, name: str, condition: str, *, sample: int = 0, seed: int 
     draft = Pin(name, 0, snapshot, condition, sample, seed, len(ids), steps, found, "", "")
     card = dataset_card(lake, draft.name, snapshot, condition, ids)
     with lake.catalog.write() as connection:
+        check_snapshot(connection, snapshot, lake.name)
         version = (connection.scalar(select(func.max(PIN.c.version)).where(PIN.c.name == name)) or 0) + 1
         row = {**asdict(draft), "version": version, "sample": sample or None, "card": card, "created_at": time.time()}
         connection.execute(insert(PIN).values(**row))

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 from flywheel.datasets.catalog import FACT, SEGMENT, TRAJECTORY, new_snapshot
 from flywheel.datasets.files import Written, read_rows
-from flywheel.datasets.lake import Lake, file_name, segment_row
+from flywheel.datasets.lake import LOOKUP, Lake, file_name, segment_row
 from flywheel.datasets.lineage import revoke
 from flywheel.datasets.reading import check_condition
 from flywheel.datasets.upkeep import collect_garbage, compact, delete_garbage, discard_later, rows
@@ -71,15 +71,30 @@ def tend(lake: Lake, rules: Sequence[str]) -> dict[str, int]:
 def _holding(lake: Lake, ids: Sequence[str], *, live: bool) -> list[list[Segment]]:
     """The segments that still have a row of these trajectories, each as its files.
 
-    Segments of any snapshot count, or only those that the newest reads.
+    The catalog knows which live segments do; of those that only earlier snapshots read, each file is asked.
     """
     if not ids:
         return []
     query = select(SEGMENT).order_by(SEGMENT.c.name, SEGMENT.c.kind)
     with lake.catalog.read() as connection:
-        rows = connection.execute(query.where(SEGMENT.c.end_snapshot.is_(None)) if live else query).all()
+        names = _live_segments(connection, ids)
+        ended = SEGMENT.c.end_snapshot.is_not(None)
+        rows = connection.execute(
+            query.where(SEGMENT.c.name.in_(names) & ~ended if live else SEGMENT.c.name.in_(names) | ended)
+        ).all()
     segments = [list(files) for _, files in groupby(rows, lambda row: str(row.name))]
     return [files for files in segments if any(_has(lake, file, ids) for file in files)]
+
+
+def _live_segments(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Segments with these trajectories or with facts about them."""
+    names: set[str] = set()
+    for start in range(0, len(ids), LOOKUP):
+        some = ids[start : start + LOOKUP]
+        names.update(connection.scalars(select(TRAJECTORY.c.segment).where(TRAJECTORY.c.trajectory_id.in_(some))))
+        about = or_(FACT.c.key.in_(some), *(FACT.c.key.startswith(f"{one}/", autoescape=True) for one in some))
+        names.update(connection.scalars(select(FACT.c.segment).where(about).distinct()))
+    return names
 
 
 def _has(lake: Lake, file: Segment, ids: Sequence[str]) -> bool:

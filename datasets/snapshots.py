@@ -14,7 +14,7 @@ from flywheel.trajectory import SCHEMA_VERSION
 
 def files_of(connection: Connection, at: int | None, storage: Storage, lake: str) -> dict[str, dict[int, list[str]]]:
     """Addresses by kind and schema version that a snapshot (None: the newest) reads, checked for presence and size."""
-    _check_snapshot(connection, at, lake)
+    check_snapshot(connection, at, lake)
     open_ended = SEGMENT.c.end_snapshot.is_(None)
     query = select(SEGMENT).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)
     if at is None:
@@ -47,11 +47,17 @@ def catalog_tables(connection: Connection, at: int | None) -> dict[str, pa.Table
     return {view: _table(connection, name, until) for view, name in CATALOG_KINDS.items()}
 
 
-def _check_snapshot(connection: Connection, at: int | None, lake: str) -> None:
+class SnapshotGoneError(LakeError):
+    """A snapshot that garbage collection has taken."""
+
+
+def check_snapshot(connection: Connection, at: int | None, lake: str) -> None:
+    """Raise `LakeError` for a snapshot that is not there, or no longer."""
     if at and not connection.scalar(select(SNAPSHOT.c.id).where(SNAPSHOT.c.id == at)):
         newest = connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0
-        problem = "its files have been collected as garbage" if at < newest else f"the newest is {newest}"
-        raise LakeError(f"no snapshot {at} in {lake}; {problem}")
+        if at < newest:
+            raise SnapshotGoneError(f"no snapshot {at} in {lake}; its files have been collected as garbage")
+        raise LakeError(f"no snapshot {at} in {lake}; the newest is {newest}")
 
 
 def _table(connection: Connection, name: str, until: float | None) -> pa.Table:
