@@ -29,6 +29,7 @@ from flywheel.datasets.places import Place, place_of
 from flywheel.datasets.reading import Files, QueryLimits, open_views, run_query
 from flywheel.datasets.snapshots import catalog_tables, files_of
 from flywheel.datasets.storage import source, storage_at
+from flywheel.datasets.views import PARQUET_KINDS, kinds_of
 from flywheel.errors import LakeError
 from flywheel.trajectory import SCHEMA_VERSION, Image, Trajectory
 
@@ -48,7 +49,7 @@ class Lake:
         self.place, self.root, self.name = place, place.root, place.name
         self.staging = place.root / "staging"
         self.staging.mkdir(parents=True, exist_ok=True)
-        self.storage = storage_at(place.files)
+        self.storage = storage_at(place.files, place.root / "cache")
         self.catalog = Catalog(place.catalog)
 
     @classmethod
@@ -182,7 +183,7 @@ class Lake:
 
         The table has `.to_pandas()`; Polars reads it with `polars.from_arrow`.
         """
-        connection = self.connect(at)
+        connection = self._views(at, kinds_of(statement))
         try:
             return run_query(connection, statement, limits or QueryLimits())
         finally:
@@ -190,10 +191,22 @@ class Lake:
 
     def connect(self, at: int | None = None) -> duckdb.DuckDBPyConnection:
         """A locked DuckDB connection with the views, as of a snapshot or now."""
-        return open_views(*self.contents(at), self.storage.filesystem)
+        return self._views(at, PARQUET_KINDS)
+
+    def _views(self, at: int | None, kinds: Iterable[str]) -> duckdb.DuckDBPyConnection:
+        files, tables = self.contents(at)
+        read = {kind: files[kind] if kind in kinds else {} for kind in files}
+        place = self.storage.fetch(
+            [name for versions in read.values() for names in versions.values() for name in names]
+        )
+        found = {
+            kind: {version: [place[name] for name in names] for version, names in versions.items()}
+            for kind, versions in read.items()
+        }
+        return open_views(found, tables, self.storage.filesystem)
 
     def contents(self, at: int | None = None) -> Contents:
-        """The Parquet files and the catalog's tables that the views read, as of a snapshot or now."""
+        """The names of the Parquet files and the catalog's tables that the views read, as of a snapshot or now."""
         with self.catalog.read() as connection:
             return files_of(connection, at, self.storage, self.name), catalog_tables(connection, at)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from flywheel.arrow import ARROW_SCHEMAS
 from flywheel.datasets.files import writing
+from flywheel.datasets.storage import Storage
 from flywheel.datasets.views import PARQUET_KINDS, VIEWS
 from flywheel.errors import LakeError, QueryError
 
@@ -27,7 +28,7 @@ class QueryLimits:
 
 
 Files = Mapping[str, Mapping[int, Sequence[str]]]
-"""Addresses of Parquet files by kind and schema version."""
+"""Names or addresses of Parquet files by kind and schema version."""
 MARK = "flywheel_views"
 
 
@@ -53,7 +54,7 @@ def open_views(files: Files, tables: Mapping[str, pa.Table], filesystem: Any) ->
     return connection
 
 
-def write_views(file: Path, files: Files, tables: Mapping[str, pa.Table], filesystem: Any) -> None:
+def write_views(file: Path, files: Files, tables: Mapping[str, pa.Table], storage: Storage) -> None:
     """A DuckDB database of the views, with their documentation as comments; it replaces one that we wrote before.
 
     The catalog's tables are copied into it, the Parquet files stay where they are.
@@ -63,14 +64,18 @@ def write_views(file: Path, files: Files, tables: Mapping[str, pa.Table], filesy
     draft = file.with_name(f"{file.name}.part")
     draft.unlink(missing_ok=True)
     with writing(file), duckdb.connect(str(draft)) as connection:
-        if filesystem is not None:
-            connection.register_filesystem(filesystem)
+        if storage.filesystem is not None:
+            connection.register_filesystem(storage.filesystem)
         copies = {f"empty_{kind}": ARROW_SCHEMAS[kind].empty_table() for kind in PARQUET_KINDS}
         for name, table in (copies | {f"raw_{view}": table for view, table in tables.items()}).items():
             connection.register("given", table)
             connection.execute(f"create table {name} as from given")
             connection.unregister("given")
-        _define(connection, files, "view")
+        lasting = {
+            kind: {version: [storage.address(name) for name in names] for version, names in versions.items()}
+            for kind, versions in files.items()
+        }
+        _define(connection, lasting, "view")
         connection.execute(f"create table {MARK} as select now() as written_at")
         for name, face in VIEWS.items():
             connection.execute(f"comment on view {name} is '{_quoted(f'A row is {face.row}.')}'")

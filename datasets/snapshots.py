@@ -13,7 +13,7 @@ from flywheel.trajectory import SCHEMA_VERSION
 
 
 def files_of(connection: Connection, at: int | None, storage: Storage, lake: str) -> dict[str, dict[int, list[str]]]:
-    """Addresses by kind and schema version that a snapshot (None: the newest) reads, checked for presence and size."""
+    """Names by kind and schema version that a snapshot (None: the newest) reads, checked for presence and size."""
     check_snapshot(connection, at, lake)
     open_ended = SEGMENT.c.end_snapshot.is_(None)
     query = select(SEGMENT).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)
@@ -34,7 +34,7 @@ def files_of(connection: Connection, at: int | None, storage: Storage, lake: str
         if size != row.bytes:
             found = "is missing" if size < 0 else f"has {size} bytes instead of {row.bytes}"
             raise LakeError(f"broken Parquet file: {storage.address(name)} {found}; see: flywheel lake check")
-        files[row.kind].setdefault(row.schema_version, []).append(storage.address(name))
+        files[row.kind].setdefault(row.schema_version, []).append(name)
     return files
 
 

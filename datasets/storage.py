@@ -5,7 +5,9 @@ Both take a finished file under a name that nobody used before, whole or not at 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +19,10 @@ from flywheel.errors import LakeError
 
 SEGMENTS = "segments"
 QUARANTINE = "quarantine"
+CACHED = 32 << 20
+"""Larger files are read where they lie, in parts."""
+REQUESTS = 16
+"""Downloads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,17 @@ class Storage(Protocol):
     """The files of one lake, by name."""
 
     filesystem: Any
-    """What DuckDB and PyArrow open addresses with; None for local files."""
+    """What DuckDB and PyArrow open URLs with; None for local files."""
     name: str
+
+    def fetch(self, names: Sequence[str]) -> dict[str, str]:
+        """What to read each file from: a path, here or in a cache, or the URL of a large one."""
 
     def address(self, name: str) -> str:
         """Path or URL of a file."""
+
+    def length(self, address: str) -> int:
+        """Bytes of a file."""
 
     def publish(self, staged: Path, name: str) -> None:
         """Move a finished local file into the lake."""
@@ -52,7 +64,8 @@ class Storage(Protocol):
 
 def source(storage: Storage, name: str) -> Source:
     """What `flywheel.datasets.files` reads."""
-    return storage.address(name), storage.filesystem
+    place = storage.fetch([name])[name]
+    return place, storage.filesystem if "://" in place else None
 
 
 class LocalStorage:
@@ -66,8 +79,14 @@ class LocalStorage:
         self._quarantine = (folder / QUARANTINE).absolute()
         self._segments.mkdir(parents=True, exist_ok=True)
 
+    def fetch(self, names: Sequence[str]) -> dict[str, str]:
+        return {name: self.address(name) for name in names}
+
     def address(self, name: str) -> str:
         return str(self._segments / name)
+
+    def length(self, address: str) -> int:
+        return Path(address).stat().st_size
 
     def publish(self, staged: Path, name: str) -> None:
         with writing(self._segments / name):
@@ -98,18 +117,44 @@ class LocalStorage:
 class ObjectStorage:
     """Files in a bucket through fsspec: conditional puts (`If-None-Match: *`), so that no writer replaces a file.
 
-    Key, secret, region and endpoint come from where the AWS tools look for them.
+    Key, secret, region and endpoint come from where the AWS tools look for them. Files never change, so small ones,
+    which would cost several requests each time, are kept in a local cache; what leaves the lake leaves the cache.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cache: Path) -> None:
         try:
             self.filesystem: Any = fsspec.filesystem(url.partition("://")[0], use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise LakeError(f"cannot open {url}: {error}; pip install 'trajectory-flywheel[s3]'") from error
         self.name = url.rstrip("/")
+        self._cache = cache
+        self._cache.mkdir(parents=True, exist_ok=True)
+
+    def fetch(self, names: Sequence[str]) -> dict[str, str]:
+        missing = [name for name in names if not (self._cache / name).is_file()]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            list(pool.map(self._download, missing))
+        kept = {name: self._cache / name for name in names}
+        return {name: str(path) if path.is_file() else self.address(name) for name, path in kept.items()}
+
+    def _download(self, name: str) -> None:
+        """Keep a small file; a large or missing one stays where it is, or is not."""
+        try:
+            if self.filesystem.size(self.address(name)) > CACHED:
+                return
+            data = self.filesystem.cat_file(self.address(name))
+        except FileNotFoundError:
+            return
+        draft = self._cache / f".{name}.{uuid.uuid4().hex}"
+        with writing(draft):
+            draft.write_bytes(data)
+            draft.replace(self._cache / name)
 
     def address(self, name: str) -> str:
         return f"{self.name}/{SEGMENTS}/{name}"
+
+    def length(self, address: str) -> int:
+        return int(self.filesystem.size(address))
 
     def publish(self, staged: Path, name: str) -> None:
         with writing(Path(self.address(name))):
@@ -121,22 +166,28 @@ class ObjectStorage:
             found = self.filesystem.find(f"{self.name}/{SEGMENTS}/", detail=True)
         except (OSError, ValueError) as error:
             raise LakeError(f"cannot list {self.name}: {error}; check its address and your credentials") from error
-        return {
+        entries = {
             path.rpartition("/")[2]: Entry(entry["size"], entry["LastModified"].timestamp())
             for path, entry in found.items()
         }
+        for path in self._cache.iterdir():
+            if path.name not in entries and not path.name.startswith("."):
+                path.unlink(missing_ok=True)
+        return entries
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
+            (self._cache / name).unlink(missing_ok=True)
             if self.filesystem.exists(self.address(name)):
                 self.filesystem.rm_file(self.address(name))
 
     def set_aside(self, name: str) -> str:
+        (self._cache / name).unlink(missing_ok=True)
         target = f"{self.name}/{QUARANTINE}/{name}"
         self.filesystem.mv(self.address(name), target)
         return target
 
 
-def storage_at(place: str) -> Storage:
+def storage_at(place: str, cache: Path) -> Storage:
     """The storage under a path or URL."""
-    return ObjectStorage(place) if "://" in place else LocalStorage(Path(place))
+    return ObjectStorage(place, cache) if "://" in place else LocalStorage(Path(place))

@@ -286,6 +286,17 @@ VIEWS: dict[str, View] = {
 }
 
 PARQUET_KINDS = tuple(ARROW_SCHEMAS)
+
+
+def kinds_of(statement: str) -> set[str]:
+    """Kinds of Parquet file that a statement may read: those whose views it names, or all if it may name any."""
+    text = statement.lower()
+    if "query" in text:
+        return set(PARQUET_KINDS)  # DuckDB's query() and query_table() read what an expression names
+    named = [face.statement for name, face in VIEWS.items() if name in text]
+    return {kind for kind in PARQUET_KINDS if any(f"raw_{kind}" in read for read in [text, *named])}
+
+
 CATALOG_KINDS = {
     "policies": "policy",
     "champions": "champion",

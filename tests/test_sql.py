@@ -136,3 +136,12 @@ def test_a_snapshot_is_read_as_it_was(lake: Lake, golden: list[Trajectory]) -> N
     assert lake.sql(count).to_pylist()[0] == history[-1]
     with pytest.raises(LakeError, match="no snapshot 9"):
         lake.sql(count, at=9)
+
+
+@pytest.mark.parametrize(
+    "source", ["steps", '"STEPS"', "(select * from Steps)", "query_table('steps')", "query('from st' || 'eps')"]
+)
+def test_only_the_files_that_a_statement_names_are_opened(lake: Lake, golden: list[Trajectory], source: str) -> None:
+    lake.append(golden, "episodes")
+    found = lake.sql(f"select count(*) as n from {source}").to_pylist()
+    assert found == [{"n": sum(one.length for one in golden)}]

@@ -203,7 +203,22 @@ def views(
 
     opened = open_lake(data_dir)
     files, tables = opened.contents(snapshot_of(opened, at) if at else None)
-    write_views(file, files, tables, opened.storage.filesystem)
+    write_views(file, files, tables, opened.storage)
+
+
+@lake.command(epilog="Example: flywheel lake ducklake lake.ducklake; then: attach 'ducklake:lake.ducklake' (read_only)")
+def ducklake(
+    file: Annotated[Path, typer.Argument(help="A new file.")],
+    at: Annotated[str | None, typer.Option(help="As of a snapshot (12) or a dataset (name@v3).")] = None,
+    data_dir: DataDir = DEFAULT_DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Write a DuckLake catalog over the lake's own Parquet files; nothing is copied."""
+    from flywheel.datasets.ducklake import write_ducklake
+    from flywheel.datasets.pins import snapshot_of
+
+    opened = open_lake(data_dir)
+    say({"files": write_ducklake(opened, file, snapshot_of(opened, at) if at else None)}, as_json)
 
 
 @lake.command(epilog="Example: flywheel lake revoke 3f2a91c04b… --reason 'licence withdrawn'")
