@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from flywheel.arrow import segments_to_arrow
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.views import VIEWS
+from flywheel.filters.segments import segment
+from flywheel.trajectory import Trajectory
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -22,6 +25,17 @@ def test_every_view_is_described_column_by_column(lake: Lake, view: str) -> None
     assert dict(rows) == VIEWS[view].columns
     assert list(dict(rows)) == lake.sql(f"from {view}").column_names
     assert f"A row is {VIEWS[view].row}." in section
+
+
+@pytest.mark.parametrize(
+    "query", re.findall(r"```sql\n(.+?)```", (ROOT / "docs" / "queries.md").read_text(), re.DOTALL)
+)
+def test_the_questions_that_users_ask_have_answers(lake: Lake, golden: list[Trajectory], query: str) -> None:
+    lake.append(golden, "episodes")
+    lake.append_facts(
+        "segments", segments_to_arrow([part for one in golden for part in segment(one)]), "s", key=["index"]
+    )
+    lake.sql(query)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
