@@ -14,7 +14,7 @@ from sqlalchemy import insert, select
 
 from flywheel.arrow import images_to_arrow, steps_to_arrow, trajectories_to_arrow
 from flywheel.datasets.catalog import QUARANTINED
-from flywheel.datasets.formats.catalog import READERS, SUFFIXES
+from flywheel.datasets.formats.catalog import READERS, SPLITTERS, SUFFIXES
 from flywheel.datasets.formats.records import RecordError
 from flywheel.datasets.lake import Lake
 from flywheel.errors import LakeError
@@ -68,7 +68,7 @@ def import_files(
         rejected.clear()
 
     for path in files:
-        for raw in _records(path):
+        for raw in _records(path, format):
             try:
                 found = [_checked(one) for one in read(_parsed(raw.text), split, path.parent)]
             except RecordError as error:
@@ -96,7 +96,7 @@ def _files(path: Path, format: str) -> list[Path]:
     return [path]
 
 
-def _records(path: Path) -> Iterator[Raw]:
+def _records(path: Path, format: str) -> Iterator[Raw]:
     """Lines of a JSON-lines file; any other file is one record, or a list of them."""
     if path.suffix == ".jsonl":
         with path.open("rb") as file:
@@ -109,6 +109,8 @@ def _records(path: Path) -> Iterator[Raw]:
         whole = _parsed(text)
     except RecordError:
         whole = None  # told when it is read
+    if format in SPLITTERS and whole is not None:
+        whole = SPLITTERS[format](whole)
     if not isinstance(whole, list):
         yield Raw(path, 1, text)
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,46 @@ ATIF = {
     ],
     "final_metrics": {"total_cost_usd": 0.01},
 }
+
+
+SAMPLE = {
+    "id": 1,
+    "epoch": 1,
+    "input": "Add 1 and 2.",
+    "target": "3",
+    "messages": [
+        {"role": "user", "content": "attachment://a1"},
+        {
+            "role": "assistant",
+            "content": [{"type": "reasoning", "reasoning": "easy"}, {"type": "text", "text": "I add."}],
+            "tool_calls": [{"id": "x", "function": "add", "arguments": {"a": 1, "b": 2}}],
+        },
+        {"role": "tool", "content": "3", "tool_call_id": "x"},
+        {"role": "assistant", "content": "3"},
+    ],
+    "scores": {"match": {"value": "C"}},
+    "attachments": {"a1": "Add 1 and 2."},
+}
+INSPECT = {"version": 2, "status": "success", "eval": {"task": "sums", "model": "m", "created": "2026-01-01T00:00:00Z"}}
+
+
+def _otel_span(start: int, **values: Any) -> dict[str, Any]:
+    attributes = [{"key": key.replace("__", "."), "value": {"stringValue": value}} for key, value in values.items()]
+    times = {"startTimeUnixNano": str(start), "endTimeUnixNano": str(start + 10**9)}
+    return {"traceId": "t", "spanId": str(start), "name": "chat", **times, "attributes": attributes}
+
+
+_ASKED = {"role": "user", "parts": [{"type": "text", "content": "Weather?"}]}
+_CALLED = {"role": "assistant", "parts": [{"type": "tool_call", "id": "1", "name": "look", "arguments": {"at": "sky"}}]}
+_SEEN = {"role": "tool", "parts": [{"type": "tool_call_response", "id": "1", "response": {"sun": True}}]}
+_SAID = {"role": "assistant", "parts": [{"type": "text", "content": "Sunny."}]}
+_SPANS = [
+    _otel_span(
+        2, gen_ai__input__messages=json.dumps([_ASKED, _CALLED, _SEEN]), gen_ai__output__messages=json.dumps([_SAID])
+    ),
+    _otel_span(1, gen_ai__input__messages=json.dumps([_ASKED]), gen_ai__output__messages=json.dumps([_CALLED])),
+]
+OTEL = {"resourceSpans": [{"scopeSpans": [{"spans": _SPANS}]}]}
 
 
 def _write(path: Path, *records: Any) -> Path:
@@ -173,7 +215,68 @@ def test_swe_agent_runs_come_in_and_go_out(lake: Lake, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / f"{ids[0]}.traj").read_text()) == SWE
 
 
-@pytest.mark.parametrize("format", ["chat", "swe-agent"])
+def test_inspect_logs_come_in_a_sample_at_a_time_and_go_out(lake: Lake, tmp_path: Path) -> None:
+    failed = {**SAMPLE, "epoch": 2, "scores": {"match": {"value": "I"}}}
+    path = _write(tmp_path / "log.json", {**INSPECT, "samples": [SAMPLE, failed, {"id": 3}]})
+    done = import_files(lake, [path], "inspect")
+    assert (done.trajectories, done.quarantined) == (2, 1)
+    assert done.reasons == [f"{path}:3: sample.epoch: Field required"]
+    ids = select_ids(lake, "success")
+    (one,) = lake.trajectories(ids)
+    assert [(step.observation, step.action) for step in one.steps] == [
+        ("Add 1 and 2.", 'add {"a":1,"b":2}'),
+        ("3", "3"),
+    ]
+    assert one.steps[0].thought == "easy\nI add."
+    export(lake, tmp_path / "out", "inspect", ids)
+    assert json.loads((tmp_path / "out" / f"{ids[0]}.json").read_text()) == {**INSPECT, "samples": [SAMPLE]}
+
+
+def test_genai_spans_come_in_a_trace_at_a_time(lake: Lake, tmp_path: Path) -> None:
+    done = import_files(lake, [_write(tmp_path / "spans.jsonl", OTEL, {"resourceSpans": []})], "otel")
+    assert (done.trajectories, done.quarantined) == (1, 1)
+    assert "were messages captured?" in done.reasons[0]
+    (one,) = lake.trajectories(select_ids(lake, "true"))
+    assert [(step.observation, step.action) for step in one.steps] == [
+        ("Weather?", 'look {"at":"sky"}'),
+        ('{"sun":true}', "Sunny."),
+    ]
+    assert (one.instruction, one.steps[0].seconds) == ("Weather?", 1.0)
+
+
+INSPECT_READER = """
+import json, sys
+from inspect_ai.log import read_eval_log, write_eval_log
+log = read_eval_log(sys.argv[1])
+print(json.dumps([[message.role, message.text] for message in log.samples[0].messages]))
+write_eval_log(log, sys.argv[2], format="json")
+"""
+
+
+@pytest.mark.slow
+def test_inspect_itself_reads_what_we_write_and_we_read_what_it_writes(
+    lake: Lake, golden: list[Trajectory], tmp_path: Path
+) -> None:
+    lake.append(golden[:1], "episode")
+    export(lake, tmp_path / "out", "inspect", [golden[0].trajectory_id])
+    (ours,) = (tmp_path / "out").iterdir()
+    packages = tmp_path / "packages"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(packages), "inspect-ai==0.3.285"]
+    subprocess.run(install, check=True)
+    theirs = tmp_path / "theirs.json"
+    command = [sys.executable, "-c", INSPECT_READER, str(ours), str(theirs)]
+    environment = {"PYTHONPATH": str(packages), "HOME": str(tmp_path)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    spoken = [text for role, text in json.loads(done.stdout) if role == "assistant"]
+    assert spoken == [step.action for step in golden[0].steps]
+    with Lake(tmp_path / "other", create=True) as other:
+        assert import_files(other, [theirs], "inspect") == Imported(trajectories=1)
+        (back,) = other.trajectories(select_ids(other, "true"))
+    assert [step.action for step in back.steps] == spoken
+    assert back.success
+
+
+@pytest.mark.parametrize("format", ["chat", "swe-agent", "inspect", "otel"])
 def test_our_own_episodes_are_read_back_from_other_forms(
     lake: Lake, golden: list[Trajectory], tmp_path: Path, format: str
 ) -> None:
@@ -355,7 +458,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-SEEDS = {"atif": ATIF, "chat": CHAT, "swe-agent": SWE}
+SEEDS = {"atif": ATIF, "chat": CHAT, "swe-agent": SWE, "inspect": {**INSPECT, "sample": SAMPLE}, "otel": OTEL}
 
 
 @st.composite

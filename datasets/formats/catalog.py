@@ -6,18 +6,36 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flywheel.datasets.formats import atif, chat, swe_agent
+from flywheel.datasets.formats import atif, chat, inspect_log, otel, swe_agent
 from flywheel.trajectory import Image, Split, Trajectory
 
 Reader = Callable[[Any, Split, Path], Iterator[Trajectory]]
 Writer = Callable[[Trajectory, Mapping[str, Image]], dict[str, Any]]
 
-READERS: dict[str, Reader] = {"atif": atif.read, "chat": chat.read, "swe-agent": swe_agent.read}
-SUFFIXES = {"atif": (".json", ".jsonl"), "chat": (".jsonl", ".json"), "swe-agent": (".traj",)}
+READERS: dict[str, Reader] = {
+    "atif": atif.read,
+    "chat": chat.read,
+    "swe-agent": swe_agent.read,
+    "inspect": inspect_log.read,
+    "otel": otel.read,
+}
+SUFFIXES = {
+    "atif": (".json", ".jsonl"),
+    "chat": (".jsonl", ".json"),
+    "swe-agent": (".traj",),
+    "inspect": (".json",),
+    "otel": (".jsonl", ".json"),
+}
 """What is looked for in a folder."""
-DOCUMENTS: dict[str, tuple[Writer, str]] = {"atif": (atif.write, ".json"), "swe-agent": (swe_agent.write, ".traj")}
+SPLITTERS: dict[str, Callable[[Any], list[Any]]] = {"inspect": inspect_log.split}
+"""Formats whose documents hold many records."""
+DOCUMENTS: dict[str, tuple[Writer, str]] = {
+    "atif": (atif.write, ".json"),
+    "swe-agent": (swe_agent.write, ".traj"),
+    "inspect": (inspect_log.write, ".json"),
+}
 """Formats with a file a trajectory."""
-LINES: dict[str, Writer] = {"chat": chat.write}
+LINES: dict[str, Writer] = {"chat": chat.write, "otel": otel.write}
 """Formats with a line a trajectory."""
 TUNING = ("sft", "sharegpt", "dpo")
 """Rows that teach: by default of verified training episodes only."""

@@ -48,7 +48,9 @@ class _Message(_Lenient):
     weight: float | None = None
 
 
-class _Conversation(_Lenient):
+class Conversation(_Lenient):
+    """What tuning services and gateways log of one run."""
+
     messages: list[_Message]
     model: str = "unknown"
     success: bool | None = None
@@ -58,13 +60,13 @@ class _Conversation(_Lenient):
 def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
     """One conversation: every assistant message is a turn; `success` and `score` are read where they stand."""
     try:
-        conversation = _Conversation.model_validate(record)
+        conversation = Conversation.model_validate(record)
     except ValidationError as error:
         raise RecordError(explain(error)) from error
     yield episode(NAME, run_of(conversation, record), split)
 
 
-def run_of(conversation: _Conversation, record: Any) -> Run:
+def run_of(conversation: Conversation, record: Any) -> Run:
     """The turns of a conversation; what was said between two of them is the observation."""
     turns: list[Turn] = []
     images: list[Image] = []

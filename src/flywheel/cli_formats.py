@@ -18,6 +18,8 @@ class From(StrEnum):
     ATIF = "atif"
     CHAT = "chat"
     SWE_AGENT = "swe-agent"
+    INSPECT = "inspect"
+    OTEL = "otel"
 
 
 class To(StrEnum):
@@ -26,6 +28,8 @@ class To(StrEnum):
     ATIF = "atif"
     CHAT = "chat"
     SWE_AGENT = "swe-agent"
+    INSPECT = "inspect"
+    OTEL = "otel"
     SFT = "sft"
     SHAREGPT = "sharegpt"
     DPO = "dpo"

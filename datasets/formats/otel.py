@@ -1,0 +1,189 @@
+"""OpenTelemetry GenAI spans as OTLP JSON lines, a trace a run.
+
+Follows the semantic conventions for generative AI of version 1.37 (https://opentelemetry.io/docs/specs/semconv/gen-ai),
+which are still marked as in development: `chat` spans with `gen_ai.input.messages` and `gen_ai.output.messages`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flywheel.datasets.formats.records import RecordError, Run, Turn, called, compact, episode, explain
+from flywheel.trajectory import Image, Split, Trajectory, digest
+
+NAME = "otel"
+CONVENTIONS = "1.37"
+INPUT, OUTPUT = "gen_ai.input.messages", "gen_ai.output.messages"
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _Attribute(_Lenient):
+    key: str
+    value: dict[str, Any]
+
+
+class _Span(_Lenient):
+    traceId: str
+    name: str = ""
+    startTimeUnixNano: int = 0
+    endTimeUnixNano: int = 0
+    attributes: list[_Attribute] = []
+
+
+class _Scope(_Lenient):
+    spans: list[_Span] = []
+
+
+class _Resource(_Lenient):
+    scopeSpans: list[_Scope] = []
+
+
+class _Export(_Lenient):
+    resourceSpans: list[_Resource]
+
+
+class _Part(_Lenient):
+    type: str = "text"
+    content: Any = None
+    response: Any = None
+    name: str = ""
+    arguments: Any = None
+
+
+class _Message(_Lenient):
+    role: str
+    parts: list[_Part] = []
+
+
+def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
+    """The traces of one export that hold `chat` spans with their messages; other traces are somebody else's."""
+    try:
+        export = _Export.model_validate(record)
+        traces: dict[str, list[_Span]] = {}
+        for span in (one for part in export.resourceSpans for scope in part.scopeSpans for one in scope.spans):
+            if any(one.key == OUTPUT for one in span.attributes):
+                traces.setdefault(span.traceId, []).append(span)
+        runs = [_run(sorted(spans, key=lambda span: span.startTimeUnixNano)) for spans in traces.values()]
+    except ValidationError as error:
+        raise RecordError(explain(error)) from error
+    if not runs:
+        raise RecordError(f"no span holds {OUTPUT}; were messages captured?")
+    for run in runs:
+        yield episode(NAME, run, split)
+
+
+def _run(spans: list[_Span]) -> Run:
+    turns: list[Turn] = []
+    instruction, model = "", "unknown"
+    for span in spans:
+        values = {one.key: next(iter(one.value.values()), None) for one in span.attributes}
+        heard, said = _messages(values.get(INPUT)), _messages(values.get(OUTPUT))
+        model = str(values.get("gen_ai.request.model") or values.get("gen_ai.response.model") or model)
+        instruction = instruction or next((_text(one) for one in heard if one.role == "user"), "")
+        last = max((place for place, one in enumerate(heard) if one.role == "assistant"), default=-1)
+        new = "\n\n".join(_text(one) for one in heard[last + 1 :])
+        parts = [part for one in said for part in one.parts]
+        calls = [called(part.name, part.arguments or {}) for part in parts if part.type == "tool_call"]
+        text = "\n".join(_text(one) for one in said)
+        thoughts = [str(part.content) for part in parts if part.type == "reasoning"]
+        turns.append(
+            Turn(
+                observation=new,
+                action="\n".join(calls) or text,
+                event=new if turns else "",
+                thought="\n".join([*thoughts, *([text] if calls and text else [])]),
+                prompt_tokens=_count(values.get("gen_ai.usage.input_tokens")),
+                completion_tokens=_count(values.get("gen_ai.usage.output_tokens")),
+                seconds=max(0, span.endTimeUnixNano - span.startTimeUnixNano) / 1e9,
+            )
+        )
+    verbatim = [span.model_dump(mode="json") for span in spans]
+    return Run(instruction, turns, model, CONVENTIONS, verbatim, started_at=spans[0].startTimeUnixNano / 1e9)
+
+
+def _messages(value: Any) -> list[_Message]:
+    """Messages come as JSON text, or as OTLP's own nested values are not: those are refused."""
+    if value is None:
+        return []
+    try:
+        found = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"messages are not JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(found, list):
+        raise RecordError("messages are not a JSON list in a string")
+    return [_Message.model_validate(one) for one in found]
+
+
+def _text(message: _Message) -> str:
+    shown = [
+        part.response if part.type == "tool_call_response" else part.content
+        for part in message.parts
+        if part.type in ("text", "tool_call_response")
+    ]
+    return "\n".join(one if isinstance(one, str) else compact(one) for one in shown if one is not None)
+
+
+def _count(value: Any) -> int:
+    """OTLP writes 64-bit integers as text."""
+    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else 0
+
+
+def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]:
+    """One trace: an `invoke_agent` span over a `chat` span a step. Imported traces are written anew."""
+    trace, root = digest("trace", trajectory.trajectory_id, size=16), digest("span", trajectory.trajectory_id)
+    at = int(max(0.0, trajectory.started_at) * 1e9)
+    spans: list[dict[str, Any]] = []
+    history = [_message("system", trajectory.instruction)]
+    for step in trajectory.steps:
+        history.append(_message("user", step.observation))
+        answer = _message("assistant", step.action)
+        end = at + int(max(0.0, step.seconds) * 1e9)
+        known = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.request.model": step.policy_id,
+            INPUT: compact(history),
+            OUTPUT: compact([answer]),
+            "gen_ai.usage.input_tokens": step.prompt_tokens,
+            "gen_ai.usage.output_tokens": step.completion_tokens,
+        }
+        span = digest("span", trajectory.trajectory_id, step.index)
+        spans.append(_span(trace, span, root, f"chat {step.policy_id}", at, end, known))
+        history.append(answer)
+        at = end
+    whole = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": trajectory.policy}
+    first = int(max(0.0, trajectory.started_at) * 1e9)
+    spans.insert(0, _span(trace, root, "", f"invoke_agent {trajectory.policy}", first, at, whole))
+    return {
+        "resourceSpans": [
+            {"resource": {"attributes": []}, "scopeSpans": [{"scope": {"name": "flywheel"}, "spans": spans}]}
+        ]
+    }
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "parts": [{"type": "text", "content": text}]}
+
+
+def _span(trace: str, span: str, parent: str, name: str, start: int, end: int, known: dict[str, Any]) -> dict[str, Any]:
+    values = [
+        {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
+        for key, value in known.items()
+    ]
+    return {
+        "traceId": trace,
+        "spanId": span,
+        "parentSpanId": parent,
+        "name": name,
+        "kind": 3 if parent else 1,
+        "startTimeUnixNano": str(start),
+        "endTimeUnixNano": str(end),
+        "attributes": values,
+    }
