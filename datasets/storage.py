@@ -5,9 +5,11 @@ Both take a finished file under a name that nobody used before, whole or not at 
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,8 @@ CACHED = 32 << 20
 """Larger files are read where they lie, in parts."""
 REQUESTS = 16
 """Downloads at once."""
+SETTLED = 60.0
+"""Seconds after which a cached file that no listing shows has left the lake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,23 +161,35 @@ class ObjectStorage:
         return int(self.filesystem.size(address))
 
     def publish(self, staged: Path, name: str) -> None:
-        with writing(Path(self.address(name))):
+        try:
             self.filesystem.pipe_file(self.address(name), staged.read_bytes(), mode="create")
-        staged.unlink()
+        except Exception as error:  # as above
+            reason = " ".join(str(error).split())
+            raise LakeError(f"cannot write {self.address(name)}: {reason}; nothing was committed") from error
+        finally:
+            staged.unlink()
 
     def listing(self) -> dict[str, Entry]:
         try:
             found = self.filesystem.find(f"{self.name}/{SEGMENTS}/", detail=True)
-        except (OSError, ValueError) as error:
-            raise LakeError(f"cannot list {self.name}: {error}; check its address and your credentials") from error
+        except Exception as error:  # every kind of storage has a tree of errors of its own
+            reason = " ".join(str(error).split())
+            raise LakeError(f"cannot list {self.name}: {reason}; check its address and your credentials") from error
         entries = {
             path.rpartition("/")[2]: Entry(entry["size"], entry["LastModified"].timestamp())
             for path, entry in found.items()
         }
-        for path in self._cache.iterdir():
-            if path.name not in entries and not path.name.startswith("."):
-                path.unlink(missing_ok=True)
+        self._forget(entries)
         return entries
+
+    def _forget(self, entries: Container[str]) -> None:
+        """Drop what has left the lake from the cache; what came a moment ago may be newer than the listing."""
+        before = time.time() - SETTLED
+        for path in self._cache.iterdir():
+            if path.name not in entries:
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from flywheel.arrow import routes_to_arrow
@@ -116,6 +117,39 @@ def test_a_server_that_is_gone_is_told_in_one_line_without_the_password() -> Non
         Lake("postgresql://me:secret@127.0.0.1:9/none?files=/tmp/none")
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_storage_that_is_gone_is_told_in_one_line(
+    tmp_path: Path, golden: list[Trajectory], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Lake(f"sqlite:///{tmp_path / 'catalog.sqlite'}?files={bucket}-nowhere/lake", create=True) as lake:
+        for work in (lambda: lake.append(golden, "a"), lambda: lake.storage.listing()):
+            with pytest.raises(LakeError) as raised:
+                work()
+            assert "\n" not in str(raised.value)
+        assert lake.snapshot() == 0
+        assert list(lake.staging.iterdir()) == []
+
+
+def test_the_cache_forgets_what_has_left_the_lake(
+    tmp_path: Path, golden: list[Trajectory], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flywheel.datasets.storage.SETTLED", 0.0)
+    place = f"sqlite:///{tmp_path / 'catalog.sqlite'}?files={bucket}/{tmp_path.name}"
+    with Lake(place_of(place, tmp_path / "one"), create=True) as lake, Lake(place_of(place, tmp_path / "two")) as other:
+        lake.append(golden, "a")
+        assert other.sql("from steps").num_rows
+        gone = golden[0].trajectory_id
+        assert gone in _cached_ids(tmp_path / "two")
+        purge(lake, [gone], "asked for")
+        assert other.sql("from steps").num_rows
+        assert gone not in _cached_ids(tmp_path / "two")
+        assert golden[1].trajectory_id in _cached_ids(tmp_path / "two")
+
+
+def _cached_ids(root: Path) -> set[str]:
+    tables = [pq.read_table(path, columns=["trajectory_id"]) for path in (root / "cache").iterdir()]
+    return {one for table in tables for one in table["trajectory_id"].to_pylist()}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
@@ -90,6 +91,7 @@ def test_a_purge_leaves_nothing_in_any_file(filled: Lake, golden: list[Trajector
     assert purge(filled, [gone], "personal data") == 1
     assert purge(filled, [gone], "personal data") == 1
     for path in _files(filled):
+        assert gone not in pq.read_table(path)["trajectory_id"].to_pylist()
         assert gone.encode() not in path.read_bytes()
     for view in ("trajectories", "steps", "routes", "segments"):
         assert filled.sql(f"select 1 from {view} where trajectory_id = '{gone}'").num_rows == 0
