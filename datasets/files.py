@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flywheel.errors import LakeError
 
-GROUP_ROWS = 16_384
+GROUP_ROWS = 4_096
 GROUP_BYTES = 4 << 20
 """A row group ends at whichever comes first: readers and writers hold one at a time."""
 ZSTD_LEVEL = 3
@@ -117,18 +118,52 @@ def read_rows(source: Source, trajectory_ids: Sequence[str], columns: Sequence[s
 
     Of a large file only the row groups that hold one of them are read.
     """
-    return _read(source, lambda path, filesystem: _rows_in(path, filesystem, trajectory_ids, columns))
-
-
-def _rows_in(path: str, filesystem: object, trajectory_ids: Sequence[str], columns: Sequence[str] | None) -> pa.Table:
     wanted = pa.array(trajectory_ids, pa.string())
+
+    def mine(file: pq.ParquetFile) -> npt.NDArray[np.int64]:
+        ids = file.read([KEY], use_threads=False)[KEY]
+        return np.flatnonzero(pc.is_in(ids, value_set=wanted).to_numpy())
+
+    return _read(source, lambda path, filesystem: _rows_in(path, filesystem, wanted, columns, mine))
+
+
+def read_steps(
+    steps: Source, trajectories: Source, trajectory_ids: Sequence[str], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """`read_rows` of a segment's steps. The lengths of its trajectories, which lie in the same order, tell where."""
+    wanted = pa.array(trajectory_ids, pa.string())
+    length = 0
+
+    def mine(file: pq.ParquetFile) -> npt.NDArray[np.int64]:
+        nonlocal length
+        order = _read(
+            trajectories, lambda path, opener: pq.read_table(path, columns=[KEY, "length"], filesystem=opener)
+        )
+        lengths = order["length"].to_numpy()
+        ends = np.cumsum(lengths)
+        places = np.flatnonzero(pc.is_in(order[KEY], value_set=wanted).to_numpy())
+        length = int(lengths[places].sum())
+        runs = [np.arange(ends[place] - lengths[place], ends[place]) for place in places]
+        return np.concatenate([np.zeros(0, np.int64), *runs])
+
+    found = _read(steps, lambda path, filesystem: _rows_in(path, filesystem, wanted, columns, mine))
+    return read_rows(steps, trajectory_ids, columns) if length and found.num_rows != length else found
+
+
+def _rows_in(
+    path: str,
+    filesystem: object,
+    wanted: pa.Array,
+    columns: Sequence[str] | None,
+    rows: Callable[[pq.ParquetFile], npt.NDArray[np.int64]],
+) -> pa.Table:
+    """Rows of the wanted trajectories; `rows` says where in a file of many row groups they lie."""
     with pq.ParquetFile(path, filesystem=filesystem) as file:
         groups = list(range(file.num_row_groups))
         if len(groups) > 1:
-            ids = file.read([KEY], use_threads=False)[KEY]
             ends = np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
-            rows = np.flatnonzero(pc.is_in(ids, value_set=wanted).to_numpy())
-            groups = np.unique(np.searchsorted(ends, rows, side="right")).tolist()
+            groups = np.unique(np.searchsorted(ends, rows(file), side="right")).tolist()
+            groups = [group for group in groups if group < len(ends)]
         read = None if columns is None else list(dict.fromkeys((KEY, *columns)))
         table = file.read_row_groups(groups, read, use_threads=False)
     mine = pc.is_in(table[KEY], value_set=wanted)

@@ -24,7 +24,7 @@ from flywheel.arrow import (
 )
 from flywheel.config import Config
 from flywheel.datasets.catalog import FACT, SEGMENT, SNAPSHOT, TRAJECTORY, Catalog, new_snapshot
-from flywheel.datasets.files import Source, Written, read_rows, write_parquet
+from flywheel.datasets.files import Source, Written, read_rows, read_steps, write_parquet
 from flywheel.datasets.places import Place, place_of
 from flywheel.datasets.reading import Files, QueryLimits, open_views, run_query
 from flywheel.datasets.snapshots import catalog_tables, files_of
@@ -230,14 +230,19 @@ class Lake:
         """
         found: dict[str, Trajectory] = {}
         for name, inside in self.segments_of(ids).items():
-            tables = [read_rows(self.source(name, kind), inside) for kind in ("trajectories", "steps")]
-            found |= {trajectory.trajectory_id: trajectory for trajectory in trajectories_from_arrow(*tables)}
+            whole = read_rows(self.source(name, "trajectories"), inside)
+            some = trajectories_from_arrow(whole, self.steps(name, inside))
+            found |= {trajectory.trajectory_id: trajectory for trajectory in some}
         if missing := [trajectory_id for trajectory_id in ids if trajectory_id not in found]:
             raise LakeError(
                 f"no trajectory '{missing[0]}' in {self.name}; "
                 'list some with: flywheel sql "select trajectory_id from trajectories limit 5"'
             )
         return [found[trajectory_id] for trajectory_id in ids]
+
+    def steps(self, name: str, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """The steps, whole or in part, of some trajectories of one segment, in its order."""
+        return read_steps(self.source(name, "steps"), self.source(name, "trajectories"), ids, columns)
 
     def images(self, trajectory_id: str) -> dict[str, Image]:
         """What a trajectory's steps saw, by the SHA-256 that `Step.screenshot` names."""

@@ -68,7 +68,7 @@ class PinStream(IterableDataset[pa.Table]):
         """The window's tables from the `first` on: slices of what was read, nothing is copied."""
         columns = list(dict.fromkeys((*KEYS, *self._columns))) if self._columns else None
         with ThreadPoolExecutor(READERS) as pool:
-            parts = list(pool.map(lambda part: read_rows(lake.source(part[0], "steps"), part[1], columns), window))
+            parts = list(pool.map(lambda part: lake.steps(part[0], part[1], columns), window))
         episodes = dict(episode for part in parts for episode in _episodes(part))
         nothing = parts[0].slice(0, 0)
         everyone = sorted(one for _, wanted in window for one in wanted)

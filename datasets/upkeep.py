@@ -19,9 +19,9 @@ from flywheel.datasets.catalog import FACT, GARBAGE, PIN, SEGMENT, SNAPSHOT, TRA
 from flywheel.datasets.files import row_groups
 from flywheel.datasets.lake import Lake, file_name, segment_row
 
-SMALL = 64 << 20
+SMALL = 32 << 20
 """Files below this size are merged."""
-TARGET = 128 << 20
+TARGET = 64 << 20
 GRACE = 3600.0
 """Seconds that a file outlives the last snapshot that reads it: queries may be at it."""
 Segment = Row[Any]

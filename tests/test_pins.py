@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from hypothesis import HealthCheck, given, settings
@@ -158,3 +159,20 @@ def test_revocation_flags_the_pin_and_leaves_it_readable(filled: Lake, pin: Pin)
     assert len(ids(filled, pin)) == pin.trajectories
     with pytest.raises(LakeError, match="nothing was revoked"):
         revoke(filled, [one, "unknown"], "typo")
+
+
+def test_a_large_file_is_read_in_parts_and_in_any_order_of_its_rows(
+    lake: Lake, golden: list[Trajectory], noisy: list[Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With row groups of a few steps, lookups and streams find what they ask for, also where files disagree in order."""
+    monkeypatch.setattr("flywheel.datasets.files.GROUP_ROWS", 7)
+    everyone = [*golden, *noisy]
+    lake.append(everyone, "episodes")
+    assert lake.trajectories([one.trajectory_id for one in everyone[::5]]) == everyone[::5]
+    stream = PinStream(lake, create(lake, "all", "true"), batch=4, shuffle=3)
+    assert sum(table.num_rows for table in stream) == sum(one.length for one in everyone)
+    (name,) = lake.segments_of([golden[0].trajectory_id])
+    path, _ = lake.source(name, "trajectories")
+    table = pq.read_table(path)
+    pq.write_table(table.take(list(range(table.num_rows))[::-1]), path)
+    assert lake.trajectories([one.trajectory_id for one in everyone[::5]]) == everyone[::5]
