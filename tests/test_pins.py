@@ -164,7 +164,7 @@ def test_revocation_flags_the_pin_and_leaves_it_readable(filled: Lake, pin: Pin)
 def test_a_large_file_is_read_in_parts_and_in_any_order_of_its_rows(
     lake: Lake, golden: list[Trajectory], noisy: list[Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With row groups of a few steps, lookups and streams find what they ask for, also where files disagree in order."""
+    """With row groups of a few steps; also where the files of a segment disagree in their order."""
     monkeypatch.setattr("flywheel.datasets.files.GROUP_ROWS", 7)
     everyone = [*golden, *noisy]
     lake.append(everyone, "episodes")
