@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import (
     URL,
@@ -249,6 +250,20 @@ class Catalog:
             raise LakeError(
                 f"{self.name} is not a Flywheel catalog ({reason}); restore it or use another lake"
             ) from error
+
+
+def has_catalog(url: URL) -> bool:
+    """Is there a catalog? Creates nothing. Raises `LakeError` for a server that does not answer."""
+    if url.get_backend_name() == "sqlite":
+        return Path(url.database or "").is_file()
+    engine = _engine(url)
+    try:
+        return bool(inspect(engine).has_table(MIGRATION.name))
+    except DBAPIError as error:
+        name, reason = url.render_as_string(hide_password=True), " ".join(str(error.orig).split())
+        raise LakeError(f"the catalog {name} does not answer: {reason}") from error
+    finally:
+        engine.dispose()
 
 
 def new_snapshot(connection: Connection, message: str) -> int:

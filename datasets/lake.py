@@ -23,7 +23,7 @@ from flywheel.arrow import (
     trajectories_to_arrow,
 )
 from flywheel.config import Config
-from flywheel.datasets.catalog import FACT, SEGMENT, SNAPSHOT, TRAJECTORY, Catalog, new_snapshot
+from flywheel.datasets.catalog import FACT, SEGMENT, SNAPSHOT, TRAJECTORY, Catalog, has_catalog, new_snapshot
 from flywheel.datasets.files import Source, Written, read_rows, read_steps, write_parquet
 from flywheel.datasets.places import Place, place_of
 from flywheel.datasets.reading import Files, QueryLimits, open_views, run_query
@@ -44,7 +44,7 @@ class Lake:
 
     def __init__(self, where: Path | str | Place, *, create: bool = False) -> None:
         place = where if isinstance(where, Place) else place_of(where)
-        if not create and not place.has_catalog():
+        if not create and not has_catalog(place.catalog):
             raise LakeError(f"no lake at {place.name}; run `flywheel run` first, or point data_dir at an existing one")
         self.place, self.root, self.name = place, place.root, place.name
         self.staging = place.root / "staging"
@@ -67,8 +67,8 @@ class Lake:
 
     @classmethod
     def exists(cls, config: Config) -> bool:
-        """False where `of` would have to create a folder first."""
-        return _place(config).has_catalog()
+        """False where `of` would have to create one."""
+        return has_catalog(_place(config).catalog)
 
     def __enter__(self) -> Self:
         return self

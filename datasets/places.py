@@ -31,10 +31,6 @@ class Place:
     name: str
     """For people: without a password."""
 
-    def has_catalog(self) -> bool:
-        """False for a folder without a lake. A server is asked when it is opened."""
-        return self.catalog.get_backend_name() != "sqlite" or Path(self.catalog.database or "").is_file()
-
 
 def place_of(where: Path | str, root: Path | None = None) -> Place:
     """The place that a folder or URL names. Raises `LakeError` for one that names none."""

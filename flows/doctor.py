@@ -61,9 +61,10 @@ def _verifiers(config: Config) -> str:
 
 def _lake(config: Config) -> str:
     from flywheel.datasets.lake import Lake
+    from flywheel.datasets.places import place_of
 
     if not Lake.exists(config):
-        return f"{config.data_dir} will be created"
+        return f"{place_of(config.lake.url or config.data_dir).name} will be created"
     lake = Lake.of(config)
     lake.connect().close()
     return f"{lake.name} at snapshot {lake.snapshot()}"

@@ -38,7 +38,7 @@ def print_summary(
     query = "select policy, count(*), avg(verified) from trajectories group by all"
     kept = [part for override in overrides if not override.startswith("iterations=") for part in ("--set", override)]
     more = ["run", str(config_file), *kept, "--set", f"iterations={config.iterations + 1}"]
-    data = ["--data-dir", str(config.data_dir)]
+    data = ["--set", f"lake.url={config.lake.url}"] if config.lake.url else ["--data-dir", str(config.data_dir)]
     for command in (["sql", query, *data], ["status", *data], more):
         console.print(f"  {shlex.join([_program(), *command])}", highlight=False, soft_wrap=True)
 

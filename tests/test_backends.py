@@ -19,6 +19,7 @@ from flywheel.datasets.stream import PinStream
 from flywheel.datasets.upkeep import collect_garbage, compact
 from flywheel.errors import LakeError, QueryError
 from flywheel.trajectory import Route, RouteTo, Trajectory
+from tests.servers import PostgreSQL
 
 ROOT = Path(__file__).parents[1]
 EVERYTHING = "select t.*, s.* from trajectories t join steps s using (trajectory_id) order by t.trajectory_id, s.index"
@@ -117,6 +118,16 @@ def test_a_server_that_is_gone_is_told_in_one_line_without_the_password() -> Non
         Lake("postgresql://me:secret@127.0.0.1:9/none?files=/tmp/none")
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_database_without_a_lake_is_left_as_it_is(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    url = f"{postgresql.new_database()}?files={tmp_path}"
+    with pytest.raises(LakeError, match="no lake at"):
+        Lake(url)
+    config = load(ROOT / "configs" / "smoke.toml", [f"data_dir='{tmp_path}'", f"lake.url='{url}'"])
+    assert not Lake.exists(config)
+    with Lake(url, create=True):
+        assert Lake.exists(config)
 
 
 def test_storage_that_is_gone_is_told_in_one_line(

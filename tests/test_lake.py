@@ -79,7 +79,7 @@ def test_kill_9_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     """A writer is killed again and again; what it said was committed is there, once."""
     chance = random.Random(0)
     committed: set[int] = set()
-    for _ in range(6):
+    for round_ in range(6):
         start = max(committed, default=-1) + 1
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path / "lake"), str(max(0, start - 3))],
@@ -88,6 +88,8 @@ def test_kill_9_loses_and_duplicates_nothing(tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        if round_ % 2:  # however slow the machine is, some rounds get as far as a commit
+            committed.add(int(process.stdout.readline()))
         time.sleep(chance.uniform(0.05, 0.5))
         os.kill(process.pid, signal.SIGKILL)
         committed |= {int(line) for line in process.stdout.read().split()}
