@@ -167,7 +167,9 @@ def _rows_in(
         read = None if columns is None else list(dict.fromkeys((KEY, *columns)))
         table = file.read_row_groups(groups, read, use_threads=False)
     mine = pc.is_in(table[KEY], value_set=wanted)
-    table = table if pc.all(mine).as_py() else table.filter(mine)
+    places = np.flatnonzero(mine.to_numpy())
+    together = len(places) > 0 and places[-1] - places[0] + 1 == len(places)
+    table = table.slice(places[0], len(places)) if together else table.filter(mine)
     return table if columns is None else table.select(list(columns))
 
 

@@ -54,7 +54,7 @@ def import_files(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Imported:
     """Import files, and the files of folders. Raises `LakeError`, having changed nothing, if one is not there."""
-    files = [file for path in paths for file in _files(path, format)]
+    files = find_files(paths, format)
     read, done = READERS[format], Imported()
     waiting: list[Trajectory] = []
     rejected: list[dict[str, Any]] = []
@@ -83,6 +83,11 @@ def import_files(
                 commit()
     commit()
     return done
+
+
+def find_files(paths: Sequence[Path], format: str) -> list[Path]:
+    """The files of a format among files and folders. Raises `LakeError` for a path that has none."""
+    return [file for path in paths for file in _files(path, format)]
 
 
 def _files(path: Path, format: str) -> list[Path]:

@@ -29,7 +29,7 @@ class Place:
     files: str
     root: Path
     name: str
-    """For people: without a password."""
+    """For people."""
 
 
 def place_of(where: Path | str, root: Path | None = None) -> Place:
@@ -42,9 +42,11 @@ def place_of(where: Path | str, root: Path | None = None) -> Place:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise LakeError(f"not the URL of a lake; it looks like {EXAMPLE}") from error
+    if url.password is not None:
+        raise LakeError("a lake's URL must not hold a password, it is shown and stored; use PGPASSWORD or ~/.pgpass")
     files = url.query.get("files", "")
     catalog = url.difference_update_query(["files"])
-    name = catalog.render_as_string(hide_password=True)
+    name = catalog.render_as_string()
     if catalog.get_backend_name() not in ("postgresql", "sqlite"):
         raise LakeError(f"{name}: a catalog is a folder, sqlite:// or postgresql://, as in {EXAMPLE}")
     if not isinstance(files, str) or not files:

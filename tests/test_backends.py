@@ -17,7 +17,7 @@ from flywheel.datasets.places import place_of
 from flywheel.datasets.retention import purge
 from flywheel.datasets.stream import PinStream
 from flywheel.datasets.upkeep import collect_garbage, compact
-from flywheel.errors import LakeError, QueryError
+from flywheel.errors import ConfigError, LakeError, QueryError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 from tests.servers import PostgreSQL
 
@@ -113,11 +113,19 @@ def test_a_lake_by_url(any_lake: Lake, golden: list[Trajectory], tmp_path: Path)
     assert (tmp_path / "mine" / "staging").is_dir()
 
 
-def test_a_server_that_is_gone_is_told_in_one_line_without_the_password() -> None:
-    with pytest.raises(LakeError) as raised:
-        Lake("postgresql://me:secret@127.0.0.1:9/none?files=/tmp/none")
-    assert "secret" not in str(raised.value)
+def test_a_server_that_is_gone_is_told_in_one_line() -> None:
+    with pytest.raises(LakeError, match="does not answer") as raised:
+        Lake("postgresql://me@127.0.0.1:9/none?files=/tmp/none")
     assert "\n" not in str(raised.value)
+
+
+def test_passwords_stay_out_of_urls_and_settings() -> None:
+    url = "postgresql://me:secret@127.0.0.1:9/none?files=/tmp/none"
+    with pytest.raises(LakeError, match="PGPASSWORD") as raised:
+        Lake(url)
+    with pytest.raises(ConfigError, match="PGPASSWORD") as refused:
+        load(ROOT / "configs" / "smoke.toml", [f"lake.url='{url}'"])
+    assert "secret" not in f"{raised.value}{refused.value}"
 
 
 def test_a_database_without_a_lake_is_left_as_it_is(postgresql: PostgreSQL, tmp_path: Path) -> None:
@@ -166,7 +174,7 @@ def _cached_ids(root: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://u:p@h/d", "does not say where its files lie"),
+        ("postgresql://u@h/d", "does not say where its files lie"),
         ("mysql://h/d?files=x", "a catalog is a folder, sqlite:// or postgresql://"),
         ("postgresql://h:port/d?files=x", "not the URL of a lake"),
     ],

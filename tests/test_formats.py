@@ -444,6 +444,10 @@ def test_what_is_not_there_changes_nothing(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(LakeError, match=r"no \.traj files"):
         import_files(lake, [tmp_path / "empty"], "swe-agent")
     assert lake.snapshot() == 0
+    nowhere = tmp_path / "new lake"
+    arguments = ["import", str(tmp_path / "nothing.jsonl"), "--format", "chat", "--data-dir", str(nowhere)]
+    assert CliRunner().invoke(app, arguments).exit_code != 0
+    assert not nowhere.exists()
 
 
 def test_images_outside_the_records_folder_are_refused(lake: Lake, tmp_path: Path) -> None:

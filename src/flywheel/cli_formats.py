@@ -54,13 +54,14 @@ def import_(
     """Import trajectories; a second time brings nothing new. Bad records are quarantined with file, line and reason."""
     from dataclasses import asdict
 
-    from flywheel.datasets.imports import import_files
+    from flywheel.datasets.imports import find_files, import_files
     from flywheel.flows.progress import bar
     from flywheel.trajectory import Split
 
+    files = find_files(paths, str(format))
     lake = open_lake(data_dir, create=True)
     with bar(f"import {format}") as progress:
-        done = import_files(lake, paths, str(format), Split(split), progress)
+        done = import_files(lake, files, str(format), Split(split), progress)
     found = asdict(done)
     reasons = found.pop("reasons")
     say({**found, "reasons": reasons} if as_json else found, as_json)

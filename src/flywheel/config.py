@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flywheel.errors import ConfigError
 from flywheel.trajectory import digest
@@ -139,6 +140,15 @@ class LakeConfig(Section):
     retire: tuple[str, ...] = Field(
         default=(), description="Conditions over trajectories: what they select leaves the newest snapshot."
     )
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, url: str) -> str:
+        if re.search(r"://[^/@]*:[^/@]*@", url):
+            raise ValueError(
+                "must not hold a password, settings are stored with every run; use PGPASSWORD or ~/.pgpass"
+            )
+        return url
 
 
 class Config(Section):
