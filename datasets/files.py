@@ -165,7 +165,8 @@ def _rows_in(
             groups = np.unique(np.searchsorted(ends, rows(file), side="right")).tolist()
             groups = [group for group in groups if group < len(ends)]
         read = None if columns is None else list(dict.fromkeys((KEY, *columns)))
-        table = file.read_row_groups(groups, read, use_threads=False)
+        nothing = file.schema_arrow.empty_table() if read is None else file.schema_arrow.empty_table().select(read)
+        table = pa.concat_tables([nothing, *(file.read_row_group(one, read, use_threads=False) for one in groups)])
     mine = pc.is_in(table[KEY], value_set=wanted)
     places = np.flatnonzero(mine.to_numpy())
     together = len(places) > 0 and places[-1] - places[0] + 1 == len(places)
