@@ -70,8 +70,9 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int) -> Pi
         ).first()
     if same is not None:
         return _pin(same)
-    lengths = lake.sql("select trajectory_id, length from trajectories", at=snapshot).to_pydict()
-    steps = sum(dict(zip(*lengths.values(), strict=True))[one] for one in ids)
+    found_lengths = lake.sql("select trajectory_id, length from trajectories", at=snapshot).to_pydict()
+    lengths = dict(zip(*found_lengths.values(), strict=True))
+    steps = sum(lengths[one] for one in ids)
     draft = Pin(name, 0, snapshot, condition, sample, seed, len(ids), steps, found, "", "")
     card = dataset_card(lake, draft.name, snapshot, condition, ids)
     with lake.catalog.write() as connection:
