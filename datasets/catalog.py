@@ -70,7 +70,7 @@ FACT = Table(
     "fact",
     METADATA,
     Column("kind", String(32), primary_key=True),
-    Column("key", String(255), primary_key=True),
+    Column("key", Text, primary_key=True),
     Column("segment", String(64), nullable=False),
     Column("snapshot", Integer, nullable=False),
 )

@@ -23,6 +23,7 @@ from flywheel.trajectory import Split, Trajectory, digest
 BATCH_STEPS = 2048
 """Steps that wait for a commit."""
 BATCH_EPISODES = 64
+ID_LENGTH = 64
 SHOWN = 200
 """Characters of a bad record that the quarantine keeps."""
 
@@ -135,6 +136,9 @@ def _parsed(text: bytes) -> Any:
 
 def _checked(trajectory: Trajectory) -> Trajectory:
     """The trajectory, if it fits the data contract."""
+    name = trajectory.trajectory_id
+    if not (isinstance(name, str) and 0 < len(name) <= ID_LENGTH and name.isprintable()):
+        raise RecordError(f"an id of 1 to {ID_LENGTH} printable characters is needed")
     try:
         trajectories_to_arrow([trajectory])
         for _ in steps_to_arrow([trajectory]):

@@ -450,6 +450,15 @@ def test_what_is_not_there_changes_nothing(lake: Lake, tmp_path: Path) -> None:
     assert not nowhere.exists()
 
 
+def test_ids_fit_the_catalog(any_lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    from flywheel.datasets.formats.atif import write
+
+    named = [dataclasses.replace(golden[0], trajectory_id=name) for name in ("x" * 65, "a\x00b", "good")]
+    path = _write(tmp_path / "runs.jsonl", *(write(one, {}) for one in named))
+    done = import_files(any_lake, [path], "atif")
+    assert (done.trajectories, done.quarantined) == (1, 2)
+
+
 def test_images_outside_the_records_folder_are_refused(lake: Lake, tmp_path: Path) -> None:
     part = {"type": "image", "source": {"media_type": "image/png", "path": "../../etc/passwd"}}
     step = {"step_id": 1, "source": "user", "message": [part]}
