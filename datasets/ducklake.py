@@ -23,11 +23,10 @@ import pyarrow.parquet as pq
 from flywheel.arrow import ARROW_SCHEMAS
 from flywheel.datasets.files import writing
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.reading import STORAGE
 from flywheel.errors import LakeError
 
 VERSION = "1.0"
-STORAGE = "v1.0.0"
-"""DuckDB's storage version: DuckLake's extension may be of an older DuckDB than ours."""
 _TABLES = {
     "ducklake_metadata": "key varchar, value varchar, scope varchar, scope_id bigint",
     "ducklake_snapshot": "snapshot_id bigint, snapshot_time timestamptz, schema_version bigint, "

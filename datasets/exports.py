@@ -66,6 +66,9 @@ def export(
             for name, record in _rows(lake, format, ids, draft, progress):
                 _write(draft / name, record)
                 counts[name if name.endswith(".jsonl") else f"*{Path(name).suffix}"] += 1
+        if not counts:
+            draft.rmdir()
+            raise LakeError("nothing to export: no task has both a verified and a failed training episode")
         if folder.exists():
             folder.rmdir()
         draft.rename(folder)

@@ -30,6 +30,8 @@ class QueryLimits:
 Files = Mapping[str, Mapping[int, Sequence[str]]]
 """Names or addresses of Parquet files by kind and schema version."""
 MARK = "flywheel_views"
+STORAGE = "v1.0.0"
+"""Version of the files that we write for others: whoever reads them may have an older DuckDB than ours."""
 
 
 def open_views(files: Files, tables: Mapping[str, pa.Table], filesystem: Any) -> duckdb.DuckDBPyConnection:
@@ -63,7 +65,7 @@ def write_views(file: Path, files: Files, tables: Mapping[str, pa.Table], storag
         raise LakeError(f"{file} is not a file of views; name a new one")
     draft = file.with_name(f"{file.name}.part")
     draft.unlink(missing_ok=True)
-    with writing(file), duckdb.connect(str(draft)) as connection:
+    with writing(file), duckdb.connect(str(draft), config={"storage_compatibility_version": STORAGE}) as connection:
         if storage.filesystem is not None:
             connection.register_filesystem(storage.filesystem)
         copies = {f"empty_{kind}": ARROW_SCHEMAS[kind].empty_table() for kind in PARQUET_KINDS}

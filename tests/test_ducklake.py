@@ -1,4 +1,4 @@
-"""The DuckLake catalog, read by DuckLake itself."""
+"""What older DuckDBs read: the DuckLake catalog through DuckLake itself, and the file of views."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ READER = textwrap.dedent("""
     connection.execute("use lake")
     print(json.dumps([connection.sql(query).fetchall() for query in sys.argv[3:]]))
 """)
+PLAIN_READER = """
+import json, sys
+import duckdb
+connection = duckdb.connect(sys.argv[1], read_only=True)
+print(json.dumps([connection.sql(query).fetchall() for query in sys.argv[2:]]))
+"""
 QUERIES = (
     "select trajectory_id, length, success from trajectories order by all",
     "select trajectory_id, count(*), sum(len(valid_actions)) from steps group by all order by all",
@@ -57,3 +63,10 @@ def test_ducklake_reads_our_files_where_they_lie(lake: Lake, golden: list[Trajec
     ours = [[list(row.values()) for row in lake.sql(query, at=2).to_pylist()] for query in QUERIES]
     assert json.loads(done.stdout) == ours
     assert len(ours[0]) == 3
+
+    views = tmp_path / "views.duckdb"
+    arguments = ["lake", "views", str(views), "--at", "2", "--data-dir", str(lake.root)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    command = [sys.executable, "-c", PLAIN_READER, str(views), *QUERIES]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(packages)})
+    assert json.loads(done.stdout) == ours

@@ -364,6 +364,12 @@ def test_dpo_pairs_part_at_one_action(lake: Lake, golden: list[Trajectory], tmp_
     ]
 
 
+def test_without_a_failure_there_is_no_pair(curated: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="no task has both"):
+        export(curated, tmp_path / "dpo", "dpo", [golden[0].trajectory_id])
+    assert list(tmp_path.glob("dpo*")) == []
+
+
 def test_parquet_holds_every_kind(curated: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     counts = export(curated, tmp_path / "out", "parquet", select_ids(curated, "verified = 1"))
     assert counts["steps.parquet"] == sum(one.length for one in golden)
