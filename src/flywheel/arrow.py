@@ -153,10 +153,9 @@ CHUNK_IMAGES = 64
 
 
 def _columns(records: Sequence[object], schema: pa.Schema) -> pa.Table:
-    """A row a record; many columns are read in one pass."""
-    values = zip(*map(attrgetter(*schema.names), records), strict=True) if records else [()] * len(schema)
+    """A row a record. Reading column by column makes no object a row, which the garbage collector would visit."""
     return pa.table(
-        [pa.array(column, type=field.type) for field, column in zip(schema, values, strict=True)], schema=schema
+        [pa.array(list(map(attrgetter(field.name), records)), type=field.type) for field in schema], schema=schema
     )
 
 
@@ -167,11 +166,12 @@ def trajectories_to_arrow(trajectories: Sequence[Trajectory]) -> pa.Table:
 
 def steps_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
     """A row a step, in the order of the trajectories; tables of bounded length, so that long episodes need no copy."""
-    rows = ((one.trajectory_id, step) for one in trajectories for step in one.steps)
-    for chunk in batched(rows, CHUNK_STEPS):
-        ids, steps = zip(*chunk, strict=True)
-        plain = _columns(steps, pa.schema(list(_STEP)[1:]))
-        yield plain.add_column(0, _STEP.field(0), [pa.array(ids, pa.string())])
+    steps = [step for one in trajectories for step in one.steps]
+    ids = [one.trajectory_id for one in trajectories for _ in one.steps]
+    for start in range(0, len(steps), CHUNK_STEPS):
+        part = slice(start, start + CHUNK_STEPS)
+        plain = _columns(steps[part], pa.schema(list(_STEP)[1:]))
+        yield plain.add_column(0, _STEP.field(0), [pa.array(ids[part], pa.string())])
 
 
 def images_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
