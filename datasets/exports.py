@@ -16,7 +16,7 @@ from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, TUNING
 from flywheel.datasets.formats.images import image_path
 from flywheel.datasets.formats.tuning import dpo_row, sft_rows, sharegpt_row
 from flywheel.datasets.lake import Lake
-from flywheel.datasets.reading import check_condition
+from flywheel.datasets.reading import check_condition, literal
 from flywheel.errors import LakeError
 from flywheel.trajectory import Image, Segment, Trajectory
 
@@ -121,8 +121,8 @@ def _write_images(folder: Path, images: Mapping[str, Image]) -> None:
 
 
 def _segments(lake: Lake, ids: Sequence[str]) -> dict[str, list[Segment]]:
-    quoted = ", ".join(f"'{one}'" for one in ids)
-    table = lake.sql(f'select * from segments where trajectory_id in ({quoted}) order by trajectory_id, "index"')
+    mine = f"list_contains({literal(ids)}, trajectory_id)"
+    table = lake.sql(f'select * from segments where {mine} order by trajectory_id, "index"')
     found: dict[str, list[Segment]] = {}
     for segment in segments_from_arrow(table):
         found.setdefault(segment.trajectory_id, []).append(segment)
@@ -131,11 +131,11 @@ def _segments(lake: Lake, ids: Sequence[str]) -> dict[str, list[Segment]]:
 
 def _pairs(lake: Lake, verified: Sequence[Trajectory]) -> Iterator[Row]:
     """Each verified episode with the failed training episodes of its task."""
-    tasks = ", ".join(f"'{one}'" for one in sorted({good.task_id for good in verified}))
+    tasks = literal(sorted({good.task_id for good in verified}))
     failed = lake.sql(
         f"""select task_id, trajectory_id from trajectories
             where verified = 0 and revoked is null and split = 'train' and stop_reason <> 'infrastructure'
-              and task_id in ({tasks}) order by trajectory_id"""
+              and list_contains({tasks}, task_id) order by trajectory_id"""
     ).to_pylist()
     bad = {one.trajectory_id: one for one in lake.trajectories([row["trajectory_id"] for row in failed])}
     for good in verified:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from flywheel.trajectory import Split, Trajectory, digest
 BATCH_STEPS = 2048
 """Steps that wait for a commit."""
 BATCH_EPISODES = 64
-ID_LENGTH = 64
+ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+"""Ids name files of exports: nothing in them may lead elsewhere."""
 SHOWN = 200
 """Characters of a bad record that the quarantine keeps."""
 
@@ -137,8 +139,8 @@ def _parsed(text: bytes) -> Any:
 def _checked(trajectory: Trajectory) -> Trajectory:
     """The trajectory, if it fits the data contract."""
     name = trajectory.trajectory_id
-    if not (isinstance(name, str) and 0 < len(name) <= ID_LENGTH and name.isprintable()):
-        raise RecordError(f"an id of 1 to {ID_LENGTH} printable characters is needed")
+    if not (isinstance(name, str) and ID.fullmatch(name)):
+        raise RecordError("a trajectory's id has 1 to 64 letters, digits, - and _")
     try:
         trajectories_to_arrow([trajectory])
         for _ in steps_to_arrow([trajectory]):

@@ -173,11 +173,6 @@ class Lake:
         with self.catalog.read() as connection:
             return _known(connection, TRAJECTORY, "trajectories", ids)
 
-    def known_facts(self, kind: str, keys: Sequence[str]) -> set[str]:
-        """Which facts of a kind are recorded; see `append_facts` for the form of a key."""
-        with self.catalog.read() as connection:
-            return _known(connection, FACT, kind, keys)
-
     def sql(self, statement: str, *, at: int | None = None, limits: QueryLimits | None = None) -> pa.Table:
         """Run one reading statement over the views, as of a snapshot or now. It cannot write, nor read other files.
 

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
 from flywheel.cli import app
+from flywheel.cli_formats import From, To
 from flywheel.datasets.exports import export, select_ids
-from flywheel.datasets.formats.catalog import READERS
+from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, READERS, SUFFIXES, TUNING
 from flywheel.datasets.formats.records import RecordError
 from flywheel.datasets.imports import Imported, import_files
 from flywheel.datasets.lake import Lake
@@ -459,10 +460,17 @@ def test_what_is_not_there_changes_nothing(lake: Lake, tmp_path: Path) -> None:
 def test_ids_fit_the_catalog(any_lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     from flywheel.datasets.formats.atif import write
 
-    named = [dataclasses.replace(golden[0], trajectory_id=name) for name in ("x" * 65, "a\x00b", "good")]
+    named = [
+        dataclasses.replace(golden[0], trajectory_id=name) for name in ("x" * 65, "a\x00b", "../up", "it's", "good")
+    ]
     path = _write(tmp_path / "runs.jsonl", *(write(one, {}) for one in named))
     done = import_files(any_lake, [path], "atif")
-    assert (done.trajectories, done.quarantined) == (1, 2)
+    assert (done.trajectories, done.quarantined) == (1, 4)
+
+
+def test_the_commands_offer_every_format() -> None:
+    assert {str(one) for one in From} == READERS.keys() == SUFFIXES.keys()
+    assert {str(one) for one in To} == {*DOCUMENTS, *LINES, *TUNING, "parquet"}
 
 
 def test_images_outside_the_records_folder_are_refused(lake: Lake, tmp_path: Path) -> None:

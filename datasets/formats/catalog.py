@@ -39,4 +39,3 @@ LINES: dict[str, Writer] = {"chat": chat.write, "otel": otel.write}
 """Formats with a line a trajectory."""
 TUNING = ("sft", "sharegpt", "dpo")
 """Rows that teach: by default of verified training episodes only."""
-EXPORTS = (*DOCUMENTS, *LINES, *TUNING, "parquet")
