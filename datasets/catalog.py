@@ -186,10 +186,49 @@ QUARANTINED = Table(
 )
 """Records that an import could not take, with the reason; `record` is the beginning of what stood there."""
 
+REDACTION = Table(
+    "redaction",
+    METADATA,
+    Column("segment", String(64), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("secret", String(64), primary_key=True),
+    Column("occurrences", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+"""Secrets that were replaced before a file was written."""
+ASSIGNMENT = Table(
+    "assignment",
+    METADATA,
+    Column("unit", Text, primary_key=True),
+    Column("split", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+"""The split of every task, family or environment, decided before the first episode of it is played."""
+CALIBRATION = Table(
+    "calibration",
+    METADATA,
+    Column("calibration_id", String(64), primary_key=True),
+    Column("verifier", String(64), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("environment", String(64), nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("labelled", Integer, nullable=False),
+    Column("accepted", Integer, nullable=False),
+    Column("precision", Float, nullable=False),
+    Column("recall", Float, nullable=False),
+    Column("kappa", Float, nullable=False),
+    Column("cheats_caught", Float, nullable=False),
+    Column("honest_flagged", Float, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
 MIGRATIONS: tuple[tuple[int, tuple[Table, ...]], ...] = (
     (1, (SNAPSHOT, SEGMENT, TRAJECTORY, FACT, POLICY, LINEAGE, GATE, CHAMPION, ITERATION)),
     (2, (PIN, REVOCATION, GARBAGE)),
     (3, (EVALUATION, QUARANTINED)),
+    (4, (REDACTION, ASSIGNMENT, CALIBRATION)),
 )
 CATALOG_VERSION = MIGRATIONS[-1][0]
 

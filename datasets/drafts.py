@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
@@ -11,6 +12,7 @@ from flywheel.arrow import ARROW_SCHEMAS, images_to_arrow, steps_to_arrow, traje
 from flywheel.datasets.catalog import TRAJECTORY
 from flywheel.datasets.files import ParquetSink, Written, writing
 from flywheel.datasets.lake import Lake, file_name
+from flywheel.datasets.privacy import redacted
 from flywheel.errors import LakeError
 from flywheel.trajectory import Image, Step, Trajectory
 
@@ -34,6 +36,7 @@ class Draft:
         self._steps: list[Step] = []
         self._sinks: dict[str, ParquetSink] = {}
         self._seen: set[str] = set()
+        self._redacted = Counter[str]()
         self.length = 0
 
     def __enter__(self) -> Self:
@@ -63,6 +66,7 @@ class Draft:
             self._flush()
             self._sink("steps")
             written = {kind: sink.close() for kind, sink in self._sinks.items()}
+        written["steps"] = replace(written["steps"], redacted=tuple(sorted(self._redacted.items())))
         self._sinks.clear()
         whole = replace(trajectory, length=self.length)
         files: dict[str, Written] = {}
@@ -82,7 +86,7 @@ class Draft:
         return False
 
     def _flush(self) -> None:
-        for table in steps_to_arrow([replace(self._blank, steps=tuple(self._steps))]):
+        for table in redacted(steps_to_arrow([replace(self._blank, steps=tuple(self._steps))]), self._redacted):
             self._sink("steps").write(table)
         self._steps.clear()
 

@@ -88,6 +88,8 @@ _TYPES = {
     pa.bool_(): "boolean",
     pa.int32(): "int32",
     pa.int64(): "int64",
+    pa.uint32(): "uint32",
+    pa.uint64(): "uint64",
     pa.float32(): "float32",
     pa.float64(): "float64",
 }

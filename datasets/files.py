@@ -31,6 +31,8 @@ class Written:
     rows: int
     bytes: int
     sha256: str
+    redacted: tuple[tuple[str, int], ...] = ()
+    """How many secrets of each kind were replaced on the way in."""
 
 
 class ParquetSink:

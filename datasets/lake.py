@@ -6,8 +6,11 @@ what is new. Killed at any moment, the lake holds a trajectory with all its step
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +26,10 @@ from flywheel.arrow import (
     trajectories_to_arrow,
 )
 from flywheel.config import Config
-from flywheel.datasets.catalog import FACT, SEGMENT, SNAPSHOT, TRAJECTORY, Catalog, has_catalog, new_snapshot
+from flywheel.datasets.catalog import FACT, REDACTION, SEGMENT, SNAPSHOT, TRAJECTORY, Catalog, has_catalog, new_snapshot
 from flywheel.datasets.files import Source, Written, read_rows, read_steps, write_parquet
 from flywheel.datasets.places import Place, place_of
+from flywheel.datasets.privacy import redacted
 from flywheel.datasets.reading import Files, QueryLimits, open_views, run_query
 from flywheel.datasets.snapshots import catalog_tables, files_of
 from flywheel.datasets.storage import source, storage_at
@@ -137,10 +141,10 @@ class Lake:
 
     def write(self, name: str, kind: str, tables: Tables) -> Written:
         """Write one file of a segment that no snapshot reads yet."""
-        file = file_name(name, kind)
-        written = write_parquet(tables, ARROW_SCHEMAS[kind], self.staging / file)
+        file, found = file_name(name, kind), Counter[str]()
+        written = write_parquet(redacted(tables, found), ARROW_SCHEMAS[kind], self.staging / file)
         self.storage.publish(self.staging / file, file)
-        return written
+        return replace(written, redacted=tuple(sorted(found.items())))
 
     def discard(self, name: str, kinds: Iterable[str]) -> None:
         """Remove the files of a segment that did not get into the catalog."""
@@ -155,6 +159,8 @@ class Lake:
                 return False
             snapshot = new_snapshot(connection, message)
             connection.execute(insert(SEGMENT), [segment_row(name, *file, snapshot) for file in files.items()])
+            if redactions := [row for file in files.items() for row in redaction_rows(name, *file)]:
+                connection.execute(insert(REDACTION), redactions)
             entries = [{_key(ledger): key, "segment": name, "snapshot": snapshot} for key in keys]
             connection.execute(
                 insert(ledger), entries if ledger is TRAJECTORY else [{**entry, "kind": kind} for entry in entries]
@@ -223,17 +229,22 @@ class Lake:
 
         The catalog knows their segments, so only the files that hold them are opened.
         """
-        found: dict[str, Trajectory] = {}
+        found = {one.trajectory_id: one for one in trajectories_from_arrow(*self.tables(ids))}
+        return [found[trajectory_id] for trajectory_id in ids]
+
+    def tables(self, ids: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+        """The rows of trajectories and of their steps, as Arrow, in the order of the files."""
+        rows, steps = [ARROW_SCHEMAS["trajectories"].empty_table()], [ARROW_SCHEMAS["steps"].empty_table()]
         for name, inside in self.segments_of(ids).items():
-            whole = read_rows(self.source(name, "trajectories"), inside)
-            some = trajectories_from_arrow(whole, self.steps(name, inside))
-            found |= {trajectory.trajectory_id: trajectory for trajectory in some}
-        if missing := [trajectory_id for trajectory_id in ids if trajectory_id not in found]:
+            rows.append(read_rows(self.source(name, "trajectories"), inside))
+            steps.append(self.steps(name, inside))
+        whole = pa.concat_tables(rows, promote_options="default").select(ARROW_SCHEMAS["trajectories"].names)
+        if missing := set(ids).difference(whole["trajectory_id"].to_pylist()):
             raise LakeError(
-                f"no trajectory '{missing[0]}' in {self.name}; "
+                f"no trajectory '{min(missing)}' in {self.name}; "
                 'list some with: flywheel sql "select trajectory_id from trajectories limit 5"'
             )
-        return [found[trajectory_id] for trajectory_id in ids]
+        return whole, pa.concat_tables(steps, promote_options="default").select(ARROW_SCHEMAS["steps"].names)
 
     def steps(self, name: str, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """The steps, whole or in part, of some trajectories of one segment, in its order."""
@@ -274,6 +285,15 @@ def segment_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str,
         "schema_version": SCHEMA_VERSION,
         "begin_snapshot": snapshot,
     }
+
+
+def redaction_rows(name: str, kind: str, file: Written) -> list[dict[str, Any]]:
+    """What the catalog records of the secrets that never reached a file: how many of which kind."""
+    now = time.time()
+    return [
+        {"segment": name, "kind": kind, "secret": secret, "occurrences": count, "created_at": now}
+        for secret, count in file.redacted
+    ]
 
 
 def _key(ledger: Table) -> str:

@@ -57,7 +57,7 @@ def touched(lake: Lake, trajectory_id: str) -> dict[str, Any]:
               select p.policy_id, false from policies p join down on p.parent_policy_id = down.policy_id)
             select policy_id, bool_or(direct) as trained_on_it from down group by all order by policy_id"""
     ).to_pylist()
-    return {"trajectory_id": trajectory_id, **one, "pins": _pins(lake, [trajectory_id]), "students": students}
+    return {"trajectory_id": trajectory_id, **one, "pins": pins_holding(lake, [trajectory_id]), "students": students}
 
 
 def resolve(lake: Lake, prefix: str) -> tuple[str, str]:
@@ -82,7 +82,7 @@ def revoke(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> dict[str, 
         raise LakeError(f"no trajectory '{missing[0]}' in {lake.name}; nothing was revoked")
     gone = set(lake.sql("select trajectory_id from revocations")["trajectory_id"].to_pylist())
     new = [one for one in dict.fromkeys(trajectory_ids) if one not in gone]
-    pins = _pins(lake, trajectory_ids)
+    pins = pins_holding(lake, trajectory_ids)
     with lake.catalog.write() as connection:
         if new:
             rows = [{"trajectory_id": one, "reason": reason, "created_at": time.time()} for one in new]
@@ -95,7 +95,7 @@ def revoke(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> dict[str, 
     return {"revoked": len(new), "pins": pins, "students": students}
 
 
-def _pins(lake: Lake, trajectory_ids: Sequence[str]) -> list[str]:
+def pins_holding(lake: Lake, trajectory_ids: Sequence[str]) -> list[str]:
     """Titles of the pins that hold one of the trajectories."""
     wanted = set(trajectory_ids)
     titles = [f"{row['name']}@v{row['version']}" for row in lake.sql("from pins order by name, version").to_pylist()]

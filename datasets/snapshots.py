@@ -7,7 +7,8 @@ from sqlalchemy import Connection, func, or_, select
 
 from flywheel.datasets.catalog import ITERATION, LINEAGE, METADATA, POLICY, SEGMENT, SNAPSHOT
 from flywheel.datasets.storage import Storage
-from flywheel.datasets.views import CATALOG_KINDS, PARQUET_KINDS
+from flywheel.datasets.views import PARQUET_KINDS
+from flywheel.datasets.views_catalog import CATALOG_KINDS
 from flywheel.errors import LakeError
 from flywheel.trajectory import SCHEMA_VERSION
 

@@ -6,19 +6,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from flywheel.arrow import ARROW_SCHEMAS
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """`row` says what a row is; `columns` what each column holds, in order."""
-
-    row: str
-    statement: str
-    columns: dict[str, str]
-
+from flywheel.datasets.views_catalog import CATALOG_VIEWS, View
 
 _TRAJECTORY_COLUMNS = {
     "trajectory_id": "digest of task, policy, version, purpose and attempt",
@@ -49,8 +38,9 @@ _TRAJECTORY_COLUMNS = {
     "started_at": "when the episode began",
     "schema_version": "version of the data contract",
     "extra": "the record that it was imported from, JSON by format, or NULL",
+    "subject": "whose data this is, or NULL; see flywheel lake purge --subject",
     "verified": "1 if every verifier passed, 0 if not, NULL before curation",
-    "route": "supervised, executor, continual, held_out, quarantine",
+    "route": "supervised, executor, continual, duplicate, held_out, quarantine",
     "route_reason": "why it went there",
     "revoked": "reason of its revocation, or NULL; revoked episodes teach nobody",
 }
@@ -85,7 +75,10 @@ VIEWS: dict[str, View] = {
     "trajectories": View(
         "an episode with its route",
         """select t.*, r.verified::int as verified, r.route, r.reason as route_reason, v.reason as revoked
-           from raw_trajectories t left join raw_routes r using (trajectory_id)
+           from raw_trajectories t
+           left join (select trajectory_id, unnest(arg_max({'verified': verified, 'route': route, 'reason': reason},
+                                                            coalesce(created_at, 0)))
+                      from raw_routes group by trajectory_id) r using (trajectory_id)
            left join raw_revocations v using (trajectory_id)""",
         _TRAJECTORY_COLUMNS,
     ),
@@ -120,17 +113,65 @@ VIEWS: dict[str, View] = {
             "confidence": "0 to 1",
             "items": "list of (name, points, fraction, evidence)",
             "raw": "a judge's own words",
+            "created_at": "when",
         },
     ),
     "routes": View(
-        "where a curated episode went",
+        "a decision where a curated episode goes; the newest is in force and shown in trajectories",
         "select * from raw_routes",
         {
             "trajectory_id": "the episode",
-            "route": "supervised, executor, continual, held_out, quarantine",
+            "route": "supervised, executor, continual, duplicate, held_out, quarantine",
             "verified": "every verifier passed",
             "reason": "why",
             "source": "what decided, with its version",
+            "created_at": "when",
+        },
+    ),
+    "relabelled": View(
+        "a completed segment of an unverified episode: executor data, under the name of what it did achieve",
+        """select s.trajectory_id, s."index", s.start, s."end", s.subgoal,
+                  coalesce(nullif(p.subgoal, ''), t.instruction) as relabelled_from
+           from segments s join trajectories t using (trajectory_id)
+           join raw_steps p on p.trajectory_id = s.trajectory_id and p."index" = s.start
+           where t.route = 'executor' and t.revoked is null and s.completed""",
+        {
+            "trajectory_id": "the episode",
+            "index": "of the segment",
+            "start": "first step",
+            "end": 'the step after its last; quote it: "end"',
+            "subgoal": "what it achieved",
+            "relabelled_from": "what the agent was after when it began: its subgoal, or its instruction",
+        },
+    ),
+    "pairs": View(
+        "a preference pair: a verified and an honestly failed training episode of one task",
+        """select g.task_id, g.trajectory_id as chosen, b.trajectory_id as rejected,
+                  g.length as chosen_length, b.length as rejected_length, b.score as rejected_score
+           from trajectories g join trajectories b using (task_id)
+           where g.route in ('supervised', 'duplicate') and b.route in ('executor', 'continual')
+             and g.revoked is null and b.revoked is null""",
+        {
+            "task_id": "the task of both",
+            "chosen": "id of the verified episode",
+            "rejected": "id of the failed one",
+            "chosen_length": "steps",
+            "rejected_length": "steps",
+            "rejected_score": "how far the failed one came, 0 to 1",
+        },
+    ),
+    "fingerprints": View(
+        "what an episode is compared by",
+        "select * from raw_fingerprints",
+        {
+            "trajectory_id": "the episode",
+            "actions": "digest of task and actions",
+            "record": "digest of all that one playing leaves, its timings included",
+            "signature": "MinHash of actions and what they met",
+            "bands": "digests of runs of the signature; one in common makes a candidate",
+            "duplicate_of": "the earlier training episode that says the same, or NULL",
+            "similarity": "1 for equal actions, else the estimated Jaccard similarity to it, or NULL",
+            "source": "what computed it, with its version",
         },
     ),
     "credits": View(
@@ -167,123 +208,7 @@ VIEWS: dict[str, View] = {
             "data": "the bytes",
         },
     ),
-    "evaluations": View(
-        "a policy's verified successes on held-out tasks",
-        "select * from raw_evaluations",
-        {
-            "evaluation_id": "digest of policy, tasks and settings",
-            "policy_id": "who played",
-            "policy": "role of the policy",
-            "iteration": "turn of the wheel",
-            "split": "dev or test",
-            "snapshot": "state of the lake that it was counted in",
-            "tasks": "how many count",
-            "verified": "how many every verifier passed",
-            "broken": "tasks left out: broken infrastructure",
-            "rate": "verified / tasks",
-            "low": "of the 95 % Wilson interval",
-            "high": "of the 95 % Wilson interval",
-            "mean_score": "mean of the last progress",
-            "created_at": "when",
-        },
-    ),
-    "quarantined": View(
-        "a record that an import could not take",
-        "select * from raw_quarantined",
-        {
-            "record_id": "digest",
-            "source": "file",
-            "line": "line of the file, from 1",
-            "format": "as which it was read",
-            "reason": "why it was not taken",
-            "record": "how it begins",
-            "created_at": "when",
-        },
-    ),
-    "policies": View(
-        "a distilled policy",
-        """select p.*, (select count(*) from raw_lineage l join raw_revocations v using (trajectory_id)
-                        where l.policy_id = p.policy_id) as revoked
-           from raw_policies p""",
-        {
-            "policy_id": "digest of corpus, settings and parent",
-            "name": "flat or hierarchical",
-            "version": "limits and decoding",
-            "path": "folder inside the lake",
-            "iteration": "turn that distilled it",
-            "snapshot": "state of the lake that it was trained on",
-            "parent_policy_id": "the student that training started from, or empty",
-            "parameters": "number of weights",
-            "card": "JSON",
-            "created_at": "when",
-            "revoked": "how many of its trajectories have been revoked since",
-        },
-    ),
-    "champions": View(
-        "a change of champion; the newest is in force",
-        "select * from raw_champions",
-        {
-            "id": "1, 2, …",
-            "policy_id": "who",
-            "reason": "the gate's sentence, or rollback",
-            "gate_id": "the decision",
-            "created_at": "when",
-        },
-    ),
-    "gates": View(
-        "a decision: challenger against champion",
-        "select * from raw_gates",
-        {
-            "gate_id": "digest",
-            "iteration": "turn",
-            "challenger_id": "the new policy",
-            "champion_id": "its opponent",
-            "promoted": "1 or 0",
-            "result": "the paired test, JSON",
-            "created_at": "when",
-        },
-    ),
-    "lineage": View(
-        "a policy and a trajectory that it was trained on: read it in either direction",
-        "select * from raw_lineage",
-        {"policy_id": "the student", "trajectory_id": "the episode"},
-    ),
-    "iterations": View(
-        "a turn of the wheel",
-        "select * from raw_iterations",
-        {
-            "iteration": "1, 2, …",
-            "config_digest": "digest of the settings",
-            "champion_id": "in force when it began",
-            "report": "JSON",
-            "started_at": "when it began",
-            "finished_at": "when it ended; NULL while it runs",
-        },
-    ),
-    "pins": View(
-        "a version of a dataset",
-        "select * from raw_pins",
-        {
-            "name": "of the dataset",
-            "version": "1, 2, …",
-            "snapshot": "state of the lake that it reads",
-            "condition": "SQL over trajectories",
-            "sample": "how many were drawn, or NULL for all",
-            "seed": "of the draw and of the order",
-            "trajectories": "how many",
-            "steps": "how many",
-            "digest": "of the ids",
-            "card": "Markdown",
-            "flag": "what happened since to what it holds, or empty",
-            "created_at": "when",
-        },
-    ),
-    "revocations": View(
-        "a trajectory that was taken back",
-        "select * from raw_revocations",
-        {"trajectory_id": "the episode", "reason": "why", "created_at": "when"},
-    ),
-}
+} | CATALOG_VIEWS
 
 PARQUET_KINDS = tuple(ARROW_SCHEMAS)
 
@@ -293,19 +218,10 @@ def kinds_of(statement: str) -> set[str]:
     text = statement.lower()
     if "query" in text:
         return set(PARQUET_KINDS)  # DuckDB's query() and query_table() read what an expression names
-    named = [face.statement for name, face in VIEWS.items() if name in text]
-    return {kind for kind in PARQUET_KINDS if any(f"raw_{kind}" in read for read in [text, *named])}
-
-
-CATALOG_KINDS = {
-    "policies": "policy",
-    "champions": "champion",
-    "gates": "gate",
-    "lineage": "lineage",
-    "iterations": "iteration",
-    "pins": "pin",
-    "revocations": "revocation",
-    "evaluations": "evaluation",
-    "quarantined": "quarantined",
-}
-"""View → catalog table."""
+    read, pending = "", text
+    while pending:
+        read += pending
+        pending = " ".join(
+            face.statement for name, face in VIEWS.items() if name in pending and face.statement not in read
+        )
+    return {kind for kind in PARQUET_KINDS if f"raw_{kind}" in read}

@@ -12,6 +12,7 @@ from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.arrow import segments_from_arrow
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.leaks import refuse_leaks
 from flywheel.distill.cards import part_card
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.policies import NOISY_EXPERT
@@ -54,10 +55,11 @@ class Corpus:
         return digest("corpus", sorted(self.routes.items()), size=8)
 
 
-def load_corpus(lake: Lake, iteration: int) -> Corpus:
+def load_corpus(lake: Lake, iteration: int, leak: float) -> Corpus:
     """Training trajectories up to an iteration: verified ones, and teachers' that at least hold completed segments.
 
-    A student's failed episode teaches nobody: its way to a milestone is mostly its own wandering.
+    A student's failed episode teaches nobody: its way to a milestone is mostly its own wandering. Raises `LeakError`
+    where one of them is so like a held-out episode (estimated Jaccard similarity `leak`) that it gives its task away.
     """
     snapshot = lake.snapshot()
     rows = lake.sql(
@@ -73,6 +75,7 @@ def load_corpus(lake: Lake, iteration: int) -> Corpus:
     for part in segments_from_arrow(lake.sql("select * from segments order by trajectory_id, index")):
         if part.trajectory_id in segments:
             segments[part.trajectory_id].append(part)
+    refuse_leaks(lake, list(routes), leak)
     return Corpus(tuple(lake.trajectories(list(routes))), segments, routes, snapshot)
 
 
@@ -84,7 +87,7 @@ def distill(
     The policy id is a digest of corpus, settings and parent: distilling the same again finds it done. Later
     iterations start from the student of the iteration before.
     """
-    corpus = load_corpus(lake, iteration)
+    corpus = load_corpus(lake, iteration, config.curate.leak)
     parent = newest(lake, kind, iteration - 1)
     limits, decoding = limits_of(config.student), decoding_of(config.student, config.seed)
     settings = [config.student.model_dump(), config.train.model_dump(exclude={"checkpoint_seconds"}), config.seed]
@@ -113,8 +116,9 @@ def distill(
             parameters=parameters,
             metrics=metrics,
         )
+        verifiers = [one.name for one in config.curate.verifiers if one.gate]
         for role in ROLES[kind]:
-            (directory / role / "README.md").write_text(part_card(card, role, config.curate.verifiers))
+            (directory / role / "README.md").write_text(part_card(card, role, verifiers))
         finish(directory, card)
     card = read_card(directory)
     register(lake, card, list(corpus.routes))

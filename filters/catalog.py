@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from flywheel.config import VerifierConfig
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
-from flywheel.filters.milestones import Milestones
+from flywheel.filters.ensemble import Ensemble
+from flywheel.filters.integrity import Integrity
+from flywheel.filters.judge import Judge
 from flywheel.filters.outcome import Outcome
+from flywheel.filters.privileged import Privileged
+from flywheel.filters.process import Process
 from flywheel.filters.replay import Replay
 from flywheel.filters.verifier import Verifier
 
-VERIFIERS: dict[str, Callable[[World], Verifier]] = {
-    "outcome": lambda world: Outcome(),
-    "milestones": Milestones,
-    "replay": Replay,
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What verifiers may use. `world` is None where no verifier of the pipeline needs one."""
+
+    world: World | None
+    cache: Path
+
+
+VERIFIERS: dict[str, Callable[..., Verifier]] = {
+    "outcome": lambda tools, **given: Outcome(**given),
+    "privileged": lambda tools, **given: Privileged(tools.world, **given),
+    "replay": lambda tools, **given: Replay(tools.world, **given),
+    "integrity": lambda tools, **given: Integrity(**given),
+    "process": lambda tools, **given: Process(tools.world, **given),
+    "judge": lambda tools, **given: Judge(tools.world, tools.cache, **given),
+    "ensemble": lambda tools, members=(), **given: Ensemble([_make(one, {}, tools) for one in members], **given),
 }
+WORLDLESS = frozenset({"outcome", "integrity"})
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raise `ConfigError` for a name that no verifier has."""
-    if unknown := [name for name in names if name not in VERIFIERS]:
-        raise ConfigError(f"unknown verifier '{unknown[0]}'; known: {', '.join(VERIFIERS)}")
+def needs_world(pipeline: Sequence[VerifierConfig]) -> bool:
+    """Does a verifier of the pipeline open a simulator?"""
+    return any(
+        one.name not in WORLDLESS
+        and not (one.name == "process" and one.arguments.get("max_detour") == 0)
+        and not (one.name == "ensemble" and WORLDLESS.issuperset(one.arguments.get("members", ())))
+        for one in pipeline
+    )
 
 
-def make_verifiers(names: Sequence[str], world: World) -> list[Verifier]:
-    check_names(names)
-    return [VERIFIERS[name](world) for name in names]
+def make_verifiers(pipeline: Sequence[VerifierConfig], tools: Tools) -> list[Verifier]:
+    """The pipeline's verifiers, in order. Raises `ConfigError` for a name or an argument that there is not."""
+    return [_make(one.name, one.arguments, tools) for one in pipeline]
+
+
+def _make(name: str, arguments: dict[str, Any], tools: Tools) -> Verifier:
+    if name not in VERIFIERS:
+        raise ConfigError(f"unknown verifier '{name}'; known: {', '.join(VERIFIERS)}")
+    try:
+        return VERIFIERS[name](tools, **arguments)
+    except TypeError as error:
+        raise ConfigError(f"verifier '{name}': {error}") from error

@@ -1,39 +1,94 @@
-"""The curate stage: every trajectory is segmented, verified and routed, once; all of it is appended to the lake."""
+"""The curate stage: every trajectory is segmented, verified, compared and routed, once; all is appended to the lake."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any
 
 from flywheel.arrow import routes_to_arrow, segments_to_arrow, verdicts_to_arrow
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import canonical
 from flywheel.errors import LeakError
-from flywheel.filters.catalog import make_verifiers
-from flywheel.filters.routing import route
-from flywheel.filters.segments import segment
-from flywheel.filters.verifier import Verifier
-from flywheel.trajectory import StopReason, Trajectory, Verdict
+from flywheel.filters.batch import read_batch
+from flywheel.filters.calibration import gating
+from flywheel.filters.duplicates import Echoes, echoes
+from flywheel.filters.examine import Findings, examine_all
+from flywheel.filters.routing import Case, route
+from flywheel.trajectory import Route, Split, StopReason
 
-CHUNK = 128
+CHUNK_STEPS = 8192
+CHUNK = 512
+"""A chunk ends at whichever comes first, steps or trajectories; memory holds a few of them."""
 
 
 def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda done: None) -> dict[str, int]:
     """Curate what is not routed yet. Counts by route over the whole lake.
 
     Routes are committed last, so that a killed run takes up the chunk again; what it had said of the chunk before
-    is not said twice.
+    is not said twice. Nothing but its route is said of an episode that the infrastructure broke.
     """
-    if ids := waiting(lake, config.environment.name):
-        check_splits(lake)
-        with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
-            verifiers = make_verifiers(config.curate.verifiers, world)
-            for start in range(0, len(ids), CHUNK):
-                chunk = ids[start : start + CHUNK]
-                _curate(lake, lake.trajectories(chunk), verifiers)
-                progress(len(chunk))
+    lake.append_facts("routes", routes_to_arrow(_broken(lake, config)), "routes", key=("source",))
+    for findings, echo, routes in _curated(config, lake):
+        _append(lake, findings, echo, routes)
+        progress(len(routes))
     return route_counts(lake)
+
+
+def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda done: None) -> list[dict[str, Any]]:
+    """Where everything that is not routed yet would go and why: counts with an example. Nothing is written."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for routes in chain([_broken(lake, config)], (routes for _, _, routes in _curated(config, lake))):
+        for one in routes:
+            found.setdefault((str(one.route), one.reason), []).append(one.trajectory_id)
+        progress(len(routes))
+    return [
+        {"route": to, "reason": reason, "trajectories": len(ids), "example": min(ids)}
+        for (to, reason), ids in sorted(found.items())
+    ]
+
+
+def _curated(config: Config, lake: Lake) -> Iterator[tuple[Findings, Echoes, list[Route]]]:
+    chunks = waiting(lake, config)
+    if not chunks:
+        return
+    check_splits(lake)
+    gates = gating(config, lake)
+    batches = (read_batch(lake, chunk) for chunk in chunks)
+    for findings in examine_all(config, batches, len(chunks)):
+        batch = findings.batch
+        teaching = [one for one, split in zip(batch.ids, batch.texts("split"), strict=True) if split == Split.TRAIN]
+        echo = echoes(lake, findings.fingerprints, teaching, config.curate.near_duplicate)
+        yield findings, echo, routes_of(findings, echo, gates)
+
+
+def routes_of(findings: Findings, echo: Echoes, gates: Sequence[bool]) -> list[Route]:
+    """A decision a trajectory. `gates` says which of the pipeline's verifiers decide."""
+    batch, now = findings.batch, time.time()
+    return [
+        route(
+            Case(
+                one,
+                Split(split),
+                StopReason(stop),
+                [said for said, decides in zip(verdicts, gates, strict=True) if decides],
+                segments,
+                one in echo.copies,
+                one in echo.repeats,
+            ),
+            at=now,
+        )
+        for one, split, stop, verdicts, segments in zip(
+            batch.ids,
+            batch.texts("split"),
+            batch.texts("stop_reason"),
+            findings.verdicts,
+            findings.segments,
+            strict=True,
+        )
+    ]
 
 
 def route_counts(lake: Lake) -> dict[str, int]:
@@ -42,14 +97,44 @@ def route_counts(lake: Lake) -> dict[str, int]:
     return {row["route"]: row["n"] for row in counts.to_pylist()}
 
 
-def waiting(lake: Lake, environment: str) -> list[str]:
-    """Ids of an environment's trajectories that are not routed yet."""
+def route_reasons(lake: Lake) -> list[dict[str, Any]]:
+    """How many trajectories of the whole lake went where for which reason, with one to look at."""
+    found: list[dict[str, Any]] = lake.sql(
+        """select route, route_reason as reason, count(*) as trajectories, min(trajectory_id) as example
+           from trajectories where route is not null group by all order by route, trajectories desc, reason"""
+    ).to_pylist()
+    return found
+
+
+def waiting(lake: Lake, config: Config) -> list[list[str]]:
+    """Ids of the environment's trajectories that are not routed yet, in chunks; broken ones apart."""
+    chunks: list[list[str]] = []
+    steps = CHUNK_STEPS
+    for one, length in _unrouted(lake, config, f"stop_reason <> '{StopReason.INFRASTRUCTURE}'"):
+        if steps + length > CHUNK_STEPS or len(chunks[-1]) == CHUNK:
+            chunks.append([])
+            steps = 0
+        chunks[-1].append(one)
+        steps += length
+    return chunks
+
+
+def _broken(lake: Lake, config: Config) -> list[Route]:
+    """Routes of the episodes that the infrastructure broke."""
+    now = time.time()
+    found = _unrouted(lake, config, f"stop_reason = '{StopReason.INFRASTRUCTURE}'")
+    return [route(Case(one, Split.TRAIN, StopReason.INFRASTRUCTURE, (), ()), at=now) for one, _ in found]
+
+
+def _unrouted(lake: Lake, config: Config, condition: str) -> list[tuple[str, int]]:
+    """(id, length) of the environment's trajectories that are not routed yet."""
+    parameters = canonical(config.environment.parameters).replace("'", "''")
     found = lake.sql(
-        f"""select trajectory_id from trajectories where route is null and environment = '{environment}'
-            order by trajectory_id"""
+        f"""select trajectory_id, length from trajectories
+            where route is null and environment = '{config.environment.name}' and parameters = '{parameters}'
+              and {condition} order by trajectory_id"""
     )
-    ids: list[str] = found["trajectory_id"].to_pylist()
-    return ids
+    return list(zip(*found.to_pydict().values(), strict=True))
 
 
 def check_splits(lake: Lake) -> None:
@@ -62,24 +147,10 @@ def check_splits(lake: Lake) -> None:
         raise LeakError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
 
 
-def _curate(lake: Lake, trajectories: Sequence[Trajectory], verifiers: Sequence[Verifier]) -> None:
-    judged = [one for one in trajectories if one.stop_reason is not StopReason.INFRASTRUCTURE]
-    segments = {one.trajectory_id: segment(one) for one in judged}
-    verdicts: dict[str, list[Verdict]] = defaultdict(list)
-    for verifier in verifiers:
-        for verdict in verifier.verify(judged):
-            verdicts[verdict.trajectory_id].append(verdict)
-    routes = [route(one, verdicts[one.trajectory_id], segments.get(one.trajectory_id, [])) for one in trajectories]
-    lake.append_facts(
-        "segments",
-        segments_to_arrow([part for parts in segments.values() for part in parts]),
-        "segments",
-        key=("source", "index"),
-    )
-    lake.append_facts(
-        "verdicts",
-        verdicts_to_arrow([verdict for said in verdicts.values() for verdict in said]),
-        "verdicts",
-        key=("verifier", "version", "arguments"),
-    )
-    lake.append_facts("routes", routes_to_arrow(routes), "routes")
+def _append(lake: Lake, findings: Findings, echo: Echoes, routes: Sequence[Route]) -> None:
+    segments = [part for row in findings.segments for part in row]
+    verdicts = [said for row in findings.verdicts for said in row]
+    lake.append_facts("segments", segments_to_arrow(segments), "segments", key=("source",))
+    lake.append_facts("verdicts", verdicts_to_arrow(verdicts), "verdicts", key=("verifier", "version", "arguments"))
+    lake.append_facts("fingerprints", echo.marked(findings.fingerprints), "fingerprints", key=("source",))
+    lake.append_facts("routes", routes_to_arrow(routes), "routes", key=("source",))

@@ -3,61 +3,92 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+import numpy as np
+
+from flywheel.datasets.privacy import MARK
 from flywheel.environments.protocol import Observation, World
-from flywheel.filters.milestones import task_of
-from flywheel.filters.verifier import arguments, verdict
-from flywheel.trajectory import Item, Step, Trajectory, Verdict
+from flywheel.filters.batch import Batch
+from flywheel.filters.verifier import arguments, verdicts
+from flywheel.trajectory import Item, Step, Task, Trajectory, Verdict
+
+ITEM = "replay reproduces the record"
+Difference = tuple[int, str]
+"""(step, what differs there)."""
 
 
 class Replay:
     """Integrity: 1 if every observation, reward and end is reproduced, else the share of steps before the first
-    difference. Completion: 100 × the progress that the replay reached."""
+    difference. Completion: 100 × the progress that the replay reached.
+
+    Where a second replay differs from the first, the environment is not deterministic and nothing is shown: such an
+    episode, like one with redacted actions, keeps its integrity, has completion and confidence 0 and does not pass.
+    """
 
     name = "replay"
-    version = "1"
+    version = "2"
 
     def __init__(self, world: World) -> None:
         self.arguments = arguments()
         self._world = world
 
-    def verify(self, trajectories: Sequence[Trajectory]) -> list[Verdict]:
-        return [self._verify(trajectory) for trajectory in trajectories]
-
-    def _verify(self, trajectory: Trajectory) -> Verdict:
-        progress, success, difference = self._play(trajectory)
-        matched = trajectory.length if difference is None else difference[0]
-        evidence = "reproduced" if difference is None else f"step {difference[0]}: {difference[1]}"
-        return verdict(
+    def verify(self, batch: Batch) -> list[Verdict]:
+        played = [self._judge(one, task) for one, task in zip(batch.objects, batch.tasks, strict=True)]
+        completion, integrity, confidence = np.array([row[:3] for row in played], np.float64).reshape(-1, 3).T
+        return verdicts(
             self,
-            trajectory,
-            completion=100.0 if success else 99.0 * progress,
-            integrity=1.0 if difference is None else 0.99 * matched / max(trajectory.length, 1),
+            batch,
+            completion=completion,
             completion_threshold=100.0,
-            integrity_threshold=1.0,
-            items=[Item("replay reproduces the record", 0.0, float(difference is None), evidence)],
+            integrity=integrity,
+            items=[[Item(ITEM, 0.0, float(row[3] == ""), row[3] or "reproduced")] for row in played],
+            confidence=confidence,
         )
 
-    def _play(self, trajectory: Trajectory) -> tuple[float, bool, tuple[int, str] | None]:
-        """(progress reached, success, first difference as (step, what differs) or None)."""
+    def _judge(self, trajectory: Trajectory, task: Task) -> tuple[float, float, float, str]:
+        """(completion, integrity, confidence, what differs)."""
+        if any(MARK in step.action for step in trajectory.steps):
+            return 0.0, 1.0, 0.0, "actions were redacted, so nothing can be replayed"
+        played = self._play(trajectory, task)
+        _, progress, success, difference = played
+        if difference is None:
+            return (100.0 if success else 99.0 * progress), 1.0, 1.0, ""
+        step, what = difference
+        if self._play(trajectory, task) != played:
+            return 0.0, 1.0, 0.0, f"the environment is not deterministic: step {step}: {what}"
+        return 99.0 * progress, 0.99 * step / max(trajectory.length, 1), 1.0, f"step {step}: {what}"
+
+    def _play(self, trajectory: Trajectory, task: Task) -> tuple[Observation, float, bool, Difference | None]:
+        """(what was seen last, progress reached, success, first difference or None)."""
         environment = self._world.environments(1)[0]
-        observation = environment.reset(task_of(trajectory))
+        observation = environment.reset(task)
         progress, success = 0.0, False
-        for step in trajectory.steps:
+        for place, step in enumerate(trajectory.steps):
             if found := _differs(step, observation):
-                return progress, success, (step.index, found)
+                return observation, progress, success, (place, found)
             transition = environment.step(step.action)
             observation, progress, success = transition.observation, transition.progress, transition.success
             if not math.isclose(transition.reward, step.reward, abs_tol=1e-9):
-                return progress, success, (step.index, f"reward {step.reward} on record, {transition.reward} on replay")
+                return (
+                    observation,
+                    progress,
+                    success,
+                    (place, f"reward {step.reward} on record, {transition.reward} on replay"),
+                )
+            if not math.isclose(progress, step.progress, abs_tol=1e-9):
+                return (
+                    observation,
+                    progress,
+                    success,
+                    (place, f"progress {step.progress} on record, {progress} on replay"),
+                )
             if transition.terminated != step.terminated:
-                return progress, success, (step.index, f"terminated is {step.terminated} on record")
+                return observation, progress, success, (place, f"terminated is {step.terminated} on record")
         if observation.text != trajectory.final_observation or observation.event != trajectory.final_event:
-            return progress, success, (trajectory.length, "the final observation differs")
+            return observation, progress, success, (trajectory.length, "the final observation differs")
         if success != trajectory.success:
-            return progress, success, (trajectory.length, f"success is {trajectory.success} on record")
-        return progress, success, None
+            return observation, progress, success, (trajectory.length, f"success is {trajectory.success} on record")
+        return observation, progress, success, None
 
 
 def _differs(step: Step, observation: Observation) -> str | None:

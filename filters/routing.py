@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from flywheel.trajectory import Route, RouteTo, Segment, Split, StopReason, Trajectory, Verdict
+from flywheel.trajectory import Route, RouteTo, Segment, Split, StopReason, Verdict
 
-SOURCE = "routing/1"
-
-
-def route(trajectory: Trajectory, verdicts: Sequence[Verdict], segments: Sequence[Segment]) -> Route:
-    """Verified means that every verifier passed. Held-out episodes never go to training, however good they are."""
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    verified = bool(verdicts) and not failed
-    to, reason = _decide(trajectory, failed, verified, segments)
-    return Route(trajectory.trajectory_id, to, verified, reason, SOURCE)
+SOURCE = "routing/2"
+COPIED = "copy of another episode under a new id"
 
 
-def _decide(
-    trajectory: Trajectory, failed: Sequence[Verdict], verified: bool, segments: Sequence[Segment]
-) -> tuple[RouteTo, str]:
-    if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
-        return RouteTo.QUARANTINE, f"infrastructure: {trajectory.error}"
-    forged = [verdict for verdict in failed if verdict.integrity < verdict.integrity_threshold]
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What routing knows of a trajectory. `verdicts` are those of the verifiers that gate."""
+
+    trajectory_id: str
+    split: Split
+    stop_reason: StopReason
+    verdicts: Sequence[Verdict]
+    segments: Sequence[Segment]
+    copied: bool = False
+    """Another trajectory holds the very same playing."""
+    repeats: bool = False
+    """An earlier training episode says the same."""
+
+
+def route(case: Case, *, source: str = SOURCE, at: float = 0.0) -> Route:
+    """Verified means that every gating verifier passed. Held-out episodes never teach, however good they are."""
+    failed = [verdict for verdict in case.verdicts if not verdict.passed]
+    verified = bool(case.verdicts) and not failed and not case.copied
+    to, reason = _decide(case, failed, verified)
+    return Route(case.trajectory_id, to, verified, reason, source, at)
+
+
+def _decide(case: Case, failed: Sequence[Verdict], verified: bool) -> tuple[RouteTo, str]:
+    if case.stop_reason is StopReason.INFRASTRUCTURE:
+        return RouteTo.QUARANTINE, "infrastructure failure"
+    if case.copied:
+        return RouteTo.QUARANTINE, COPIED
+    forged = next((verdict for verdict in failed if verdict.integrity < verdict.integrity_threshold), None)
     if forged:
-        evidence = next((item.evidence for item in forged[0].items if item.fraction < 1), "")
-        return RouteTo.QUARANTINE, f"{forged[0].verifier}: {evidence}"
-    if trajectory.split is not Split.TRAIN:
-        return RouteTo.HELD_OUT, f"{trajectory.split} episode"
+        return RouteTo.QUARANTINE, f"{forged.verifier}: {_first_flaw(forged)}"
+    if case.split is not Split.TRAIN:
+        return RouteTo.HELD_OUT, f"{case.split} episode"
+    if verified and case.repeats:
+        return RouteTo.DUPLICATE, "an earlier training episode says the same"
     if verified:
         return RouteTo.SUPERVISED, "every verifier passed"
-    if any(segment.completed for segment in segments):
+    if any(segment.completed for segment in case.segments):
         return RouteTo.EXECUTOR, f"{failed[0].verifier} failed, but holds completed segments"
     return RouteTo.CONTINUAL, f"{failed[0].verifier} failed, nothing completed"
+
+
+def _first_flaw(verdict: Verdict) -> str:
+    return next((f"not so: {item.name}" for item in verdict.items if item.points == 0 and item.fraction < 1), "denied")

@@ -8,7 +8,11 @@ things that this action names had not been seen yet, the agent was exploring, an
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+import numpy as np
+
+from flywheel.filters.batch import Batch, Bools, batch_of, codes
 from flywheel.trajectory import Segment, Trajectory
 
 SOURCE = "milestones/1"
@@ -18,53 +22,72 @@ _CONNECTIVES = frozenset({"in", "on", "to", "with", "from", "the", "a"})
 
 
 def segment(trajectory: Trajectory) -> list[Segment]:
-    """Contiguous segments in order that cover every step; only the last can be unfinished.
+    """The segments of one trajectory."""
+    return segments_of(batch_of([trajectory]))[0]
+
+
+def segments_of(batch: Batch) -> list[list[Segment]]:
+    """For each trajectory, contiguous segments in order that cover every step; only the last can be unfinished.
 
     Hindsight labels (Sub-goal Distillation, arXiv 2405.02749, section 3; Plan-and-Act, arXiv 2503.09572): the name
     comes from the finished run, so it is right by construction.
     """
-    segments: list[Segment] = []
-    gains = _gains(trajectory)
-    first_seen = _first_seen(trajectory)
+    gains = np.flatnonzero(_gains(batch))
+    bounds = np.searchsorted(gains, batch.starts_N1)
+    earned = np.concatenate([[0.0], np.cumsum(batch.step_numbers("reward"))])
+    found: list[list[Segment]] = [[] for _ in range(len(batch))]
+    for row, one in enumerate(batch.ids):
+        start, end = batch.starts_N1[row], batch.starts_N1[row + 1]
+        mine = (gains[bounds[row] : bounds[row + 1]] - start).tolist()
+        actions = [batch.steps["action"][start + gain].as_py() for gain in mine]
+        views = batch.steps["observation"].slice(start, end - start).to_pylist() if mine else []
+        for number, (first, last, name, done) in enumerate(_parts(mine, actions, views, int(end - start))):
+            reward = float(earned[start + last] - earned[start + first])
+            found[row].append(Segment(one, number, first, last, name, done, reward, SOURCE))
+    return found
 
-    def add(start: int, end: int, subgoal: str, completed: bool) -> None:
-        if start < end:
-            reward = sum(step.reward for step in trajectory.steps[start:end])
-            segments.append(
-                Segment(trajectory.trajectory_id, len(segments), start, end, subgoal, completed, reward, SOURCE)
-            )
 
+def _parts(
+    gains: Sequence[int], actions: Sequence[str], views: Sequence[str], length: int
+) -> list[tuple[int, int, str, bool]]:
+    """(start, end, subgoal, completed) of one trajectory, from its gains and the actions that gained."""
+    parts: list[tuple[int, int, str, bool]] = []
+    seen: dict[str, int | None] = {}
     start = 0
-    for gain in gains:
-        action = trajectory.steps[gain].action
-        nameable = max((first_seen.get(word, start) for word in _objects(action)), default=start)
+    for gain, action in zip(gains, actions, strict=True):
+        for word in _objects(action):
+            if word not in seen:
+                seen[word] = _first_view(word, views)
+        nameable = max((start if seen[word] is None else seen[word] or 0 for word in _objects(action)), default=start)
         split = start if nameable > gain else max(nameable, start)
-        add(start, split, EXPLORE, True)
-        add(split, gain + 1, action, True)
+        if start < split:
+            parts.append((start, split, EXPLORE, True))
+        parts.append((split, gain + 1, action, True))
         start = gain + 1
-    add(start, len(trajectory.steps), EXPLORE, False)
-    return segments
+    if start < length:
+        parts.append((start, length, EXPLORE, False))
+    return parts
 
 
-def _gains(trajectory: Trajectory) -> list[int]:
-    """Indices of the steps whose action raised the best progress so far or opened a document for the first time."""
-    gains, best, read = [], 0.0, set()
-    notes = [step.note for step in trajectory.steps[1:]] + [""]
-    for step, note in zip(trajectory.steps, notes, strict=True):
-        if step.progress > best or (note and note not in read):
-            gains.append(step.index)
-        best = max(best, step.progress)
-        read.add(note)
-    return gains
+def _gains(batch: Batch) -> Bools:
+    """(T,): did the action raise the best progress so far, or open a document for the first time?"""
+    apart = batch.step_numbers("progress") + 2.0 * batch.owner_T  # a trajectory's values lie above the one's before
+    best = np.roll(np.maximum.accumulate(apart), 1) if len(apart) else apart
+    best[batch.first_T] = (2.0 * batch.owner_T)[batch.first_T]
+    notes, opened = batch.steps["note"], np.zeros(len(apart), np.bool_)
+    texts = codes(notes)
+    named = np.asarray(notes.to_numpy() != "", np.bool_) if len(apart) else opened
+    keys = np.stack([batch.owner_T, texts], axis=1)[named]
+    places = np.flatnonzero(named)[np.unique(keys, axis=0, return_index=True)[1]]
+    places = places[~batch.first_T[places]]
+    opened[places - 1] = True
+    return (apart > best) | opened
 
 
-def _first_seen(trajectory: Trajectory) -> dict[str, int]:
-    """Word → the first step whose observation showed it."""
-    seen: dict[str, int] = {}
-    for step in trajectory.steps:
-        for word in _WORDS.findall(step.observation.lower()):
-            seen.setdefault(word, step.index)
-    return seen
+def _first_view(word: str, views: Sequence[str]) -> int | None:
+    """The first observation that shows a word."""
+    whole = re.compile(rf"(?<![a-z]){word}(?![a-z])")
+    return next((place for place, view in enumerate(views) if whole.search(view.lower())), None)
 
 
 def _objects(action: str) -> list[str]:

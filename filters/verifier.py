@@ -6,10 +6,14 @@ A new verifier is one file beside this one and one line in `filters.catalog.VERI
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from flywheel.trajectory import Item, Trajectory, Verdict
+import numpy as np
+
+from flywheel.filters.batch import Batch, Floats
+from flywheel.trajectory import Item, Verdict
 
 
 class Verifier(Protocol):
@@ -19,36 +23,52 @@ class Verifier(Protocol):
     version: str
     arguments: str
 
-    def verify(self, trajectories: Sequence[Trajectory]) -> list[Verdict]: ...
+    def verify(self, batch: Batch) -> list[Verdict]:
+        """A verdict a trajectory, in the batch's order."""
+        ...
 
 
-def arguments(**values: float) -> str:
+def arguments(**values: object) -> str:
+    """The one spelling of a verifier's arguments."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
-def verdict(
+def verdicts(
     verifier: Verifier,
-    trajectory: Trajectory,
+    batch: Batch,
     *,
-    completion: float,
-    integrity: float,
+    completion: Floats,
     completion_threshold: float,
-    integrity_threshold: float,
-    items: Sequence[Item],
-) -> Verdict:
-    """Assemble a verdict; it passes when both completion and integrity reach their thresholds
-    (Gym-Anything, arXiv 2604.06126: completion counts only where integrity holds)."""
-    return Verdict(
-        trajectory_id=trajectory.trajectory_id,
-        verifier=verifier.name,
-        version=verifier.version,
-        arguments=verifier.arguments,
-        completion=completion,
-        integrity=integrity,
-        completion_threshold=completion_threshold,
-        integrity_threshold=integrity_threshold,
-        passed=completion >= completion_threshold and integrity >= integrity_threshold,
-        confidence=1.0,
-        items=tuple(items),
-        raw="",
-    )
+    integrity: Floats | None = None,
+    integrity_threshold: float = 1.0,
+    items: Sequence[Sequence[Item]],
+    confidence: Floats | None = None,
+    raw: Sequence[str] | None = None,
+) -> list[Verdict]:
+    """Assemble verdicts from completion A_N in [0, 100] and integrity B_N in [0, 1].
+
+    One passes when both reach their thresholds (Gym-Anything, arXiv 2604.06126: completion counts only where
+    integrity holds). `integrity` None: the verifier says nothing of it.
+    """
+    sure = np.ones(len(batch))
+    integrity, confidence = sure if integrity is None else integrity, sure if confidence is None else confidence
+    passed = (completion >= completion_threshold) & (integrity >= integrity_threshold)
+    now = time.time()
+    return [
+        Verdict(
+            trajectory_id=one,
+            verifier=verifier.name,
+            version=verifier.version,
+            arguments=verifier.arguments,
+            completion=float(completion[row]),
+            integrity=float(integrity[row]),
+            completion_threshold=completion_threshold,
+            integrity_threshold=integrity_threshold,
+            passed=bool(passed[row]),
+            confidence=float(confidence[row]),
+            items=tuple(items[row]),
+            raw=raw[row] if raw else "",
+            created_at=now,
+        )
+        for row, one in enumerate(batch.ids)
+    ]

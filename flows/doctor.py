@@ -53,10 +53,10 @@ def _environment(config: Config) -> str:
 
 
 def _verifiers(config: Config) -> str:
-    from flywheel.filters.catalog import check_names
+    from flywheel.filters.catalog import Tools, make_verifiers
 
-    check_names(config.curate.verifiers)
-    return ", ".join(config.curate.verifiers)
+    made = make_verifiers(config.curate.verifiers, Tools(None, config.data_dir))
+    return ", ".join(one.name for one in made)
 
 
 def _lake(config: Config) -> str:

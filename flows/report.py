@@ -14,11 +14,10 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.evaluation import Rate
 from flywheel.distill.gate import Decision
 from flywheel.distill.iterations import iterations
+from flywheel.filters.curate import route_counts, route_reasons
 
 
-def write_report(
-    config: Config, lake: Lake, number: int, routes: dict[str, int], rates: Sequence[Rate], decision: Decision
-) -> dict[str, Any]:
+def write_report(config: Config, lake: Lake, number: int, rates: Sequence[Rate], decision: Decision) -> dict[str, Any]:
     """Write `reports/iteration-N.{json,md,png}` in the data directory and return the report as plain data."""
     report: dict[str, Any] = {
         "name": config.name,
@@ -26,7 +25,8 @@ def write_report(
         "iteration": number,
         "rates": [asdict(rate) for rate in rates],
         "gate": {**asdict(decision), "sentence": decision.sentence},
-        "routes": routes,
+        "routes": route_counts(lake),
+        "reasons": route_reasons(lake),
         "decoding": (
             f"students choose among the environment's valid actions, greedily; an action is offered at most "
             f"{config.student.max_repeats} times from one state, and not again where it changed nothing; "
@@ -65,7 +65,10 @@ def as_markdown(history: Sequence[dict[str, Any]], picture: str) -> str:
     rows = rate_rows(history)
     head = "| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0])
     table = "\n".join("| " + " | ".join(row.values()) + " |" for row in rows)
-    routes = "\n".join(f"- {route}: {count}" for route, count in newest["routes"].items())
+    reasons = "\n".join(
+        f"| {row['route']} | {row['reason']} | {row['trajectories']} | `flywheel show {row['example'][:12]}` |"
+        for row in newest["reasons"]
+    )
     gates = "\n".join(f"- iteration {report['iteration']}: {report['gate']['sentence']}" for report in history)
     return f"""# {newest["name"]}: iteration {newest["iteration"]}
 
@@ -82,7 +85,9 @@ P(verified) on {newest["rates"][0]["tasks"]} held-out test tasks, seed {newest["
 
 ## Where the trajectories went
 
-{routes}
+| route | why | trajectories | look at one |
+| --- | --- | ---: | --- |
+{reasons}
 
 ## How the students decode
 

@@ -23,7 +23,7 @@ from flywheel.distill.policies import EXPERT, NOISY_EXPERT
 from flywheel.distill.stage import distill
 from flywheel.distill.students import PolicyCard
 from flywheel.errors import InfrastructureError
-from flywheel.filters.curate import curate, route_counts
+from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import publish
 from flywheel.flows.progress import bar, training_bar
 from flywheel.flows.report import write_report
@@ -45,13 +45,13 @@ def turn(config: Config, number: int) -> dict[str, Any]:
     collect_stage(config, lake, iteration)
     curate_stage(config, lake, number)
     upkeep = upkeep_stage.submit(config, lake)
+    teachers = [evaluate_stage(config, lake, name, number) for name in (EXPERT, NOISY_EXPERT)]
     challenger = distill_stage(config, lake, "hierarchical", number)
     control = distill_stage(config, lake, "flat", number)
     decision = gate_stage(config, lake, challenger, iteration)
-    contestants = [EXPERT, NOISY_EXPERT, control.policy_id, challenger.policy_id]
-    rates = [evaluate_stage(config, lake, name, number) for name in contestants]
+    students = [evaluate_stage(config, lake, one.policy_id, number) for one in (control, challenger)]
     upkeep.wait()
-    report = write_report(config, lake, number, route_counts(lake), rates, decision)
+    report = write_report(config, lake, number, [*teachers, *students], decision)
     finish(lake, number, report)
     return report
 

@@ -26,6 +26,7 @@ LAYERS = {
     "shell": 7,
     "cli_lake": 7,
     "cli_formats": 7,
+    "cli_verifiers": 7,
     "cli": 8,
 }
 

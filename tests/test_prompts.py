@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -19,7 +18,6 @@ from flywheel.config import StudentConfig
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.students import new_model
 from flywheel.distill.tokenizer import named_things, train_tokenizer
-from flywheel.environments.privileged import Facts, Milestone
 from flywheel.environments.protocol import Observation, World
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Segment, Split, Trajectory
@@ -136,21 +134,3 @@ def test_done_is_the_executors_own_word_and_injected_actions_are_not() -> None:
     assert context.window is not None
     assert [piece.text for piece in context.window.pieces if piece.target] == ["deed<|end|>"]
     assert DONE not in text_of(context.window.pieces)
-
-
-def test_privileged_facts_never_reach_a_training_row(golden: list[Trajectory], world: World) -> None:
-    """A canary among the facts is seen by the verifier and by no row of any role."""
-    from flywheel.filters.milestones import Milestones
-
-    class Canary:
-        def facts(self, task):  # type: ignore[no-untyped-def]
-            facts = world.facts(task)
-            return Facts(facts.gold_actions, (*facts.milestones, Milestone("CANARY-7f3a", "CANARY-7f3a", 0.0)))
-
-    verdicts = Milestones(Canary()).verify(golden)  # type: ignore[arg-type]
-    assert "CANARY" in repr(verdicts)
-    for one in golden:
-        for role in Role:
-            for window in windows_of(one, segment(one), Limits(), role):
-                assert "CANARY" not in text_of(window.pieces)
-    assert "CANARY" not in repr([dataclasses.asdict(one) for one in golden])

@@ -73,6 +73,7 @@ _TRAJECTORY = pa.schema(
         ("started_at", pa.float64()),
         ("schema_version", pa.int32()),
         ("extra", pa.string()),
+        ("subject", pa.string()),
     ]
 )
 _ITEM = pa.struct(
@@ -92,6 +93,7 @@ _VERDICT = pa.schema(
         ("confidence", pa.float64()),
         ("items", pa.list_(_ITEM)),
         ("raw", pa.string()),
+        ("created_at", pa.float64()),
     ]
 )
 _ROUTE = pa.schema(
@@ -101,6 +103,7 @@ _ROUTE = pa.schema(
         ("verified", pa.bool_()),
         ("reason", pa.string()),
         ("source", pa.string()),
+        ("created_at", pa.float64()),
     ]
 )
 _SEGMENT = pa.schema(
@@ -138,6 +141,18 @@ _EMBEDDING = pa.schema(
 _IMAGE = pa.schema(
     [("trajectory_id", pa.string()), ("sha256", pa.string()), ("media_type", pa.string()), ("data", pa.binary())]
 )
+_FINGERPRINT = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("actions", pa.string()),
+        ("record", pa.string()),
+        ("signature", pa.list_(pa.uint32())),
+        ("bands", pa.list_(pa.uint64())),
+        ("duplicate_of", pa.string()),
+        ("similarity", pa.float64()),
+        ("source", pa.string()),
+    ]
+)
 ARROW_SCHEMAS = {
     "trajectories": _TRAJECTORY,
     "steps": _STEP,
@@ -147,6 +162,7 @@ ARROW_SCHEMAS = {
     "segments": _SEGMENT,
     "credits": _CREDIT,
     "embeddings": _EMBEDDING,
+    "fingerprints": _FINGERPRINT,
 }
 CHUNK_STEPS = 1024
 CHUNK_IMAGES = 64

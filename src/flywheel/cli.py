@@ -14,13 +14,19 @@ from flywheel.cli_formats import export, import_
 from flywheel.cli_lake import dataset as dataset_commands
 from flywheel.cli_lake import lake as lake_commands
 from flywheel.cli_lake import lineage
+from flywheel.cli_verifiers import reverify
+from flywheel.cli_verifiers import verifiers as verifier_commands
 from flywheel.console import (
     DEFAULT_DATA,
     AsJson,
+    ConfigFile,
     DataDir,
     DryRun,
     Format,
+    Sets,
     give,
+    lake_of,
+    load_config,
     open_lake,
     say,
     show_table,
@@ -40,10 +46,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file; shipped ones are in configs/.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. collect.episodes=50.")
-]
 Number = Annotated[int | None, typer.Option("--iteration", min=1, help="Which iteration; default: the one in hand.")]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -66,7 +68,7 @@ class HeldOut(StrEnum):
 @app.command(epilog="Example: flywheel run configs/quickstart.toml --set iterations=3")
 def run(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Turn the wheel: run every iteration that is not finished yet."""
-    settings = _load(config, sets)
+    settings = load_config(config, sets)
     if dry_run:
         say(_plan(settings), as_json)
         return
@@ -86,7 +88,7 @@ def collect(
     config: ConfigFile, sets: Sets = None, iteration: Number = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
     """Collect the training episodes of an iteration; what is in the lake already is not played again."""
-    settings = _load(config, sets)
+    settings = load_config(config, sets)
     from flywheel.distill.collection import collect as collect_episodes
     from flywheel.distill.collection import plan
     from flywheel.distill.iterations import begin
@@ -96,7 +98,7 @@ def collect(
         number = iteration or 1
         say([asdict(share) for share in plan(settings, number, "champion" if number > 1 else "random")], as_json)
         return
-    lake = _lake(settings, create=True)
+    lake = lake_of(settings, create=True)
     turn = begin(settings, lake, iteration or _current(lake))
     with bar(f"collect {turn.number}") as progress:
         say(collect_episodes(settings, lake, turn.number, turn.champion_id, progress), as_json)
@@ -104,18 +106,19 @@ def collect(
 
 @app.command(epilog="Example: flywheel curate configs/quickstart.toml --json")
 def curate(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Segment, verify and route every trajectory that is not routed yet."""
-    settings = _load(config, sets)
-    lake = _lake(settings)
+    """Segment, verify, compare and route every trajectory that is not routed yet; --dry-run: where, and why."""
+    settings = load_config(config, sets)
+    lake = lake_of(settings)
     from flywheel.filters.curate import curate as curate_lake
-    from flywheel.filters.curate import waiting
+    from flywheel.filters.curate import preview
     from flywheel.flows.progress import bar
 
-    if dry_run:
-        say({"waiting": len(waiting(lake, settings.environment.name))}, as_json)
-        return
     with bar("curate") as progress:
-        say(curate_lake(settings, lake, progress), as_json)
+        found = preview(settings, lake, progress) if dry_run else curate_lake(settings, lake, progress)
+    if as_json or not isinstance(found, list):
+        say(found, as_json)
+        return
+    show_table(["route", "reason", "trajectories", "example"], [list(row.values()) for row in found])
 
 
 @app.command(epilog="Example: flywheel distill configs/quickstart.toml --kind flat")
@@ -128,15 +131,15 @@ def distill(
     as_json: AsJson = False,
 ) -> None:
     """Distill a student from the verified trajectories; the same corpus and settings are distilled once."""
-    settings = _load(config, sets)
-    lake = _lake(settings)
+    settings = load_config(config, sets)
+    lake = lake_of(settings)
     from flywheel.distill.stage import distill as distill_student
     from flywheel.distill.stage import load_corpus
     from flywheel.flows.progress import training_bar
 
     number = iteration or _current(lake)
     if dry_run:
-        corpus = load_corpus(lake, number)
+        corpus = load_corpus(lake, number, settings.curate.leak)
         say({"trajectories": len(corpus.trajectories), "snapshot": corpus.snapshot}, as_json)
         return
     with training_bar(f"distill {number}") as progress:
@@ -155,8 +158,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Play held-out tasks with a policy, verify the episodes, and tell P(verified) with its interval."""
-    settings = _load(config, sets)
-    lake = _lake(settings)
+    settings = load_config(config, sets)
+    lake = lake_of(settings)
     from flywheel.distill.evaluation import evaluate as evaluate_policy
     from flywheel.flows.progress import bar
     from flywheel.trajectory import Split
@@ -180,8 +183,8 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Let a challenger meet the champion on held-out tasks; promote it if the paired test says so."""
-    settings = _load(config, sets)
-    lake = _lake(settings)
+    settings = load_config(config, sets)
+    lake = lake_of(settings)
     from flywheel.distill.evaluation import gate
     from flywheel.distill.registry import champion, registered
     from flywheel.flows.progress import bar
@@ -209,7 +212,7 @@ def rollback(data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json:
 @app.command(epilog="Example: flywheel serve configs/quickstart.toml --set serve.cron='0 2 * * *'")
 def serve(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Serve a scheduled deployment: every tick of serve.cron starts the next turn. Ctrl-C stops it."""
-    settings = _load(config, sets)
+    settings = load_config(config, sets)
     if dry_run:
         say({"deployment": settings.name, "cron": settings.serve.cron, "port": settings.serve.port}, as_json)
         return
@@ -279,7 +282,7 @@ def doctor(config: ConfigFile, sets: Sets = None, as_json: AsJson = False) -> No
     """Check everything that a run needs before it starts. Exit code 2 if something is missing."""
     from flywheel.flows.doctor import diagnose
 
-    findings = diagnose(_load(config, sets))
+    findings = diagnose(load_config(config, sets))
     if as_json:
         say([asdict(finding) for finding in findings], as_json)
     else:
@@ -293,6 +296,8 @@ app.command(epilog="Example: flywheel export sft --format sft --where \"split = 
 app.command(epilog="Example: flywheel lineage hierarchical-1a2b --json")(lineage)
 app.add_typer(dataset_commands, name="dataset")
 app.add_typer(lake_commands, name="lake")
+app.command(epilog="Example: flywheel reverify configs/quickstart.toml replay --since 12")(reverify)
+app.add_typer(verifier_commands, name="verifiers")
 
 
 def main() -> None:
@@ -306,18 +311,6 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             print("flywheel: interrupted; the same command resumes", file=sys.stderr)
         raise
-
-
-def _load(path: Path, sets: list[str] | None) -> Config:
-    from flywheel.config import load
-
-    return load(path, sets or [])
-
-
-def _lake(config: Config, *, create: bool = False) -> Lake:
-    from flywheel.datasets.lake import Lake
-
-    return Lake.of(config, create=create)
 
 
 def _current(lake: Lake) -> int:

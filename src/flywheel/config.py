@@ -45,12 +45,55 @@ class CollectConfig(Section):
     )
 
 
+class Bar(Section):
+    """What a verifier must reach on labelled episodes before it may gate data."""
+
+    precision: Share = Field(default=0.0, description="Share of what it passes that is a true success.")
+    recall: Share = Field(default=0.0, description="Share of the true successes that it passes.")
+    kappa: float = Field(default=0.0, ge=-1, le=1, description="Cohen's kappa with ground truth.")
+
+
+class VerifierConfig(Section):
+    """One verifier of the pipeline; its name alone will do."""
+
+    name: str = Field(description="A name from filters.catalog.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="As the verifier's class takes them.")
+    gate: bool = Field(default=True, description="Must it pass? Otherwise its verdicts are kept and decide nothing.")
+    bar: Bar | None = Field(default=None, description="Below it, the verifier may not gate data.")
+
+
 class CurateConfig(Section):
     """What has to hold before a trajectory may teach."""
 
-    verifiers: tuple[str, ...] = Field(
-        default=("outcome", "milestones", "replay"), min_length=1, description="All of them must pass."
+    verifiers: tuple[VerifierConfig, ...] = Field(
+        default=(
+            VerifierConfig(name="privileged"),
+            VerifierConfig(name="integrity"),
+            VerifierConfig(name="replay"),
+        ),
+        min_length=1,
+        description="Names, or tables of name, arguments, gate and bar.",
     )
+    workers: Count = Field(default=2, description="Processes that verify at once, each with a simulator.")
+    near_duplicate: Share = Field(
+        default=0.95, description="Estimated Jaccard similarity from which an episode says nothing new."
+    )
+    leak: Share = Field(default=0.9, description="The same, from which a training episode gives a held-out task away.")
+    calibration_tasks: Count = Field(default=24, description="Labelled tasks of a calibration.")
+    calibration_start: int = Field(
+        default=9000, ge=0, description="The first of them in the dev fold; no gate draws tasks from there."
+    )
+
+    @field_validator("verifiers", mode="before")
+    @classmethod
+    def _names(cls, given: Any) -> Any:
+        return [{"name": one} if isinstance(one, str) else one for one in given] if isinstance(given, list) else given
+
+    @model_validator(mode="after")
+    def _some_gate(self) -> CurateConfig:
+        if not any(one.gate for one in self.verifiers):
+            raise ValueError("no verifier gates; set gate = true for one of them")
+        return self
 
 
 class StudentConfig(Section):

@@ -16,8 +16,13 @@ from flywheel.errors import QueryError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from flywheel.config import Config
     from flywheel.datasets.lake import Lake
 
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file; shipped ones are in configs/.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. collect.episodes=50.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]
 
@@ -51,6 +56,18 @@ class Format(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     ARROW = "arrow"
+
+
+def load_config(path: Path, sets: list[str] | None) -> Config:
+    from flywheel.config import load
+
+    return load(path, sets or [])
+
+
+def lake_of(config: Config, *, create: bool = False) -> Lake:
+    from flywheel.datasets.lake import Lake
+
+    return Lake.of(config, create=create)
 
 
 def open_lake(data_dir: str, *, create: bool = False) -> Lake:

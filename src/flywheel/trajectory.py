@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Split(StrEnum):
@@ -50,6 +50,8 @@ class RouteTo(StrEnum):
     """Not verified and nothing completed: kept for continual training and analysis."""
     HELD_OUT = "held_out"
     """A dev or test episode: statistics only, never training."""
+    DUPLICATE = "duplicate"
+    """Says what an earlier training episode says already: kept, not taught again."""
     QUARANTINE = "quarantine"
     """Infrastructure failure, or evidence that contradicts the record."""
 
@@ -182,9 +184,16 @@ class Trajectory:
     schema_version: int = SCHEMA_VERSION
     extra: str | None = None
     """The record that this was imported from, JSON by format, or None."""
+    subject: str | None = None
+    """Whose data this is (a pseudonym), so that all of it can be deleted; None where it is nobody's."""
     steps: tuple[Step, ...] = ()
     images: tuple[Image, ...] = ()
     """What the steps' `screenshot` names. Written once with the trajectory; read with `Lake.images`."""
+
+    @property
+    def task(self) -> Task:
+        """The task that it says it played."""
+        return Task(self.environment, self.parameters, self.split, self.seed, self.instruction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +220,11 @@ class Verdict:
     integrity_threshold: float
     passed: bool
     confidence: float
+    """How sure the verifier is, 0 to 1: agreement of votes, or 0 where nothing could be shown either way."""
     items: tuple[Item, ...]
     raw: str
+    """A judge's own words, as JSON."""
+    created_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +236,8 @@ class Route:
     verified: bool
     reason: str
     source: str
+    """What decided, with its version and pipeline; the newest decision is in force."""
+    created_at: float = 0.0
 
 
 def digest(*parts: object, size: int = 8) -> str:

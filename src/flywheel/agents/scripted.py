@@ -1,4 +1,4 @@
-"""Teachers and a baseline: the simulator's own expert, a noisy expert, and random valid actions.
+"""Teachers and baselines: the simulator's own expert, a noisy expert, random valid actions, and none at all.
 
 Teachers open the privileged door. What they know stays in them: their decisions carry actions alone.
 """
@@ -75,3 +75,18 @@ class RandomPolicy:
             self._guards[turn.slot].took(turn.observation, action)
             decisions.append(Decision(action))
         return decisions
+
+
+class Idle:
+    """Says the same meaningless words at every turn: what no verifier may take for work."""
+
+    name, policy_id, version = "idle", "idle", "1"
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        pass
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        return [Decision(NO_OP) for _ in turns]
+
+
+NO_OP = "do nothing at all"

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flywheel.environments.privileged import Facts, Milestone
+from flywheel.environments.privileged import Facts, Milestone, canary
 from flywheel.environments.protocol import Observation, Transition
 from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
 from flywheel.trajectory import Split, Task, digest
@@ -130,7 +130,7 @@ class CookingWorld:
         self._oracle.reset(task)
         rewarded = [action for action in gold if self._oracle.step(action).reward > 0]
         points = 100.0 / max(len(rewarded), 1)
-        return Facts(gold, tuple(Milestone(action, action, points) for action in rewarded))
+        return Facts(gold, tuple(Milestone(action, action, points) for action in rewarded), canary(task))
 
 
 @contextmanager

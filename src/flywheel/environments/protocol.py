@@ -28,7 +28,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What one action led to. `terminated`: the task ended. Limits that truncate are the rollout's business."""
+    """What one action led to. `terminated`: the task ended. Limits that truncate are the rollout's business.
+
+    `progress` lies in [0, 1] and is 1 exactly when the task is solved.
+    """
 
     observation: Observation
     reward: float

@@ -1,0 +1,69 @@
+"""Duplicates: which training episodes say what an earlier one says, and which records are copies under a new id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flywheel.datasets.lake import Lake
+from flywheel.datasets.neighbours import similar
+
+
+@dataclass(frozen=True, slots=True)
+class Echoes:
+    """What was said before. `copies`: same playing, timings included; `repeats`: id → (earlier id, similarity)."""
+
+    copies: frozenset[str]
+    repeats: dict[str, tuple[str, float]]
+
+    def marked(self, fingerprints: pa.Table) -> pa.Table:
+        """Fingerprints with what each repeats."""
+        earlier = [self.repeats.get(one, (None, None)) for one in fingerprints["trajectory_id"].to_pylist()]
+        for place, name in enumerate(("duplicate_of", "similarity")):
+            number = fingerprints.schema.get_field_index(name)
+            field = fingerprints.schema.field(number)
+            values = pa.array([row[place] for row in earlier], field.type)
+            fingerprints = fingerprints.set_column(number, field, values)
+        return fingerprints
+
+
+def echoes(lake: Lake, fresh: pa.Table, teaching: list[str], least: float) -> Echoes:
+    """Compare fingerprints with those of the episodes routed before, of every iteration, and of the batch itself.
+
+    `teaching`: ids of the fresh training episodes, which alone can repeat one another. The first in order is no echo.
+    """
+    connection = lake.connect()
+    try:
+        place = pa.array(range(fresh.num_rows), pa.int64())
+        trains = pc.is_in(fresh["trajectory_id"], value_set=pa.array(teaching, pa.string()))
+        connection.register("new", fresh.append_column("place", place).append_column("trains", trains))
+        connection.execute("create temp table fresh as from new")
+        connection.execute(
+            """create temp view earlier as
+               select f.*, -1 as place, t.split = 'train' and t.route in ('supervised', 'duplicate') as trains
+               from fingerprints f join trajectories t using (trajectory_id)
+               where t.route is not null and t.trajectory_id not in (select trajectory_id from fresh)
+               union all by name from fresh"""
+        )
+        copies = connection.sql(
+            """select distinct n.trajectory_id from fresh n join earlier e using (record)
+               where len(n.bands) > 0 and e.place < n.place"""
+        ).fetchall()
+        same = connection.sql(
+            """select n.trajectory_id, min_by(e.trajectory_id, e.place) from fresh n join earlier e using (actions)
+               where n.trains and e.trains and len(n.bands) > 0 and e.place < n.place group by all"""
+        ).fetchall()
+        connection.execute("create temp view before as select * from earlier where trains")
+        connection.execute("create temp view after as select * from fresh where trains")
+        places = dict(zip(fresh["trajectory_id"].to_pylist(), range(fresh.num_rows), strict=True))
+        near = similar(connection, "after", "before", least).sort_by("similarity").to_pylist()
+        repeats = {
+            row["one"]: (row["other"], row["similarity"])
+            for row in near
+            if places.get(row["other"], -1) < places[row["one"]]
+        }
+    finally:
+        connection.close()
+    return Echoes(frozenset(row[0] for row in copies), repeats | {one: (other, 1.0) for one, other in same})

@@ -1,0 +1,79 @@
+"""Labelled episodes, whose truth is known because we played or planted them: what verifiers are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from flywheel.agents.policy import Policy
+from flywheel.agents.rollout import Job, Origin, rollouts
+from flywheel.agents.scripted import NO_OP, Expert, Idle, RandomPolicy
+from flywheel.config import Config
+from flywheel.environments.protocol import World
+from flywheel.filters.cheats import CHEATS, LAKE_WIDE, cut
+from flywheel.trajectory import Split, Trajectory
+
+NOISES = (0.05, 0.15, 0.3)
+IDLE_STEPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An episode with its truth. `cheat` names the class of a planted one and is empty for an honest one."""
+
+    trajectory: Trajectory
+    success: bool
+    cheat: str = ""
+    drawn: bool = True
+    """Does it count in the agreement? All honest episodes do, and one cheat a task."""
+
+
+def labelled_set(config: Config, world: World, progress: Callable[[int], None] = lambda done: None) -> list[Labelled]:
+    """Experts with and without mistakes and random play on calibration tasks, and each class of cheat planted in it."""
+    golden = sorted(_play(config, world, Expert(world)), key=lambda one: one.seed)
+    honest = list(golden)
+    progress(len(golden))
+    clumsy: list[Policy] = [*(Expert(world, noise=noise) for noise in NOISES), RandomPolicy()]
+    for policy in clumsy:
+        honest += _play(config, world, policy)
+        progress(len(golden))
+    facts = [world.facts(one.task) for one in golden]
+    classes = {name: plant for name, plant in CHEATS.items() if name not in LAKE_WIDE}
+    cheats = [
+        Labelled(plant(golden[row], golden[row - 1], facts[row]), False, name, row % len(classes) == number)
+        for number, (name, plant) in enumerate(classes.items())
+        for row in range(len(golden))
+    ]
+    return [*(Labelled(one, one.success) for one in honest), *cheats]
+
+
+def acceptance_set(config: Config, world: World) -> dict[str, list[Trajectory]]:
+    """Golden episodes, their initial states, no-ops, and golden ones whose actions were corrupted."""
+    golden = [one for one in _play(config, world, Expert(world)) if one.success][:8]
+    return {
+        "golden": golden,
+        "initial state": [cut(one, 0) for one in golden],
+        "no-ops": _play(config, world, Idle(), max_steps=IDLE_STEPS)[:8],
+        "corrupted golden": [corrupted(one) for one in golden],
+    }
+
+
+def corrupted(one: Trajectory) -> Trajectory:
+    """A golden record in whose second half every action means nothing, all else untouched."""
+    half = len(one.steps) // 2
+    broken = (replace(step, action=NO_OP) for step in one.steps[half:])
+    return replace(one, steps=(*one.steps[:half], *broken))
+
+
+def _play(config: Config, world: World, policy: Policy, max_steps: int = 0) -> list[Trajectory]:
+    settings = config.curate
+    tasks = world.tasks(Split.DEV, settings.calibration_start, settings.calibration_tasks)
+    return list(
+        rollouts(
+            policy,
+            [Job(task) for task in tasks],
+            world.environments(config.environment.parallel),
+            max_steps=max_steps or config.environment.max_steps,
+            origin=Origin(0, "collect", config.identity()),
+        )
+    )
