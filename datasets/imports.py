@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from flywheel.datasets.catalog import QUARANTINED
 from flywheel.datasets.formats.catalog import READERS, SPLITTERS, SUFFIXES
 from flywheel.datasets.formats.records import RecordError
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.privacy import redact
+from flywheel.datasets.splits import assign
 from flywheel.errors import LakeError
 from flywheel.trajectory import Split, Trajectory, digest
 
@@ -55,14 +58,20 @@ def import_files(
     format: str,
     split: Split = Split.TRAIN,
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    subject: str | None = None,
 ) -> Imported:
-    """Import files, and the files of folders. Raises `LakeError`, having changed nothing, if one is not there."""
+    """Import files, and the files of folders; `subject` says whose data they are, so that it can be deleted.
+
+    Raises `LakeError`, having changed nothing, if a file is not there, and `LeakError` for a task of another split.
+    """
     files = find_files(paths, format)
     read, done = READERS[format], Imported()
     waiting: list[Trajectory] = []
     rejected: list[dict[str, Any]] = []
 
     def commit() -> None:
+        assign(lake, [one.task for one in waiting])
         new = lake.append(waiting, f"import {format}")
         done.trajectories += new
         done.known += len(waiting) - new
@@ -80,7 +89,7 @@ def import_files(
                     done.reasons.append(f"{path}:{raw.line}: {error}")
                 rejected.append(_row(raw, format, str(error)))
             else:
-                waiting += found
+                waiting += [replace(one, subject=subject) for one in found] if subject else found
             progress(1)
             if len(waiting) + len(rejected) >= BATCH_EPISODES or sum(one.length for one in waiting) >= BATCH_STEPS:
                 commit()
@@ -160,7 +169,7 @@ def _row(raw: Raw, format: str, reason: str) -> dict[str, Any]:
         "line": raw.line,
         "format": format,
         "reason": reason.replace("\x00", ""),
-        "record": begin,
+        "record": redact(begin, Counter()),
         "created_at": time.time(),
     }
 

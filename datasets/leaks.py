@@ -16,6 +16,8 @@ from flywheel.datasets.lake import Lake
 from flywheel.datasets.neighbours import similar
 from flywheel.errors import LeakError
 
+LEAK = 0.8
+"""Likeness from which a training episode gives a held-out task away."""
 GRAM = 5
 """Words of an n-gram."""
 FREQUENT = 0.05
@@ -47,6 +49,9 @@ def leaks(lake: Lake, ids: Sequence[str], threshold: float) -> list[Leak]:
                where stop_reason <> 'infrastructure' and revoked is null
                  and (split <> 'train' or trajectory_id in (from given))"""
         )
+        sides = connection.sql("select distinct trains from wanted").fetchall()
+        if len(sides) < 2:
+            return []
         for name, condition in (("ours", "trains"), ("held", "not trains")):
             connection.execute(
                 f"""create temp view {name} as

@@ -17,6 +17,7 @@ from sqlalchemy import Row, func, insert, select
 from flywheel.datasets.cards import dataset_card
 from flywheel.datasets.catalog import PIN
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.leaks import LEAK, refuse_leaks
 from flywheel.datasets.reading import check_condition
 from flywheel.datasets.snapshots import SnapshotGoneError, check_snapshot
 from flywheel.errors import LakeError
@@ -46,23 +47,27 @@ class Pin:
         return f"{self.name}@v{self.version}"
 
 
-def create(lake: Lake, name: str, condition: str, *, sample: int = 0, seed: int = 0) -> Pin:
-    """Pin what the condition (SQL over `trajectories`) selects now. The same again is the version that exists."""
+def create(lake: Lake, name: str, condition: str, *, sample: int = 0, seed: int = 0, leak: float = LEAK) -> Pin:
+    """Pin what the condition (SQL over `trajectories`) selects now. The same again is the version that exists.
+
+    Raises `LeakError` if a training episode among them gives a held-out task away.
+    """
     if not _NAME.fullmatch(name):
         raise LakeError(f"'{name}' is no name for a dataset; use a-z, 0-9, - and _")
     check_condition(condition)
     while True:
         try:
-            return _create(lake, name, condition, sample, seed)
+            return _create(lake, name, condition, sample, seed, leak)
         except SnapshotGoneError:
             continue  # upkeep was at work meanwhile; the newest snapshot will do
 
 
-def _create(lake: Lake, name: str, condition: str, sample: int, seed: int) -> Pin:
+def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak: float) -> Pin:
     snapshot = lake.snapshot()
     ids = _ids(lake, snapshot, condition, sample, seed)
     if not ids:
         raise LakeError(f"nothing in the lake satisfies: {condition}")
+    refuse_leaks(lake, ids, leak)
     found = digest("pin", sorted(ids), size=16)
     with lake.catalog.read() as connection:
         same = connection.execute(

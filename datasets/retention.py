@@ -5,6 +5,7 @@ Either way their ids stay in the catalog, so that a late retry cannot bring them
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Sequence
 from itertools import groupby
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 from flywheel.datasets.catalog import FACT, SEGMENT, TRAJECTORY, new_snapshot
-from flywheel.datasets.files import Written, read_rows
+from flywheel.datasets.files import Written, read_rows, row_groups
 from flywheel.datasets.lake import LOOKUP, Lake, file_name, segment_row
 from flywheel.datasets.lineage import revoke
 from flywheel.datasets.reading import check_condition
@@ -25,15 +26,31 @@ Segment = Row[Any]
 
 
 def purge(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> int:
-    """Remove trajectories from every file, history included. How many were there. Pins that held one are flagged."""
+    """Remove trajectories from every file, history included. How many were there. Pins that held one are flagged.
+
+    The view `revocations` records that it happened. What judges answered is dropped as a whole.
+    """
     known = sorted(lake.known_ids(trajectory_ids))
     if known:
-        revoke(lake, known, reason)
+        revoke(lake, known, f"purged: {reason}")
+        shutil.rmtree(lake.root / "judge", ignore_errors=True)
     while found := _holding(lake, known, live=False):
         for segment in found:
             _rewrite(lake, segment, known)
     delete_garbage(lake, grace=0.0)
     return len(known)
+
+
+def of_subject(lake: Lake, subject: str) -> list[str]:
+    """Ids of all trajectories that are one person's data, in whichever snapshot."""
+    with lake.catalog.read() as connection:
+        files = connection.execute(select(SEGMENT).where(SEGMENT.c.kind == "trajectories")).all()
+    found: set[str] = set()
+    for file in files:
+        for table in row_groups(lake.source(file.name, file.kind), ["trajectory_id", "subject"]):
+            if "subject" in table.column_names:  # files of an older schema have none
+                found.update(table.filter(pc.equal(table["subject"], subject))["trajectory_id"].to_pylist())
+    return sorted(found)
 
 
 def due(lake: Lake, condition: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from flywheel.agents.collect import play
 from flywheel.agents.rollout import Job, Origin
@@ -12,7 +13,9 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.policies import EXPERT, NOISY_EXPERT, make_policy
 from flywheel.distill.registry import RANDOM
 from flywheel.environments.catalog import canonical, open_world
-from flywheel.trajectory import Split
+from flywheel.environments.protocol import World
+from flywheel.filters.curriculum import choose, horizon, success_by_horizon
+from flywheel.trajectory import Split, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,37 @@ def collect(
     """Collect an iteration's training episodes; what is in the lake already is not played again. Counts by policy."""
     counts: dict[str, int] = {}
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
-        for share in plan(config, iteration, champion_id):
-            policy = make_policy(config, lake, world, share.policy)
-            jobs = [Job(task) for task in world.tasks(Split.TRAIN, share.start, share.count)]
+        for name, tasks in tasks_of(config, lake, world, iteration, champion_id).items():
+            policy = make_policy(config, lake, world, name)
+            jobs = [Job(task) for task in tasks]
             origin = Origin(iteration, "collect", config.identity(), champion_id)
             counts[policy.name] = len(play(config, lake, world, policy, jobs, origin, progress))
     return counts
+
+
+def tasks_of(config: Config, lake: Lake, world: World, iteration: int, champion_id: str) -> dict[str, list[Task]]:
+    """Policy → its tasks. The champion gets those that it can learn most from, teachers the rest, in order.
+
+    Only episodes of earlier iterations decide, so that a resumed iteration divides its tasks as before.
+    """
+    shares = plan(config, iteration, champion_id)
+    if not (config.collect.curriculum and shares[-1].policy == champion_id):
+        return {share.policy: list(world.tasks(Split.TRAIN, share.start, share.count)) for share in shares}
+    tasks = world.tasks(Split.TRAIN, shares[0].start, sum(share.count for share in shares))
+    rates = success_by_horizon(world, _played(lake, champion_id, iteration))
+    horizons = [horizon(world, task) for task in tasks]
+    own = choose(tasks, horizons, rates, shares[-1].count, config.seed)
+    mine = {task.task_id for task in own}
+    rest = iter([task for task in tasks if task.task_id not in mine])
+    return {share.policy: list(islice(rest, share.count)) for share in shares[:-1]} | {champion_id: own}
+
+
+def _played(lake: Lake, policy_id: str, iteration: int) -> list[tuple[Task, bool]]:
+    """What a policy played in training and at gates before an iteration, and whether it was verified."""
+    rows = lake.sql(
+        f"""select environment, parameters, split, seed, instruction, verified from trajectories
+            where policy_id = '{policy_id}' and iteration < {iteration} and split <> 'test' and verified is not null
+              and stop_reason <> 'infrastructure' order by trajectory_id"""
+    ).to_pylist()
+    verified = [bool(row.pop("verified")) for row in rows]
+    return list(zip((Task(**{**row, "split": Split(row["split"])}) for row in rows), verified, strict=True))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from flywheel.agents.prompts import PAD, Role, Window
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.arrow import segments_from_arrow
@@ -14,6 +16,7 @@ from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
 from flywheel.distill.cards import part_card
+from flywheel.distill.drawing import draw_weights
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.policies import NOISY_EXPERT
 from flywheel.distill.registry import newest, policy_directory, register
@@ -35,6 +38,7 @@ from flywheel.distill.students import (
 from flywheel.distill.tokenizer import named_things, train_tokenizer
 from flywheel.distill.train import pick_device, train
 from flywheel.errors import FlywheelError
+from flywheel.filters.balance import effective_share
 from flywheel.trajectory import RouteTo, Segment, Trajectory, digest
 
 Progress = Callable[[str, int, int, float], None]
@@ -48,18 +52,20 @@ class Corpus:
     trajectories: tuple[Trajectory, ...]
     segments: dict[str, list[Segment]]
     routes: dict[str, RouteTo]
+    weights: dict[str, float]
     snapshot: int
 
     @property
     def digest(self) -> str:
-        return digest("corpus", sorted(self.routes.items()), size=8)
+        weighed = [(one, route, round(self.weights[one], 6)) for one, route in sorted(self.routes.items())]
+        return digest("corpus", weighed, size=8)
 
 
-def load_corpus(lake: Lake, iteration: int, leak: float) -> Corpus:
+def load_corpus(config: Config, lake: Lake, iteration: int) -> Corpus:
     """Training trajectories up to an iteration: verified ones, and teachers' that at least hold completed segments.
 
     A student's failed episode teaches nobody: its way to a milestone is mostly its own wandering. Raises `LeakError`
-    where one of them is so like a held-out episode (estimated Jaccard similarity `leak`) that it gives its task away.
+    where one of them is so like a held-out episode (`curate.leak`) that it gives its task away.
     """
     snapshot = lake.snapshot()
     rows = lake.sql(
@@ -75,8 +81,9 @@ def load_corpus(lake: Lake, iteration: int, leak: float) -> Corpus:
     for part in segments_from_arrow(lake.sql("select * from segments order by trajectory_id, index")):
         if part.trajectory_id in segments:
             segments[part.trajectory_id].append(part)
-    refuse_leaks(lake, list(routes), leak)
-    return Corpus(tuple(lake.trajectories(list(routes))), segments, routes, snapshot)
+    refuse_leaks(lake, list(routes), config.curate.leak)
+    weighed = draw_weights(lake, list(routes), config.balance, iteration)
+    return Corpus(tuple(lake.trajectories(list(routes))), segments, routes, weighed, snapshot)
 
 
 def distill(
@@ -87,7 +94,7 @@ def distill(
     The policy id is a digest of corpus, settings and parent: distilling the same again finds it done. Later
     iterations start from the student of the iteration before.
     """
-    corpus = load_corpus(lake, iteration, config.curate.leak)
+    corpus = load_corpus(config, lake, iteration)
     parent = newest(lake, kind, iteration - 1)
     limits, decoding = limits_of(config.student), decoding_of(config.student, config.seed)
     settings = [config.student.model_dump(), config.train.model_dump(exclude={"checkpoint_seconds"}), config.seed]
@@ -95,7 +102,7 @@ def distill(
     directory = policy_directory(lake, policy_id)
     if not (directory / POLICY_FILE).is_file():
         parent_directory = policy_directory(lake, parent) if parent else None
-        metrics: dict[str, float] = {}
+        metrics = {"effective_share": effective_share(np.array(list(corpus.weights.values())))}
         parameters = 0
         for role in ROLES[kind]:
             said, size = _distill_role(config, corpus, role, iteration, directory, parent_directory, progress)
@@ -177,13 +184,15 @@ def _epoch(
     iteration: int,
     epoch: int,
 ) -> list[Example]:
-    """The rows of one epoch: a share of the episodes is renamed, as (seed, iteration, epoch, episode) decide."""
+    """The rows of one epoch. How often an episode comes follows its weight, and a share of them is renamed, as
+    (seed, iteration, epoch, episode) decide."""
     names = exchangeable_names(corpus.trajectories)
     rows: list[Example] = []
     for one, own in windows.items():
         chance = random.Random(f"{config.seed}/{iteration}/{epoch}/{one}")
-        mapping = shuffled(names, chance) if chance.random() < config.train.renamed else {}
-        rows += [example(pieces, tokens) for pieces in renamed(own, mapping)]
+        for _ in range(int(corpus.weights[one] + chance.random())):
+            mapping = shuffled(names, chance) if chance.random() < config.train.renamed else {}
+            rows += [example(pieces, tokens) for pieces in renamed(own, mapping)]
     return rows
 
 

@@ -139,7 +139,7 @@ def distill(
 
     number = iteration or _current(lake)
     if dry_run:
-        corpus = load_corpus(lake, number, settings.curate.leak)
+        corpus = load_corpus(settings, lake, number)
         say({"trajectories": len(corpus.trajectories), "snapshot": corpus.snapshot}, as_json)
         return
     with training_bar(f"distill {number}") as progress:

@@ -48,6 +48,9 @@ def import_(
     paths: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
     format: Annotated[From, typer.Option("--format", help="How they are written.")],
     split: Annotated[Fold, typer.Option(help="Where their tasks belong, for ever.")] = Fold.TRAIN,
+    subject: Annotated[
+        str | None, typer.Option(help="Whose data it is (a pseudonym); flywheel lake purge --subject deletes it.")
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +64,7 @@ def import_(
     files = find_files(paths, str(format))
     lake = open_lake(data_dir, create=True)
     with bar(f"import {format}") as progress:
-        done = import_files(lake, files, str(format), Split(split), progress)
+        done = import_files(lake, files, str(format), Split(split), progress, subject=subject)
     found = asdict(done)
     reasons = found.pop("reasons")
     say({**found, "reasons": reasons} if as_json else found, as_json)

@@ -229,15 +229,24 @@ def revoke(ids: Ids, reason: Reason, data_dir: DataDir = DEFAULT_DATA, as_json: 
     say(revoke_trajectories(open_lake(data_dir), ids, reason), as_json)
 
 
-@lake.command(epilog="Example: flywheel lake purge 3f2a91c04b… --reason 'personal data'")
+@lake.command(epilog="Example: flywheel lake purge --subject user-17 --reason 'asked for it' --dry-run")
 def purge(
-    ids: Ids, reason: Reason, data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json: AsJson = False
+    reason: Reason,
+    ids: Annotated[list[str] | None, typer.Argument(help="Whole trajectory ids.")] = None,
+    subject: Annotated[str | None, typer.Option(help="All that is this person's data.")] = None,
+    data_dir: DataDir = DEFAULT_DATA,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove trajectories from every file, history included. This cannot be undone."""
+    from flywheel.datasets.retention import of_subject
     from flywheel.datasets.retention import purge as purge_trajectories
 
     opened = open_lake(data_dir)
-    say({"purged": len(opened.known_ids(ids)) if dry_run else purge_trajectories(opened, ids, reason)}, as_json)
+    wanted = [*(ids or []), *(of_subject(opened, subject) if subject else [])]
+    if not wanted:
+        raise LakeError("nothing to purge: name trajectory ids, or a --subject that the lake knows")
+    say({"purged": len(opened.known_ids(wanted)) if dry_run else purge_trajectories(opened, wanted, reason)}, as_json)
 
 
 def lineage(

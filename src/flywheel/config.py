@@ -31,6 +31,9 @@ class EnvironmentConfig(Section):
     parameters: dict[str, int] = Field(default_factory=dict, description="The simulator's own parameters.")
     max_steps: Count = Field(default=60, description="Steps after which an episode is truncated.")
     parallel: Count = Field(default=64, description="Episodes that run at once in one process.")
+    split_by: Literal["task", "template", "environment"] = Field(
+        default="task", description="What belongs to one split as a whole; a template is all seeds of some parameters."
+    )
 
 
 class CollectConfig(Section):
@@ -42,6 +45,9 @@ class CollectConfig(Section):
     noise: Share = Field(default=0.1, description="Chance of an injected action at each step of the noisy expert.")
     champion_share: Share = Field(
         default=0.25, description="Share of a later iteration's tasks that the champion plays."
+    )
+    curriculum: bool = Field(
+        default=True, description="Does the champion get the tasks at which it neither surely wins nor surely fails?"
     )
 
 
@@ -78,7 +84,10 @@ class CurateConfig(Section):
     near_duplicate: Share = Field(
         default=0.95, description="Estimated Jaccard similarity from which an episode says nothing new."
     )
-    leak: Share = Field(default=0.9, description="The same, from which a training episode gives a held-out task away.")
+    leak: Share = Field(
+        default=0.8,
+        description="Share of a held-out task's own n-grams, or likeness to its playing, that gives it away.",
+    )
     calibration_tasks: Count = Field(default=24, description="Labelled tasks of a calibration.")
     calibration_start: int = Field(
         default=9000, ge=0, description="The first of them in the dev fold; no gate draws tasks from there."
@@ -94,6 +103,17 @@ class CurateConfig(Section):
         if not any(one.gate for one in self.verifiers):
             raise ValueError("no verifier gates; set gate = true for one of them")
         return self
+
+
+class BalanceConfig(Section):
+    """How often an episode teaches. Exponents: 0 leaves an aspect out, 1 levels it completely."""
+
+    horizon: Share = Field(default=0.5, description="Against the abundance of an episode's length, by octaves.")
+    family: Share = Field(default=0.5, description="Against the abundance of its environment and parameters.")
+    difficulty: Share = Field(default=0.5, description="Towards what the champion fails at.")
+    novelty: Share = Field(default=0.5, description="Against episodes that many others are like.")
+    likeness: Share = Field(default=0.8, description="Estimated Jaccard similarity of episodes that are alike.")
+    max_weight: float = Field(default=3.0, ge=1, description="No episode is drawn more often, against the mean.")
 
 
 class StudentConfig(Section):
@@ -204,6 +224,7 @@ class Config(Section):
     environment: EnvironmentConfig = EnvironmentConfig()
     collect: CollectConfig = CollectConfig()
     curate: CurateConfig = CurateConfig()
+    balance: BalanceConfig = BalanceConfig()
     student: StudentConfig = StudentConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -8,6 +8,7 @@ from flywheel.agents.policy import Policy
 from flywheel.agents.rollout import Job, Origin, rollouts
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.splits import assign
 from flywheel.environments.protocol import World
 from flywheel.trajectory import StopReason, Trajectory, trajectory_id
 
@@ -30,8 +31,11 @@ def play(
 ) -> list[str]:
     """Play what the lake does not hold yet; the ids of all the jobs' trajectories, in order.
 
-    An episode that the infrastructure broke is committed as such, and its task is tried again under a new attempt.
+    The tasks' splits are recorded before the first of them is played; raises `LeakError` if they were decided
+    otherwise. An episode that the infrastructure broke is committed as such, and its task is tried again under a new
+    attempt.
     """
+    assign(lake, [job.task for job in jobs], config.environment.split_by)
     ids: dict[str, Job] = {}
     waiting = list(jobs)
     for retry in range(1 + INFRASTRUCTURE_RETRIES):
