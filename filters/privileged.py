@@ -20,6 +20,10 @@ from flywheel.trajectory import Item, Trajectory, Verdict
 MOST_ITEMS = 8
 PASTED = 2
 """So many milestones named before anything of them was in sight are no guess."""
+RECITED = 0.8
+"""Such a share of the solution in one breath is no plan of one's own."""
+SHORTEST = 6
+"""A solution of fewer actions may well be guessed."""
 _WORDS = re.compile(r"[a-z]+")
 
 
@@ -80,13 +84,15 @@ def _credit(trajectory: Trajectory, facts: Facts) -> list[Item]:
 
 
 def pasted(trajectory: Trajectory, facts: Facts) -> str:
-    """Where the agent's own words name milestones before their things were in sight, or the mark of the facts.
+    """Where the agent's own words tell what only the facts can have told; empty if they nowhere do.
 
-    Empty if they nowhere do. Actions do not count: teachers act on what they know by design.
+    That is their mark; milestones whose things or verbs were not in sight yet; or most of the solution, word for word
+    and in order, before half of it was played. Actions do not count: teachers act on what they know by design.
     """
     seen = set(_WORDS.findall(trajectory.instruction.lower()))
     for step in trajectory.steps:
-        seen.update(_WORDS.findall(f"{step.observation} {step.event} {step.note}".lower()))
+        offered = " ".join(step.valid_actions or ())
+        seen.update(_WORDS.findall(f"{step.observation} {step.event} {step.note} {offered}".lower()))
         words = f"{step.thought}\n{step.subgoal}".lower()
         if facts.canary in words:
             return f"step {step.index} holds the mark of the facts"
@@ -95,8 +101,20 @@ def pasted(trajectory: Trajectory, facts: Facts) -> str:
         told = [
             one.name
             for one in facts.milestones
-            if one.action in words and not seen.issuperset(_WORDS.findall(one.action)[1:])
+            if one.action in words and not seen.issuperset(_WORDS.findall(one.action))
         ]
         if len(told) >= PASTED:
             return f"step {step.index} names {' and '.join(told[:PASTED])} before they were in sight"
+        if 2 * step.index < len(facts.gold_actions) and _recited(words, facts.gold_actions) >= RECITED:
+            return f"step {step.index} recites the solution"
     return ""
+
+
+def _recited(words: str, actions: Sequence[str]) -> float:
+    """Share of the actions that stand in the words in their order."""
+    place, found = 0, 0
+    for action in actions:
+        where = words.find(action, place)
+        if where >= 0:
+            place, found = where + len(action), found + 1
+    return found / max(len(actions), SHORTEST)

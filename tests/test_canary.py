@@ -1,0 +1,83 @@
+"""Privileged facts stay behind their door: their mark reaches no prompt, no training row, no student, export or log."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flywheel.agents.context import Limits
+from flywheel.agents.prompts import Role
+from flywheel.agents.rollout import Job, Origin
+from flywheel.agents.scripted import Expert
+from flywheel.config import Config
+from flywheel.datasets.exports import export, select_ids
+from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, TUNING
+from flywheel.datasets.lake import Lake
+from flywheel.datasets.show import describe_trajectory
+from flywheel.distill.examples import windows_of
+from flywheel.distill.stage import distill
+from flywheel.environments.privileged import CANARY, canary
+from flywheel.environments.protocol import World
+from flywheel.filters.batch import batch_of
+from flywheel.filters.cheats import leaked_mark
+from flywheel.filters.curate import curate
+from flywheel.filters.integrity import Integrity
+from flywheel.filters.privileged import Privileged
+from flywheel.filters.segments import segment
+from flywheel.trajectory import Split, Trajectory
+from tests.conftest import Play
+
+FORMATS = sorted({*DOCUMENTS, *LINES, *TUNING, "sft", "sharegpt", "parquet"} - {"dpo"})
+
+
+def test_the_mark_is_among_the_facts_and_verifiers_know_it(world: World, golden: list[Trajectory], play: Play) -> None:
+    one = golden[0]
+    facts = world.facts(one.task)
+    assert facts.canary == canary(one.task)
+    assert facts.canary.startswith(CANARY)
+    leaked = batch_of([leaked_mark(one, golden[1], facts)])
+    assert Privileged(world).verify(leaked)[0].integrity == 0
+    assert Integrity().verify(leaked)[0].integrity < 1
+
+
+def test_the_mark_reaches_nothing(
+    smoke: Config,
+    world: World,
+    lake: Lake,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    from flywheel.agents.collect import play as play_into
+
+    jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, 6)]
+    play_into(smoke, lake, world, Expert(world, noise=0.1), jobs, Origin(1, "collect", "canary"))
+    curate(smoke, lake)
+    ids = select_ids(lake, "true")
+    episodes = lake.trajectories(ids)
+    assert CANARY not in repr([asdict(one) for one in episodes])
+    for one in episodes:
+        for role in Role:
+            for window in windows_of(one, segment(one), Limits(), role):
+                assert CANARY not in "".join(piece.text for piece in window.pieces)
+    card = distill(smoke, lake, "flat", 1)
+    for format in FORMATS:
+        export(lake, tmp_path / "exports" / format, format, ids)
+    shown = [describe_trajectory(lake, one) for one in ids]
+    assert CANARY not in repr((card, shown))
+    read = 0
+    for path in [*lake.root.rglob("*"), *(tmp_path / "exports").rglob("*")]:
+        if path.suffix == ".parquet":
+            assert CANARY not in str(pq.read_table(path).to_pylist()), path
+        elif path.is_file():
+            assert CANARY.encode() not in path.read_bytes(), path
+        read += path.is_file()
+    assert read > 20
+    assert CANARY not in caplog.text
+    said = capsys.readouterr()
+    assert CANARY not in said.out + said.err

@@ -1,0 +1,155 @@
+"""The judge: votes of a chat model over the wire, marked by schema, cached, blind to what the agent says of itself.
+
+The server is real and speaks OpenAI's protocol; the model behind it, the one thing here that would cost money, is a
+rule that reads the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flywheel.agents.scripted import Idle
+from flywheel.environments.privileged import CANARY
+from flywheel.environments.protocol import World
+from flywheel.errors import InfrastructureError
+from flywheel.filters.batch import batch_of
+from flywheel.filters.cheats import cut
+from flywheel.filters.judge import KEY, Judge, prompt
+from flywheel.filters.labelled import corrupted
+from flywheel.trajectory import Trajectory, Verdict
+from tests.conftest import Play
+
+
+@dataclass
+class Model:
+    """A model of one rule: an item passes if all its deeds stand in the record and were answered."""
+
+    url: str = ""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    garble: bool = False
+    harsh: int = -1
+    """The vote (its seed) that fails everything."""
+
+    def answer(self, request: dict[str, Any]) -> str:
+        self.requests.append(request)
+        text = request["messages"][1]["content"]
+        if self.garble:
+            return "I believe the agent did well."
+        rubric = text.partition("could not see\n")[2].partition("\n\n# Record")[0]
+        record = text.partition("# Record\n")[2]
+        marks = []
+        for line in rubric.splitlines():
+            number, _, names = line.partition(". ")
+            done = all(f"action: {name}\n" in record for name in names.split(" and ")) and request["seed"] != self.harsh
+            marks.append({"item": int(number), "mark": "pass" if done else "fail", "evidence": "the record"})
+        return json.dumps({"marks": marks, "integrity": 1.0, "reasoning": "rule"})
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    told = Model()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            told.keys.append(self.headers["Authorization"])
+            message = {"role": "assistant", "content": told.answer(body)}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+            data = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    told.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    yield told
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def judge(world: World, model: Model, tmp_path: Path) -> Judge:
+    return Judge(world, tmp_path / "judge", base_url=model.url, model="rule", votes=3)
+
+
+def says(judge: Judge, episodes: list[Trajectory]) -> list[Verdict]:
+    return judge.verify(batch_of(episodes))
+
+
+def test_the_acceptance_test(judge: Judge, golden: list[Trajectory], play: Play) -> None:
+    assert all(said.passed for said in says(judge, golden[:3]))
+    assert not any(said.passed for said in says(judge, [cut(one, 0) for one in golden[:3]]))
+    assert not any(said.passed for said in says(judge, play(Idle(), 3, max_steps=6)))
+    assert not any(said.passed for said in says(judge, [corrupted(one) for one in golden[:3]]))
+
+
+def test_votes_are_averaged_and_confidence_is_their_agreement(
+    judge: Judge, model: Model, golden: list[Trajectory]
+) -> None:
+    model.harsh = 2
+    said = says(judge, golden[:1])[0]
+    assert said.completion == pytest.approx(200 / 3)
+    assert said.confidence == pytest.approx(2 / 3)
+    assert not said.passed
+    assert len(json.loads(said.raw)) == 3
+
+
+def test_answers_are_asked_for_once(judge: Judge, model: Model, golden: list[Trajectory]) -> None:
+    first = says(judge, golden[:2])
+    assert len(model.requests) == 6
+    assert [replace(one, created_at=0) for one in says(judge, golden[:2])] == [
+        replace(one, created_at=0) for one in first
+    ]
+    assert len(model.requests) == 6
+    request = model.requests[0]
+    assert request["response_format"]["json_schema"]["schema"]["required"] == ["marks", "integrity", "reasoning"]
+    assert request["temperature"] == 0.7
+
+
+def test_answers_that_do_not_fit_are_no_votes(judge: Judge, model: Model, golden: list[Trajectory]) -> None:
+    model.garble = True
+    said = says(judge, golden[:1])[0]
+    assert (said.passed, said.completion, said.integrity, said.confidence) == (False, 0.0, 1.0, 0.0)
+    assert "I believe" in said.raw
+
+
+def test_it_never_reads_the_agents_own_words(world: World, golden: list[Trajectory]) -> None:
+    boast = replace(golden[0].steps[0], thought="I have solved it splendidly.", subgoal="be splendid")
+    one = replace(golden[0], steps=(boast, *golden[0].steps[1:]))
+    text = prompt(one, world.facts(one.task))
+    assert "splendid" not in text
+    assert CANARY not in text
+    assert re.search(r"\[0\] action: ", text)
+
+
+def test_a_server_that_is_gone_is_infrastructure_and_the_key_stays_secret(
+    world: World, model: Model, golden: list[Trajectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, "a-secret-key")
+    judge = Judge(world, tmp_path / "judge", base_url=model.url, model="rule", votes=1)
+    said = says(judge, golden[:1])[0]
+    assert model.keys == ["Bearer a-secret-key"]
+    assert "a-secret-key" not in said.arguments + said.raw
+    gone = Judge(world, tmp_path / "elsewhere", base_url="http://127.0.0.1:9/v1", model="rule", votes=1, timeout=5.0)
+    with pytest.raises(InfrastructureError, match="does not answer") as told:
+        says(gone, golden[:1])
+    assert "a-secret-key" not in str(told.value)

@@ -1,0 +1,111 @@
+"""The wall between training and held-out tasks: decided before play, and nothing is built that leaks through it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flywheel.agents.collect import play as play_into
+from flywheel.agents.rollout import Job, Origin
+from flywheel.agents.scripted import Expert
+from flywheel.config import Config, load
+from flywheel.datasets.lake import Lake
+from flywheel.datasets.leaks import leaks, refuse_leaks
+from flywheel.datasets.pins import create
+from flywheel.datasets.splits import assign, unit_of
+from flywheel.distill.stage import load_corpus
+from flywheel.environments.protocol import World
+from flywheel.errors import LeakError
+from flywheel.filters.curate import curate
+from flywheel.trajectory import Split, Task, Trajectory, trajectory_id
+from tests.conftest import Play
+
+ROOT = Path(__file__).parents[1]
+
+
+def passed_off(one: Trajectory, seed: int) -> Trajectory:
+    """A held-out episode as a training episode of another seed."""
+    task = Task(one.environment, one.parameters, Split.TRAIN, seed, one.instruction)
+    return replace(
+        one,
+        trajectory_id=trajectory_id(task, one.policy_id, one.policy_version, one.purpose, one.attempt),
+        split=Split.TRAIN,
+        seed=seed,
+        task_id=task.task_id,
+        task_group=task.group,
+        steps=tuple(replace(step, seconds=2 * step.seconds) for step in one.steps),
+    )
+
+
+@pytest.fixture
+def filled(smoke: Config, lake: Lake, world: World, play: Play) -> Lake:
+    """Honest training and test episodes of the expert, curated."""
+    lake.append([*play(Expert(world), 40), *play(Expert(world), 20, split=Split.TEST)], "honest")
+    curate(smoke, lake)
+    return lake
+
+
+def train_ids(lake: Lake) -> list[str]:
+    found: list[str] = lake.sql("select trajectory_id from trajectories where split = 'train'")[
+        "trajectory_id"
+    ].to_pylist()
+    return found
+
+
+def test_honest_splits_do_not_leak(filled: Lake, smoke: Config) -> None:
+    assert leaks(filled, train_ids(filled), smoke.curate.leak) == []
+    assert load_corpus(smoke, filled, 1).routes
+    assert create(filled, "train", "split = 'train'").trajectories == 40
+
+
+def test_a_held_out_task_in_training_is_refused_by_its_words_and_by_its_playing(
+    filled: Lake, smoke: Config, world: World, play: Play
+) -> None:
+    test = play(Expert(world), 1, split=Split.TEST)[0]
+    leaked = passed_off(test, 500)
+    filled.append([leaked], "leak")
+    curate(load(ROOT / "configs" / "smoke.toml", ['curate.verifiers=["outcome"]']), filled)
+    found = leaks(filled, train_ids(filled), smoke.curate.leak)
+    assert {one.what for one in found} == {"words", "playing"}
+    assert {one.training for one in found} == {leaked.trajectory_id}
+    assert test.trajectory_id in {one.held_out for one in found}
+    before = filled.snapshot()
+    with pytest.raises(LeakError, match=rf"training episode {leaked.trajectory_id} gives the (words|playing)"):
+        refuse_leaks(filled, train_ids(filled), smoke.curate.leak)
+    with pytest.raises(LeakError, match="flywheel lake revoke"):
+        create(filled, "leaking", "split = 'train'")
+    assert filled.sql("select count(*) as n from pins").to_pylist() == [{"n": 0}]
+    assert filled.snapshot() == before
+
+
+def test_the_corpus_of_a_student_is_refused_too(filled: Lake, smoke: Config, world: World, play: Play) -> None:
+    test = play(Expert(world), 1, split=Split.TEST)[0]
+    filled.append([passed_off(test, 500)], "leak")
+    curate(load(ROOT / "configs" / "smoke.toml", ['curate.verifiers=["outcome"]']), filled)
+    with pytest.raises(LeakError, match="gives the"):
+        load_corpus(smoke, filled, 1)
+
+
+def test_splits_are_recorded_before_play_and_cannot_change(smoke: Config, lake: Lake, world: World) -> None:
+    tasks = world.tasks(Split.DEV, 0, 2)
+    origin = Origin(1, "evaluate", "test")
+    play_into(smoke, lake, world, Expert(world), [Job(task) for task in tasks], origin)
+    decided = lake.sql("select unit, split from assignments order by unit").to_pylist()
+    assert decided == [{"unit": unit_of(task, "task"), "split": "dev"} for task in tasks]
+    moved = replace(tasks[0], split=Split.TRAIN)
+    with pytest.raises(LeakError, match="belongs to dev and cannot serve train"):
+        play_into(smoke, lake, world, Expert(world), [Job(moved)], Origin(1, "collect", "test"))
+    assert lake.sql("select count(*) as n from trajectories").to_pylist() == [{"n": 2}]
+
+
+def test_whole_templates_and_environments_can_be_walled_off(lake: Lake, world: World) -> None:
+    train, dev = world.tasks(Split.TRAIN, 0, 2), world.tasks(Split.DEV, 0, 1)
+    assign(lake, train, "template")
+    with pytest.raises(LeakError, match=r"cookingworld@[0-9a-f]{8} belongs to train"):
+        assign(lake, dev, "template")
+    assign(lake, [replace(dev[0], parameters='{"numLocations":4}')], "template")
+    with pytest.raises(LeakError, match="cannot serve"):
+        assign(lake, [*train, *dev], "environment")
+    assert lake.sql("select count(*) as n from assignments").to_pylist() == [{"n": 2}]
