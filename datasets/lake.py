@@ -224,6 +224,16 @@ class Lake:
                     found.setdefault(row.segment, []).append(row.trajectory_id)
         return found
 
+    def by_commit(self, ids: Sequence[str]) -> list[str]:
+        """The same trajectories in the order of their commits, those of one file together."""
+        places: list[tuple[int, str, str]] = []
+        with self.catalog.read() as connection:
+            for start in range(0, len(ids), LOOKUP):
+                query = select(TRAJECTORY.c.snapshot, TRAJECTORY.c.segment, TRAJECTORY.c.trajectory_id)
+                some = TRAJECTORY.c.trajectory_id.in_(ids[start : start + LOOKUP])
+                places += [tuple(row) for row in connection.execute(query.where(some))]
+        return [one for _, _, one in sorted(places)]
+
     def trajectories(self, ids: Sequence[str]) -> list[Trajectory]:
         """Whole trajectories without their images, in the order of the ids. Raises `LakeError` for an unknown one.
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from flywheel.arrow import routes_to_arrow, segments_to_arrow, verdicts_to_arrow
+import pyarrow as pa
+
+from flywheel.arrow import batched, routes_to_arrow, segments_to_arrow, verdicts_to_arrow
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.environments.catalog import canonical
@@ -21,7 +23,9 @@ from flywheel.trajectory import Route, Split, StopReason
 
 CHUNK_STEPS = 8192
 CHUNK = 512
-"""A chunk ends at whichever comes first, steps or trajectories; memory holds a few of them."""
+"""A chunk ends at whichever comes first, steps or trajectories."""
+TOGETHER = 4
+"""Chunks that are compared with the lake and committed together; memory holds a few more."""
 
 
 def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda done: None) -> dict[str, int]:
@@ -31,8 +35,8 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
     is not said twice. Nothing but its route is said of an episode that the infrastructure broke.
     """
     lake.append_facts("routes", routes_to_arrow(_broken(lake, config)), "routes", key=("source",))
-    for findings, echo, routes in _curated(config, lake):
-        _append(lake, findings, echo, routes)
+    for group, echo, routes in _curated(config, lake):
+        _append(lake, group, echo, routes)
         progress(len(routes))
     return route_counts(lake)
 
@@ -50,18 +54,18 @@ def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda
     ]
 
 
-def _curated(config: Config, lake: Lake) -> Iterator[tuple[Findings, Echoes, list[Route]]]:
+def _curated(config: Config, lake: Lake) -> Iterator[tuple[Sequence[Findings], Echoes, list[Route]]]:
     chunks = waiting(lake, config)
     if not chunks:
         return
     check_splits(lake)
     gates = gating(config, lake)
     batches = (read_batch(lake, chunk) for chunk in chunks)
-    for findings in examine_all(config, batches, len(chunks)):
-        batch = findings.batch
-        teaching = [one for one, split in zip(batch.ids, batch.texts("split"), strict=True) if split == Split.TRAIN]
-        echo = echoes(lake, findings.fingerprints, teaching, config.curate.near_duplicate)
-        yield findings, echo, routes_of(findings, echo, gates)
+    for group in batched(examine_all(config, batches, len(chunks)), TOGETHER):
+        prints = pa.concat_tables([findings.fingerprints for findings in group])
+        trains = [split == Split.TRAIN for findings in group for split in findings.batch.texts("split")]
+        echo = echoes(lake, prints, trains, config.curate.near_duplicate)
+        yield group, echo, [one for findings in group for one in routes_of(findings, echo, gates)]
 
 
 def routes_of(findings: Findings, echo: Echoes, gates: Sequence[bool]) -> list[Route]:
@@ -107,15 +111,16 @@ def route_reasons(lake: Lake) -> list[dict[str, Any]]:
 
 
 def waiting(lake: Lake, config: Config) -> list[list[str]]:
-    """Ids of the environment's trajectories that are not routed yet, in chunks; broken ones apart."""
+    """Ids of the environment's trajectories that are not routed yet, in chunks that lie together; broken ones apart."""
     chunks: list[list[str]] = []
     steps = CHUNK_STEPS
-    for one, length in _unrouted(lake, config, f"stop_reason <> '{StopReason.INFRASTRUCTURE}'"):
-        if steps + length > CHUNK_STEPS or len(chunks[-1]) == CHUNK:
+    lengths = dict(_unrouted(lake, config, f"stop_reason <> '{StopReason.INFRASTRUCTURE}'"))
+    for one in lake.by_commit(list(lengths)):
+        if steps + lengths[one] > CHUNK_STEPS or len(chunks[-1]) == CHUNK:
             chunks.append([])
             steps = 0
         chunks[-1].append(one)
-        steps += length
+        steps += lengths[one]
     return chunks
 
 
@@ -147,10 +152,11 @@ def check_splits(lake: Lake) -> None:
         raise LeakError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
 
 
-def _append(lake: Lake, findings: Findings, echo: Echoes, routes: Sequence[Route]) -> None:
-    segments = [part for row in findings.segments for part in row]
-    verdicts = [said for row in findings.verdicts for said in row]
+def _append(lake: Lake, group: Sequence[Findings], echo: Echoes, routes: Sequence[Route]) -> None:
+    segments = [part for findings in group for row in findings.segments for part in row]
+    verdicts = [said for findings in group for row in findings.verdicts for said in row]
+    prints = echo.marked(pa.concat_tables([findings.fingerprints for findings in group]))
     lake.append_facts("segments", segments_to_arrow(segments), "segments", key=("source",))
     lake.append_facts("verdicts", verdicts_to_arrow(verdicts), "verdicts", key=("verifier", "version", "arguments"))
-    lake.append_facts("fingerprints", echo.marked(findings.fingerprints), "fingerprints", key=("source",))
+    lake.append_facts("fingerprints", prints, "fingerprints", key=("source",))
     lake.append_facts("routes", routes_to_arrow(routes), "routes", key=("source",))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.neighbours import similar
@@ -29,16 +29,15 @@ class Echoes:
         return fingerprints
 
 
-def echoes(lake: Lake, fresh: pa.Table, teaching: list[str], least: float) -> Echoes:
-    """Compare fingerprints with those of the episodes routed before, of every iteration, and of the batch itself.
+def echoes(lake: Lake, fresh: pa.Table, trains: Sequence[bool], least: float) -> Echoes:
+    """Compare fingerprints with those of the episodes routed before, of every iteration, and among themselves.
 
-    `teaching`: ids of the fresh training episodes, which alone can repeat one another. The first in order is no echo.
+    `trains` says which are training episodes, which alone can repeat one another. The first in order is no echo.
     """
     connection = lake.connect()
     try:
         place = pa.array(range(fresh.num_rows), pa.int64())
-        trains = pc.is_in(fresh["trajectory_id"], value_set=pa.array(teaching, pa.string()))
-        connection.register("new", fresh.append_column("place", place).append_column("trains", trains))
+        connection.register("new", fresh.append_column("place", place).append_column("trains", pa.array(trains)))
         connection.execute("create temp table fresh as from new")
         connection.execute(
             """create temp view earlier as

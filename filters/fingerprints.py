@@ -74,10 +74,9 @@ def _band_lists(signatures: list[NDArray[np.uint32]], empty: Bools) -> pa.Array:
 
 
 def _hashes(column: pa.ChunkedArray) -> Hashes:
-    """A hash of each text, the same on every machine; each distinct text is hashed once."""
-    encoded = column.combine_chunks().cast(pa.binary()).dictionary_encode()
-    distinct = np.array([xxhash.xxh3_64_intdigest(text) for text in encoded.dictionary.to_pylist()], np.uint64)
-    return distinct[encoded.indices.to_numpy(zero_copy_only=False)] if len(distinct) else distinct
+    """A hash of each text, the same on every machine."""
+    texts = column.cast(pa.binary()).to_pylist()
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, texts), np.uint64, len(texts))
 
 
 def _pair(one: Hashes, other: Hashes) -> Hashes:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from flywheel.agents.policy import Policy
 from flywheel.agents.rollout import Job, Origin, rollouts
@@ -23,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 ORIGIN = Origin(iteration=1, purpose="collect", config_digest="test")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+settings.register_profile("any machine", deadline=None)  # tests share their cores
+settings.load_profile("any machine")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background shells, and children would inherit it
 
 Play = Callable[..., list[Trajectory]]

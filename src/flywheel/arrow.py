@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from itertools import islice
+from itertools import accumulate, islice
 from operator import attrgetter
 from typing import TypeVar
 
@@ -230,8 +230,11 @@ def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Tra
 def verdicts_to_arrow(verdicts: Sequence[Verdict]) -> pa.Table:
     """One row a verdict; `items` is a list of structs."""
     plain = _columns(verdicts, pa.schema([field for field in _VERDICT if field.name != "items"]))
-    items = pa.array([[_plain_item(item) for item in verdict.items] for verdict in verdicts], pa.list_(_ITEM))
-    return plain.append_column(_VERDICT.field("items"), items).select(_VERDICT.names)
+    items = [item for verdict in verdicts for item in verdict.items]
+    columns = [pa.array(list(map(attrgetter(field.name), items)), field.type) for field in _ITEM]
+    offsets = pa.array(list(accumulate((len(verdict.items) for verdict in verdicts), initial=0)), pa.int32())
+    lists = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, fields=list(_ITEM)))
+    return plain.append_column(_VERDICT.field("items"), lists).select(_VERDICT.names)
 
 
 def verdicts_from_arrow(table: pa.Table) -> list[Verdict]:
@@ -255,10 +258,6 @@ def segments_to_arrow(segments: Sequence[Segment]) -> pa.Table:
 
 def segments_from_arrow(table: pa.Table) -> list[Segment]:
     return [Segment(**row) for row in table.select(_SEGMENT.names).to_pylist()]
-
-
-def _plain_item(item: Item) -> dict[str, object]:
-    return {field.name: getattr(item, field.name) for field in fields(Item)}
 
 
 def batched(values: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:

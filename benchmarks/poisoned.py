@@ -1,0 +1,154 @@
+"""Do the filters pay? Students of poisoned data, with and without them, over several seeds.
+
+    python benchmarks/poisoned.py --seeds 3 --kind flat
+
+A fifth of the claimed successes are planted cheats of every class that claims success. Arms: `filtered` (the shipped
+pipeline routes), `unfiltered` (every claim teaches), `balanced` (filtered, with the config's sampling weights). All
+arms see the same episodes, train with the same seed and play the same dev tasks; one JSON line an arm and seed, then
+the paired differences with intervals from a bootstrap over seeds and tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flywheel.agents.rollout import Job, Origin, rollouts
+from flywheel.agents.scripted import Expert
+from flywheel.arrow import routes_to_arrow, segments_to_arrow
+from flywheel.config import BalanceConfig, Config, load
+from flywheel.datasets.lake import Lake
+from flywheel.distill.registry import policy_directory
+from flywheel.distill.stage import distill
+from flywheel.distill.students import load_policy
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.protocol import World
+from flywheel.filters.batch import batch_of
+from flywheel.filters.cheats import CHEATS
+from flywheel.filters.curate import curate
+from flywheel.filters.segments import segments_of
+from flywheel.trajectory import Route, RouteTo, Split, Trajectory
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.toml"
+KITCHEN = [
+    "environment.parameters={ numLocations = 2, numIngredients = 2, numDistractorItems = 2, includeDoors = 0, "
+    "limitInventorySize = 0 }",
+    "environment.max_steps=40",
+    "train.epochs={ planner = 6, executor = 3, flat = 5 }",
+]
+POISON = 0.2
+DRAWS = 10_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--kind", choices=["flat", "hierarchical"], default="flat")
+    parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--tasks", type=int, default=200)
+    given = parser.parse_args()
+    arms: dict[str, list[list[bool]]] = {"filtered": [], "unfiltered": [], "balanced": []}
+    for seed in range(given.seeds):
+        for arm, outcomes in arms.items():
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.perf_counter()
+                settings = load(QUICKSTART, [*KITCHEN, f"data_dir={folder}", f"seed={seed}"])
+                if arm != "balanced":
+                    even = BalanceConfig(horizon=0, family=0, difficulty=0, novelty=0)
+                    settings = settings.model_copy(update={"balance": even})
+                else:
+                    lean = BalanceConfig(horizon=0.5, family=0.5, difficulty=0.5, novelty=0.5)
+                    settings = settings.model_copy(update={"balance": lean})
+                solved, long, taught = run(settings, arm, given.kind, given.episodes, given.tasks)
+                outcomes.append(solved)
+                far = [one for one, is_long in zip(solved, long, strict=True) if is_long]
+                row = {"arm": arm, "seed": seed, "taught": taught, "solved": sum(solved), "tasks": len(solved)}
+                row |= {"solved_long": sum(far), "long_tasks": len(far)}
+                print(json.dumps({**row, "seconds": round(time.perf_counter() - began)}), flush=True)
+    for arm in ("unfiltered", "balanced"):
+        print(json.dumps({"filtered against": arm, **paired(arms["filtered"], arms[arm])}), flush=True)
+
+
+def run(settings: Config, arm: str, kind: str, episodes: int, tasks: int) -> tuple[list[bool], list[bool], int]:
+    """(which dev tasks the student solves, which of them are long, how many episodes taught it).
+
+    A task is long if its solution has more steps than that of the median task.
+    """
+    with (
+        Lake.of(settings, create=True) as lake,
+        open_world(settings.environment.name, canonical(settings.environment.parameters)) as world,
+    ):
+        poisoned = poison(play(settings, world, Expert(world), Split.TRAIN, settings.seed * 1000, episodes), world)
+        lake.append(poisoned, "poisoned")
+        if arm == "unfiltered":
+            trust(lake, poisoned)
+        else:
+            curate(settings, lake)
+        card = distill(settings, lake, kind, 1)
+        student = load_policy(policy_directory(lake, card.policy_id))
+        played = sorted(play(settings, world, student, Split.DEV, 0, tasks), key=lambda one: one.seed)
+        steps = np.array([len(world.facts(one.task).gold_actions) for one in played])
+    return [one.success for one in played], (steps > np.median(steps)).tolist(), card.trajectories
+
+
+def play(settings: Config, world: World, policy: object, split: Split, start: int, count: int) -> list[Trajectory]:
+    return list(
+        rollouts(
+            policy,  # type: ignore[arg-type]
+            [Job(task) for task in world.tasks(split, start, count)],
+            world.environments(settings.environment.parallel),
+            max_steps=settings.environment.max_steps,
+            origin=Origin(1, "collect", settings.identity()),
+        )
+    )
+
+
+def poison(golden: Sequence[Trajectory], world: World) -> list[Trajectory]:
+    """Golden episodes, a fifth of them replaced by cheats that claim success, each class in turn."""
+    ordered = sorted(golden, key=lambda one: one.seed)
+    claims = [
+        name
+        for name, plant in CHEATS.items()
+        if plant(ordered[0], ordered[1], world.facts(ordered[0].task)).success and name != "swapped seed"
+    ]
+    count = round(POISON * len(ordered))
+    cheats = [
+        CHEATS[claims[place % len(claims)]](ordered[place], ordered[place + 1], world.facts(ordered[place].task))
+        for place in range(count)
+    ]
+    return [*cheats, *ordered[count:]]
+
+
+def trust(lake: Lake, episodes: Sequence[Trajectory]) -> None:
+    """Let every claimed success teach."""
+    parts = [part for row in segments_of(batch_of(episodes)) for part in row]
+    lake.append_facts("segments", segments_to_arrow(parts), "segments", key=("source",))
+    routes = [
+        Route(one.trajectory_id, RouteTo.SUPERVISED, True, "taken at its word", "none")
+        for one in episodes
+        if one.success
+    ]
+    lake.append_facts("routes", routes_to_arrow(routes), "routes", key=("source",))
+
+
+def paired(ours: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """Mean difference in success with a 95 % percentile interval; seeds and tasks are drawn anew."""
+    difference_SK = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
+    chance = np.random.default_rng(0)
+    seeds, tasks = difference_SK.shape
+    draws = [
+        difference_SK[chance.integers(0, seeds, seeds)][:, chance.integers(0, tasks, tasks)].mean()
+        for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"difference": float(difference_SK.mean()), "low": float(low), "high": float(high)}
+
+
+if __name__ == "__main__":
+    main()
