@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -102,7 +101,7 @@ def config(folder: Path) -> Config:
     return whole.model_copy(
         update={
             "environment": whole.environment.model_copy(update={"name": "made-up", "parameters": {}}),
-            "curate": whole.curate.model_copy(update={"verifiers": PIPELINE, "workers": os.cpu_count() or 1}),
+            "curate": whole.curate.model_copy(update={"verifiers": PIPELINE}),
         }
     )
 
@@ -176,7 +175,7 @@ def words_of(steps: list[dict[str, Any]]) -> list[str]:
 def with_minhash(folder: Path) -> dict[str, Any]:
     """Signatures from Arrow, pairs by a SQL join."""
     with Lake(folder / "lake") as lake:
-        ids = lake.sql("select trajectory_id from trajectories order by all")["trajectory_id"].to_pylist()
+        ids = lake.by_commit(lake.sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist())
         connection = lake.connect()
         for number, chunk in enumerate(batched(ids, 512)):
             connection.register("fresh", fingerprints(read_batch(lake, chunk)))

@@ -30,7 +30,10 @@ def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
             where s.trajectory_id = '{one}' order by s.index"""
     ).to_pylist()
     verdicts = lake.sql(
-        f"""select verifier, passed, completion, integrity from verdicts
-            where trajectory_id = '{one}' order by verifier"""
+        f"""select verifier, passed, completion, integrity,
+                   coalesce(flaw.name || ': ' || flaw.evidence, '') as why
+            from (select *, list_filter(items, lambda item: item.fraction < 1)[1] as flaw from verdicts
+                  where trajectory_id = '{one}')
+            order by verifier, created_at"""
     ).to_pylist()
     return {**found[0], "steps": steps, "verdicts": verdicts}

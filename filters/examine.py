@@ -59,9 +59,12 @@ def judge_cache(config: Config) -> Path:
 
 
 def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterator[Findings]:
-    """Findings in the order of the batches. Several processes where there are several batches and workers."""
+    """Findings in the order of the batches. Several processes where there are several batches, and simulators to run.
+
+    Without simulators one process is faster: columnar verifiers take less time than handing batches over does.
+    """
     workers = min(config.curate.workers, count)
-    if workers < 2:
+    if workers < 2 or not needs_world(config.curate.verifiers):
         with running_verifiers(config) as verifiers:
             yield from (examine(batch, verifiers) for batch in batches)
         return

@@ -21,6 +21,7 @@ def write_report(config: Config, lake: Lake, number: int, rates: Sequence[Rate],
     """Write `reports/iteration-N.{json,md,png}` in the data directory and return the report as plain data."""
     report: dict[str, Any] = {
         "name": config.name,
+        "data_dir": str(config.data_dir),
         "seed": config.seed,
         "iteration": number,
         "rates": [asdict(rate) for rate in rates],
@@ -66,7 +67,7 @@ def as_markdown(history: Sequence[dict[str, Any]], picture: str) -> str:
     head = "| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0])
     table = "\n".join("| " + " | ".join(row.values()) + " |" for row in rows)
     reasons = "\n".join(
-        f"| {row['route']} | {row['reason']} | {row['trajectories']} | `flywheel show {row['example'][:12]}` |"
+        f"| {row['route']} | {row['reason']} | {row['trajectories']} | `{row['example'][:12]}` |"
         for row in newest["reasons"]
     )
     gates = "\n".join(f"- iteration {report['iteration']}: {report['gate']['sentence']}" for report in history)
@@ -85,7 +86,9 @@ P(verified) on {newest["rates"][0]["tasks"]} held-out test tasks, seed {newest["
 
 ## Where the trajectories went
 
-| route | why | trajectories | look at one |
+Look at one with `flywheel show ID --data-dir {newest["data_dir"]}`.
+
+| route | why | trajectories | for example |
 | --- | --- | ---: | --- |
 {reasons}
 

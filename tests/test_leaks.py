@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from flywheel.agents.collect import play as play_into
 from flywheel.agents.rollout import Job, Origin
 from flywheel.agents.scripted import Expert
+from flywheel.cli import app
 from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import leaks, refuse_leaks
@@ -109,3 +112,14 @@ def test_whole_templates_and_environments_can_be_walled_off(lake: Lake, world: W
     with pytest.raises(LeakError, match="cannot serve"):
         assign(lake, [*train, *dev], "environment")
     assert lake.sql("select count(*) as n from assignments").to_pylist() == [{"n": 2}]
+
+
+def test_an_imported_task_keeps_its_side(lake: Lake, tmp_path: Path) -> None:
+    record = {"messages": [{"role": "user", "content": "Sort the list."}, {"role": "assistant", "content": "Done."}]}
+    (tmp_path / "one.jsonl").write_text(json.dumps(record) + "\n")
+    call = ["import", str(tmp_path / "one.jsonl"), "--format", "chat", "--data-dir", str(lake.root), "--json"]
+    runner = CliRunner()
+    assert json.loads(runner.invoke(app, [*call, "--split", "dev"]).stdout)["trajectories"] == 1
+    refused = runner.invoke(app, [*call, "--split", "train"])
+    assert isinstance(refused.exception, LeakError)
+    assert lake.sql("select split from trajectories").to_pylist() == [{"split": "dev"}]

@@ -274,7 +274,9 @@ def show(
         return
     say({name: value for name, value in found.items() if name not in ("steps", "verdicts")}, as_json)
     show_table(["step", "subgoal", "action", "progress"], [list(step.values()) for step in found["steps"]])
-    show_table(["verifier", "passed", "completion", "integrity"], [list(said.values()) for said in found["verdicts"]])
+    show_table(
+        ["verifier", "passed", "completion", "integrity", "why"], [list(said.values()) for said in found["verdicts"]]
+    )
 
 
 @app.command(epilog="Example: flywheel doctor configs/quickstart.toml")

@@ -108,10 +108,10 @@ class CurateConfig(Section):
 class BalanceConfig(Section):
     """How often an episode teaches. Exponents: 0 leaves an aspect out, 1 levels it completely."""
 
-    horizon: Share = Field(default=0.5, description="Against the abundance of an episode's length, by octaves.")
-    family: Share = Field(default=0.5, description="Against the abundance of its environment and parameters.")
-    difficulty: Share = Field(default=0.5, description="Towards what the champion fails at.")
-    novelty: Share = Field(default=0.5, description="Against episodes that many others are like.")
+    horizon: Share = Field(default=0.0, description="Against the abundance of an episode's length, by octaves.")
+    family: Share = Field(default=0.0, description="Against the abundance of its environment and parameters.")
+    difficulty: Share = Field(default=0.0, description="Towards what the champion fails at.")
+    novelty: Share = Field(default=0.0, description="Against episodes that many others are like.")
     likeness: Share = Field(default=0.8, description="Estimated Jaccard similarity of episodes that are alike.")
     max_weight: float = Field(default=3.0, ge=1, description="No episode is drawn more often, against the mean.")
 
