@@ -2,10 +2,11 @@
 
     python benchmarks/poisoned.py --seeds 3 --kind flat
 
-A fifth of the claimed successes are planted cheats of every class that claims success. Arms: `filtered` (the shipped
-pipeline routes), `unfiltered` (every claim teaches), `balanced` (filtered, with the config's sampling weights). All
-arms see the same episodes, train with the same seed and play the same dev tasks; one JSON line an arm and seed, then
-the paired differences with intervals from a bootstrap over seeds and tasks.
+A fifth of the claimed successes are planted cheats of every class that claims success, made of an expert's episodes
+(--cheaters expert) or of aimless ones, by agents that cannot solve the task (--cheaters aimless). Arms: `filtered`
+(the shipped pipeline routes), `unfiltered` (every claim teaches), `balanced` (filtered, and sampling weights of 0.5).
+All arms see the same episodes, train with the same seed and play the same dev tasks; one JSON line an arm and seed,
+then the paired differences with intervals from a bootstrap over seeds and tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from flywheel.agents.rollout import Job, Origin, rollouts
-from flywheel.agents.scripted import Expert
+from flywheel.agents.scripted import Expert, RandomPolicy
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
 from flywheel.config import BalanceConfig, Config, load
 from flywheel.datasets.lake import Lake
@@ -43,39 +44,47 @@ KITCHEN = [
     "train.epochs={ planner = 6, executor = 3, flat = 5 }",
 ]
 POISON = 0.2
+ARMS = ["filtered", "unfiltered", "balanced"]
 DRAWS = 10_000
+LEANING = BalanceConfig(horizon=0.5, family=0.5, difficulty=0.5, novelty=0.5)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--kind", choices=["flat", "hierarchical"], default="flat")
+    parser.add_argument("--cheaters", choices=["expert", "aimless"], default="aimless")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--tasks", type=int, default=200)
     given = parser.parse_args()
-    arms: dict[str, list[list[bool]]] = {"filtered": [], "unfiltered": [], "balanced": []}
+    arms: dict[str, list[list[bool]]] = {arm: [] for arm in given.arms}
     for seed in range(given.seeds):
         for arm, outcomes in arms.items():
             with tempfile.TemporaryDirectory() as folder:
                 began = time.perf_counter()
                 settings = load(QUICKSTART, [*KITCHEN, f"data_dir={folder}", f"seed={seed}"])
-                if arm != "balanced":
-                    even = BalanceConfig(horizon=0, family=0, difficulty=0, novelty=0)
-                    settings = settings.model_copy(update={"balance": even})
-                else:
-                    lean = BalanceConfig(horizon=0.5, family=0.5, difficulty=0.5, novelty=0.5)
-                    settings = settings.model_copy(update={"balance": lean})
-                solved, long, taught = run(settings, arm, given.kind, given.episodes, given.tasks)
+                if arm == "balanced":
+                    settings = settings.model_copy(update={"balance": LEANING})
+                solved, long, taught = run(settings, arm, given)
                 outcomes.append(solved)
                 far = [one for one, is_long in zip(solved, long, strict=True) if is_long]
-                row = {"arm": arm, "seed": seed, "taught": taught, "solved": sum(solved), "tasks": len(solved)}
+                row = {
+                    "kind": given.kind,
+                    "cheaters": given.cheaters,
+                    "arm": arm,
+                    "seed": seed,
+                    "taught": taught,
+                    "solved": sum(solved),
+                    "tasks": len(solved),
+                }
                 row |= {"solved_long": sum(far), "long_tasks": len(far)}
                 print(json.dumps({**row, "seconds": round(time.perf_counter() - began)}), flush=True)
-    for arm in ("unfiltered", "balanced"):
+    for arm in arms.keys() - {"filtered"}:
         print(json.dumps({"filtered against": arm, **paired(arms["filtered"], arms[arm])}), flush=True)
 
 
-def run(settings: Config, arm: str, kind: str, episodes: int, tasks: int) -> tuple[list[bool], list[bool], int]:
+def run(settings: Config, arm: str, given: argparse.Namespace) -> tuple[list[bool], list[bool], int]:
     """(which dev tasks the student solves, which of them are long, how many episodes taught it).
 
     A task is long if its solution has more steps than that of the median task.
@@ -84,15 +93,20 @@ def run(settings: Config, arm: str, kind: str, episodes: int, tasks: int) -> tup
         Lake.of(settings, create=True) as lake,
         open_world(settings.environment.name, canonical(settings.environment.parameters)) as world,
     ):
-        poisoned = poison(play(settings, world, Expert(world), Split.TRAIN, settings.seed * 1000, episodes), world)
+        start = settings.seed * 1000
+        golden = play(settings, world, Expert(world), Split.TRAIN, start, given.episodes)
+        count = round(POISON * given.episodes)
+        aimless = RandomPolicy(seed=settings.seed)
+        base = golden if given.cheaters == "expert" else play(settings, world, aimless, Split.TRAIN, start, count + 1)
+        poisoned = poison(golden, base, count, world)
         lake.append(poisoned, "poisoned")
         if arm == "unfiltered":
             trust(lake, poisoned)
         else:
             curate(settings, lake)
-        card = distill(settings, lake, kind, 1)
+        card = distill(settings, lake, given.kind, 1)
         student = load_policy(policy_directory(lake, card.policy_id))
-        played = sorted(play(settings, world, student, Split.DEV, 0, tasks), key=lambda one: one.seed)
+        played = sorted(play(settings, world, student, Split.DEV, 0, given.tasks), key=lambda one: one.seed)
         steps = np.array([len(world.facts(one.task).gold_actions) for one in played])
     return [one.success for one in played], (steps > np.median(steps)).tolist(), card.trajectories
 
@@ -109,19 +123,16 @@ def play(settings: Config, world: World, policy: object, split: Split, start: in
     )
 
 
-def poison(golden: Sequence[Trajectory], world: World) -> list[Trajectory]:
-    """Golden episodes, a fifth of them replaced by cheats that claim success, each class in turn."""
-    ordered = sorted(golden, key=lambda one: one.seed)
+def poison(golden: Sequence[Trajectory], base: Sequence[Trajectory], count: int, world: World) -> list[Trajectory]:
+    """Golden episodes, the first `count` of them replaced by cheats made of `base`, each class in turn."""
+    ordered, cheated = (sorted(some, key=lambda one: one.seed) for some in (golden, base))
+    facts = [world.facts(one.task) for one in cheated[:count]]
     claims = [
-        name
+        plant
         for name, plant in CHEATS.items()
-        if plant(ordered[0], ordered[1], world.facts(ordered[0].task)).success and name != "swapped seed"
+        if name != "swapped seed" and plant(cheated[0], cheated[1], facts[0]).success
     ]
-    count = round(POISON * len(ordered))
-    cheats = [
-        CHEATS[claims[place % len(claims)]](ordered[place], ordered[place + 1], world.facts(ordered[place].task))
-        for place in range(count)
-    ]
+    cheats = [claims[place % len(claims)](cheated[place], cheated[place + 1], facts[place]) for place in range(count)]
     return [*cheats, *ordered[count:]]
 
 
