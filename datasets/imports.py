@@ -20,7 +20,7 @@ from flywheel.datasets.formats.catalog import READERS, SPLITTERS, SUFFIXES
 from flywheel.datasets.formats.records import RecordError
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.privacy import redact
-from flywheel.datasets.splits import assign
+from flywheel.datasets.splits import By, assign
 from flywheel.errors import LakeError
 from flywheel.trajectory import Split, Trajectory, digest
 
@@ -60,8 +60,11 @@ def import_files(
     progress: Callable[[int], None] = lambda done: None,
     *,
     subject: str | None = None,
+    by: By = "task",
 ) -> Imported:
-    """Import files, and the files of folders; `subject` says whose data they are, so that it can be deleted.
+    """Import files, and the files of folders.
+
+    `subject` says whose data they are, so that it can be deleted; `by`, what else belongs to the split for ever.
 
     Raises `LakeError`, having changed nothing, if a file is not there, and `LeakError` for a task of another split.
     """
@@ -71,7 +74,7 @@ def import_files(
     rejected: list[dict[str, Any]] = []
 
     def commit() -> None:
-        assign(lake, [one.task for one in waiting])
+        assign(lake, [one.task for one in waiting], by)
         new = lake.append(waiting, f"import {format}")
         done.trajectories += new
         done.known += len(waiting) - new
@@ -87,7 +90,7 @@ def import_files(
                 done.quarantined += 1
                 if len(done.reasons) < 10:
                     done.reasons.append(f"{path}:{raw.line}: {error}")
-                rejected.append(_row(raw, format, str(error)))
+                rejected.append(_row(raw, format, str(error), show=not subject))
             else:
                 waiting += [replace(one, subject=subject) for one in found] if subject else found
             progress(1)
@@ -161,15 +164,16 @@ def _checked(trajectory: Trajectory) -> Trajectory:
     return trajectory
 
 
-def _row(raw: Raw, format: str, reason: str) -> dict[str, Any]:
-    begin = raw.text[:SHOWN].decode(errors="replace").replace("\x00", "")
+def _row(raw: Raw, format: str, reason: str, *, show: bool) -> dict[str, Any]:
+    """A row of the quarantine. `show`: with the beginning of the record, which a purge by subject could not find."""
+    begin = redact(raw.text.decode(errors="replace"), Counter()).replace("\x00", "")[:SHOWN]
     return {
         "record_id": digest("quarantined", format, str(raw.path), raw.line, raw.text.hex(), size=16),
         "source": str(raw.path),
         "line": raw.line,
         "format": format,
-        "reason": reason.replace("\x00", ""),
-        "record": redact(begin, Counter()),
+        "reason": redact(reason.replace("\x00", ""), Counter()),
+        "record": begin if show else "",
         "created_at": time.time(),
     }
 

@@ -190,9 +190,9 @@ class Lake:
         finally:
             connection.close()
 
-    def connect(self, at: int | None = None) -> duckdb.DuckDBPyConnection:
-        """A locked DuckDB connection with the views, as of a snapshot or now."""
-        return self._views(at, PARQUET_KINDS)
+    def connect(self, at: int | None = None, kinds: Iterable[str] = PARQUET_KINDS) -> duckdb.DuckDBPyConnection:
+        """A locked DuckDB connection with the views, as of a snapshot or now. Other kinds of file read as empty."""
+        return self._views(at, kinds)
 
     def _views(self, at: int | None, kinds: Iterable[str]) -> duckdb.DuckDBPyConnection:
         files, tables = self.contents(at)

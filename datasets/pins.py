@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 from sqlalchemy import Row, func, insert, select
 
+from flywheel.config import LEAK
 from flywheel.datasets.cards import dataset_card
 from flywheel.datasets.catalog import PIN
 from flywheel.datasets.lake import Lake
-from flywheel.datasets.leaks import LEAK, refuse_leaks
+from flywheel.datasets.leaks import refuse_leaks
 from flywheel.datasets.reading import check_condition
 from flywheel.datasets.snapshots import SnapshotGoneError, check_snapshot
 from flywheel.errors import LakeError

@@ -6,10 +6,12 @@ digit, ISO/IEC 7812) and keys of model servers by ours. What was found is counte
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,15 +26,20 @@ TEXT = frozenset(
         "subgoal",
         "action",
         "instruction",
+        "place",
         "final_observation",
         "final_event",
         "error",
         "extra",
         "raw",
+        "items",
         "reason",
     }
 )
 """The columns that hold words of people, agents or environments."""
+JSON = frozenset({"extra", "raw"})
+"""Of them, those that hold JSON."""
+Clean = Callable[[str, Counter[str]], str]
 SERVICES = (
     "aws.AWSKeyDetector",
     "azure_storage_key.AzureStorageKeyDetector",
@@ -53,13 +60,17 @@ SERVICES = (
     "twilio.TwilioKeyDetector",
 )
 OWN = {
-    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\\\s]*(?:-----END [A-Z ]*PRIVATE KEY-----)?",
+    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?s:.*?-----END [A-Z ]*-----|.*)",
     "model server key": r"\b(?:sk-(?:[a-z]+-)*[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}|gsk_[A-Za-z0-9]{30,})",
     "bearer token": r"(?i)\bbearer\s+[A-Za-z0-9._~+/-]{20,}=*",
     "e-mail address": r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b",
 }
-_CARD = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?!\w|\.\d)")
-_SUSPECT = r"[A-Za-z0-9_+/-]{16}|@|PRIVATE KEY|\d(?:[ -]?\d){12}"
+_CARD = re.compile(
+    r"(?<![\w.])(?:4\d{12}(?:\d{3})?|(?:5[1-5]|2[2-7]|6[0245])\d{14}|3[47]\d{13}|3[0689]\d{12}|35\d{14}"
+    r"|[2-6]\d{3}(?P<gap>[ -])\d{4}(?P=gap)\d{4}(?P=gap)\d{4}|3[47]\d{2}[ -]\d{6}[ -]\d{5})(?!\w|\.\d)"
+)
+"""As the issuers number and print them."""
+_SUSPECT = r"[A-Za-z0-9_+/-]{16}|@|PRIVATE KEY|\d{13}|\d{4}[ -]\d{4}|(?i:bearer)\s"
 """Every secret holds a long run of letters and digits, an @, or many digits: one linear scan clears most text."""
 SHORTEST = 6
 """Letters of a secret; a shorter group of a pattern is a prefix of it."""
@@ -71,9 +82,9 @@ def redacted(tables: Iterable[pa.Table], found: Counter[str]) -> Iterator[pa.Tab
     for table in tables:
         for number, name in enumerate(table.column_names):
             if name in TEXT:
-                clean = _column(table[name], found)
-                if clean is not None:
-                    table = table.set_column(number, table.schema.field(number), clean)
+                column = _column(table[name], found, redact_json if name in JSON else redact)
+                if column is not None:
+                    table = table.set_column(number, table.schema.field(number), column)
         yield table
 
 
@@ -84,11 +95,40 @@ def redact(text: str, found: Counter[str]) -> str:
     return _CARD.sub(lambda match: _replace("card number", found, match) if _luhn(match[0]) else match[0], text)
 
 
-def _column(column: pa.ChunkedArray, found: Counter[str]) -> pa.ChunkedArray | None:
-    """The column without secrets, or None where it has none."""
+def redact_json(text: str, found: Counter[str]) -> str:
+    """A JSON text whose strings have no secrets; what is no JSON is read as text."""
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        return redact(text, found)
+    before = found.total()
+    clean = _cleaned(whole, found)
+    return text if found.total() == before else json.dumps(clean, ensure_ascii=False)
+
+
+def _cleaned(value: Any, found: Counter[str]) -> Any:
+    if isinstance(value, str):
+        return redact(value, found)
+    if isinstance(value, list):
+        return [_cleaned(one, found) for one in value]
+    if isinstance(value, dict):
+        return {redact(name, found): _cleaned(one, found) for name, one in value.items()}
+    return value
+
+
+def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean) -> pa.ChunkedArray | None:
+    """The column without secrets, or None where it has none: of texts, of lists, of structs."""
+    if pa.types.is_struct(column.type):
+        whole, before = column.combine_chunks(), found.total()
+        parts = [pa.chunked_array([part], part.type) for part in whole.flatten()]
+        texts = [_column(part, found, clean) if pa.types.is_string(part.type) else None for part in parts]
+        if found.total() == before:
+            return None
+        cleaned = [(old if new is None else new).combine_chunks() for old, new in zip(parts, texts, strict=True)]
+        return pa.chunked_array([pa.StructArray.from_arrays(cleaned, fields=list(column.type))], column.type)
     if pa.types.is_list(column.type):
         whole = column.combine_chunks()
-        values = _column(pa.chunked_array([whole.flatten()], pa.string()), found)
+        values = _column(pa.chunked_array([whole.flatten()], column.type.value_type), found, clean)
         if values is None:
             return None
         offsets = pc.cumulative_sum(pc.fill_null(pc.list_value_length(whole), 0))
@@ -98,7 +138,7 @@ def _column(column: pa.ChunkedArray, found: Counter[str]) -> pa.ChunkedArray | N
         )
     suspects = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(column, _SUSPECT), False)).to_pylist()
     before = found.total()
-    changed = {row: redact(column[row].as_py(), found) for row in suspects}
+    changed = {row: clean(column[row].as_py(), found) for row in suspects}
     if found.total() == before:
         return None
     values = column.to_pylist()

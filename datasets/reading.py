@@ -80,9 +80,9 @@ def write_views(file: Path, files: Files, tables: Mapping[str, pa.Table], storag
         _define(connection, lasting, "view")
         connection.execute(f"create table {MARK} as select now() as written_at")
         for name, face in VIEWS.items():
-            connection.execute(f"comment on view {name} is '{_quoted(f'A row is {face.row}.')}'")
+            connection.execute(f"comment on view {name} is {quoted(f'A row is {face.row}.')}")
             for column, holds in face.columns.items():
-                connection.execute(f"comment on column {name}.\"{column}\" is '{_quoted(holds)}'")
+                connection.execute(f'comment on column {name}."{column}" is {quoted(holds)}')
     draft.replace(file)
 
 
@@ -118,7 +118,7 @@ def run_query(connection: duckdb.DuckDBPyConnection, statement: str, limits: Que
         parsed = duckdb.extract_statements(statement)
         if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
             raise QueryError("only a single reading statement is allowed: select, from, with, describe, show")
-        connection.execute(f"set memory_limit = '{_quoted(limits.memory)}'")
+        connection.execute(f"set memory_limit = {quoted(limits.memory)}")
         connection.execute("set lock_configuration = true")
         alarm = threading.Timer(limits.seconds, connection.interrupt)
         alarm.start()
@@ -156,9 +156,9 @@ def one_line(error: duckdb.Error) -> str:
 
 def literal(paths: Sequence[str]) -> str:
     """A DuckDB list of strings."""
-    quoted = ", ".join(f"'{_quoted(path)}'" for path in paths)
-    return f"[{quoted}]"
+    return f"[{', '.join(map(quoted, paths))}]"
 
 
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+def quoted(text: str) -> str:
+    """A DuckDB string."""
+    return "'" + text.replace("'", "''") + "'"

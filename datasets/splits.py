@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, or_, select
 
 from flywheel.datasets.catalog import ASSIGNMENT
 from flywheel.datasets.lake import LOOKUP, Lake
@@ -17,32 +17,58 @@ By = Literal["task", "template", "environment"]
 """What belongs to one split as a whole: a seed, all seeds under the same parameters, or the whole environment."""
 
 
-def unit_of(task: Task, by: By) -> str:
-    """The name of what a task belongs to; it says nothing of the split."""
-    if by == "environment":
-        return task.environment
+def units_of(task: Task) -> dict[By, str]:
+    """The names of what a task belongs to, the smallest first; they say nothing of the split."""
     template = f"{task.environment}@{digest(task.parameters, size=4)}"
-    return template if by == "template" else f"{template}/{task.seed}"
+    return {"task": f"{template}/{task.seed}", "template": template, "environment": task.environment}
 
 
 def assign(lake: Lake, tasks: Iterable[Task], by: By = "task") -> None:
-    """Record the splits of tasks. Raises `LeakError`, and records nothing, if one is decided otherwise already."""
+    """Record the splits of tasks, or of all that they belong to.
+
+    Raises `LeakError`, and records nothing, if a task, something that holds it, or something that it holds is decided
+    otherwise already.
+    """
     wanted: dict[str, Split] = {}
+    around: dict[str, set[Split]] = {}
     for task in tasks:
-        unit = unit_of(task, by)
-        _agree(unit, wanted.setdefault(unit, task.split), task.split)
-    units = list(wanted)
+        units = units_of(task)
+        _agree(units[by], wanted.setdefault(units[by], task.split), task.split)
+        for unit in list(units.values())[list(units).index(by) + 1 :]:
+            around.setdefault(unit, set()).add(task.split)
     with lake.catalog.write() as connection:
-        known: dict[str, str] = {}
-        for start in range(0, len(units), LOOKUP):
-            query = select(ASSIGNMENT).where(ASSIGNMENT.c.unit.in_(units[start : start + LOOKUP]))
-            known |= {row.unit: row.split for row in connection.execute(query)}
+        known = _decided(connection, list(wanted))
         for unit, split in known.items():
             _agree(unit, split, wanted[unit])
+        for unit, split in _decided(connection, list(around)).items():
+            for inside in around[unit]:
+                _agree(unit, split, inside)
+        for unit, split in wanted.items():
+            if by != "task" and unit not in known:
+                _agree_inside(connection, unit, split)
         now = time.time()
-        rows = [{"unit": unit, "split": str(wanted[unit]), "created_at": now} for unit in units if unit not in known]
+        rows = [
+            {"unit": unit, "split": str(split), "created_at": now}
+            for unit, split in wanted.items()
+            if unit not in known
+        ]
         if rows:
             connection.execute(insert(ASSIGNMENT), rows)
+
+
+def _decided(connection: Connection, units: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for start in range(0, len(units), LOOKUP):
+        query = select(ASSIGNMENT).where(ASSIGNMENT.c.unit.in_(units[start : start + LOOKUP]))
+        found |= {row.unit: row.split for row in connection.execute(query)}
+    return found
+
+
+def _agree_inside(connection: Connection, unit: str, split: Split) -> None:
+    inside = or_(*(ASSIGNMENT.c.unit.startswith(unit + mark, autoescape=True) for mark in "@/"))
+    other = connection.execute(select(ASSIGNMENT).where(inside, ASSIGNMENT.c.split != str(split)).limit(1)).first()
+    if other is not None:
+        _agree(other.unit, other.split, split)
 
 
 def _agree(unit: str, decided: str, wanted: str) -> None:

@@ -166,7 +166,7 @@ VIEWS: dict[str, View] = {
         {
             "trajectory_id": "the episode",
             "actions": "digest of task and actions",
-            "record": "digest of all that one playing leaves, its timings included",
+            "record": "digest of all that one playing leaves, its timings included; empty where it has none",
             "signature": "MinHash of actions and what they met",
             "bands": "digests of runs of the signature; one in common makes a candidate",
             "duplicate_of": "the earlier training episode that says the same, or NULL",

@@ -16,7 +16,7 @@ from flywheel.filters.balance import horizon_buckets, weights
 
 def draw_weights(lake: Lake, ids: Sequence[str], settings: BalanceConfig, iteration: int) -> dict[str, float]:
     """Expected draws of each episode in an epoch. Only what was known when the iteration began decides difficulty."""
-    connection = lake.connect()
+    connection = lake.connect(kinds=("fingerprints", "trajectories", "routes"))
     try:
         connection.register("given", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
         rows = connection.sql(

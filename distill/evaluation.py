@@ -21,7 +21,7 @@ from flywheel.distill.policies import make_policy
 from flywheel.distill.registry import champion, crown
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
-from flywheel.errors import FlywheelError, PolicyError
+from flywheel.errors import ConfigError, FlywheelError, PolicyError
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Split, StopReason, Task, digest
 
@@ -48,6 +48,10 @@ def held_out_tasks(config: Config, world: World, split: Split, iteration: int) -
     if split is Split.TEST:
         return world.tasks(split, config.evaluate.test_start, config.evaluate.test_tasks)
     count = config.evaluate.dev_tasks
+    if iteration * count > config.curate.calibration_start:
+        raise ConfigError(
+            f"the gate of iteration {iteration} would draw the dev tasks of calibration; raise curate.calibration_start"
+        )
     return world.tasks(split, (iteration - 1) * count, count)
 
 

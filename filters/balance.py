@@ -31,8 +31,8 @@ def weights(
     """(N,): expected number of times that each episode is drawn in an epoch.
 
     `success`: the champion's rate on episodes of the same family and horizon, in [0, 1]. `neighbours`: how many other
-    episodes are much like it. An exponent of 0 leaves an aspect out, 1 levels it completely. No weight exceeds
-    `max_weight` times the mean, and the steps drawn are as many as there are.
+    episodes are much like it. An exponent of 0 leaves an aspect out, 1 levels it completely. Weights are cut at
+    `max_weight` times their mean; a common factor then makes the steps drawn as many as there are.
     """
     weight = (
         shares(horizon_buckets(lengths).tolist()) ** -settings.horizon

@@ -78,7 +78,7 @@ class Batch:
 
     @cached_property
     def state_T(self) -> Ints:
-        """Number of the state that each step began in: equal numbers, equal state keys."""
+        """Number of the state that each step began in: equal numbers, equal keys. A state without a key is its own."""
         return self._states[: self.steps.num_rows]
 
     @cached_property
@@ -91,7 +91,9 @@ class Batch:
     @cached_property
     def _states(self) -> Ints:
         keys = [*self.steps["state_key"].chunks, *self.trajectories["final_state_key"].chunks]
-        return codes(pa.chunked_array(keys, pa.string()))
+        column = pa.chunked_array(keys, pa.string())
+        numbers, unknown = codes(column), np.asarray(pc.equal(column, "").to_numpy(), np.bool_)
+        return np.where(unknown, -1 - np.arange(len(numbers)), numbers)
 
     @cached_property
     def action_T(self) -> Ints:
@@ -156,7 +158,15 @@ def read_batch(lake: Lake, ids: Sequence[str]) -> Batch:
         steps, owners = steps.take(order), owners[order]
     rows = np.argsort(pc.index_in(trajectories["trajectory_id"], value_set=wanted).to_numpy())
     starts = np.searchsorted(owners, np.arange(len(ids) + 1)).astype(np.int64)
-    return Batch(trajectories.take(rows), steps.combine_chunks(), starts)
+    return Batch(trajectories.take(rows), _without_nulls(steps.combine_chunks()), starts)
+
+
+def _without_nulls(steps: pa.Table) -> pa.Table:
+    """Texts that a record does not tell are empty."""
+    for number, field in enumerate(steps.schema):
+        if pa.types.is_string(field.type) and field.name != "screenshot" and steps.column(number).null_count:
+            steps = steps.set_column(number, field, pc.fill_null(steps.column(number), ""))
+    return steps
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

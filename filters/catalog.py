@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flywheel.config import VerifierConfig
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
@@ -35,7 +37,7 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "integrity": lambda tools, **given: Integrity(**given),
     "process": lambda tools, **given: Process(tools.world, **given),
     "judge": lambda tools, **given: Judge(tools.world, tools.cache, **given),
-    "ensemble": lambda tools, members=(), **given: Ensemble([_make(one, {}, tools) for one in members], **given),
+    "ensemble": lambda tools, members=(), **given: Ensemble(make_verifiers(_members(members), tools), **given),
 }
 WORLDLESS = frozenset({"outcome", "integrity"})
 
@@ -45,7 +47,7 @@ def needs_world(pipeline: Sequence[VerifierConfig]) -> bool:
     return any(
         one.name not in WORLDLESS
         and not (one.name == "process" and one.arguments.get("max_detour") == 0)
-        and not (one.name == "ensemble" and WORLDLESS.issuperset(one.arguments.get("members", ())))
+        and not (one.name == "ensemble" and not needs_world(_members(one.arguments.get("members", ()))))
         for one in pipeline
     )
 
@@ -53,6 +55,14 @@ def needs_world(pipeline: Sequence[VerifierConfig]) -> bool:
 def make_verifiers(pipeline: Sequence[VerifierConfig], tools: Tools) -> list[Verifier]:
     """The pipeline's verifiers, in order. Raises `ConfigError` for a name or an argument that there is not."""
     return [_make(one.name, one.arguments, tools) for one in pipeline]
+
+
+def _members(given: Sequence[str | dict[str, Any]]) -> list[VerifierConfig]:
+    """The members of an ensemble, names or tables of name and arguments."""
+    try:
+        return [VerifierConfig.model_validate({"name": one} if isinstance(one, str) else one) for one in given]
+    except ValidationError as error:
+        raise ConfigError(f"members of an ensemble: {error.errors()[0]['msg']}") from error
 
 
 def _make(name: str, arguments: dict[str, Any], tools: Tools) -> Verifier:

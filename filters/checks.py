@@ -18,9 +18,8 @@ Check = Callable[[Batch], Bools]
 """batch → (N,): does it hold?"""
 TOLERANCE = 1e-6
 CHECKER = (
-    r"(?i)\b(?:checker|grader|scorer|verifier|reward[_ ]?(?:function|model|file)|answer[_ ]?key"
-    r"|gold[_ ]?(?:actions?|answers?)|expected[_ ]?(?:output|answer)|privileged|hidden[_ ]tests?"
-    r"|conftest\.py|pytest\.ini)\b|/proc/|\bsuccess *="
+    r"(?i)\b(?:checker|grader|scorer|verifier|reward[_ ](?:function|model|file)|answer[_ ]key"
+    r"|gold[_ ](?:actions?|answers?)|expected[_ ](?:output|answer)|hidden[_ ]tests?)\b"
 )
 """Words that name what judges an agent, in an action: agents have no business there."""
 
@@ -50,12 +49,14 @@ def claim_agrees(batch: Batch) -> Bools:
 
 
 def success_is_progress(batch: Batch) -> Bools:
-    """A success has full progress, an unsolved task has not, and the score is the last progress."""
+    """A success has full progress, an unsolved task has not, and the score is the last progress.
+
+    Imported episodes carry scores of their own.
+    """
     last = batch.sum_of(np.where(batch.last_T, batch.step_numbers("progress"), 0.0))
     score, success = batch.numbers("score"), batch.numbers("success") > 0
-    unknown = np.asarray(batch.texts("stop_reason")) == StopReason.UNKNOWN
-    holds: Bools = ((np.abs(score - last) <= TOLERANCE) & (success == (score >= 1 - TOLERANCE))) | unknown
-    return holds
+    holds: Bools = (np.abs(score - last) <= TOLERANCE) & (success == (score >= 1 - TOLERANCE))
+    return holds | _imported(batch)
 
 
 def rewards_sum(batch: Batch) -> Bools:
@@ -111,9 +112,9 @@ def _imported(batch: Batch) -> Bools:
     return np.array([purpose == "imported" for purpose in batch.texts("purpose")], np.bool_)
 
 
-def checker_untouched(batch: Batch) -> Bools:
-    """No action names what judges the agent."""
-    found = pc.match_substring_regex(batch.step_texts("action"), CHECKER)
+def checker_untouched(batch: Batch, words: str = CHECKER) -> Bools:
+    """No action names what judges the agent, by a regular expression (RE2)."""
+    found = pc.match_substring_regex(batch.step_texts("action"), words)
     return batch.all_of(~found.to_numpy(zero_copy_only=False))
 
 
@@ -126,6 +127,7 @@ def facts_stay_hidden(batch: Batch) -> Bools:
     return holds
 
 
+UNTOUCHED = "what judges the agent is untouched"
 CLAIMS: Mapping[str, Check] = {
     "success, stop reason and end agree": claim_agrees,
     "success is full progress": success_is_progress,
@@ -141,7 +143,7 @@ CHECKS: Mapping[str, Check] = {
     "no deed is rewarded twice in one state": rewarded_once,
     "the task is what its id says": task_is_itself,
     "the episode is what its id says": episode_is_itself,
-    "what judges the agent is untouched": checker_untouched,
+    UNTOUCHED: checker_untouched,
     "privileged facts stay hidden": facts_stay_hidden,
 }
 """All that `integrity` looks at."""

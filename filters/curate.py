@@ -12,6 +12,7 @@ import pyarrow as pa
 from flywheel.arrow import batched, routes_to_arrow, segments_to_arrow, verdicts_to_arrow
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.reading import quoted
 from flywheel.environments.catalog import canonical
 from flywheel.errors import LeakError
 from flywheel.filters.batch import read_batch
@@ -19,7 +20,7 @@ from flywheel.filters.calibration import gating
 from flywheel.filters.duplicates import Echoes, echoes
 from flywheel.filters.examine import Findings, examine_all
 from flywheel.filters.routing import Case, route
-from flywheel.trajectory import Route, Split, StopReason
+from flywheel.trajectory import Route, Split, StopReason, Verdict
 
 CHUNK_STEPS = 8192
 CHUNK = 512
@@ -35,7 +36,7 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
     is not said twice. Nothing but its route is said of an episode that the infrastructure broke.
     """
     lake.append_facts("routes", routes_to_arrow(_broken(lake, config)), "routes", key=("source",))
-    for group, echo, routes in _curated(config, lake):
+    for group, echo, routes in _curated(config, lake, dry_run=False):
         _append(lake, group, echo, routes)
         progress(len(routes))
     return route_counts(lake)
@@ -44,7 +45,7 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
 def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda done: None) -> list[dict[str, Any]]:
     """Where everything that is not routed yet would go and why: counts with an example. Nothing is written."""
     found: dict[tuple[str, str], list[str]] = {}
-    for routes in chain([_broken(lake, config)], (routes for _, _, routes in _curated(config, lake))):
+    for routes in chain([_broken(lake, config)], (routes for _, _, routes in _curated(config, lake, dry_run=True))):
         for one in routes:
             found.setdefault((str(one.route), one.reason), []).append(one.trajectory_id)
         progress(len(routes))
@@ -54,18 +55,33 @@ def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda
     ]
 
 
-def _curated(config: Config, lake: Lake) -> Iterator[tuple[Sequence[Findings], Echoes, list[Route]]]:
+def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Sequence[Findings], Echoes, list[Route]]]:
+    """(findings, what they repeat, routes) of groups of chunks; in a dry run, groups before it are remembered."""
     chunks = waiting(lake, config)
     if not chunks:
         return
     check_splits(lake)
     gates = gating(config, lake)
     batches = (read_batch(lake, chunk) for chunk in chunks)
+    unsaved: pa.Table | None = None
     for group in batched(examine_all(config, batches, len(chunks)), TOGETHER):
         prints = pa.concat_tables([findings.fingerprints for findings in group])
-        trains = [split == Split.TRAIN for findings in group for split in findings.batch.texts("split")]
-        echo = echoes(lake, prints, trains, config.curate.near_duplicate)
+        teaching = [
+            split == Split.TRAIN and all(said.passed for said in decisive(verdicts, gates))
+            for findings in group
+            for split, verdicts in zip(findings.batch.texts("split"), findings.verdicts, strict=True)
+        ]
+        echo = echoes(lake, prints, teaching, config.curate.near_duplicate, unsaved)
         yield group, echo, [one for findings in group for one in routes_of(findings, echo, gates)]
+        if dry_run:
+            place = pa.array([-1] * len(teaching), pa.int64())
+            told = prints.append_column("place", place).append_column("teaching", pa.array(teaching, pa.bool_()))
+            unsaved = told if unsaved is None else pa.concat_tables([unsaved, told])
+
+
+def decisive(verdicts: Sequence[Verdict], gates: Sequence[bool]) -> list[Verdict]:
+    """The verdicts of the verifiers that gate."""
+    return [said for said, decides in zip(verdicts, gates, strict=True) if decides]
 
 
 def routes_of(findings: Findings, echo: Echoes, gates: Sequence[bool]) -> list[Route]:
@@ -77,7 +93,7 @@ def routes_of(findings: Findings, echo: Echoes, gates: Sequence[bool]) -> list[R
                 one,
                 Split(split),
                 StopReason(stop),
-                [said for said, decides in zip(verdicts, gates, strict=True) if decides],
+                decisive(verdicts, gates),
                 segments,
                 one in echo.copies,
                 one in echo.repeats,
@@ -133,10 +149,10 @@ def _broken(lake: Lake, config: Config) -> list[Route]:
 
 def _unrouted(lake: Lake, config: Config, condition: str) -> list[tuple[str, int]]:
     """(id, length) of the environment's trajectories that are not routed yet."""
-    parameters = canonical(config.environment.parameters).replace("'", "''")
     found = lake.sql(
         f"""select trajectory_id, length from trajectories
-            where route is null and environment = '{config.environment.name}' and parameters = '{parameters}'
+            where route is null and environment = {quoted(config.environment.name)}
+              and parameters = {quoted(canonical(config.environment.parameters))}
               and {condition} order by trajectory_id"""
     )
     return list(zip(*found.to_pydict().values(), strict=True))

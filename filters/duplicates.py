@@ -29,33 +29,39 @@ class Echoes:
         return fingerprints
 
 
-def echoes(lake: Lake, fresh: pa.Table, trains: Sequence[bool], least: float) -> Echoes:
+def echoes(
+    lake: Lake, fresh: pa.Table, teaching: Sequence[bool], least: float, unsaved: pa.Table | None = None
+) -> Echoes:
     """Compare fingerprints with those of the episodes routed before, of every iteration, and among themselves.
 
-    `trains` says which are training episodes, which alone can repeat one another. The first in order is no echo.
+    `teaching` says which are verified training episodes: only they can repeat one another, and only what teaches can
+    be repeated. The first in order is no echo. `unsaved`: fingerprints, with `teaching`, that no commit holds.
     """
-    connection = lake.connect()
+    connection = lake.connect(kinds=("fingerprints", "trajectories", "routes"))
     try:
         place = pa.array(range(fresh.num_rows), pa.int64())
-        connection.register("new", fresh.append_column("place", place).append_column("trains", pa.array(trains)))
+        told = fresh.append_column("place", place).append_column("teaching", pa.array(teaching, pa.bool_()))
+        connection.register("new", told)
+        connection.register("kept_back", told.slice(0, 0) if unsaved is None else unsaved)
         connection.execute("create temp table fresh as from new")
         connection.execute(
             """create temp view earlier as
-               select f.*, -1 as place, t.split = 'train' and t.route in ('supervised', 'duplicate') as trains
+               select f.*, -1 as place, t.route = 'supervised' and t.revoked is null as teaching
                from fingerprints f join trajectories t using (trajectory_id)
                where t.route is not null and t.trajectory_id not in (select trajectory_id from fresh)
-               union all by name from fresh"""
+               union all by name from fresh
+               union all by name select * replace (-1 as place) from kept_back"""
         )
         copies = connection.sql(
             """select distinct n.trajectory_id from fresh n join earlier e using (record)
-               where len(n.bands) > 0 and e.place < n.place"""
+               where record <> '' and e.place < n.place"""
         ).fetchall()
         same = connection.sql(
             """select n.trajectory_id, min_by(e.trajectory_id, e.place) from fresh n join earlier e using (actions)
-               where n.trains and e.trains and len(n.bands) > 0 and e.place < n.place group by all"""
+               where n.teaching and e.teaching and len(n.bands) > 0 and e.place < n.place group by all"""
         ).fetchall()
-        connection.execute("create temp view before as select * from earlier where trains")
-        connection.execute("create temp view after as select * from fresh where trains")
+        connection.execute("create temp view before as select * from earlier where teaching")
+        connection.execute("create temp view after as select * from fresh where teaching")
         places = dict(zip(fresh["trajectory_id"].to_pylist(), range(fresh.num_rows), strict=True))
         near = similar(connection, "after", "before", least).sort_by("similarity").to_pylist()
         repeats = {

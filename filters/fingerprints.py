@@ -30,12 +30,13 @@ def fingerprints(batch: Batch) -> pa.Table:
     action_T, view_T = _hashes(batch.steps["action"]), _hashes(batch.steps["observation"])
     before_T = np.where(batch.first_T, np.uint64(0), np.roll(action_T, 1))
     deeds_2T = np.stack([_pair(before_T, action_T), _pair(view_T, action_T)])
-    left_T = _pair(_pair(action_T, view_T), batch.step_numbers("seconds").view(np.uint64))
+    seconds_T = batch.step_numbers("seconds")
+    left_T, timed = _pair(_pair(action_T, view_T), seconds_T.view(np.uint64)), batch.sum_of(seconds_T) > 0
     actions, records, episodes = [], [], []
     for row, task in enumerate(batch.texts("task_id")):
         mine = slice(batch.starts_N1[row], batch.starts_N1[row + 1])
         actions.append(_digest(task.encode(), action_T[mine]))
-        records.append(_digest(b"record", left_T[mine]))
+        records.append(_digest(b"record" + task.encode(), left_T[mine]) if timed[row] else "")
         episodes.append(signature(deeds_2T[:, mine].ravel()))
     return pa.table(
         {

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from flywheel.errors import ConfigError
 from flywheel.filters.batch import Batch, Floats
-from flywheel.filters.checks import CHECKS, Check
+from flywheel.filters.checks import CHECKS, UNTOUCHED, Check, checker_untouched
 from flywheel.filters.verifier import arguments, verdicts
 from flywheel.trajectory import Item, Verdict
 
 
 class Integrity:
-    """Integrity: the share of checks that hold; all of them must. Completion: 100 × the claimed score."""
+    """Integrity: the share of checks that hold; all of them must. Completion: 100 × the claimed score.
+
+    `checker`: a regular expression (RE2) of what no action may name, where the default words are everyday ones.
+    """
 
     name = "integrity"
     version = "1"
 
-    def __init__(self) -> None:
-        self.arguments = arguments()
+    def __init__(self, *, checker: str = "") -> None:
+        own: dict[str, Check] = {UNTOUCHED: partial(checker_untouched, words=checker)} if checker else {}
+        self._checks = {**CHECKS, **own}
+        try:
+            pc.match_substring_regex(pa.array([""]), checker)
+        except pa.ArrowInvalid as error:
+            raise ConfigError(f"checker is no regular expression: {str(error).splitlines()[0]}") from error
+        self.arguments = arguments(**({"checker": checker} if checker else {}))
 
     def verify(self, batch: Batch) -> list[Verdict]:
-        holds, items = checklist(batch, CHECKS)
+        holds, items = checklist(batch, self._checks)
         return verdicts(
             self,
             batch,

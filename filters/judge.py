@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,8 @@ CREDIT = {"pass": 1.0, "partial": 0.5, "fail": 0.0}
 MARKS = ("pass", "partial", "fail")
 PARALLEL = 8
 KEY = "FLYWHEEL_JUDGE_KEY"
+PASSING = frozenset({408, 409, 429})
+"""Refusals that pass."""
 INTEGRITY = "no cheating"
 SYSTEM = (
     "You audit the record of an agent that worked on a task. Mark each item of the rubric: pass, partial or fail, "
@@ -58,8 +61,8 @@ class Vote(BaseModel):
 class Judge:
     """Completion: points of the rubric, averaged over the votes. Integrity: their mean. Confidence: their agreement.
 
-    Answers are cached by all that determines them, so that a second run asks nobody. A vote that is not valid JSON of
-    the schema does not count; without any, confidence and completion are 0.
+    Votes are cached by all that determines them, so that a second run asks nobody. An answer that is not valid JSON of
+    the schema is no vote; without any, confidence and completion are 0.
     """
 
     name = "judge"
@@ -119,15 +122,16 @@ class Judge:
         if path.is_file():
             return path.read_text()
         answer = self._request(text, vote)
-        self._cache.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.{vote}.part")
-        draft.write_text(answer)
-        draft.replace(path)
+        if _parsed(answer):
+            self._cache.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{uuid.uuid4().hex}.part")
+            draft.write_text(answer)
+            draft.replace(path)
         return answer
 
     def _request(self, text: str, vote: int) -> str:
         try:
-            from openai import OpenAI, OpenAIError
+            from openai import APIStatusError, OpenAI, OpenAIError
         except ImportError as error:
             raise PrerequisiteError("the judge needs openai: pip install 'trajectory-flywheel[judge]'") from error
         schema = {"name": "vote", "strict": True, "schema": Vote.model_json_schema()}
@@ -142,6 +146,12 @@ class Judge:
                     seed=vote,
                     response_format=format,
                 )
+        except APIStatusError as error:
+            if error.status_code in PASSING or error.status_code >= 500:
+                raise InfrastructureError(f"the judge at {self._url} fails: HTTP {error.status_code}") from error
+            raise ConfigError(
+                f"the judge at {self._url} refuses: HTTP {error.status_code}; check base_url, model and {KEY}"
+            ) from error
         except OpenAIError as error:
             raise InfrastructureError(f"the judge at {self._url} does not answer: {type(error).__name__}") from error
         return (reply.choices[0].message.content or "") if reply.choices else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from flywheel.agents.policy import Policy
@@ -10,6 +10,7 @@ from flywheel.agents.rollout import Job, Origin, rollouts
 from flywheel.agents.scripted import NO_OP, Expert, Idle, RandomPolicy
 from flywheel.config import Config
 from flywheel.environments.protocol import World
+from flywheel.errors import ConfigError
 from flywheel.filters.cheats import CHEATS, LAKE_WIDE, cut
 from flywheel.trajectory import Split, Trajectory
 
@@ -30,13 +31,13 @@ class Labelled:
 
 def labelled_set(config: Config, world: World, progress: Callable[[int], None] = lambda done: None) -> list[Labelled]:
     """Experts with and without mistakes and random play on calibration tasks, and each class of cheat planted in it."""
-    golden = sorted(_play(config, world, Expert(world)), key=lambda one: one.seed)
-    honest = list(golden)
-    progress(len(golden))
+    played = sorted(_play(config, world, Expert(world)), key=lambda one: one.seed)
+    honest, golden = list(played), _golden(played)
+    progress(len(played))
     clumsy: list[Policy] = [*(Expert(world, noise=noise) for noise in NOISES), RandomPolicy()]
     for policy in clumsy:
         honest += _play(config, world, policy)
-        progress(len(golden))
+        progress(len(played))
     facts = [world.facts(one.task) for one in golden]
     classes = {name: plant for name, plant in CHEATS.items() if name not in LAKE_WIDE}
     cheats = [
@@ -49,13 +50,24 @@ def labelled_set(config: Config, world: World, progress: Callable[[int], None] =
 
 def acceptance_set(config: Config, world: World) -> dict[str, list[Trajectory]]:
     """Golden episodes, their initial states, no-ops, and golden ones whose actions were corrupted."""
-    golden = [one for one in _play(config, world, Expert(world)) if one.success][:8]
+    golden = _golden(_play(config, world, Expert(world)))[:8]
     return {
         "golden": golden,
         "initial state": [cut(one, 0) for one in golden],
         "no-ops": _play(config, world, Idle(), max_steps=IDLE_STEPS)[:8],
         "corrupted golden": [corrupted(one) for one in golden],
     }
+
+
+def _golden(played: Sequence[Trajectory]) -> list[Trajectory]:
+    """The successes. Raises `ConfigError` if they are too few to measure anything."""
+    golden = [one for one in played if one.success]
+    if len(golden) < 2:
+        raise ConfigError(
+            f"the expert solves {len(golden)} of {len(played)} calibration tasks, and two are needed; "
+            "raise environment.max_steps or curate.calibration_tasks"
+        )
+    return golden
 
 
 def corrupted(one: Trajectory) -> Trajectory:

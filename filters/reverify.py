@@ -12,7 +12,8 @@ from flywheel.config import Config, VerifierConfig
 from flywheel.datasets.catalog import TRAJECTORY
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.lineage import pins_holding
-from flywheel.datasets.reading import literal
+from flywheel.datasets.reading import literal, quoted
+from flywheel.environments.catalog import canonical
 from flywheel.filters.batch import read_batch
 from flywheel.filters.examine import running_verifiers
 from flywheel.filters.routing import COPIED, Case, route
@@ -23,10 +24,13 @@ CHUNK = 128
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A trajectory of which the verifier thinks otherwise. `route`: where it goes from now on, if elsewhere."""
+    """A trajectory of which the verifier thinks otherwise. `before` None: it had not been asked.
+
+    `route`: where it goes from now on, if elsewhere.
+    """
 
     trajectory_id: str
-    before: bool
+    before: bool | None
     after: bool
     reason: str
     route: str
@@ -42,6 +46,10 @@ class Reverified:
     students: list[str]
 
 
+InForce = Mapping[tuple[str, str], Verdict]
+"""(trajectory, verifier) → its newest verdict."""
+
+
 def reverify(
     config: Config,
     lake: Lake,
@@ -51,11 +59,11 @@ def reverify(
     dry_run: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Reverified:
-    """Ask a verifier about every curated trajectory committed after a snapshot.
+    """Ask a verifier about every curated trajectory committed after a snapshot, and compare with its newest verdict.
 
-    Verdicts under a new version or new arguments are appended; where one that gates has changed, so is a new route.
-    A changed verdict under the same version is told and not kept: the verifier or its environment is not
-    deterministic.
+    Verdicts under another version or other arguments are appended; where one that gates has changed, so is a new
+    route. A changed verdict under the same version and arguments is told and not kept: the verifier or its
+    environment is not deterministic.
     """
     known = {one.name: one for one in config.curate.verifiers}
     settings = known.get(name, VerifierConfig(name=name, gate=False))
@@ -66,10 +74,12 @@ def reverify(
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             said = verifier.verify(read_batch(lake, chunk))
-            changes += _compare(lake, said, gates, dry_run=dry_run)
-            if not dry_run:
-                key = ("verifier", "version", "arguments")
-                lake.append_facts("verdicts", verdicts_to_arrow(said), f"reverify {name}", key=key)
+            mine = f"list_contains({literal(chunk)}, trajectory_id)"
+            before = _in_force(lake, mine)
+            routes = _routes(lake, [one for one in said if _reroutes(before, one, gates)], before, gates, mine)
+            changes += _changes(said, before, routes)
+            if not dry_run:  # routes first: a killed run finds the old verdict in force and goes on from there
+                _append(lake, [one for one in said if not _same_maker(before, one)], routes, name)
             progress(len(chunk))
     touched = [one.trajectory_id for one in changes]
     students = lake.sql(
@@ -85,72 +95,93 @@ def _curated_since(config: Config, lake: Lake, since: int) -> list[str]:
     found: list[str] = lake.sql(
         f"""select trajectory_id from trajectories
             where route is not null and stop_reason <> '{StopReason.INFRASTRUCTURE}'
-              and environment = '{config.environment.name}' order by trajectory_id"""
+              and environment = {quoted(config.environment.name)}
+              and parameters = {quoted(canonical(config.environment.parameters))} order by trajectory_id"""
     )["trajectory_id"].to_pylist()
     return [one for one in found if one in late]
 
 
-def _compare(lake: Lake, said: Sequence[Verdict], gates: set[str], *, dry_run: bool) -> list[Change]:
-    """Changes against the newest word before; routes of what changed are appended unless it is a dry run."""
-    mine = f"list_contains({literal([one.trajectory_id for one in said])}, trajectory_id)"
-    earlier: dict[tuple[str, str], Verdict] = {}
-    for one in verdicts_from_arrow(lake.sql(f"select * from verdicts where {mine} order by created_at")):
-        earlier[one.trajectory_id, one.verifier] = one
-    changed = [
-        (before, after)
-        for after in said
-        if (before := earlier.get((after.trajectory_id, after.verifier))) and before.passed != after.passed
-    ]
-    decisive = [
-        after
-        for before, after in changed
-        if after.verifier in gates and (before.version, before.arguments) != (after.version, after.arguments)
-    ]
-    routes = _routes(lake, decisive, earlier, gates, mine)
-    if not dry_run:
-        lake.append_facts("routes", routes_to_arrow(routes), "reverify", key=("source",))
-    to = {one.trajectory_id: str(one.route) for one in routes}
-    return [
-        Change(one.trajectory_id, before.passed, one.passed, _why(before, one), to.get(one.trajectory_id, ""))
-        for before, one in changed
-    ]
+def _in_force(lake: Lake, mine: str) -> InForce:
+    told = verdicts_from_arrow(lake.sql(f"select * from verdicts where {mine} order by created_at"))
+    return {(one.trajectory_id, one.verifier): one for one in told}
 
 
-def _routes(
-    lake: Lake, decisive: Sequence[Verdict], earlier: Mapping[tuple[str, str], Verdict], gates: set[str], mine: str
-) -> list[Route]:
-    """New routes of trajectories of which a gating verifier thinks otherwise."""
-    if not decisive:
+def _same_maker(before: InForce, after: Verdict) -> bool:
+    """Was the newest verdict made by this version under these arguments?"""
+    old = before.get((after.trajectory_id, after.verifier))
+    return old is not None and (old.version, old.arguments) == (after.version, after.arguments)
+
+
+def _changed(before: InForce, after: Verdict) -> bool:
+    """Is it another word on success or on honesty? The first word changes something if it denies."""
+    old = before.get((after.trajectory_id, after.verifier))
+    if old is None:
+        return not after.passed
+    return (old.passed, _honest(old)) != (after.passed, _honest(after))
+
+
+def _honest(verdict: Verdict) -> bool:
+    return verdict.integrity >= verdict.integrity_threshold
+
+
+def _reroutes(before: InForce, after: Verdict, gates: set[str]) -> bool:
+    """Does the route depend on it? What another gate has not looked at is not verified on this one's word."""
+    asked = all((after.trajectory_id, name) in before for name in gates - {after.verifier})
+    decides = after.verifier in gates and (asked or not after.passed)
+    return decides and _changed(before, after) and not _same_maker(before, after)
+
+
+def _routes(lake: Lake, said: Sequence[Verdict], before: InForce, gates: set[str], mine: str) -> list[Route]:
+    """Routes under new verdicts, where they differ from those in force."""
+    if not said:
         return []
     segments: dict[str, list[Segment]] = {}
     for part in segments_from_arrow(lake.sql(f'select * from segments where {mine} order by trajectory_id, "index"')):
         segments.setdefault(part.trajectory_id, []).append(part)
     rows = lake.sql(
-        f"""select t.trajectory_id, split, stop_reason, t.route_reason = '{COPIED}' as copied,
+        f"""select t.trajectory_id, split, stop_reason, route, verified = 1 as verified, route_reason,
                    f.duplicate_of is not null as repeats
             from trajectories t left join fingerprints f using (trajectory_id) where {mine}"""
     ).to_pylist()
     cases = {row["trajectory_id"]: row for row in rows}
     routes = []
-    for new in decisive:
+    for new in said:
         one, row = new.trajectory_id, cases[new.trajectory_id]
-        others = [earlier[one, name] for name in sorted(gates - {new.verifier}) if (one, name) in earlier]
+        others = [before[one, name] for name in sorted(gates - {new.verifier}) if (one, name) in before]
         case = Case(
             one,
             Split(row["split"]),
             StopReason(row["stop_reason"]),
             [new, *others],
             segments.get(one, []),
-            bool(row["copied"]),
+            row["route_reason"] == COPIED,
             bool(row["repeats"]),
         )
-        source = f"reverify {new.verifier} {digest(new.version, new.arguments)}"
-        routes.append(route(case, source=source, at=new.created_at))
+        found = route(case, source=f"reverify {new.verifier} {digest(new.version, new.arguments)}", at=new.created_at)
+        if (found.route, found.verified, found.reason) != (row["route"], row["verified"], row["route_reason"]):
+            routes.append(found)
     return routes
 
 
-def _why(before: Verdict, after: Verdict) -> str:
-    if (before.version, before.arguments) == (after.version, after.arguments):
+def _changes(said: Sequence[Verdict], before: InForce, routes: Sequence[Route]) -> list[Change]:
+    to = {one.trajectory_id: str(one.route) for one in routes}
+    found = []
+    for one in said:
+        if _changed(before, one):
+            old = before.get((one.trajectory_id, one.verifier))
+            route = to.get(one.trajectory_id, "")
+            found.append(Change(one.trajectory_id, old.passed if old else None, one.passed, _why(old, one), route))
+    return found
+
+
+def _append(lake: Lake, verdicts: Sequence[Verdict], routes: Sequence[Route], name: str) -> None:
+    lake.append_facts("routes", routes_to_arrow(routes), f"reverify {name}", key=("source", "created_at"))
+    key = ("verifier", "version", "arguments", "created_at")
+    lake.append_facts("verdicts", verdicts_to_arrow(verdicts), f"reverify {name}", key=key)
+
+
+def _why(old: Verdict | None, new: Verdict) -> str:
+    if old and (old.version, old.arguments) == (new.version, new.arguments):
         return "same version and arguments: not deterministic"
-    flaw = next((f"{item.name}: {item.evidence}" for item in after.items if item.fraction < 1), "")
-    return flaw or f"completion {before.completion:.0f} -> {after.completion:.0f}"
+    flaw = next((f"{item.name}: {item.evidence}" for item in new.items if item.fraction < 1), "")
+    return flaw or (f"completion {old.completion:.0f} -> {new.completion:.0f}" if old else "denied")

@@ -34,7 +34,7 @@ def segments_of(batch: Batch) -> list[list[Segment]]:
     """
     gains = np.flatnonzero(_gains(batch))
     bounds = np.searchsorted(gains, batch.starts_N1)
-    earned = np.concatenate([[0.0], np.cumsum(batch.step_numbers("reward"))])
+    rewards = np.nan_to_num(batch.step_numbers("reward"), posinf=0.0, neginf=0.0)
     found: list[list[Segment]] = [[] for _ in range(len(batch))]
     for row, one in enumerate(batch.ids):
         start, end = batch.starts_N1[row], batch.starts_N1[row + 1]
@@ -42,7 +42,7 @@ def segments_of(batch: Batch) -> list[list[Segment]]:
         actions = [batch.steps["action"][start + gain].as_py() for gain in mine]
         views = batch.steps["observation"].slice(start, end - start).to_pylist() if mine else []
         for number, (first, last, name, done) in enumerate(_parts(mine, actions, views, int(end - start))):
-            reward = float(earned[start + last] - earned[start + first])
+            reward = float(rewards[start + first : start + last].sum())
             found[row].append(Segment(one, number, first, last, name, done, reward, SOURCE))
     return found
 
@@ -71,7 +71,8 @@ def _parts(
 
 def _gains(batch: Batch) -> Bools:
     """(T,): did the action raise the best progress so far, or open a document for the first time?"""
-    apart = batch.step_numbers("progress") + 2.0 * batch.owner_T  # a trajectory's values lie above the one's before
+    progress = np.nan_to_num(batch.step_numbers("progress")).clip(0.0, 1.0)
+    apart = progress + 2.0 * batch.owner_T  # a trajectory's values lie above those of the one before
     best = np.roll(np.maximum.accumulate(apart), 1) if len(apart) else apart
     best[batch.first_T] = (2.0 * batch.owner_T)[batch.first_T]
     notes, opened = batch.steps["note"], np.zeros(len(apart), np.bool_)
@@ -81,7 +82,8 @@ def _gains(batch: Batch) -> Bools:
     places = np.flatnonzero(named)[np.unique(keys, axis=0, return_index=True)[1]]
     places = places[~batch.first_T[places]]
     opened[places - 1] = True
-    return (apart > best) | opened
+    gained: Bools = (apart > best) | opened
+    return gained
 
 
 def _first_view(word: str, views: Sequence[str]) -> int | None:

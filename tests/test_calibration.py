@@ -96,6 +96,15 @@ def test_a_verifier_below_its_bar_gates_nothing(tmp_path: Path, golden: list[Tra
         assert curate(low, lake) == {"supervised": len(golden)}
 
 
+def test_nothing_is_measured_without_golden_episodes(tmp_path: Path) -> None:
+    settings = config(tmp_path, "environment.max_steps=3")
+    with (
+        Lake.of(settings, create=True) as lake,
+        pytest.raises(ConfigError, match="the expert solves 0 of 6 calibration tasks"),
+    ):
+        check(settings, lake)
+
+
 def test_the_command_prints_a_table_and_draws_the_reliability(tmp_path: Path) -> None:
     runner = CliRunner()
     call = ["verifiers", "check", str(ROOT / "configs" / "smoke.toml"), "--set", f"data_dir={tmp_path}"]

@@ -30,6 +30,11 @@ def test_every_shipped_config_loads(path: Path) -> None:
         ("curate.verifiers=[]", "at least 1"),
         ("seed.deep=1", "'seed' is a value, not a section"),
         ("no-equals-sign", "--set takes key=value"),
+        ('curate.verifiers=[{ nam = "replay" }]', "did you mean 'name'?"),
+        ('curate.verifiers=[{ name = "replay", bar = { recal = 1.0 } }]', "did you mean 'recall'?"),
+        ('curate.verifiers=["replay", "replay"]', "named twice"),
+        ('curate.verifiers=[{ name = "judge", arguments = { base_url = "http://me:pw@host/v1" } }]', "password"),
+        ("curate.calibration_start=100", "raise curate.calibration_start"),
     ],
 )
 def test_mistakes_are_one_line(override: str, message: str) -> None:
@@ -57,4 +62,8 @@ def test_identity_ignores_where_and_when_but_not_what() -> None:
     path = CONFIGS / "quickstart.toml"
     base = load(path).identity()
     assert load(path, ["data_dir=elsewhere", "iterations=9", "serve.cron='* * * * *'"]).identity() == base
+    measured = ["curate.workers=7", "curate.calibration_tasks=30"]
+    barred = 'curate.verifiers=[{ name = "privileged", bar = { precision = 0.9 } }, "integrity", "replay"]'
+    assert load(path, [*measured, barred]).identity() == base
+    assert load(path, ['curate.verifiers=["privileged", "replay"]']).identity() != base
     assert load(path, ["train.learning_rate=0.1"]).identity() != base

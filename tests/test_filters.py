@@ -191,6 +191,14 @@ def test_ensembles_follow_their_rule(world: World, play: Play, rule: str, passes
     assert said.passed == passes
 
 
+def test_members_of_an_ensemble_take_arguments(world: World, golden: list[Trajectory]) -> None:
+    lax, strict = ({"name": "process", "arguments": {"max_detour": limit}} for limit in (3.0, 0.5))
+    assert says(made("ensemble", world, rule="all", members=["outcome", lax]), golden[:1])[0].passed
+    assert not says(made("ensemble", world, rule="all", members=["outcome", strict]), golden[:1])[0].passed
+    with pytest.raises(ConfigError, match="members of an ensemble"):
+        made("ensemble", world, members=["outcome", {"nam": "process"}])
+
+
 def test_an_ensemble_denies_integrity_where_a_member_does(world: World, golden: list[Trajectory]) -> None:
     forged = replace(golden[0], final_observation="A feast.")
     said = says(made("ensemble", world, rule="any", members=["outcome", "replay"]), [forged])[0]

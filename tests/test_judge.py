@@ -20,7 +20,7 @@ import pytest
 from flywheel.agents.scripted import Idle
 from flywheel.environments.privileged import CANARY
 from flywheel.environments.protocol import World
-from flywheel.errors import InfrastructureError
+from flywheel.errors import ConfigError, InfrastructureError
 from flywheel.filters.batch import batch_of
 from flywheel.filters.cheats import cut
 from flywheel.filters.judge import KEY, Judge, prompt
@@ -37,6 +37,7 @@ class Model:
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     garble: bool = False
+    status: int = 200
     harsh: int = -1
     """The vote (its seed) that fails everything."""
 
@@ -67,7 +68,7 @@ def model() -> Iterator[Model]:
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
             data = json.dumps(reply).encode()
-            self.send_response(200)
+            self.send_response(told.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -130,6 +131,17 @@ def test_answers_that_do_not_fit_are_no_votes(judge: Judge, model: Model, golden
     said = says(judge, golden[:1])[0]
     assert (said.passed, said.completion, said.integrity, said.confidence) == (False, 0.0, 1.0, 0.0)
     assert "I believe" in said.raw
+    model.garble = False
+    assert says(judge, golden[:1])[0].passed
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, ConfigError), (404, ConfigError), (503, InfrastructureError)])
+def test_a_refusal_is_the_users_to_mend_and_a_failure_is_not(
+    judge: Judge, model: Model, golden: list[Trajectory], status: int, kind: type[Exception]
+) -> None:
+    model.status = status
+    with pytest.raises(kind, match=f"HTTP {status}"):
+        says(judge, golden[:1])
 
 
 def test_it_never_reads_the_agents_own_words(world: World, golden: list[Trajectory]) -> None:

@@ -17,7 +17,7 @@ from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import leaks, refuse_leaks
 from flywheel.datasets.pins import create
-from flywheel.datasets.splits import assign, unit_of
+from flywheel.datasets.splits import assign, units_of
 from flywheel.distill.stage import load_corpus
 from flywheel.environments.protocol import World
 from flywheel.errors import LeakError
@@ -96,7 +96,7 @@ def test_splits_are_recorded_before_play_and_cannot_change(smoke: Config, lake: 
     origin = Origin(1, "evaluate", "test")
     play_into(smoke, lake, world, Expert(world), [Job(task) for task in tasks], origin)
     decided = lake.sql("select unit, split from assignments order by unit").to_pylist()
-    assert decided == [{"unit": unit_of(task, "task"), "split": "dev"} for task in tasks]
+    assert decided == [{"unit": units_of(task)["task"], "split": "dev"} for task in tasks]
     moved = replace(tasks[0], split=Split.TRAIN)
     with pytest.raises(LeakError, match="belongs to dev and cannot serve train"):
         play_into(smoke, lake, world, Expert(world), [Job(moved)], Origin(1, "collect", "test"))
@@ -108,10 +108,27 @@ def test_whole_templates_and_environments_can_be_walled_off(lake: Lake, world: W
     assign(lake, train, "template")
     with pytest.raises(LeakError, match=r"cookingworld@[0-9a-f]{8} belongs to train"):
         assign(lake, dev, "template")
-    assign(lake, [replace(dev[0], parameters='{"numLocations":4}')], "template")
+    other = replace(dev[0], parameters='{"numLocations":4}')
+    assign(lake, [other], "template")
     with pytest.raises(LeakError, match="cannot serve"):
         assign(lake, [*train, *dev], "environment")
     assert lake.sql("select count(*) as n from assignments").to_pylist() == [{"n": 2}]
+    with pytest.raises(LeakError, match=r"cookingworld@[0-9a-f]{8} belongs to train and cannot serve dev"):
+        assign(lake, dev)
+    with pytest.raises(LeakError, match="cannot serve dev"):
+        assign(lake, [*train[:1], *dev])
+    with pytest.raises(LeakError, match="belongs to train and cannot serve dev"):
+        assign(lake, dev, "environment")
+    assign(lake, train)
+    assert lake.sql("select count(*) as n from assignments").to_pylist() == [{"n": 4}]
+
+
+def test_a_whole_cannot_swallow_a_part_of_another_side(lake: Lake, world: World) -> None:
+    assign(lake, world.tasks(Split.DEV, 0, 1))
+    for by in ("template", "environment"):
+        with pytest.raises(LeakError, match=r"/\d+ belongs to dev and cannot serve train"):
+            assign(lake, world.tasks(Split.TRAIN, 0, 1), by)  # type: ignore[arg-type]
+    assert lake.sql("select count(*) as n from assignments").to_pylist() == [{"n": 1}]
 
 
 def test_an_imported_task_keeps_its_side(lake: Lake, tmp_path: Path) -> None:
@@ -120,6 +137,7 @@ def test_an_imported_task_keeps_its_side(lake: Lake, tmp_path: Path) -> None:
     call = ["import", str(tmp_path / "one.jsonl"), "--format", "chat", "--data-dir", str(lake.root), "--json"]
     runner = CliRunner()
     assert json.loads(runner.invoke(app, [*call, "--split", "dev"]).stdout)["trajectories"] == 1
-    refused = runner.invoke(app, [*call, "--split", "train"])
-    assert isinstance(refused.exception, LeakError)
+    for more in ([], ["--split-by", "environment"]):
+        refused = runner.invoke(app, [*call, "--split", "train", *more])
+        assert isinstance(refused.exception, LeakError)
     assert lake.sql("select split from trajectories").to_pylist() == [{"split": "dev"}]

@@ -14,6 +14,8 @@ from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.pins import create
 from flywheel.distill.stage import distill
+from flywheel.environments.protocol import World
+from flywheel.filters.cheats import checker_touched
 from flywheel.filters.curate import curate, route_counts
 from flywheel.filters.integrity import Integrity
 from flywheel.filters.reverify import reverify
@@ -53,8 +55,46 @@ def test_new_arguments_change_verdicts_routes_and_what_is_told(lake: Lake, golde
         {"n": len(golden)}
     ]
     assert reverify(strict, lake, "process", since).changes == []
+    late = {one.trajectory_id for one in golden[2:]}
     back = reverify(lax, lake, "process", since)
-    assert {one.trajectory_id for one in back.changes} == {one.trajectory_id for one in golden[2:]}
+    assert {one.trajectory_id for one in back.changes} == late
+    assert route_counts(lake) == {"supervised": len(golden)}
+    again = reverify(strict, lake, "process", since)
+    assert {(one.trajectory_id, one.route) for one in again.changes} == {(one, "executor") for one in late}
+    assert route_counts(lake) == {"supervised": 2, "executor": len(golden) - 2}
+
+
+def test_a_verifier_that_is_new_to_the_pipeline_can_deny_but_not_verify(lake: Lake, golden: list[Trajectory]) -> None:
+    lake.append(golden, "golden")
+    curate(config(lake, 'curate.verifiers=["outcome"]'), lake)
+    wider = config(lake, 'curate.verifiers=["outcome", "integrity"]')
+    assert reverify(wider, lake, "integrity").changes == []
+    assert route_counts(lake) == {"supervised": len(golden)}
+    found = reverify(config(lake, STRICT), lake, "process").changes
+    assert {(one.before, one.after, one.route) for one in found} == {(None, False, "executor")}
+    assert route_counts(lake) == {"executor": len(golden)}
+    three = config(lake, LAX.replace('"outcome"]', '"outcome", "replay"]'))
+    found = reverify(three, lake, "process").changes
+    assert {(one.before, one.after, one.route) for one in found} == {(False, True, "")}
+    assert route_counts(lake) == {"executor": len(golden)}
+
+
+def test_a_cheat_that_is_seen_late_goes_into_quarantine(lake: Lake, world: World, golden: list[Trajectory]) -> None:
+    lake.append([checker_touched(golden[0], golden[1], world.facts(golden[0].task))], "cheat")
+    blind = 'curate.verifiers=[{ name = "integrity", arguments = { checker = "nobody says this" } }]'
+    curate(config(lake, blind), lake)
+    assert route_counts(lake) == {"supervised": 1}
+    found = reverify(config(lake, 'curate.verifiers=["integrity"]'), lake, "integrity").changes
+    assert [(one.before, one.after, one.route) for one in found] == [(True, False, "quarantine")]
+
+
+def test_only_the_configs_own_tasks_are_asked_about(lake: Lake, golden: list[Trajectory]) -> None:
+    lake.append(golden, "golden")
+    curate(config(lake, LAX), lake)
+    other = load(
+        ROOT / "configs" / "smoke.toml", [f"data_dir={lake.root}", STRICT, "environment.parameters={numLocations=4}"]
+    )
+    assert reverify(other, lake, "process").judged == 0
 
 
 def test_a_verifier_that_never_gated_reroutes_nothing(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:

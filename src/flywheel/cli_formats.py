@@ -44,10 +44,21 @@ class Fold(StrEnum):
     TEST = "test"
 
 
+class Whole(StrEnum):
+    """What belongs to one split as a whole."""
+
+    TASK = "task"
+    TEMPLATE = "template"
+    ENVIRONMENT = "environment"
+
+
 def import_(
     paths: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
     format: Annotated[From, typer.Option("--format", help="How they are written.")],
     split: Annotated[Fold, typer.Option(help="Where their tasks belong, for ever.")] = Fold.TRAIN,
+    split_by: Annotated[
+        Whole, typer.Option(help="What else belongs there: all tasks of their templates, or of their environments.")
+    ] = Whole.TASK,
     subject: Annotated[
         str | None, typer.Option(help="Whose data it is (a pseudonym); flywheel lake purge --subject deletes it.")
     ] = None,
@@ -64,7 +75,7 @@ def import_(
     files = find_files(paths, str(format))
     lake = open_lake(data_dir, create=True)
     with bar(f"import {format}") as progress:
-        done = import_files(lake, files, str(format), Split(split), progress, subject=subject)
+        done = import_files(lake, files, str(format), Split(split), progress, subject=subject, by=split_by.value)
     found = asdict(done)
     reasons = found.pop("reasons")
     say({**found, "reasons": reasons} if as_json else found, as_json)

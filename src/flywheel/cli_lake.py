@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flywheel.config import LEAK
 from flywheel.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say, show_table
 from flywheel.errors import LakeError
 
@@ -35,6 +36,10 @@ def create(
     where: Annotated[str, typer.Option(help="SQL over the view trajectories.")] = "true",
     sample: Annotated[int, typer.Option(min=0, help="Draw so many of them; 0 takes all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the draw and of the order.")] = 0,
+    leak: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Likeness to a held-out task from which nothing is built; 1 allows most."),
+    ] = LEAK,
     data_dir: DataDir = DEFAULT_DATA,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -47,7 +52,7 @@ def create(
         return
     from flywheel.datasets.pins import create as create_pin
 
-    pin = create_pin(opened, name, where, sample=sample, seed=seed)
+    pin = create_pin(opened, name, where, sample=sample, seed=seed, leak=leak)
     say(
         {"dataset": pin.title, "snapshot": pin.snapshot, "trajectories": pin.trajectories, "digest": pin.digest},
         as_json,

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -16,6 +16,9 @@ from flywheel.trajectory import digest
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+LEAK = 0.8
+"""Likeness from which a training episode gives a held-out task away."""
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 class Section(BaseModel):
@@ -31,9 +34,6 @@ class EnvironmentConfig(Section):
     parameters: dict[str, int] = Field(default_factory=dict, description="The simulator's own parameters.")
     max_steps: Count = Field(default=60, description="Steps after which an episode is truncated.")
     parallel: Count = Field(default=64, description="Episodes that run at once in one process.")
-    split_by: Literal["task", "template", "environment"] = Field(
-        default="task", description="What belongs to one split as a whole; a template is all seeds of some parameters."
-    )
 
 
 class CollectConfig(Section):
@@ -67,6 +67,13 @@ class VerifierConfig(Section):
     gate: bool = Field(default=True, description="Must it pass? Otherwise its verdicts are kept and decide nothing.")
     bar: Bar | None = Field(default=None, description="Below it, the verifier may not gate data.")
 
+    @field_validator("arguments")
+    @classmethod
+    def _no_password(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        if _PASSWORD.search(str(arguments)):
+            raise ValueError("must not hold a password, verdicts keep the arguments; use FLYWHEEL_JUDGE_KEY")
+        return arguments
+
 
 class CurateConfig(Section):
     """What has to hold before a trajectory may teach."""
@@ -85,10 +92,10 @@ class CurateConfig(Section):
         default=0.95, description="Estimated Jaccard similarity from which an episode says nothing new."
     )
     leak: Share = Field(
-        default=0.8,
+        default=LEAK,
         description="Share of a held-out task's own n-grams, or likeness to its playing, that gives it away.",
     )
-    calibration_tasks: Count = Field(default=24, description="Labelled tasks of a calibration.")
+    calibration_tasks: int = Field(default=24, ge=2, description="Labelled tasks of a calibration.")
     calibration_start: int = Field(
         default=9000, ge=0, description="The first of them in the dev fold; no gate draws tasks from there."
     )
@@ -99,9 +106,11 @@ class CurateConfig(Section):
         return [{"name": one} if isinstance(one, str) else one for one in given] if isinstance(given, list) else given
 
     @model_validator(mode="after")
-    def _some_gate(self) -> CurateConfig:
+    def _consistent(self) -> CurateConfig:
         if not any(one.gate for one in self.verifiers):
             raise ValueError("no verifier gates; set gate = true for one of them")
+        if len({one.name for one in self.verifiers}) < len(self.verifiers):
+            raise ValueError("a verifier is named twice; an ensemble's members can be one verifier several times")
         return self
 
 
@@ -113,7 +122,7 @@ class BalanceConfig(Section):
     difficulty: Share = Field(default=0.0, description="Towards what the champion fails at.")
     novelty: Share = Field(default=0.0, description="Against episodes that many others are like.")
     likeness: Share = Field(default=0.8, description="Estimated Jaccard similarity of episodes that are alike.")
-    max_weight: float = Field(default=3.0, ge=1, description="No episode is drawn more often, against the mean.")
+    max_weight: float = Field(default=3.0, ge=1, description="Weights are cut at so many times their mean.")
 
 
 class StudentConfig(Section):
@@ -207,7 +216,7 @@ class LakeConfig(Section):
     @field_validator("url")
     @classmethod
     def _no_password(cls, url: str) -> str:
-        if re.search(r"://[^/@]*:[^/@]*@", url):
+        if _PASSWORD.search(url):
             raise ValueError(
                 "must not hold a password, settings are stored with every run; use PGPASSWORD or ~/.pgpass"
             )
@@ -232,9 +241,24 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     lake: LakeConfig = LakeConfig()
 
+    @model_validator(mode="after")
+    def _calibration_apart(self) -> Config:
+        drawn = self.iterations * self.evaluate.dev_tasks
+        if drawn > self.curate.calibration_start:
+            raise ValueError(
+                f"the gates of {self.iterations} iterations draw {drawn} dev tasks, and calibration begins at task "
+                f"{self.curate.calibration_start}; raise curate.calibration_start"
+            )
+        return self
+
     def identity(self) -> str:
-        """Digest of all that decides results; where they lie and when they run does not."""
-        return digest(self.model_dump(mode="json", exclude={"name", "data_dir", "iterations", "serve", "lake"}))
+        """Digest of all that decides results; where they lie, when they run and how they are measured does not."""
+        apart: Any = {"name", "data_dir", "iterations", "serve", "lake"}
+        measured: Any = {"workers", "calibration_tasks", "calibration_start"}
+        settings = self.model_dump(mode="json", exclude=apart)
+        curate = self.curate.model_dump(mode="json", exclude=measured)
+        curate["verifiers"] = [one.model_dump(mode="json", exclude={"bar"}) for one in self.curate.verifiers]
+        return digest(settings | {"curate": curate})
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -270,7 +294,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         message = first["msg"].removeprefix("Value error, ")
@@ -282,9 +307,12 @@ def _explain(error: ValidationError) -> str:
 
 
 def _keys(path: Sequence[int | str]) -> list[str]:
-    """Names of the fields of the section at `path`."""
+    """Names of the fields of the section at `path`, through lists and options."""
     section: Any = Config
     for part in path:
-        section = section.model_fields[str(part)].annotation
+        if isinstance(part, str):
+            section = section.model_fields[part].annotation
+        inner = (one for one in get_args(section) if isinstance(one, type) and issubclass(one, Section))
+        section = next(inner, section)
     fields: Mapping[str, object] = section.model_fields
     return list(fields)

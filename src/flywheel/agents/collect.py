@@ -35,7 +35,7 @@ def play(
     otherwise. An episode that the infrastructure broke is committed as such, and its task is tried again under a new
     attempt.
     """
-    assign(lake, [job.task for job in jobs], config.environment.split_by)
+    assign(lake, [job.task for job in jobs])
     ids: dict[str, Job] = {}
     waiting = list(jobs)
     for retry in range(1 + INFRASTRUCTURE_RETRIES):
