@@ -8,13 +8,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flywheel.agents.scripted import NO_OP, Expert
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.environments.protocol import World
 from flywheel.filters.batch import batch_of
 from flywheel.filters.curate import curate
 from flywheel.filters.fingerprints import BANDS, VALUES, bands, fingerprints, signature
-from flywheel.trajectory import Split, Trajectory, trajectory_id
+from flywheel.trajectory import Split, Task, Trajectory, trajectory_id
 from tests.conftest import Play
 
 
@@ -73,20 +74,23 @@ def test_the_same_deeds_teach_once_in_every_iteration(smoke: Config, lake: Lake,
         assert found[one.trajectory_id] == (None, None)
 
 
+class LateExpert(Expert):
+    """The expert, after one idle step."""
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        super().begin(slot, task, attempt)
+        self.policy_id = "late-expert"
+        self._plans[slot].append(NO_OP)
+
+
 def test_nearly_the_same_playing_is_a_duplicate(
-    smoke: Config, world: World, lake: Lake, golden: list[Trajectory]
+    smoke: Config, world: World, lake: Lake, golden: list[Trajectory], play: Play
 ) -> None:
-    """One more look at the same place in a run of many steps."""
-    longest = max(golden, key=lambda one: one.length)
-    other = again(longest)
-    environment = world.environments(1)[0]
-    environment.reset(other.task)
-    lake.append([longest], "first")
+    """One idle step more at the beginning of the same run."""
+    lake.append(golden, "first")
     curate(smoke, lake)
     settings = smoke.model_copy(update={"curate": smoke.curate.model_copy(update={"near_duplicate": 0.6})})
-    steps = [*other.steps[:1], *other.steps]
-    numbered = tuple(replace(step, index=index) for index, step in enumerate(steps))
-    lake.append([replace(other, steps=numbered, length=len(numbered))], "nearly the same")
+    lake.append(play(LateExpert(world), 1), "nearly the same")
     curate(settings, lake)
     row = lake.sql("select similarity from fingerprints where duplicate_of is not null").to_pylist()[0]
     assert 0.6 <= row["similarity"] < 1

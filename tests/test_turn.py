@@ -16,6 +16,7 @@ import pytest
 from flywheel.config import load
 from flywheel.datasets.lake import Lake
 from flywheel.distill.registry import champion, crown
+from flywheel.filters.batch import read_batch
 from flywheel.filters.replay import Replay
 
 ROOT = Path(__file__).parents[1]
@@ -106,7 +107,7 @@ def test_stored_episodes_replay(turned: Path) -> None:
         "trajectory_id"
     ].to_pylist()
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
-        assert {said.integrity for said in Replay(world).verify(lake.trajectories(ids))} == {1.0}
+        assert {said.integrity for said in Replay(world).verify(read_batch(lake, ids))} == {1.0}
 
 
 @pytest.mark.parametrize("query", re.findall(r'flywheel sql "([^"]+)"', (ROOT / "README.md").read_text()))
