@@ -180,7 +180,7 @@ VIEWS: dict[str, View] = {
         {
             "trajectory_id": "the episode",
             "index": "the step where the decision fell",
-            "level": "planner or executor; flat for students without levels",
+            "level": "planner, executor or switch (is the subgoal done?); flat where levels are not told apart",
             "method": "name, as gae or hae",
             "arguments": "JSON",
             "advantage": "how much better than expected the decision was",

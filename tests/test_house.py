@@ -27,6 +27,7 @@ LAYERS = {
     "cli_lake": 7,
     "cli_formats": 7,
     "cli_verifiers": 7,
+    "cli_students": 7,
     "cli": 8,
 }
 

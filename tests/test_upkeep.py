@@ -96,7 +96,9 @@ def test_a_purge_leaves_nothing_in_any_file(filled: Lake, golden: list[Trajector
     for view in ("trajectories", "steps", "routes", "segments"):
         assert filled.sql(f"select 1 from {view} where trajectory_id = '{gone}'").num_rows == 0
     assert filled.append([golden[2]], "late retry") == 0
-    with pytest.raises(LakeError, match="no longer reads as it was pinned: holds revoked trajectories: purged: personal data"):
+    with pytest.raises(
+        LakeError, match="no longer reads as it was pinned: holds revoked trajectories: purged: personal data"
+    ):
         ids(filled, pin)
     assert len(ids(filled, other)) == len(golden) - 1
     assert filled.trajectories([one.trajectory_id for one in golden if one.trajectory_id != gone])

@@ -274,7 +274,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from None
+        raise ConfigError(f"{path}: {explain(error)}") from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -293,22 +293,23 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         section[last] = value
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, section: type[Section] = Config) -> str:
+    """What is wrong, in one line, with the nearest known key."""
     errors = error.errors()
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         message = first["msg"].removeprefix("Value error, ")
         return f"{where}: {message}" if where else message
-    known = _keys(first["loc"][:-1])
+    known = _keys(section, first["loc"][:-1])
     close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
     return f"unknown key '{where}'; {hint}"
 
 
-def _keys(path: Sequence[int | str]) -> list[str]:
+def _keys(root: type[Section], path: Sequence[int | str]) -> list[str]:
     """Names of the fields of the section at `path`, through lists and options."""
-    section: Any = Config
+    section: Any = root
     for part in path:
         if isinstance(part, str):
             section = section.model_fields[part].annotation

@@ -1,0 +1,115 @@
+"""Credit over the lake: read the steps of a selection, whole tasks at a time, append what each decision is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from flywheel.datasets.lake import Lake
+from flywheel.datasets.reading import check_condition
+from flywheel.distill.credit.diagnostics import Diagnostics, diagnose, together
+from flywheel.distill.credit.methods import COLUMNS, Episodes, Method, arguments_of, credit
+from flywheel.errors import LakeError
+from flywheel.filters.batch import Floats
+
+CHUNK_STEPS = 500_000
+"""Steps that are read together. Groups are whole, so a task with more of them makes a larger chunk."""
+KEY = ("method", "arguments", "source")
+Values = Mapping[str, Mapping[str, Floats]]
+"""Level → trajectory → values of its states, the final one last (length + 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credited:
+    """What a run did: trajectories that had no such credit before, and what the method found in all of them."""
+
+    trajectories: int
+    new: int
+    diagnostics: Diagnostics
+
+
+def assign_credit(
+    lake: Lake,
+    name: str,
+    method: Method,
+    condition: str,
+    *,
+    values: Values | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Credited:
+    """Append credits of what a condition over `trajectories` selects; what has them already keeps them.
+
+    Broken episodes have no credit. Raises `LakeError` if the condition selects nothing.
+    """
+    check_condition(condition)
+    connection = lake.connect(kinds=("trajectories", "steps", "segments", "routes"))
+    found, new, trajectories = [], 0, 0
+    try:
+        for chunk in _chunks(connection, condition):
+            steps = _steps(connection, chunk)
+            episodes = Episodes(steps, _values(values or {}, steps))
+            table = credit(name, method, episodes)
+            found.append(diagnose(episodes, table))
+            trajectories += len(chunk)
+            if not dry_run:
+                new += lake.append_facts("credits", table, f"credit {name} {arguments_of(method)}", key=KEY)
+            progress(len(chunk))
+    finally:
+        connection.close()
+    if not trajectories:
+        raise LakeError(f"nothing to give credit for satisfies: {condition}")
+    return Credited(trajectories, new, together(found))
+
+
+def _chunks(connection: duckdb.DuckDBPyConnection, condition: str) -> Iterator[list[str]]:
+    """Ids of whole tasks, about `CHUNK_STEPS` steps at a time."""
+    rows = connection.sql(
+        f"""select task_id, list(trajectory_id order by trajectory_id) as ids, sum(length) as steps from trajectories
+            where ({condition}
+) and length > 0 and stop_reason <> 'infrastructure' group by task_id order by task_id"""
+    ).fetchall()
+    chunk: list[str] = []
+    size = 0
+    for _, ids, steps in rows:
+        if chunk and size + steps > CHUNK_STEPS:
+            yield chunk
+            chunk, size = [], 0
+        chunk += ids
+        size += steps
+    if chunk:
+        yield chunk
+
+
+def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> pa.Table:
+    """The columns that credit needs, in order. Subgoals begin where the planner spoke, or else where segments do."""
+    connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
+    found = connection.sql(
+        """with planned as (select trajectory_id, bool_or(switched) as told from steps semi join wanted
+                            using (trajectory_id) group by all),
+             cuts as (select distinct trajectory_id, start as "index", true as cut from segments)
+           select trajectory_id, "index", task_id, state_key, reward, progress, terminated,
+                  "index" = 0 or (case when told then switched else coalesce(cut, false) end) as begins
+           from steps join wanted using (trajectory_id) join planned using (trajectory_id)
+           join (select trajectory_id, task_id from trajectories) using (trajectory_id)
+           left join cuts using (trajectory_id, "index") order by trajectory_id, "index" """
+    ).to_arrow_table()
+    connection.unregister("wanted")
+    return found.select(list(COLUMNS))
+
+
+def _values(values: Values, steps: pa.Table) -> dict[str, tuple[Floats, Floats]]:
+    """Values by level as (T,) and (N,), in the order of the steps."""
+    ids = Episodes(steps)
+    order = [steps["trajectory_id"][int(place)].as_py() for place in ids.runs.first_N] if values else []
+    return {
+        level: (
+            np.concatenate([known[one][:-1] for one in order]),
+            np.array([known[one][-1] for one in order], np.float64),
+        )
+        for level, known in values.items()
+    }

@@ -1,0 +1,54 @@
+"""Commands around students: credit for decisions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from flywheel.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say, show_table
+from flywheel.errors import ConfigError
+
+Arguments = Annotated[
+    list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the method, e.g. gamma=0.99.")
+]
+
+
+def credit(
+    method: Annotated[str, typer.Argument(help="returns, gae, hae, gigpo or progress; see docs/distillation.md.")],
+    where: Annotated[str, typer.Option(help="SQL over the view trajectories.")] = "route is not null",
+    arg: Arguments = None,
+    data_dir: DataDir = DEFAULT_DATA,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what each decision was worth, level by level, and append it to the view credits."""
+    from flywheel.distill.credit.methods import make_method
+    from flywheel.distill.credit.record import assign_credit
+    from flywheel.flows.progress import bar
+
+    made = make_method(method, dict(map(_argument, arg or [])))
+    with bar(f"credit {method}") as progress:
+        done = assign_credit(open_lake(data_dir), method, made, where, dry_run=dry_run, progress=progress)
+    if as_json:
+        say(asdict(done), as_json)
+        return
+    told = done.diagnostics
+    say({"trajectories": done.trajectories, "new": done.new, "steps": told.steps, "tasks": told.tasks}, as_json)
+    say({"tasks with one return": told.silent_groups, "steps in shared states": told.shared_states}, as_json)
+    show_table(
+        ["share of credit by tenth of the episode", *map(str, range(1, 11))],
+        [[level, *shares] for level, shares in told.deciles.items()],
+    )
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"--arg takes key=value, as in --arg gamma=0.99; got '{text}'")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
