@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,20 @@ from flywheel.trajectory import Segment, Step, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenised window: ids_T and which of them are the agent's own words."""
+    """One tokenised window: ids_T, and how much each counts as a target; 0 for all that are not the agent's words.
+
+    `columns`: what an objective needs to know of each token, (T, …). `group`: windows of one group, as the two sides
+    of a preference pair, are learned from together.
+    """
 
     ids_T: NDArray[np.int32]
-    target_T: NDArray[np.bool_]
+    weight_T: NDArray[np.float32]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    group: int = -1
+
+
+Weigh = Callable[[Piece], float]
+"""How much a target counts."""
 
 
 def observation_of(step: Step) -> Observation:
@@ -65,15 +76,15 @@ def hierarchical_windows(
     return planner, executor
 
 
-def example(pieces: Sequence[Piece], tokens: PieceTokenizer) -> Example:
-    """Tokenise one window's pieces."""
+def example(pieces: Sequence[Piece], tokens: PieceTokenizer, weigh: Weigh = lambda piece: 1.0) -> Example:
+    """Tokenise one window's pieces; `weigh` says how much a target counts."""
     ids: list[int] = []
-    target: list[bool] = []
+    weight: list[float] = []
     for piece in pieces:
         piece_ids = tokens.ids(piece.text)
         ids += piece_ids
-        target += [piece.target] * len(piece_ids)
-    return Example(np.asarray(ids, np.int32), np.asarray(target, np.bool_))
+        weight += [weigh(piece) if piece.target else 0.0] * len(piece_ids)
+    return Example(np.asarray(ids, np.int32), np.asarray(weight, np.float32))
 
 
 def windows_of(trajectory: Trajectory, segments: Sequence[Segment], limits: Limits, role: Role) -> list[Window]:

@@ -7,12 +7,12 @@ mask; with either, documents read each other silently. `tests/test_packing.py` h
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from flywheel.distill.examples import Example
@@ -22,13 +22,33 @@ POOL = 256
 
 
 @dataclass(frozen=True, slots=True)
+class Targets:
+    """The N tokens of a batch that are learned: next_N, weight_N, which document each lies in, columns (N, …)."""
+
+    next_N: Tensor
+    weight_N: Tensor
+    document_N: Tensor
+    columns: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed rows. ids_BT, positions_BT (restart at each document), predict_BT: is the *next* token a target?"""
+    """Packed rows. ids_BT, positions_BT (restart at each document), predict_BT: is the *next* token a target?
+
+    `targets` are in the order of predict_BT's True entries.
+    """
 
     ids_BT: Tensor
     positions_BT: Tensor
     predict_BT: Tensor
-    targets: int
+    targets: Targets
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        moved = {name: column.to(device) for name, column in self.targets.columns.items()}
+        own = self.targets
+        targets = Targets(own.next_N.to(device), own.weight_N.to(device), own.document_N.to(device), moved)
+        return Batch(self.ids_BT.to(device), self.positions_BT.to(device), self.predict_BT.to(device), targets)
 
 
 def pack(lengths: Sequence[int], batch_tokens: int, chance: np.random.Generator) -> list[list[list[int]]]:
@@ -59,12 +79,40 @@ def _fill(pool: list[int], lengths: Sequence[int], room: int) -> list[int]:
     return row
 
 
+def pack_groups(
+    lengths: Sequence[int], groups: Sequence[int], batch_tokens: int, chance: np.random.Generator
+) -> list[list[list[int]]]:
+    """As `pack`, with the documents of a group in one batch, which may make it larger."""
+    members: dict[int, list[int]] = {}
+    for document, group in enumerate(groups):
+        members.setdefault(group, []).append(document)
+    whole = list(members.values())
+    batches: list[list[list[int]]] = []
+    waiting: list[int] = []
+    for place in chance.permutation(len(whole)).tolist():
+        if waiting and sum(lengths[one] for one in [*waiting, *whole[place]]) > batch_tokens:
+            batches.append(_rows(waiting, lengths))
+            waiting = []
+        waiting += whole[place]
+    return [*batches, _rows(waiting, lengths)] if waiting else batches
+
+
+def _rows(documents: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    pool = sorted(documents, key=lengths.__getitem__)
+    width = lengths[pool[-1]]
+    rows = []
+    while pool:
+        rows.append(_fill(pool, lengths, width))
+    return rows
+
+
 def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int) -> Batch:
     """Rows of document indices → tensors. Padding forms a document of its own that predicts nothing."""
     row_length = max(sum(len(examples[document].ids_T) for document in row) for row in rows)
     ids = np.full((len(rows), row_length), pad, np.int64)
     positions = np.zeros((len(rows), row_length), np.int64)
     predict = np.zeros((len(rows), row_length), np.bool_)
+    learned = []
     for row, documents in enumerate(rows):
         cursor = 0
         for document in documents:
@@ -72,18 +120,34 @@ def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int
             span = slice(cursor, cursor + len(example.ids_T))
             ids[row, span] = example.ids_T
             positions[row, span] = np.arange(len(example.ids_T))
-            predict[row, cursor : span.stop - 1] = example.target_T[1:]
+            wanted = np.flatnonzero(example.weight_T[1:])
+            predict[row, cursor + wanted] = True
+            learned.append((example, document, wanted + 1))
             cursor = span.stop
         positions[row, cursor:] = np.arange(row_length - cursor)
-    return Batch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(predict), int(predict.sum()))
+    targets = Targets(
+        next_N=torch.from_numpy(np.concatenate([one.ids_T[at] for one, _, at in learned]).astype(np.int64)),
+        weight_N=torch.from_numpy(np.concatenate([one.weight_T[at] for one, _, at in learned])),
+        document_N=torch.from_numpy(
+            np.repeat([document for _, document, _ in learned], [len(at) for *_, at in learned])
+        ),
+        columns={
+            name: torch.from_numpy(np.concatenate([one.columns[name][at] for one, _, at in learned]))
+            for name in learned[0][0].columns
+        },
+    )
+    return Batch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(predict), targets)
 
 
-def packed_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Mean cross-entropy over target tokens. Only their hidden states reach the output projection."""
-    hidden_BTD = model.base_model(
-        input_ids=batch.ids_BT.to(model.device), position_ids=batch.positions_BT.to(model.device), use_cache=False
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """(B, T, D) of the last layer, each document blind to the others."""
+    found: Tensor = model.base_model(
+        input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False
     ).last_hidden_state
-    predict_BT = batch.predict_BT.to(model.device)
-    logits_NV = model.lm_head(hidden_BTD[predict_BT])
-    next_BT = batch.ids_BT.roll(-1, dims=1).to(model.device)
-    return nn.functional.cross_entropy(logits_NV.float(), next_BT[predict_BT])
+    return found
+
+
+def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """(N, V) in fp32, of the tokens before the targets: no others reach the output projection."""
+    logits_NV: Tensor = model.lm_head(hidden_states(model, batch)[batch.predict_BT])
+    return logits_NV.float()

@@ -1,30 +1,37 @@
-"""A plain training loop: packed rows, one-cycle learning rate, resumable at any update, no pickle.
+"""A plain training loop: packed rows, any objective, resumable at any update, no pickle.
 
-Every target token weighs the same: an update's gradient is its sum over targets, divided by the usual number of them.
+Every target weighs what its example says: an update's gradient is the objective's sum over targets, divided by the
+usual weight of an update.
 
-The order of the data is a function of (seed, epoch), so a checkpoint is the weights, AdamW's moments and the number
-of the update; a resumed run goes on exactly where the killed one stood.
+The order of the data is a function of (seed, epoch), so a checkpoint is the weights, AdamW's moments and the losses
+so far; a resumed run goes on exactly where the killed one stood.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from flywheel.config import TrainConfig
+from flywheel.distill.checkpoints import resume, save
 from flywheel.distill.examples import Example
-from flywheel.distill.packing import collate, pack, packed_loss
+from flywheel.distill.objectives.cloning import cloning
+from flywheel.distill.packing import Targets, collate, pack, pack_groups, target_logits
+from flywheel.distill.schedules import factor
+from flywheel.errors import TrainingError
 
-CHECKPOINT = "state.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+Objective = Callable[[Tensor, Targets], Tensor]
+"""(logits (N, V), targets) → the loss summed over the targets."""
+Row = list[int]
 
 
 def pick_device(name: str) -> str:
@@ -44,82 +51,105 @@ def train(
     seed: int,
     pad: int,
     checkpoint: Path,
+    objective: Objective = cloning,
     progress: Callable[[int, int, float], None] = lambda update, total, loss: None,
 ) -> dict[str, float]:
     """Train in place on the rows of each epoch in turn.
 
-    Returns updates, tokens, and the mean loss over the first and over the last twentieth of the updates.
-
-    `checkpoint` is a folder of this run alone. `progress` hears (updates done, updates in all, loss).
+    Returns updates, tokens, tokens per second, and the mean loss over the first and last twentieth of the updates.
+    `checkpoint` is a folder of this run alone. `progress` hears (updates done, updates in all, loss). Ctrl-C leaves a
+    checkpoint. Raises `TrainingError`, having kept the last good one, if the loss is not finite.
     """
-    plan = _plan(epochs, config.batch_tokens, seed)
+    plan = _plan(epochs, config.batch_tokens * config.accumulate, seed)
     optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
-    usual_targets = sum(int(one.target_T.sum()) for examples in epochs for one in examples) / len(plan)
-    losses = _resume(checkpoint, model, optimizer)
+    usual = sum(float(one.weight_T.sum()) for examples in epochs for one in examples) / max(len(plan), 1)
+    losses = resume(checkpoint, model, optimizer)
     model.train()
+    began, seen = time.perf_counter(), 0
     saved_at = time.monotonic()
-    for update in range(len(losses), len(plan)):
-        epoch, rows = plan[update]
-        batch = collate(epochs[epoch], rows, pad)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * one_cycle(update, len(plan), config.warmup)
-        loss = packed_loss(model, batch)
-        torch.autograd.backward(loss * batch.targets / usual_targets)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+    try:
+        for update in range(len(losses), len(plan)):
+            epoch, rows = plan[update]
+            rate = config.learning_rate * factor(config.schedule, update, len(plan), config.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = _backward(model, epochs[epoch], rows, config, objective, usual, pad)
+            if not math.isfinite(loss):
+                optimizer.zero_grad()
+                raise TrainingError(
+                    f"the loss is {loss} at update {update + 1} of {len(plan)}; the last good checkpoint is in "
+                    f"{checkpoint}; lower train.learning_rate and run again"
+                )
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss)
+            seen += sum(len(epochs[epoch][document].ids_T) for row in rows for document in row)
+            progress(update + 1, len(plan), loss)
+            if time.monotonic() - saved_at > config.checkpoint_seconds:
+                save(checkpoint, model, optimizer, losses)
+                saved_at = time.monotonic()
+    except KeyboardInterrupt:
         optimizer.zero_grad()
-        losses.append(loss.item())
-        progress(update + 1, len(plan), losses[-1])
-        if time.monotonic() - saved_at > config.checkpoint_seconds:
-            _save(checkpoint, model, optimizer, losses)
-            saved_at = time.monotonic()
+        save(checkpoint, model, optimizer, losses)
+        raise
     edge = max(1, len(losses) // 20)
     return {
         "updates": float(len(plan)),
         "tokens": float(sum(len(example.ids_T) for examples in epochs for example in examples)),
+        "tokens_per_second": seen / max(time.perf_counter() - began, 1e-9),
         "first_loss": sum(losses[:edge]) / edge,
         "last_loss": sum(losses[-edge:]) / edge,
     }
 
 
-def one_cycle(update: int, total: int, warmup: float) -> float:
-    """Learning-rate factor: a linear rise over the warm-up, then a linear fall to 2 %."""
-    rising = max(1.0, warmup * total)
-    return min((update + 1) / rising, max(0.02, 1 - update / total))
+def _backward(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    rows: Sequence[Row],
+    config: TrainConfig,
+    objective: Objective,
+    usual: float,
+    pad: int,
+) -> float:
+    """Add the gradient of one update, in parts of `batch_tokens`; the mean loss over its targets."""
+    total, weight = 0.0, 0.0
+    for part in _parts(examples, rows, config.batch_tokens):
+        batch = collate(examples, part, pad).to(model.device)
+        with _precision(config, model.device):
+            loss = objective(target_logits(model, batch), batch.targets)
+        torch.autograd.backward(loss / usual)
+        total += loss.item()
+        weight += float(batch.targets.weight_N.sum())
+    return total / max(weight, 1e-12)
 
 
-def _plan(epochs: Sequence[Sequence[Example]], batch_tokens: int, seed: int) -> list[tuple[int, list[list[int]]]]:
+def _parts(examples: Sequence[Example], rows: Sequence[Row], batch_tokens: int) -> list[list[Row]]:
+    """Rows in parts of about `batch_tokens`; groups are not taken apart, since their rows count as one part."""
+    if examples[rows[0][0]].group >= 0:
+        return [list(rows)]
+    width = max(sum(len(examples[document].ids_T) for document in row) for row in rows)
+    size = max(1, batch_tokens // width)
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where it helps: on accelerators, and where it is asked for."""
+    wanted = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def _plan(epochs: Sequence[Sequence[Example]], batch_tokens: int, seed: int) -> list[tuple[int, list[Row]]]:
     """Every update of the run as (epoch, rows of document indices); a function of the seed."""
     return [
         (epoch, rows)
         for epoch, examples in enumerate(epochs)
-        for rows in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng([seed, epoch]))
+        for rows in _packed(examples, batch_tokens, np.random.default_rng([seed, epoch]))
     ]
 
 
-def _save(directory: Path, model: PreTrainedModel, optimizer: AdamW, losses: Sequence[float]) -> None:
-    """Write the checkpoint aside, then rename it into place."""
-    tensors: dict[str, Tensor] = {"losses": torch.tensor(losses, dtype=torch.float64)}
-    for name, parameter in model.named_parameters():
-        tensors[f"model/{name}"] = parameter.detach()
-        for moment in MOMENTS:
-            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f"{CHECKPOINT}.new"
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
-    temporary.replace(directory / CHECKPOINT)
-
-
-def _resume(directory: Path, model: PreTrainedModel, optimizer: AdamW) -> list[float]:
-    """Load the checkpoint into model and optimizer, if there is one; the losses of the updates that it holds."""
-    path = directory / CHECKPOINT
-    if not path.is_file():
-        return []
-    tensors = load_file(path, device=str(model.device))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model/{name}"])
-            optimizer.state[parameter] = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
-            optimizer.state[parameter]["step"] = optimizer.state[parameter]["step"].cpu()
-    losses: list[float] = tensors["losses"].tolist()
-    return losses
+def _packed(examples: Sequence[Example], batch_tokens: int, chance: np.random.Generator) -> list[list[Row]]:
+    lengths = [len(one.ids_T) for one in examples]
+    if any(one.group >= 0 for one in examples):
+        return pack_groups(lengths, [one.group for one in examples], batch_tokens, chance)
+    return pack(lengths, batch_tokens, chance)

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flywheel.config import StudentConfig
 from flywheel.distill.examples import Example
-from flywheel.distill.packing import collate, pack, packed_loss
+from flywheel.distill.objectives.cloning import cloning
+from flywheel.distill.packing import collate, hidden_states, pack, pack_groups, target_logits
 from flywheel.distill.students import new_model
 from flywheel.distill.tokenizer import train_tokenizer
 
@@ -33,7 +34,10 @@ def _examples(count: int, vocabulary: int) -> list[Example]:
     chance = np.random.default_rng(0)
     lengths = chance.integers(4, 30, count)
     return [
-        Example(chance.integers(12, vocabulary, n).astype(np.int32), np.arange(n) % 3 == 1) for n in lengths.tolist()
+        Example(
+            chance.integers(12, vocabulary, n).astype(np.int32), (np.arange(n) % 3 == 1) * chance.random(n, np.float32)
+        )
+        for n in lengths.tolist()
     ]
 
 
@@ -42,16 +46,16 @@ def test_packed_loss_is_the_unpacked_loss(model: PreTrainedModel, tokenizer: Pre
     lengths = [len(one.ids_T) for one in examples]
     (rows,) = pack(lengths, BATCH, np.random.default_rng(0))
     assert max(len(row) for row in rows) > 1
-    total, targets = 0.0, 0
+    total = 0.0
     with torch.no_grad():
-        packed = packed_loss(model, collate(examples, rows, 0))
+        batch = collate(examples, rows, 0)
+        packed = cloning(target_logits(model, batch), batch.targets)
         for one in examples:
             ids = torch.from_numpy(one.ids_T.astype(np.int64))
             logits = model(ids[None]).logits[0, :-1]
-            wanted = torch.from_numpy(one.target_T[1:])
-            total += float(cross_entropy(logits[wanted], ids[1:][wanted], reduction="sum"))
-            targets += int(wanted.sum())
-    assert float(packed) == pytest.approx(total / targets, abs=1e-5)
+            weight = torch.from_numpy(one.weight_T[1:])
+            total += float((weight * cross_entropy(logits, ids[1:], reduction="none")).sum())
+    assert float(packed) == pytest.approx(total, rel=1e-5)
 
 
 def test_a_document_does_not_read_its_neighbour(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -60,10 +64,8 @@ def test_a_document_does_not_read_its_neighbour(model: PreTrainedModel, tokenize
     def hidden_of_second(neighbour: Example) -> torch.Tensor:
         row = [neighbour, second]
         batch = collate(row, [[0, 1]], 0)
-        out = model.base_model(input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False)
         start = len(neighbour.ids_T)
-        hidden: torch.Tensor = out.last_hidden_state[0, start : start + len(second.ids_T)]
-        return hidden
+        return hidden_states(model, batch)[0, start : start + len(second.ids_T)]
 
     with torch.no_grad():
         assert torch.allclose(hidden_of_second(first), hidden_of_second(other), atol=1e-5)
@@ -79,6 +81,18 @@ def test_every_document_is_packed_once_and_batches_keep_their_size(
         width = max(sum(lengths[index] for index in row) for row in rows)
         assert width == max(lengths[index] for row in rows for index in row)
         assert len(rows) * width <= batch_tokens or len(rows) == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 80), st.integers(0, 12)), min_size=1, max_size=60), st.integers(20, 400))
+def test_groups_stay_together(documents: list[tuple[int, int]], batch_tokens: int) -> None:
+    lengths, groups = zip(*documents, strict=True)
+    batches = pack_groups(lengths, groups, batch_tokens, np.random.default_rng(0))
+    assert sorted(index for rows in batches for row in rows for index in row) == list(range(len(lengths)))
+    held = [{groups[index] for row in rows for index in row} for rows in batches]
+    assert sum(map(len, held)) == len(set(groups))
+    for rows, inside in zip(batches, held, strict=True):
+        tokens = sum(lengths[index] for row in rows for index in row)
+        assert tokens <= batch_tokens or len(inside) == 1
 
 
 def test_rows_are_nearly_full() -> None:

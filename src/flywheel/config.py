@@ -172,9 +172,12 @@ class TrainConfig(Section):
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: Share = Field(default=0.05, description="Share of the updates with a rising learning rate.")
+    schedule: Literal["linear", "cosine", "wsd"] = Field(default="linear", description="How the learning rate falls.")
     batch_tokens: int = Field(
-        default=1024, ge=64, description="Tokens of an update, padding included; a longer window is an update alone."
+        default=1024, ge=64, description="Tokens at once, padding included; a longer window is alone."
     )
+    accumulate: Count = Field(default=1, description="So many times batch_tokens make an update.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, else fp32.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 

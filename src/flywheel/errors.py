@@ -25,6 +25,10 @@ class PolicyError(FlywheelError):
     """A policy that does not load or that nobody registered."""
 
 
+class TrainingError(FlywheelError):
+    """Training cannot go on: the loss is not finite, or nothing is left to learn from."""
+
+
 class LeakError(FlywheelError):
     """Held-out tasks would reach training."""
 

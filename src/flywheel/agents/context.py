@@ -33,6 +33,8 @@ class FlatContext:
     limits: Limits
     memory: Memory = field(default_factory=Memory)
     window: Window | None = None
+    steps: int = 0
+    """Actions so far."""
     archive: list[Window] | None = None
     """Full windows, kept only where training rows are made of them."""
     _last: tuple[Observation, str] | None = None
@@ -45,8 +47,9 @@ class FlatContext:
 
     def act(self, observation: Observation, action: str, *, target: bool = False) -> None:
         assert self.window is not None
-        self.window.act(action, target=target)
+        self.window.act(action, target=target, decision=self.steps)
         self.window.decisions += 1
+        self.steps += 1
         self._last = (observation, action)
         self.memory = self._remember(action)
 
@@ -109,16 +112,16 @@ class HierarchicalContext(FlatContext):
     def adopt(self, subgoal: str, *, target: bool = False) -> None:
         """The planner has spoken: it is the planner's target and the executor's order."""
         assert self.plan_window is not None and self.window is not None
-        self.plan_window.subgoal(subgoal, target=target)
+        self.plan_window.subgoal(subgoal, target=target, decision=self.steps)
         self.plan_window.decisions += 1
-        self.window.subgoal(subgoal, target=False)
+        self.window.subgoal(subgoal)
         self.subgoal, self.steps_in_segment = subgoal, 0
 
     def finish(self, outcome: Outcome, *, target: bool = False) -> None:
         """The subgoal ends: the executor says so itself, or its steps ran out."""
         assert self.plan_window is not None and self.window is not None
         if outcome is Outcome.DONE:
-            self.window.act(DONE, target=target)
+            self.window.act(DONE, target=target, decision=self.steps)
         self.plan_window.outcome(outcome)
         self.memory = self.memory.did(self.subgoal if outcome is Outcome.DONE else f"{self.subgoal} {outcome}")
         self.subgoal = ""

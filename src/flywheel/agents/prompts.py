@@ -44,8 +44,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
+    """Some text of a context. `decision`: the step of which these are the agent's own words, or -1."""
+
     text: str
     target: bool = False
+    decision: int = -1
 
 
 def header(instruction: str, memory: Memory) -> list[Piece]:
@@ -84,14 +87,14 @@ class Window:
         """What the environment answered, less what was in view before."""
         self._show(EVENT, observation.event, observation)
 
-    def subgoal(self, text: str, *, target: bool) -> None:
+    def subgoal(self, text: str, *, target: bool = False, decision: int = -1) -> None:
         """Announce a subgoal: the planner's own words, or the executor's orders."""
         self.pieces.append(Piece(SUBGOAL))
-        self.pieces.append(Piece(text + END, target))
+        self.pieces.append(Piece(text + END, target, decision))
 
-    def act(self, text: str, *, target: bool) -> None:
+    def act(self, text: str, *, target: bool, decision: int) -> None:
         self.pieces.append(Piece(ACT))
-        self.pieces.append(Piece(text + END, target))
+        self.pieces.append(Piece(text + END, target, decision))
 
     def outcome(self, outcome: Outcome) -> None:
         self.pieces.append(Piece(f"{OUTCOME}{outcome}"))
