@@ -188,6 +188,21 @@ VIEWS: dict[str, View] = {
             "source": "what computed it, with its version",
         },
     ),
+    "teachings": View(
+        "what a teacher would have said at each target of a training row",
+        "select * from raw_teachings",
+        {
+            "trajectory_id": "the episode",
+            "policy_id": "the teacher",
+            "role": "planner, executor or flat",
+            "draw": "digest of how rows are drawn and renamed",
+            "epoch": "0, 1, …",
+            "row": "place of the row in its epoch",
+            "k": "tokens that are told of each target",
+            "top_ids": "k tokens a target, one target after another",
+            "top_logprobs": "their log-probabilities",
+        },
+    ),
     "embeddings": View(
         "a vector for an episode or a step; compare with list_cosine_similarity",
         "select * from raw_embeddings",

@@ -28,6 +28,7 @@ A {card.kind} student's {role}, distilled by Flywheel from {card.trajectories} t
 | lineage | |
 |---|---|
 | snapshot of the lake | {card.snapshot} |
+| selected by | {f"`{card.condition}`" if card.condition else "the iteration's route"} |
 | digest of the corpus | `{card.training_digest}` |
 | digest of the config | `{card.config_digest}` |
 | iteration | {card.iteration} |

@@ -66,6 +66,17 @@ def tasks_of(config: Config, lake: Lake, world: World, iteration: int, champion_
 
     Only episodes of earlier iterations decide, so that a resumed iteration divides its tasks as before.
     """
+    return _overlapping(_divided(config, lake, world, iteration, champion_id), config.collect.overlap)
+
+
+def _overlapping(tasks: dict[str, list[Task]], share: float) -> dict[str, list[Task]]:
+    """The noisy expert plays some of the expert's tasks instead of its own: a success and a failure of one task."""
+    expert, noisy = tasks.get(EXPERT, []), tasks.get(NOISY_EXPERT, [])
+    common = min(round(share * len(noisy)), len(expert))
+    return {**tasks, NOISY_EXPERT: [*expert[:common], *noisy[common:]]} if common else tasks
+
+
+def _divided(config: Config, lake: Lake, world: World, iteration: int, champion_id: str) -> dict[str, list[Task]]:
     shares = plan(config, iteration, champion_id)
     if not (config.collect.curriculum and shares[-1].policy == champion_id):
         return {share.policy: list(world.tasks(Split.TRAIN, share.start, share.count)) for share in shares}

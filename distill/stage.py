@@ -1,26 +1,25 @@
-"""The distill stage: verified trajectories in the lake → a student's directory, named by what went into it."""
+"""The distill stage: verified trajectories in the lake → a student's directory, named by what went into it.
+
+A student is cloned from a corpus; `train.refine` lets it go on under another objective, as a student of its own whose
+parent is the cloned one.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.prompts import PAD, Role, Window
+from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.arrow import segments_from_arrow
-from flywheel.config import Config
+from flywheel.config import Config, Epochs
 from flywheel.datasets.lake import Lake
-from flywheel.datasets.leaks import refuse_leaks
 from flywheel.distill.cards import part_card
-from flywheel.distill.drawing import draw_weights
-from flywheel.distill.examples import Example, example, windows_of
-from flywheel.distill.policies import NOISY_EXPERT
+from flywheel.distill.corpus import Corpus, load_corpus, refuse_revoked
+from flywheel.distill.phases import Lesson, cloned, lessons
 from flywheel.distill.registry import newest, policy_directory, register
-from flywheel.distill.renaming import exchangeable_names, renamed, shuffled
+from flywheel.distill.rows import rows_of, spoken_names
 from flywheel.distill.students import (
     POLICY_FILE,
     ROLES,
@@ -35,77 +34,80 @@ from flywheel.distill.students import (
     read_card,
     save_part,
 )
-from flywheel.distill.tokenizer import named_things, train_tokenizer
+from flywheel.distill.tokenizer import train_tokenizer
 from flywheel.distill.train import pick_device, train
-from flywheel.errors import FlywheelError
 from flywheel.filters.balance import effective_share
-from flywheel.trajectory import RouteTo, Segment, Trajectory, digest
+from flywheel.trajectory import digest
 
 Progress = Callable[[str, int, int, float], None]
 """Hears (role, updates done, updates in all, loss)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """What a student learns from: trajectories with their segments, and where each may teach."""
-
-    trajectories: tuple[Trajectory, ...]
-    segments: dict[str, list[Segment]]
-    routes: dict[str, RouteTo]
-    weights: dict[str, float]
-    snapshot: int
-
-    @property
-    def digest(self) -> str:
-        weighed = [(one, route, round(self.weights[one], 6)) for one, route in sorted(self.routes.items())]
-        return digest("corpus", weighed, size=8)
-
-
-def load_corpus(config: Config, lake: Lake, iteration: int) -> Corpus:
-    """Training trajectories up to an iteration: verified ones, and teachers' that at least hold completed segments.
-
-    A student's failed episode teaches nobody: its way to a milestone is mostly its own wandering. Raises `LeakError`
-    where one of them is so like a held-out episode (`curate.leak`) that it gives its task away.
-    """
-    snapshot = lake.snapshot()
-    rows = lake.sql(
-        f"""select trajectory_id, route from trajectories
-            where split = 'train' and purpose = 'collect' and iteration <= {iteration} and revoked is null
-              and (route = '{RouteTo.SUPERVISED}' or route = '{RouteTo.EXECUTOR}' and policy = '{NOISY_EXPERT}')
-            order by trajectory_id"""
-    ).to_pylist()
-    routes = {row["trajectory_id"]: RouteTo(row["route"]) for row in rows}
-    if RouteTo.SUPERVISED not in routes.values():
-        raise FlywheelError("no verified training trajectory in the lake; run `flywheel collect` and `flywheel curate`")
-    segments: dict[str, list[Segment]] = {one: [] for one in routes}
-    for part in segments_from_arrow(lake.sql("select * from segments order by trajectory_id, index")):
-        if part.trajectory_id in segments:
-            segments[part.trajectory_id].append(part)
-    refuse_leaks(lake, list(routes), config.curate.leak)
-    weighed = draw_weights(lake, list(routes), config.balance, iteration)
-    return Corpus(tuple(lake.trajectories(list(routes))), segments, routes, weighed, snapshot)
+AD_HOC = 0
+"""The iteration of students that no turn asked for."""
+UNSEEN = {"checkpoint_seconds", "device", "refine"}
+"""Settings of training that another student does not come of."""
 
 
 def distill(
-    config: Config, lake: Lake, kind: str, iteration: int, progress: Progress = lambda role, update, total, loss: None
+    config: Config,
+    lake: Lake,
+    kind: str,
+    iteration: int,
+    progress: Progress = lambda role, update, total, loss: None,
+    *,
+    condition: str = "",
 ) -> PolicyCard:
-    """Distill a student of a kind (`hierarchical` or `flat`) from all that was verified up to an iteration.
+    """Distill a student of a kind (`hierarchical` or `flat`) from all that was verified up to an iteration, or from
+    exactly what a condition over `trajectories` selects.
 
     The policy id is a digest of corpus, settings and parent: distilling the same again finds it done. Later
-    iterations start from the student of the iteration before.
+    iterations start from the student of the iteration before, ad-hoc students from scratch.
     """
-    corpus = load_corpus(config, lake, iteration)
-    parent = newest(lake, kind, iteration - 1)
+    corpus = load_corpus(config, lake, iteration, condition)
+    number = AD_HOC if condition else iteration
+    parent = newest(lake, kind, number - 1) if number > 1 else ""
+    later = config.train.later_epochs if parent else config.train.epochs
+    student = _student(config, lake, corpus, kind, number, parent, [], later, cloned, progress)
+    if not config.train.refine:
+        return student
+    refine = config.train.refine
+    teacher = ""
+    if refine.objective == "imitation":
+        wide = config.model_copy(update={"student": refine.teacher})
+        epochs = config.train.epochs
+        teacher = _student(wide, lake, corpus, kind, AD_HOC, "", [], epochs, cloned, progress).policy_id
+    phase = config.model_copy(
+        update={"train": config.train.model_copy(update={"learning_rate": refine.learning_rate, "warmup": 0.1})}
+    )
+    lesson = lessons(phase, refine, lake, corpus, ROLES[kind], student, teacher, iteration)
+    extra = [refine.model_dump(mode="json"), teacher]
+    return _student(phase, lake, corpus, kind, number, student.policy_id, extra, refine.epochs, lesson, progress)
+
+
+def _student(
+    config: Config,
+    lake: Lake,
+    corpus: Corpus,
+    kind: str,
+    iteration: int,
+    parent: str,
+    extra: Sequence[object],
+    epochs: Epochs,
+    lesson: Callable[[Role], Lesson],
+    progress: Progress,
+) -> PolicyCard:
+    """Train every role of a student, unless that was done."""
     limits, decoding = limits_of(config.student), decoding_of(config.student, config.seed)
-    settings = [config.student.model_dump(), config.train.model_dump(exclude={"checkpoint_seconds"}), config.seed]
-    policy_id = f"{kind}-{digest(kind, iteration, corpus.digest, settings, parent)}"
+    settings = [config.student.model_dump(), config.train.model_dump(exclude=UNSEEN), config.seed, *extra]
+    policy_id = f"{kind}-{digest(kind, iteration, corpus.digest, corpus.condition, settings, parent)}"
     directory = policy_directory(lake, policy_id)
     if not (directory / POLICY_FILE).is_file():
-        parent_directory = policy_directory(lake, parent) if parent else None
+        start = policy_directory(lake, parent) if parent else None
         metrics = {"effective_share": effective_share(np.array(list(corpus.weights.values())))}
         parameters = 0
         for role in ROLES[kind]:
-            said, size = _distill_role(config, corpus, role, iteration, directory, parent_directory, progress)
+            said, size = _role(
+                config, corpus, role, iteration, epochs.model_dump()[role], lesson(role), directory, start, progress
+            )
             metrics |= {f"{role}_{name}": value for name, value in said.items()}
             parameters += size
         card = PolicyCard(
@@ -116,6 +118,7 @@ def distill(
             decoding=decoding,
             iteration=iteration,
             snapshot=corpus.snapshot,
+            condition=corpus.condition,
             trajectories=len(corpus.trajectories),
             training_digest=corpus.digest,
             config_digest=config.identity(),
@@ -123,6 +126,7 @@ def distill(
             parameters=parameters,
             metrics=metrics,
         )
+        refuse_revoked(lake, corpus)
         verifiers = [one.name for one in config.curate.verifiers if one.gate]
         for role in ROLES[kind]:
             (directory / role / "README.md").write_text(part_card(card, role, verifiers))
@@ -132,69 +136,38 @@ def distill(
     return card
 
 
-def _distill_role(
+def _role(
     config: Config,
     corpus: Corpus,
     role: Role,
     iteration: int,
+    epochs: int,
+    lesson: Lesson,
     directory: Path,
-    parent_directory: Path | None,
+    start: Path | None,
     progress: Progress,
 ) -> tuple[dict[str, float], int]:
     """Train and save one role's model; (training metrics, parameters)."""
-    windows = _windows(config, corpus, role)
-    if parent_directory:
-        model, tokenizer = load_part(parent_directory / role)
+    rows = rows_of(config, corpus, role, iteration)
+    if start:
+        model, tokenizer = load_part(start / role)
     else:
-        texts = (piece.text for own in windows.values() for window in own for piece in window.pieces)
-        tokenizer = train_tokenizer(texts, _names(corpus), config.student.vocabulary)
+        tokenizer = train_tokenizer(rows.texts(), spoken_names(corpus), config.student.vocabulary)
         model = new_model(config.student, tokenizer, config.seed)
     model = on_device(model, pick_device(config.train.device))
-    passes = config.train.later_epochs if parent_directory else config.train.epochs
-    epochs = {Role.PLANNER: passes.planner, Role.EXECUTOR: passes.executor, Role.FLAT: passes.flat}[role]
+    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
     metrics = train(
         model,
-        [_epoch(config, corpus, windows, PieceTokenizer(tokenizer), iteration, epoch) for epoch in range(epochs)],
+        [lesson.rows(rows, tokens, number) for number in range(epochs)],
         config.train,
         seed=config.seed + iteration,
-        pad=token_id(tokenizer, PAD),
+        pad=pad,
         checkpoint=directory / f"{role}.checkpoint",
+        objective=lesson.objective,
         progress=lambda update, total, loss: progress(role, update, total, loss),
     )
     save_part(on_device(model, "cpu"), tokenizer, directory / role)
+    if lesson.head:
+        lesson.head.save(directory / role)
+        metrics["explained_variance"] = lesson.head.explained
     return metrics, model.num_parameters()
-
-
-def _windows(config: Config, corpus: Corpus, role: Role) -> dict[str, list[Window]]:
-    """Windows by trajectory. Flat and planner learn from verified episodes; the executor also from completed
-    segments of the others."""
-    limits = limits_of(config.student)
-    return {
-        one.trajectory_id: windows_of(one, corpus.segments[one.trajectory_id], limits, role)
-        for one in corpus.trajectories
-        if role is Role.EXECUTOR or corpus.routes[one.trajectory_id] is RouteTo.SUPERVISED
-    }
-
-
-def _epoch(
-    config: Config,
-    corpus: Corpus,
-    windows: dict[str, list[Window]],
-    tokens: PieceTokenizer,
-    iteration: int,
-    epoch: int,
-) -> list[Example]:
-    """The rows of one epoch. How often an episode comes follows its weight, and a share of them is renamed, as
-    (seed, iteration, epoch, episode) decide."""
-    names = exchangeable_names(corpus.trajectories)
-    rows: list[Example] = []
-    for one, own in windows.items():
-        chance = random.Random(f"{config.seed}/{iteration}/{epoch}/{one}")
-        for _ in range(int(corpus.weights[one] + chance.random())):
-            mapping = shuffled(names, chance) if chance.random() < config.train.renamed else {}
-            rows += [example(pieces, tokens) for pieces in renamed(own, mapping)]
-    return rows
-
-
-def _names(corpus: Corpus) -> list[str]:
-    return named_things({step.action for one in corpus.trajectories for step in one.steps if step.trainable})

@@ -49,6 +49,8 @@ class PolicyCard:
     decoding: Decoding
     iteration: int
     snapshot: int
+    condition: str
+    """The SQL that chose the trajectories, or empty where the iteration did."""
     trajectories: int
     training_digest: str
     config_digest: str

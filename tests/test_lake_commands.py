@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from flywheel.cli import app
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
-from flywheel.distill.stage import distill, load_corpus
+from flywheel.distill.corpus import load_corpus
+from flywheel.distill.stage import distill
 from flywheel.errors import FlywheelError
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory

@@ -18,7 +18,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import leaks, refuse_leaks
 from flywheel.datasets.pins import create
 from flywheel.datasets.splits import assign, units_of
-from flywheel.distill.stage import load_corpus
+from flywheel.distill.corpus import load_corpus
 from flywheel.environments.protocol import World
 from flywheel.errors import LeakError
 from flywheel.filters.curate import curate

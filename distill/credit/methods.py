@@ -90,6 +90,7 @@ class Method(Section):
 
     shaping: bool = Field(default=False, description="Add the gain in progress to the rewards (Ng et al. 1999).")
     gamma: Share = Field(default=1.0, description="Discount.")
+    lived: bool = Field(default=False, description="Subgoals as the planner spoke them; else as segments name them.")
 
     @abstractmethod
     def __call__(self, episodes: Episodes) -> list[Level]: ...
@@ -197,7 +198,7 @@ def make_method(name: str, arguments: Mapping[str, Any]) -> Method:
         raise ConfigError(f"credit method '{name}': {explain(error, METHODS[name])}") from None
 
 
-def credit(name: str, method: Method, episodes: Episodes) -> pa.Table:
+def credit(name: str, method: Method, episodes: Episodes, source: str = SOURCE) -> pa.Table:
     """A row a decision and level, by the schema of `credits`."""
     index_T, ids = episodes.steps["index"], episodes.steps["trajectory_id"]
     tables = [
@@ -210,7 +211,7 @@ def credit(name: str, method: Method, episodes: Episodes) -> pa.Table:
                 "arguments": pa.repeat(pa.scalar(arguments_of(method)), len(level.place_M)),
                 "advantage": level.advantage_M,
                 "return": level.return_M,
-                "source": pa.repeat(pa.scalar(SOURCE), len(level.place_M)),
+                "source": pa.repeat(pa.scalar(source), len(level.place_M)),
             },
             schema=ARROW_SCHEMAS["credits"],
         )

@@ -12,12 +12,13 @@ import pyarrow as pa
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.reading import check_condition
 from flywheel.distill.credit.diagnostics import Diagnostics, diagnose, together
-from flywheel.distill.credit.methods import COLUMNS, Episodes, Method, arguments_of, credit
+from flywheel.distill.credit.methods import COLUMNS, SOURCE, Episodes, Method, arguments_of, credit
 from flywheel.errors import LakeError
 from flywheel.filters.batch import Floats
 
 CHUNK_STEPS = 500_000
 """Steps that are read together. Groups are whole, so a task with more of them makes a larger chunk."""
+KINDS = ("trajectories", "steps", "segments", "routes")
 KEY = ("method", "arguments", "source")
 Values = Mapping[str, Mapping[str, Floats]]
 """Level → trajectory → values of its states, the final one last (length + 1)."""
@@ -38,22 +39,25 @@ def assign_credit(
     method: Method,
     condition: str,
     *,
+    ids: Sequence[str] | None = None,
     values: Values | None = None,
+    source: str = SOURCE,
     dry_run: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Credited:
     """Append credits of what a condition over `trajectories` selects; what has them already keeps them.
 
-    Broken episodes have no credit. Raises `LakeError` if the condition selects nothing.
+    `ids` narrows the selection; `values` are those of critics, which `source` then names. Broken episodes have no
+    credit. Raises `LakeError` if the condition selects nothing.
     """
     check_condition(condition)
-    connection = lake.connect(kinds=("trajectories", "steps", "segments", "routes"))
+    connection = lake.connect(kinds=KINDS)
     found, new, trajectories = [], 0, 0
     try:
-        for chunk in _chunks(connection, condition):
-            steps = _steps(connection, chunk)
-            episodes = Episodes(steps, _values(values or {}, steps))
-            table = credit(name, method, episodes)
+        for chunk in _chunks(connection, condition, ids):
+            steps = _steps(connection, chunk, lived=method.lived)
+            episodes = Episodes(steps, flattened(values or {}, steps))
+            table = credit(name, method, episodes, source)
             found.append(diagnose(episodes, table))
             trajectories += len(chunk)
             if not dry_run:
@@ -66,11 +70,25 @@ def assign_credit(
     return Credited(trajectories, new, together(found))
 
 
-def _chunks(connection: duckdb.DuckDBPyConnection, condition: str) -> Iterator[list[str]]:
+def steps_of(lake: Lake, ids: Sequence[str], *, lived: bool = False) -> pa.Table:
+    """The columns of `COLUMNS`, ordered by trajectory and index. Subgoals begin where segments do, or, with `lived`,
+    where the planner spoke."""
+    connection = lake.connect(kinds=KINDS)
+    try:
+        return _steps(connection, ids, lived=lived)
+    finally:
+        connection.close()
+
+
+def _chunks(connection: duckdb.DuckDBPyConnection, condition: str, ids: Sequence[str] | None) -> Iterator[list[str]]:
     """Ids of whole tasks, about `CHUNK_STEPS` steps at a time."""
+    narrowed = ""
+    if ids is not None:
+        connection.register("chosen", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
+        narrowed = "semi join chosen using (trajectory_id)"
     rows = connection.sql(
-        f"""select task_id, list(trajectory_id order by trajectory_id) as ids, sum(length) as steps from trajectories
-            where ({condition}
+        f"""select task_id, list(trajectory_id order by trajectory_id) as ids, sum(length) as steps
+            from trajectories {narrowed} where ({condition}
 ) and length > 0 and stop_reason <> 'infrastructure' group by task_id order by task_id"""
     ).fetchall()
     chunk: list[str] = []
@@ -85,16 +103,13 @@ def _chunks(connection: duckdb.DuckDBPyConnection, condition: str) -> Iterator[l
         yield chunk
 
 
-def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> pa.Table:
-    """The columns that credit needs, in order. Subgoals begin where the planner spoke, or else where segments do."""
+def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], *, lived: bool) -> pa.Table:
     connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
     found = connection.sql(
-        """with planned as (select trajectory_id, bool_or(switched) as told from steps semi join wanted
-                            using (trajectory_id) group by all),
-             cuts as (select distinct trajectory_id, start as "index", true as cut from segments)
+        f"""with cuts as (select distinct trajectory_id, start as "index", true as cut from segments)
            select trajectory_id, "index", task_id, state_key, reward, progress, terminated,
-                  "index" = 0 or (case when told then switched else coalesce(cut, false) end) as begins
-           from steps join wanted using (trajectory_id) join planned using (trajectory_id)
+                  "index" = 0 or {"switched" if lived else "coalesce(cut, false)"} as begins
+           from steps join wanted using (trajectory_id)
            join (select trajectory_id, task_id from trajectories) using (trajectory_id)
            left join cuts using (trajectory_id, "index") order by trajectory_id, "index" """
     ).to_arrow_table()
@@ -102,7 +117,7 @@ def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> pa.Tabl
     return found.select(list(COLUMNS))
 
 
-def _values(values: Values, steps: pa.Table) -> dict[str, tuple[Floats, Floats]]:
+def flattened(values: Values, steps: pa.Table) -> dict[str, tuple[Floats, Floats]]:
     """Values by level as (T,) and (N,), in the order of the steps."""
     ids = Episodes(steps)
     order = [steps["trajectory_id"][int(place)].as_py() for place in ids.runs.first_N] if values else []

@@ -153,6 +153,19 @@ _FINGERPRINT = pa.schema(
         ("source", pa.string()),
     ]
 )
+_TEACHING = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("policy_id", pa.string()),
+        ("role", pa.string()),
+        ("draw", pa.string()),
+        ("epoch", pa.int32()),
+        ("row", pa.int32()),
+        ("k", pa.int32()),
+        ("top_ids", pa.list_(pa.int32())),
+        ("top_logprobs", pa.list_(pa.float32())),
+    ]
+)
 ARROW_SCHEMAS = {
     "trajectories": _TRAJECTORY,
     "steps": _STEP,
@@ -161,6 +174,7 @@ ARROW_SCHEMAS = {
     "routes": _ROUTE,
     "segments": _SEGMENT,
     "credits": _CREDIT,
+    "teachings": _TEACHING,
     "embeddings": _EMBEDDING,
     "fingerprints": _FINGERPRINT,
 }

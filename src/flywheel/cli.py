@@ -32,7 +32,7 @@ from flywheel.console import (
     say,
     show_table,
 )
-from flywheel.errors import FlywheelError
+from flywheel.errors import ConfigError, FlywheelError
 
 if TYPE_CHECKING:
     from flywheel.config import Config
@@ -122,29 +122,43 @@ def curate(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_js
     show_table(["route", "reason", "trajectories", "example"], [list(row.values()) for row in found])
 
 
-@app.command(epilog="Example: flywheel distill configs/quickstart.toml --kind flat")
+@app.command(epilog="Example: flywheel distill configs/quickstart.toml --kind flat --where \"split = 'train'\"")
 def distill(
-    config: ConfigFile,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="A TOML file; without one, that of --student.")
+    ] = None,
     kind: Annotated[Kind, typer.Option(help="Which student.")] = Kind.HIERARCHICAL,
+    where: Annotated[
+        str, typer.Option(help="SQL over the view trajectories: learn from exactly these, from scratch.")
+    ] = "",
+    student: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="A config whose [student] and [train] replace CONFIG's.")
+    ] = None,
     sets: Sets = None,
     iteration: Number = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Distill a student from the verified trajectories; the same corpus and settings are distilled once."""
-    settings = load_config(config, sets)
+    whole = config or student
+    if not whole:
+        raise ConfigError("distill needs a config: flywheel distill CONFIG, or --student CONFIG")
+    settings = load_config(whole, sets)
+    if config and student:
+        other = load_config(student, [])
+        settings = settings.model_copy(update={"student": other.student, "train": other.train})
     lake = lake_of(settings)
+    from flywheel.distill.corpus import load_corpus
     from flywheel.distill.stage import distill as distill_student
-    from flywheel.distill.stage import load_corpus
     from flywheel.flows.progress import training_bar
 
     number = iteration or _current(lake)
     if dry_run:
-        corpus = load_corpus(settings, lake, number)
+        corpus = load_corpus(settings, lake, number, where)
         say({"trajectories": len(corpus.trajectories), "snapshot": corpus.snapshot}, as_json)
         return
     with training_bar(f"distill {number}") as progress:
-        card = distill_student(settings, lake, str(kind), number, progress)
+        card = distill_student(settings, lake, str(kind), number, progress, condition=where)
     say({"policy_id": card.policy_id, "parameters": card.parameters, **card.metrics}, as_json)
 
 

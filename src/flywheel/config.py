@@ -42,6 +42,9 @@ class CollectConfig(Section):
     episodes: Count = Field(default=1000, description="New training tasks of the first iteration.")
     later_episodes: Count = Field(default=600, description="New training tasks of every later iteration.")
     expert_share: Share = Field(default=0.5, description="Share of the teacher's episodes played without noise.")
+    overlap: Share = Field(
+        default=0.0, description="Share of its tasks that the noisy expert takes from the expert's: preference pairs."
+    )
     noise: Share = Field(default=0.1, description="Chance of an injected action at each step of the noisy expert.")
     champion_share: Share = Field(
         default=0.25, description="Share of a later iteration's tasks that the champion plays."
@@ -156,6 +159,32 @@ class Epochs(Section):
     flat: Count
 
 
+class CreditConfig(Section):
+    """How decisions are credited: GAE for a flat student, HAE for both levels of a hierarchical one."""
+
+    gamma: Share = Field(default=0.97, description="Discount; below 1, a detour costs.")
+    alpha: float = Field(default=1.0, gt=0, description="How far credit travels under the length-adaptive λ.")
+    shaping: bool = Field(default=False, description="Add the gain in progress to the rewards.")
+
+
+class RefineConfig(Section):
+    """A second phase: the cloned student goes on under another objective (see docs/distillation.md)."""
+
+    objective: Literal["cloning", "regression", "imitation", "preference"] = Field(
+        description="regression: by advantage; imitation: of a larger teacher; preference: successes over failures."
+    )
+    epochs: Epochs = Field(default=Epochs(planner=2, executor=1, flat=1), description="Passes of this phase.")
+    learning_rate: float = Field(default=5e-4, gt=0)
+    beta: float = Field(default=1.0, gt=0, description="Temperature of regression, or of preference.")
+    max_weight: float = Field(default=20.0, gt=0, description="The most that regression makes of a decision.")
+    credit: CreditConfig = CreditConfig()
+    teacher: StudentConfig = Field(
+        default=StudentConfig(hidden=256, layers=3), description="Imitation's teacher; distilled first, same data."
+    )
+    top_k: Count = Field(default=8, description="The teacher's log-probabilities that are kept of each token.")
+    reverse: bool = Field(default=False, description="KL(student ‖ teacher) instead of KL(teacher ‖ student).")
+
+
 class TrainConfig(Section):
     """Supervised distillation. Every iteration trains on all verified trajectories so far."""
 
@@ -178,6 +207,7 @@ class TrainConfig(Section):
     )
     accumulate: Count = Field(default=1, description="So many times batch_tokens make an update.")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, else fp32.")
+    refine: RefineConfig | None = Field(default=None, description="What follows cloning, if anything.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 

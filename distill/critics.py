@@ -1,0 +1,117 @@
+"""Critics: a linear value head on a frozen student, fitted to what really followed, before any policy is weighed by it.
+
+The fit is ridge regression in closed form (value pretraining on Monte-Carlo returns: VC-PPO, arXiv 2503.01491, section
+4.1), so it needs no learning rate and comes out the same every time. What it is worth is told on held-out tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedModel
+
+from flywheel.agents.prompts import DONE, Window
+from flywheel.agents.tokens import PieceTokenizer
+from flywheel.distill.credit.diagnostics import explained_variance
+from flywheel.distill.examples import Example, example
+from flywheel.distill.packing import collate, hidden_states, pack
+from flywheel.filters.batch import Bools, Floats, Ints
+
+FILE = "value.safetensors"
+RIDGE = 1e-2
+"""Penalty, as a share of the features' mean square."""
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a model thinks where M decisions fell: features_MD, and the trajectory and step of each."""
+
+    features_MD: Floats
+    trajectory_M: list[str]
+    step_M: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class ValueHead:
+    """value = features · weight_D + bias. `explained`: share of the variance of held-out tasks' returns."""
+
+    weight_D: Floats
+    bias: float
+    explained: float
+
+    def __call__(self, features_MD: Floats) -> Floats:
+        return features_MD @ self.weight_D + self.bias
+
+    def save(self, folder: Path) -> None:
+        """Beside the model's own files, which plain transformers goes on loading."""
+        told = {"weight": self.weight_D, "bias": np.array([self.bias]), "explained": np.array([self.explained])}
+        save_file(told, folder / FILE)
+
+
+def load_head(folder: Path) -> ValueHead:
+    told = load_file(folder / FILE)
+    return ValueHead(told["weight"], float(told["bias"][0]), float(told["explained"][0]))
+
+
+@torch.inference_mode()
+def states_of(
+    model: PreTrainedModel, windows: dict[str, list[Window]], tokens: PieceTokenizer, batch_tokens: int, pad: int
+) -> States:
+    """Features of the last token before each decision. "Done" is no state of its own: the next deed's is."""
+    rows: list[Example] = []
+    owners: list[str] = []
+    for one, own in windows.items():
+        rows += [_marked(window, tokens) for window in own]
+        owners += [one] * len(own)
+    model.train(False)
+    features: list[NDArray[np.float32]] = []
+    names: list[str] = []
+    steps: list[NDArray[np.int64]] = []
+    for documents in pack([len(one.ids_T) for one in rows], batch_tokens, np.random.default_rng(0)):
+        batch = collate(rows, documents, pad).to(model.device)
+        features.append(hidden_states(model, batch)[batch.predict_BT].float().cpu().numpy())
+        names += [owners[document] for document in batch.targets.document_N.tolist()]
+        steps.append(batch.targets.columns["step"].cpu().numpy())
+    return States(np.concatenate(features).astype(np.float64), names, np.concatenate(steps))
+
+
+def fit(features_MD: Floats, return_M: Floats, held_M: Bools) -> ValueHead:
+    """Ridge regression on what is not held out; a constant where nothing varies."""
+    learn_MD, told_M = features_MD[~held_M], return_M[~held_M]
+    middle_D, mean = learn_MD.mean(0), float(told_M.mean())
+    apart_MD = learn_MD - middle_D
+    square_DD = apart_MD.T @ apart_MD
+    penalty = RIDGE * np.trace(square_DD) / len(square_DD) + 1e-9
+    weight_D = np.linalg.solve(square_DD + penalty * np.eye(len(square_DD)), apart_MD.T @ (told_M - mean))
+    bias = mean - float(middle_D @ weight_D)
+    head = ValueHead(weight_D, bias, 0.0)
+    explained = explained_variance(return_M[held_M], head(features_MD[held_M])) if held_M.any() else 0.0
+    return ValueHead(weight_D, bias, explained)
+
+
+def by_trajectory(states: States, value_M: Floats, lengths: dict[str, int]) -> dict[str, Floats]:
+    """Values of each trajectory's states, 0 where no decision fell; the final state counts as the last one."""
+    found = {one: np.zeros(length + 1) for one, length in lengths.items()}
+    for one, step, value in zip(states.trajectory_M, states.step_M.tolist(), value_M.tolist(), strict=True):
+        found[one][step] = value
+    for values in found.values():
+        values[-1] = values[-2] if len(values) > 1 else 0.0
+    return found
+
+
+def _marked(window: Window, tokens: PieceTokenizer) -> Example:
+    """The window, with the first token of each decision as its only targets and their steps as a column."""
+    plain = example(window.pieces, tokens)
+    weight_T = np.zeros_like(plain.weight_T)
+    step_T = np.full(len(weight_T), -1, np.int64)
+    cursor = 0
+    for piece in window.pieces:
+        if piece.decision >= 0 and not piece.text.startswith(DONE):
+            weight_T[cursor], step_T[cursor] = 1.0, piece.decision
+        cursor += len(tokens.ids(piece.text))
+    return Example(plain.ids_T, weight_T, {"step": step_T})

@@ -1,0 +1,77 @@
+"""Preference pairs of whole episodes: a verified and an honestly failed one of the same task, from the lake's view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from flywheel.agents.prompts import PAD, Role
+from flywheel.agents.tokens import PieceTokenizer, token_id
+from flywheel.config import Config
+from flywheel.datasets.lake import Lake
+from flywheel.distill.corpus import Corpus
+from flywheel.distill.examples import Example, example, windows_of
+from flywheel.distill.objectives.preference import PAIR, REFERENCE, SIDE
+from flywheel.distill.packing import collate, pack, target_logits
+from flywheel.distill.rows import Rows
+from flywheel.distill.students import limits_of, load_part, on_device
+from flywheel.distill.train import pick_device
+from flywheel.errors import TrainingError
+
+
+def pair_rows(
+    config: Config, lake: Lake, corpus: Corpus, base: Path
+) -> Callable[[Rows, PieceTokenizer, int], list[Example]]:
+    """Epochs of pairs whose better episode is in the corpus. Raises `TrainingError` where there is none."""
+    found = lake.sql("select chosen, rejected from pairs order by chosen, rejected", at=corpus.snapshot).to_pylist()
+    pairs = [(row["chosen"], row["rejected"]) for row in found if row["chosen"] in corpus.routes]
+    if not pairs:
+        raise TrainingError("no task has both a verified and a failed training episode; raise collect.overlap")
+    model, tokenizer = load_part(base / Role.FLAT)
+    model = on_device(model, pick_device(config.train.device))
+    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
+    sides = lake.trajectories([one for pair in pairs for one in pair])
+    limits = limits_of(config.student)
+    documents, owners = list[Example](), list[int]()
+    for number, one in enumerate(sides):
+        for window in windows_of(one, [], limits, Role.FLAT):
+            documents.append(example(window.pieces, tokens))
+            owners.append(number)
+    reference = token_logprobs(model, documents, config.train.batch_tokens, pad)
+    words = np.bincount(owners, [float(one.weight_T.sum()) for one in documents], len(sides))
+    rows = [
+        Example(
+            one.ids_T,
+            (one.weight_T / (2 * words[owner])).astype(np.float32),
+            {
+                PAIR: np.full(len(one.ids_T), owner // 2, np.int64),
+                SIDE: np.full(len(one.ids_T), -1.0 if owner % 2 else 1.0, np.float32),
+                REFERENCE: told,
+            },
+            owner // 2,
+        )
+        for one, owner, told in zip(documents, owners, reference, strict=True)
+    ]
+    return lambda _, tokens, number: rows
+
+
+@torch.inference_mode()
+def token_logprobs(
+    model: PreTrainedModel, examples: Sequence[Example], batch_tokens: int, pad: int
+) -> list[np.ndarray]:
+    """(T,) of each example: log-probability of its targets under a model; 0 elsewhere."""
+    model.train(False)
+    found = [np.zeros(len(one.ids_T), np.float32) for one in examples]
+    for documents in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng(0)):
+        batch = collate(examples, documents, pad).to(model.device)
+        told = -cross_entropy(target_logits(model, batch), batch.targets.next_N, reduction="none").cpu().numpy()
+        owner_N = batch.targets.document_N.cpu().numpy()
+        for document in np.unique(owner_N):
+            places = np.flatnonzero(examples[document].weight_T[1:]) + 1
+            found[document][places] = told[owner_N == document]
+    return found

@@ -1,0 +1,114 @@
+"""What decisions are worth under a cloned student's own critics, as weights of its second phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flywheel.agents.prompts import DONE, PAD, Piece, Role
+from flywheel.agents.tokens import PieceTokenizer, token_id
+from flywheel.config import Config, RefineConfig
+from flywheel.datasets.lake import Lake
+from flywheel.distill.corpus import Corpus
+from flywheel.distill.credit.advantages import returns
+from flywheel.distill.credit.hierarchical import Critics, hae, normalised
+from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH, Episodes, Gae, Hae
+from flywheel.distill.credit.record import assign_credit, flattened, steps_of
+from flywheel.distill.critics import States, ValueHead, by_trajectory, fit, states_of
+from flywheel.distill.objectives.regression import regression_weights
+from flywheel.distill.rows import Weighs, rows_of
+from flywheel.distill.students import load_part
+from flywheel.filters.batch import Bools, Floats
+from flywheel.trajectory import digest
+
+LEVELS = {Role.FLAT: FLAT, Role.PLANNER: PLANNER, Role.EXECUTOR: EXECUTOR}
+HELD = 10
+"""One task in so many is held out when critics are fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What decisions are worth: level → (trajectory, step) → weight; and the critics behind it, by role."""
+
+    weights: Mapping[str, Mapping[tuple[str, int], float]]
+    heads: Mapping[Role, ValueHead]
+    source: str
+
+    def weigh(self, role: Role) -> Weighs:
+        own, ends = self.weights[LEVELS[role]], self.weights.get(SWITCH, {})
+
+        def weight(trajectory: str, piece: Piece) -> float:
+            known = ends if role is Role.EXECUTOR and piece.text.startswith(DONE) else own
+            return known.get((trajectory, piece.decision), 1.0)
+
+        return weight
+
+
+def credited(
+    config: Config,
+    settings: RefineConfig,
+    lake: Lake,
+    corpus: Corpus,
+    roles: Sequence[Role],
+    base: Path,
+    iteration: int,
+) -> Credit:
+    """Fit critics on the cloned student, append advantages under them to the lake, and turn them into weights."""
+    source = f"credit/1 {base.name}"
+    read = {role: _states(config, corpus, role, base / role, iteration) for role in roles}
+    lengths = {one.trajectory_id: one.length for one in corpus.trajectories}
+    steps = steps_of(lake, list(lengths))
+    ids, held = steps["trajectory_id"].to_pylist(), _held_out(corpus)
+    place = {(one, step): at for at, (one, step) in enumerate(zip(ids, steps["index"].to_pylist(), strict=True))}
+    values, heads = dict[str, dict[str, Floats]](), dict[Role, ValueHead]()
+    given = settings.credit.model_dump()
+    for role in sorted(roles, key=lambda one: one is Role.EXECUTOR):  # the executor's returns end in planner's values
+        level = LEVELS[role]
+        told_T = _returns(Episodes(steps, flattened(values, steps)), settings, role)
+        at_M = np.array([place[key] for key in zip(read[role].trajectory_M, read[role].step_M.tolist(), strict=True)])
+        held_M: Bools = np.array([held[one] for one in read[role].trajectory_M], np.bool_)
+        heads[role] = fit(read[role].features_MD, told_T[at_M], held_M)
+        values[level] = by_trajectory(read[role], heads[role](read[role].features_MD), lengths)
+    if EXECUTOR in values:
+        values[SWITCH] = values[EXECUTOR]
+    name, method = ("gae", Gae(**given)) if FLAT in values else ("hae", Hae(**given, critics=True))
+    assign_credit(lake, name, method, "true", ids=list(lengths), values=values, source=source)
+    rows = lake.sql(
+        f"""select trajectory_id, "index", level, advantage from credits where source = '{source}'
+            and method = '{name}' order by level, trajectory_id, "index" """
+    )
+    weights: dict[str, dict[tuple[str, int], float]] = {}
+    for level in dict.fromkeys(rows["level"].to_pylist()):
+        own = rows.filter(np.asarray(rows["level"].to_numpy() == level))
+        told = regression_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
+        keys = zip(own["trajectory_id"].to_pylist(), own["index"].to_pylist(), strict=True)
+        weights[level] = dict(zip(keys, told.tolist(), strict=True))
+    return Credit(weights, heads, source)
+
+
+def _states(config: Config, corpus: Corpus, role: Role, folder: Path, iteration: int) -> States:
+    model, tokenizer = load_part(folder)
+    rows = rows_of(config, corpus, role, iteration)
+    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
+    return states_of(model, rows.windows, tokens, config.train.batch_tokens, pad)
+
+
+def _held_out(corpus: Corpus) -> dict[str, bool]:
+    """Trajectory → is its task left out when critics are fitted?"""
+    return {one.trajectory_id: int(digest("critic", one.task_id), 16) % HELD == 0 for one in corpus.trajectories}
+
+
+def _returns(episodes: Episodes, settings: RefineConfig, role: Role) -> Floats:
+    """(T,): what a role's critic should say at each step."""
+    method = Hae(**settings.credit.model_dump())
+    reward_T, runs, none_N = method.rewards(episodes), episodes.runs, np.zeros(len(episodes.runs))
+    if role is not Role.EXECUTOR:
+        return returns(reward_T, runs, method.gamma, none_N)
+    high_T, final_N = episodes.value(PLANNER)
+    parts = episodes.parts
+    critics = Critics(np.zeros(runs.steps), high_T[parts.first_N], np.zeros(runs.steps), final_N)
+    lam_N = np.ones(len(runs))
+    return hae(reward_T, runs, parts, critics, method.gamma, lam_N, lam_N).executor_return_T

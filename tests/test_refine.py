@@ -1,0 +1,168 @@
+"""Second phases on real episodes: each objective refines a cloned student; selections are exact; bad input is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from flywheel.agents.scripted import Expert
+from flywheel.cli import app
+from flywheel.config import Config, load
+from flywheel.datasets.lake import Lake
+from flywheel.datasets.lineage import revoke
+from flywheel.distill.collection import tasks_of
+from flywheel.distill.corpus import load_corpus, refuse_revoked
+from flywheel.distill.critics import fit, load_head
+from flywheel.distill.registry import RANDOM, policy_directory
+from flywheel.distill.stage import distill
+from flywheel.environments.protocol import World
+from flywheel.errors import ConfigError, FlywheelError, LeakError, TrainingError
+from flywheel.filters.curate import curate
+from flywheel.trajectory import Split, Trajectory
+from tests.conftest import Play
+
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
+SMALL = "train.refine.teacher={ hidden = 48, layers = 1, heads = 2, vocabulary = 600 }"
+
+
+def config(lake: Lake, objective: str, *sets: str) -> Config:
+    chosen = f"train.refine.objective={objective}"
+    return load(SMOKE, [f"data_dir={lake.root}", *([chosen, SMALL] if objective else []), *sets])
+
+
+@pytest.fixture
+def filled(smoke: Config, lake: Lake, world: World, golden: list[Trajectory], play: Play) -> Lake:
+    """Experts, and a noisy one at the same tasks; test episodes, too."""
+    lake.append([*golden, *play(Expert(world, noise=0.35), 8), *play(Expert(world), 4, split=Split.TEST)], "episodes")
+    curate(smoke, lake)
+    return lake
+
+
+@pytest.mark.parametrize("kind", ["flat", "hierarchical"])
+@pytest.mark.parametrize("objective", ["cloning", "regression", "imitation"])
+def test_a_second_phase_goes_on_from_the_cloned_student(filled: Lake, kind: str, objective: str) -> None:
+    cloned = distill(config(filled, ""), filled, kind, 1)
+    card = distill(config(filled, objective), filled, kind, 1)
+    assert card.parent_policy_id == cloned.policy_id != card.policy_id
+    assert distill(config(filled, objective), filled, kind, 1) == card
+    for role in ("flat",) if kind == "flat" else ("planner", "executor"):
+        one, other = (
+            AutoModelForCausalLM.from_pretrained(policy_directory(filled, name) / role).state_dict()
+            for name in (cloned.policy_id, card.policy_id)
+        )
+        assert any(not bool((one[name] == other[name]).all()) for name in one)
+        if objective == "regression":
+            head = load_head(policy_directory(filled, card.policy_id) / role)
+            assert head.explained == card.metrics[f"{role}_explained_variance"]
+    lived = filled.sql("select distinct level, method, source from credits order by all").to_pylist()
+    if objective == "regression":
+        levels = ["flat"] if kind == "flat" else ["executor", "planner", "switch"]
+        assert [row["level"] for row in lived] == levels
+        assert {row["source"] for row in lived} == {f"credit/1 {cloned.policy_id}"}
+    else:
+        assert lived == []
+
+
+def test_a_teacher_is_asked_once_and_its_words_lie_in_the_lake(filled: Lake) -> None:
+    distill(config(filled, "imitation"), filled, "flat", 1)
+    told = filled.sql("select policy_id, count(*) as n, min(len(top_ids)) as least from teachings group by all")
+    (row,) = told.to_pylist()
+    assert row["policy_id"].startswith("flat-")
+    assert row["n"] > 0
+    before = filled.snapshot()
+    distill(config(filled, "imitation", "train.refine.learning_rate=1e-4"), filled, "flat", 1)
+    assert filled.sql("select count(*) as n from teachings").to_pylist() == [{"n": row["n"]}]
+    assert filled.snapshot() == before
+    other = "train.refine.teacher={ hidden = 48, layers = 1, heads = 2, vocabulary = 500 }"
+    with pytest.raises(ConfigError, match="need one tokenizer"):
+        distill(config(filled, "imitation", other), filled, "flat", 1)
+
+
+def test_preference_learns_from_pairs_of_one_task(filled: Lake) -> None:
+    assert filled.sql("select count(*) as n from pairs").to_pylist()[0]["n"] > 0
+    card = distill(
+        config(filled, "preference", "train.refine.epochs={planner=1, executor=1, flat=6}"), filled, "flat", 1
+    )
+    assert card.metrics["flat_first_loss"] == pytest.approx(np.log(2), abs=0.05)
+    assert card.metrics["flat_last_loss"] < card.metrics["flat_first_loss"]
+    with pytest.raises(ConfigError, match="refines flat students"):
+        distill(config(filled, "preference"), filled, "hierarchical", 1)
+
+
+def test_without_pairs_preference_says_how_to_get_some(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
+    lake.append(golden, "golden")
+    curate(smoke, lake)
+    with pytest.raises(TrainingError, match=r"raise collect\.overlap"):
+        distill(config(lake, "preference"), lake, "flat", 1)
+
+
+def test_overlap_gives_both_experts_the_same_tasks(smoke: Config, lake: Lake, world: World) -> None:
+    half = smoke.model_copy(update={"collect": smoke.collect.model_copy(update={"overlap": 0.5})})
+    tasks = tasks_of(half, lake, world, 1, RANDOM)
+    shared = {one.task_id for one in tasks["expert"]} & {one.task_id for one in tasks["noisy_expert"]}
+    assert len(shared) == round(0.5 * len(tasks["noisy_expert"]))
+    assert {name: len(own) for name, own in tasks.items()} == {"expert": 12, "noisy_expert": 12}
+
+
+def test_a_critic_is_ridge_regression_and_tells_what_it_is_worth() -> None:
+    chance = np.random.default_rng(0)
+    features = chance.normal(size=(2000, 8))
+    truth = features @ np.arange(8.0) + 3
+    held = np.arange(2000) % 10 == 0
+    assert fit(features, truth, held).explained > 0.999
+    assert fit(features, chance.normal(size=2000), held).explained < 0.05
+    constant = fit(features, np.full(2000, 2.0), held)
+    assert constant(features) == pytest.approx(np.full(2000, 2.0))
+
+
+def test_a_student_of_a_query_learns_from_exactly_that(filled: Lake) -> None:
+    condition = "split = 'train' and policy = 'expert' and length < 12"
+    wanted = set(filled.sql(f"select trajectory_id from trajectories where {condition}")["trajectory_id"].to_pylist())
+    call = ["distill", "--where", condition, "--kind", "flat", "--json"]
+    call += ["--student", str(SMOKE), "--set", f"data_dir={filled.root}"]
+    told = CliRunner().invoke(app, call)
+    assert told.exit_code == 0, told.output
+    policy = json.loads(told.stdout)["policy_id"]
+    rows = filled.sql(f"select trajectory_id from lineage where policy_id = '{policy}'")["trajectory_id"].to_pylist()
+    assert set(rows) == wanted
+    card = json.loads((policy_directory(filled, policy) / "policy.json").read_text())
+    assert (card["condition"], card["snapshot"]) == (condition, filled.snapshot())
+    assert condition in (policy_directory(filled, policy) / "flat" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("condition", "kind", "message"),
+    [
+        ("true", LeakError, "of held-out tasks, as .* add: and split = 'train'"),
+        ("length < 0", TrainingError, "nothing in the lake satisfies: length < 0"),
+        ("split = 'train' and not success", TrainingError, "nothing verified satisfies"),
+        ("no_such_column", FlywheelError, "no_such_column"),
+    ],
+)
+def test_selections_that_cannot_teach_are_told(
+    filled: Lake, condition: str, kind: type[Exception], message: str
+) -> None:
+    before = filled.snapshot()
+    with pytest.raises(kind, match=message):
+        distill(config(filled, ""), filled, "flat", 1, condition=condition)
+    assert filled.snapshot() == before
+    assert not (filled.root / "policies").exists()
+
+
+def test_what_was_taken_back_meanwhile_stops_the_student(filled: Lake) -> None:
+    settings = config(filled, "")
+    corpus = load_corpus(settings, filled, 1)
+    refuse_revoked(filled, corpus)
+    revoke(filled, [next(iter(corpus.routes))], "wrong")
+    with pytest.raises(TrainingError, match="taken back meanwhile"):
+        refuse_revoked(filled, corpus)
+
+
+def test_an_unknown_objective_is_told(lake: Lake) -> None:
+    with pytest.raises(ConfigError, match=r"train.refine.objective: .*'cloning', 'regression'"):
+        config(lake, "magic")
