@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from scipy.stats import binomtest
+import numpy as np
 from sqlalchemy import delete, insert, select
 
 from flywheel.agents.collect import play
@@ -16,13 +16,15 @@ from flywheel.agents.rollout import Job, Origin
 from flywheel.config import Config
 from flywheel.datasets.catalog import EVALUATION, GATE
 from flywheel.datasets.lake import Lake
-from flywheel.distill.gate import Decision, decide
+from flywheel.distill.gate import Decision, at_look, decide, look_sizes
 from flywheel.distill.policies import make_policy
 from flywheel.distill.registry import champion, crown
+from flywheel.distill.statistics import rate as rate_of
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, FlywheelError, PolicyError
 from flywheel.filters.curate import curate
+from flywheel.filters.curriculum import horizon
 from flywheel.trajectory import Split, StopReason, Task, digest
 
 
@@ -62,11 +64,13 @@ def evaluate(
     split: Split,
     iteration: int,
     progress: Callable[[int], None] = lambda done: None,
+    some: Sequence[Task] | None = None,
 ) -> Rate:
-    """Play and verify one policy on the held-out tasks of a split; what the lake holds is not played again."""
+    """Play and verify one policy on the held-out tasks of a split, or on `some` of them; what the lake holds is not
+    played again."""
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         policy = make_policy(config, lake, world, name)
-        tasks = held_out_tasks(config, world, split, iteration)
+        tasks = held_out_tasks(config, world, split, iteration) if some is None else tuple(some)
         origin = Origin(iteration, "evaluate", config.identity(), champion(lake))
         play(config, lake, world, policy, [Job(task) for task in tasks], origin, progress)
     curate(config, lake)
@@ -113,17 +117,18 @@ def gate(
         return known
     if opponent == challenger:
         raise PolicyError(f"{challenger} is the champion already; there is nothing to decide")
-    rates = [evaluate(config, lake, name, Split.DEV, iteration, progress) for name in (challenger, opponent)]
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         tasks = held_out_tasks(config, world, Split.DEV, iteration)
-    ours, theirs = (outcomes(lake, rate.policy_id, tasks) for rate in rates)
-    shared = sorted(ours.keys() & theirs.keys())
-    decision = decide(
-        [ours[task][0] for task in shared],
-        [theirs[task][0] for task in shared],
-        alpha=config.gate.alpha,
-        power=config.gate.power,
-    )
+        slices = {task.task_id: slices_of(world, task) for task in tasks}
+    sizes = look_sizes(len(tasks), config.gate.looks)
+    for look, size in enumerate(sizes, start=1):
+        rates = [
+            evaluate(config, lake, name, Split.DEV, iteration, progress, tasks[:size])
+            for name in (challenger, opponent)
+        ]
+        decision = at_look(_compare(config, lake, rates, tasks[:size], slices, len(sizes)), look, len(sizes))
+        if decision.promoted or decision.hopeless:
+            break
     if decision.promoted:
         crown(lake, challenger, decision.sentence, gate_id)
     with lake.catalog.write() as connection:
@@ -141,10 +146,40 @@ def gate(
     return decision
 
 
+def slices_of(world: World, task: Task) -> tuple[str, ...]:
+    """Names of the parts that a task belongs to: its horizon, environment and family."""
+    low = 2 ** horizon(world, task)
+    return (f"{low} to {2 * low - 1} steps", task.environment, f"{task.environment} {task.parameters}")
+
+
+def _compare(
+    config: Config,
+    lake: Lake,
+    rates: Sequence[Rate],
+    tasks: Sequence[Task],
+    slices: Mapping[str, Sequence[str]],
+    looks: int,
+) -> Decision:
+    """The paired test on those tasks that broke for neither."""
+    ours, theirs = (outcomes(lake, rate.policy_id, tasks) for rate in rates)
+    shared = [task for task in tasks if task.task_id in ours.keys() & theirs.keys()]
+    ids = [task.task_id for task in shared]
+    names = dict.fromkeys(name for one in ids for name in slices[one])
+    return decide(
+        [ours[one][0] for one in ids],
+        [theirs[one][0] for one in ids],
+        alpha=config.gate.alpha / looks,
+        power=config.gate.power,
+        gains=[ours[one][1] - theirs[one][1] for one in ids],
+        groups=[task.group for task in shared],
+        slices={name: np.array([name in slices[one] for one in ids]) for name in names},
+    )
+
+
 def _decided(lake: Lake, gate_id: str) -> Decision | None:
     with lake.catalog.read() as connection:
         result = connection.scalar(select(GATE.c.result).where(GATE.c.gate_id == gate_id))
-    return None if result is None else Decision(**json.loads(result))
+    return None if result is None else Decision.from_json(json.loads(result))
 
 
 def _rate(
@@ -156,7 +191,7 @@ def _rate(
             'flywheel sql "select distinct error from trajectories"'
         )
     verified = sum(outcome for outcome, _ in found.values())
-    interval = binomtest(verified, len(found)).proportion_ci(method="wilson")
+    interval = rate_of(verified, len(found))
     return Rate(
         policy=policy.name,
         policy_id=policy.policy_id,
@@ -164,9 +199,9 @@ def _rate(
         split=str(split),
         tasks=len(found),
         verified=verified,
-        rate=verified / len(found),
-        low=float(interval.low),
-        high=float(interval.high),
+        rate=interval.value,
+        low=interval.low,
+        high=interval.high,
         mean_score=sum(score for _, score in found.values()) / len(found),
         broken=len(tasks) - len(found),
     )

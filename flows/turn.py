@@ -6,6 +6,7 @@ results in the lake and does nothing, so a killed turn resumes by being run agai
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from prefect import flow, task
@@ -17,7 +18,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.datasets.retention import tend
 from flywheel.distill.collection import collect
 from flywheel.distill.evaluation import Rate, evaluate, gate
-from flywheel.distill.gate import Decision
+from flywheel.distill.gate import Decision, foresight
 from flywheel.distill.iterations import Iteration, begin, finish
 from flywheel.distill.policies import EXPERT, NOISY_EXPERT
 from flywheel.distill.stage import distill
@@ -86,9 +87,12 @@ def distill_stage(config: Config, lake: Lake, kind: str, number: int) -> PolicyC
 
 @task(name="gate", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)
 def gate_stage(config: Config, lake: Lake, challenger: PolicyCard, iteration: Iteration) -> Decision:
+    expected = foresight(config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks)
+    publish("gate-expects", iteration.number, [{"expects": expected}])
     with bar(f"gate {iteration.number}") as progress:
         decision = gate(config, lake, challenger.policy_id, iteration.champion_id, iteration.number, progress)
     publish("gate", iteration.number, [{"decision": decision.sentence}])
+    publish("gate-slices", iteration.number, [asdict(one) for one in decision.slices])
     return decision
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from dataclasses import asdict, replace
 from math import comb
+from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.datasets.lake import Lake
-from flywheel.distill.gate import decide, minimum_detectable_effect
+from flywheel.distill.gate import Decision, decide, foresight, look_sizes, minimum_detectable_effect
 from flywheel.distill.registry import RANDOM, champion, crown, history, rollback
+from flywheel.distill.statistics import clustered_mean, crossed_mean, rate
 from flywheel.errors import PolicyError
+
+ROOT = Path(__file__).parents[1]
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -22,6 +30,7 @@ def _mcnemar(wins: int, losses: int) -> float:
     return min(1.0, 2 * sum(comb(n, i) for i in range(k + 1)) / 2**n)
 
 
+@settings(max_examples=20)
 @given(outcomes)
 def test_the_p_value_is_exact(pairs: list[tuple[bool, bool]]) -> None:
     ours, theirs = zip(*pairs, strict=True)
@@ -29,13 +38,17 @@ def test_the_p_value_is_exact(pairs: list[tuple[bool, bool]]) -> None:
     assert decision.p_value == pytest.approx(_mcnemar(decision.wins, decision.losses))
     assert decision.both + decision.wins + decision.losses + decision.neither == decision.tasks == len(pairs)
     assert decision.promoted == (decision.wins > decision.losses and decision.p_value <= 0.05)
+    assert Decision.from_json(json.loads(json.dumps(asdict(decision)))) == decision
+    assert decision.score.low <= decision.score.value <= decision.score.high
 
 
+@settings(max_examples=20)
 @given(outcomes)
 def test_who_wins_does_not_depend_on_the_order_of_tasks(pairs: list[tuple[bool, bool]]) -> None:
     forward = decide(*zip(*pairs, strict=True), alpha=0.05, power=0.8)
     backward = decide(*zip(*reversed(pairs), strict=True), alpha=0.05, power=0.8)
-    assert forward == backward
+    assert replace(forward, score=backward.score) == backward
+    assert forward.score.value == pytest.approx(backward.score.value)
 
 
 def test_known_decisions() -> None:
@@ -50,6 +63,63 @@ def test_more_tasks_find_smaller_effects() -> None:
     assert effects == sorted(effects, reverse=True)
     assert 0 < effects[-1] < effects[0] <= 1
     assert minimum_detectable_effect(5, 0.2, 0.05, 0.8) == 1.0
+
+
+def test_a_slice_that_got_worse_forbids_promotion() -> None:
+    ours, theirs = [True] * 20 + [False] * 6, [False] * 20 + [True] * 6
+    late = np.arange(26) >= 20
+    assert decide(ours, theirs, alpha=0.05, power=0.8).promoted
+    decision = decide(ours, theirs, alpha=0.05, power=0.8, slices={"early": ~late, "late": late})
+    assert (decision.promoted, decision.worse) == (False, ("late",))
+    assert decision.sentence.endswith("worse on late")
+    assert [(part.name, part.wins, part.losses) for part in decision.slices] == [("early", 20, 0), ("late", 0, 6)]
+    assert decision.slices[1].p_value == pytest.approx(0.5**6)
+
+
+def test_looks_share_the_level_and_grow() -> None:
+    assert look_sizes(100, 1) == [100]
+    assert look_sizes(100, 3) == [33, 67, 100]
+    assert look_sizes(2, 5) == [1, 2]
+    assert "level 0.05 in 2 looks" in foresight(100, 0.05, 0.8, 2)
+    assert decide([False] * 9, [True] * 9, alpha=0.05, power=0.8).hopeless
+
+
+def test_scores_that_share_a_group_are_drawn_together() -> None:
+    """All differences of a group are equal: the interval is that of three draws, far wider than that of 300."""
+    gains = np.repeat([0.0, 0.5, 1.0], 100)
+    alone = clustered_mean(gains, range(300))
+    grouped = clustered_mean(gains, np.repeat([0, 1, 2], 100).tolist())
+    assert alone.value == grouped.value == pytest.approx(0.5)
+    assert grouped.high - grouped.low > 5 * (alone.high - alone.low)
+    assert (grouped.low, grouped.high) == (0.0, 1.0)
+
+
+def test_seeds_and_tasks_are_both_drawn() -> None:
+    constant = crossed_mean(np.full((3, 50), 0.25))
+    assert (constant.value, constant.low, constant.high) == pytest.approx((0.25, 0.25, 0.25))
+    by_seed = crossed_mean(np.repeat([[0.0], [1.0]], 200, axis=1))
+    assert (by_seed.low, by_seed.high) == pytest.approx((0.0, 1.0))
+    found = rate(5, 10)
+    assert (found.low, found.high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+
+
+def test_the_simulation_decides_as_the_gate_does() -> None:
+    spec = importlib.util.spec_from_file_location("simulation", ROOT / "benchmarks" / "gate.py")
+    assert spec is not None and spec.loader is not None
+    simulation = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(simulation)
+    ours, theirs = simulation.played(0.2, 40, 40)
+    for looks in (1, 2):
+        fast = simulation.gate(ours, theirs, looks)
+        for run in range(40):
+            promoted = False
+            for size in look_sizes(40, looks):
+                slices = {str(part): np.arange(size) % simulation.SLICES == part for part in range(simulation.SLICES)}
+                said = decide(ours[run, :size], theirs[run, :size], alpha=0.05 / looks, power=0.8, slices=slices)
+                promoted = promoted or said.promoted
+                if said.promoted or said.hopeless:
+                    break
+            assert promoted == fast[run]
 
 
 def test_unpaired_outcomes_are_refused() -> None:

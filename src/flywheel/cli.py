@@ -14,7 +14,7 @@ from flywheel.cli_formats import export, import_
 from flywheel.cli_lake import dataset as dataset_commands
 from flywheel.cli_lake import lake as lake_commands
 from flywheel.cli_lake import lineage
-from flywheel.cli_students import credit
+from flywheel.cli_students import credit, swaps
 from flywheel.cli_verifiers import reverify
 from flywheel.cli_verifiers import verifiers as verifier_commands
 from flywheel.console import (
@@ -201,6 +201,7 @@ def promote(
     settings = load_config(config, sets)
     lake = lake_of(settings)
     from flywheel.distill.evaluation import gate
+    from flywheel.distill.gate import foresight
     from flywheel.distill.registry import champion, registered
     from flywheel.flows.progress import bar
 
@@ -209,6 +210,10 @@ def promote(
     if dry_run:
         say({"challenger": challenger, "champion": opponent, "tasks": settings.evaluate.dev_tasks}, as_json)
         return
+    print(
+        foresight(settings.evaluate.dev_tasks, settings.gate.alpha, settings.gate.power, settings.gate.looks),
+        file=sys.stderr,
+    )
     with bar("gate") as progress:
         decision = gate(settings, lake, challenger, opponent, number, progress)
     say(asdict(decision) if as_json else decision.sentence, as_json)
@@ -309,6 +314,7 @@ def doctor(config: ConfigFile, sets: Sets = None, as_json: AsJson = False) -> No
 
 
 app.command(epilog="Example: flywheel credit gae --where \"split = 'train'\" --arg gamma=0.99")(credit)
+app.command(epilog="Example: flywheel swaps configs/quickstart.toml champion --json")(swaps)
 app.command("import", epilog="Example: flywheel import runs/ --format atif --data-dir data/imported")(import_)
 app.command(epilog="Example: flywheel export sft --format sft --where \"split = 'train' and verified = 1\"")(export)
 app.command(epilog="Example: flywheel lineage hierarchical-1a2b --json")(lineage)

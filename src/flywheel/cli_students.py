@@ -1,4 +1,4 @@
-"""Commands around students: credit for decisions."""
+"""Commands around students: credit for decisions, and which level fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from flywheel.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say, show_table
+from flywheel.console import (
+    DEFAULT_DATA,
+    AsJson,
+    ConfigFile,
+    DataDir,
+    DryRun,
+    Sets,
+    lake_of,
+    load_config,
+    open_lake,
+    say,
+    show_table,
+)
 from flywheel.errors import ConfigError
 
 Arguments = Annotated[
@@ -42,6 +54,36 @@ def credit(
         ["share of credit by tenth of the episode", *map(str, range(1, 11))],
         [[level, *shares] for level, shares in told.deciles.items()],
     )
+
+
+def swaps(
+    config: ConfigFile,
+    policy: Annotated[str, typer.Argument(help="A hierarchical student: champion, or a policy id.")] = "champion",
+    iteration: Annotated[int, typer.Option(min=1, help="Whose dev tasks.")] = 1,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which level fails: the student with an oracle for a planner, and with an oracle for an executor."""
+    settings = load_config(config, sets)
+    if dry_run:
+        say({"policy": policy, "tasks": settings.evaluate.dev_tasks}, as_json)
+        return
+    from flywheel.distill.swaps import swap
+    from flywheel.flows.progress import bar
+
+    with bar(f"swaps {policy}") as progress:
+        found = swap(settings, lake_of(settings), policy, iteration, progress)
+    if as_json:
+        say({**asdict(found), "weaker": found.weaker}, as_json)
+        return
+    rows = {
+        "the student": found.student,
+        "oracle planner, its executor": found.oracle_planner,
+        "its planner, oracle executor": found.oracle_executor,
+    }
+    show_table(["who acts", "P(success)", "low", "high"], [[name, *asdict(one).values()] for name, one in rows.items()])
+    say(f"{found.tasks} tasks that the expert solves; replacing this level helps most: {found.weaker}", as_json)
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -226,6 +226,7 @@ class GateConfig(Section):
     """When a challenger replaces the champion."""
 
     alpha: float = Field(default=0.05, gt=0, lt=1, description="Level of the exact McNemar test.")
+    looks: Count = Field(default=1, description="Interim looks at growing data; the level is shared among them.")
     power: float = Field(default=0.8, gt=0, lt=1, description="Power at which the minimum detectable effect is told.")
 
 

@@ -91,6 +91,12 @@ class _HierarchicalEpisode:
     context: HierarchicalContext
     guard: Guard
     spoken: int = 0
+    outcome: Outcome | None = None
+    """How the subgoal before ended."""
+
+    def end(self, outcome: Outcome) -> None:
+        self.context.finish(outcome)
+        self.outcome = outcome
 
 
 class FlatAgent:
@@ -151,6 +157,19 @@ class HierarchicalAgent:
         self._limits, self._decoding = limits, decoding
         self._episodes: dict[int, _HierarchicalEpisode] = {}
 
+    def lend(self, other: HierarchicalAgent) -> None:
+        """Make another agent of the same models."""
+        HierarchicalAgent.__init__(
+            other,
+            self.name,
+            self.policy_id,
+            self.version,
+            self._planner,
+            self._executor,
+            self._limits,
+            self._decoding,
+        )
+
     def begin(self, slot: int, task: Task, attempt: int) -> None:
         self._episodes[slot] = _HierarchicalEpisode(
             HierarchicalContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
@@ -158,10 +177,10 @@ class HierarchicalAgent:
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         for turn in turns:
-            context = self._episodes[turn.slot].context
-            context.observe(turn.observation)
-            if context.timed_out:
-                context.finish(Outcome.TIMEOUT)
+            episode = self._episodes[turn.slot]
+            episode.context.observe(turn.observation)
+            if episode.context.timed_out:
+                episode.end(Outcome.TIMEOUT)
         decided = self._execute(
             [turn for turn in turns if not self._episodes[turn.slot].context.must_plan], may_end=True
         )
@@ -171,15 +190,19 @@ class HierarchicalAgent:
         return [decided[turn.slot] for turn in turns]
 
     def _plan(self, turns: Sequence[Turn]) -> None:
-        episodes = [self._episodes[turn.slot] for turn in turns]
-        contexts = [
-            self._planner.context(episode.context.plan(turn.observation), SUBGOAL)
-            for episode, turn in zip(episodes, turns, strict=True)
-        ]
-        said = self._planner.say([turn.slot for turn in turns], contexts)
-        for episode, context, subgoal in zip(episodes, contexts, said, strict=True):
+        for turn in turns:
+            self._episodes[turn.slot].context.plan(turn.observation)
+        for turn, (subgoal, tokens) in zip(turns, self._name(turns), strict=True):
+            episode = self._episodes[turn.slot]
             episode.context.adopt(subgoal)
-            episode.spoken = len(context)
+            episode.spoken = tokens
+
+    def _name(self, turns: Sequence[Turn]) -> list[tuple[str, int]]:
+        """(next subgoal, tokens read for it) of each turn."""
+        windows = [self._episodes[turn.slot].context.plan_window for turn in turns]
+        contexts = [self._planner.context(window, SUBGOAL) for window in windows if window is not None]
+        said = self._planner.say([turn.slot for turn in turns], contexts)
+        return list(zip(said, map(len, contexts), strict=True))
 
     def _execute(self, turns: Sequence[Turn], *, may_end: bool) -> dict[int, Decision]:
         """Decisions by slot. Slots whose executor says that the subgoal is done are left out: they must plan."""
@@ -195,7 +218,7 @@ class HierarchicalAgent:
                 decided[turn.slot] = Decision(None)
                 continue
             if row[pick.index] == DONE:
-                episode.context.finish(Outcome.DONE)
+                episode.end(Outcome.DONE)
                 continue
             action = row[pick.index]
             episode.context.act(turn.observation, action)

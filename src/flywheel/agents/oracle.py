@@ -1,0 +1,86 @@
+"""Oracles for one level: a planner that knows the right subgoals, an executor that knows the right deeds.
+
+With one level replaced, what is left of a hierarchical student's failures is the other level's. What oracles know
+comes from finished expert episodes, never from the environment's privileged door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flywheel.agents.policy import Decision, Turn
+from flywheel.agents.prompts import Outcome
+from flywheel.agents.student import HierarchicalAgent
+from flywheel.trajectory import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """An expert's way through a task: subgoals in order, each with its deeds."""
+
+    subgoals: tuple[str, ...]
+    deeds: tuple[tuple[str, ...], ...]
+
+
+class OraclePlanner(HierarchicalAgent):
+    """The student's executor under the expert's subgoals; one that timed out is given again."""
+
+    def __init__(self, student: HierarchicalAgent, solutions: Mapping[str, Solution]) -> None:
+        student.lend(self)
+        self.policy_id = f"oracle-planner-{student.policy_id}"
+        self._solutions = solutions
+        self._left: dict[int, list[str]] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        super().begin(slot, task, attempt)
+        self._left[slot] = list(reversed(self._solutions[task.task_id].subgoals))
+
+    def _name(self, turns: Sequence[Turn]) -> list[tuple[str, int]]:
+        said = []
+        for turn in turns:
+            left = self._left[turn.slot]
+            if self._episodes[turn.slot].outcome is Outcome.DONE and len(left) > 1:
+                left.pop()
+            said.append((left[-1], 0))
+        return said
+
+
+class OracleExecutor(HierarchicalAgent):
+    """The expert's deeds under the student's subgoals. A subgoal that is not the expert's next one is tried as an
+    action, if the environment takes it for one; otherwise the episode ends: the planner asked for the wrong thing."""
+
+    def __init__(self, student: HierarchicalAgent, solutions: Mapping[str, Solution]) -> None:
+        student.lend(self)
+        self.policy_id = f"oracle-executor-{student.policy_id}"
+        self._solutions = solutions
+        self._parts: dict[int, list[tuple[str, tuple[str, ...]]]] = {}
+        self._deeds: dict[int, list[str]] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        super().begin(slot, task, attempt)
+        own = self._solutions[task.task_id]
+        self._parts[slot] = list(zip(own.subgoals, own.deeds, strict=True))[::-1]
+        self._deeds[slot] = []
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        for turn in turns:
+            context = self._episodes[turn.slot].context
+            context.observe(turn.observation)
+            if not context.must_plan and not self._deeds[turn.slot]:
+                context.finish(Outcome.DONE)
+        self._plan([turn for turn in turns if self._episodes[turn.slot].context.must_plan])
+        return [self._do(turn) for turn in turns]
+
+    def _do(self, turn: Turn) -> Decision:
+        context, deeds, parts = self._episodes[turn.slot].context, self._deeds[turn.slot], self._parts[turn.slot]
+        fresh = context.steps_in_segment == 0
+        if fresh and parts and parts[-1][0] == context.subgoal:
+            deeds.extend(reversed(parts.pop()[1]))
+        elif fresh and context.subgoal in (turn.observation.valid_actions or ()):
+            deeds.append(context.subgoal)
+        if not deeds:
+            return Decision(None)
+        action = deeds.pop()
+        context.act(turn.observation, action)
+        return Decision(action, subgoal=context.subgoal, switched=fresh)
