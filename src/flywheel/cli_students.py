@@ -86,6 +86,21 @@ def swaps(
     say(f"{found.tasks} tasks that the expert solves; replacing this level helps most: {found.weaker}", as_json)
 
 
+def merge(
+    policies: Annotated[list[str], typer.Argument(help="Students that one ancestor was trained into.")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="One for each, in order; they sum to 1. Default: equal.")
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Interpolate specialists of one ancestor into a new student, to be evaluated like any other."""
+    from flywheel.distill.merging import merge as merge_students
+
+    card = merge_students(open_lake(data_dir), policies, weight or ())
+    say({"policy_id": card.policy_id, "ancestor": card.parent_policy_id, "merged": card.condition}, as_json)
+
+
 def _argument(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
