@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--lake", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--split", choices=["dev", "test"], default="test", help="dev: to choose settings by")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     base = settings_of("cloning", 0, given)
@@ -59,7 +60,7 @@ def main() -> None:
     ):
         collect(base, lake, 1, RANDOM)
         curate(base, lake)
-        tasks = world.tasks(Split.TEST, base.evaluate.test_start, base.evaluate.test_tasks)
+        tasks = world.tasks(Split(given.split), base.evaluate.test_start, base.evaluate.test_tasks)
         lengths = np.array([len(world.facts(task).gold_actions) for task in tasks])
         solved: dict[str, list[list[bool]]] = {arm: [] for arm in given.arms}
         for seed in range(given.seeds):

@@ -17,7 +17,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 def save(directory: Path, model: nn.Module, optimizer: AdamW, losses: Sequence[float]) -> None:
     """Write the checkpoint aside, then rename it into place."""
     tensors: dict[str, Tensor] = {"losses": torch.tensor(losses, dtype=torch.float64)}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _learning(model):
         tensors[f"model/{name}"] = parameter.detach()
         for moment, value in optimizer.state[parameter].items():
             tensors[f"{moment}/{name}"] = value
@@ -34,7 +34,7 @@ def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> list[float]:
         return []
     tensors = load_file(path)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in _learning(model):
             parameter.copy_(tensors[f"model/{name}"])
             if f"step/{name}" in tensors:
                 state = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
@@ -42,3 +42,7 @@ def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> list[float]:
                 optimizer.state[parameter] = {**moved, "step": state["step"]}
     losses: list[float] = tensors["losses"].tolist()
     return losses
+
+
+def _learning(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from flywheel.agents.reader import vocabulary_layer
 from flywheel.distill.examples import Example
 
 POOL = 256
@@ -149,5 +150,5 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """(N, V) in fp32, of the tokens before the targets: no others reach the output projection."""
-    logits_NV: Tensor = model.lm_head(hidden_states(model, batch)[batch.predict_BT])
+    logits_NV: Tensor = vocabulary_layer(model)(hidden_states(model, batch)[batch.predict_BT])
     return logits_NV.float()

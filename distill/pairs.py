@@ -16,10 +16,11 @@ from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.corpus import Corpus
 from flywheel.distill.examples import Example, example, windows_of
+from flywheel.distill.models import load_part
 from flywheel.distill.objectives.preference import PAIR, REFERENCE, SIDE
 from flywheel.distill.packing import collate, pack, target_logits
 from flywheel.distill.rows import Rows
-from flywheel.distill.students import limits_of, load_part, on_device
+from flywheel.distill.students import limits_of, on_device
 from flywheel.distill.train import pick_device
 from flywheel.errors import TrainingError
 

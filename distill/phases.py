@@ -13,13 +13,14 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.corpus import Corpus
 from flywheel.distill.critics import ValueHead
 from flywheel.distill.examples import Example, example
+from flywheel.distill.models import load_part
 from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.objectives.imitation import imitation
 from flywheel.distill.objectives.preference import preference
 from flywheel.distill.pairs import pair_rows
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.rows import Rows
-from flywheel.distill.students import PolicyCard, load_part, on_device
+from flywheel.distill.students import PolicyCard, on_device
 from flywheel.distill.teachings import stored, teach, with_teachings
 from flywheel.distill.train import Objective, pick_device
 from flywheel.distill.weighing import credited

@@ -17,6 +17,7 @@ from flywheel.config import Config, Epochs
 from flywheel.datasets.lake import Lake
 from flywheel.distill.cards import part_card
 from flywheel.distill.corpus import Corpus, load_corpus, refuse_revoked
+from flywheel.distill.models import base_digest, first_part, next_part, save_part
 from flywheel.distill.phases import Lesson, cloned, lessons
 from flywheel.distill.registry import newest, policy_directory, register
 from flywheel.distill.rows import rows_of, spoken_names
@@ -28,13 +29,9 @@ from flywheel.distill.students import (
     decoding_of,
     finish,
     limits_of,
-    load_part,
-    new_model,
     on_device,
     read_card,
-    save_part,
 )
-from flywheel.distill.tokenizer import train_tokenizer
 from flywheel.distill.train import pick_device, train
 from flywheel.filters.balance import effective_share
 from flywheel.trajectory import digest
@@ -97,7 +94,13 @@ def _student(
 ) -> PolicyCard:
     """Train every role of a student, unless that was done."""
     limits, decoding = limits_of(config.student), decoding_of(config.student, config.seed)
-    settings = [config.student.model_dump(), config.train.model_dump(exclude=UNSEEN), config.seed, *extra]
+    settings = [
+        config.student.model_dump(),
+        config.train.model_dump(exclude=UNSEEN),
+        config.seed,
+        base_digest(config.student),
+        *extra,
+    ]
     policy_id = f"{kind}-{digest(kind, iteration, corpus.digest, corpus.condition, settings, parent)}"
     directory = policy_directory(lake, policy_id)
     if not (directory / POLICY_FILE).is_file():
@@ -150,10 +153,10 @@ def _role(
     """Train and save one role's model; (training metrics, parameters)."""
     rows = rows_of(config, corpus, role, iteration)
     if start:
-        model, tokenizer = load_part(start / role)
+        model, tokenizer = next_part(config.student, start / role, directory / role)
     else:
-        tokenizer = train_tokenizer(rows.texts(), spoken_names(corpus), config.student.vocabulary)
-        model = new_model(config.student, tokenizer, config.seed)
+        names = spoken_names(corpus)
+        model, tokenizer = first_part(config.student, rows.texts(), names, config.seed, directory / role)
     model = on_device(model, pick_device(config.train.device))
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
     metrics = train(

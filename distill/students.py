@@ -14,22 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
 from flywheel.agents.context import Limits
 from flywheel.agents.policy import Policy
-from flywheel.agents.prompts import END, PAD, Role
+from flywheel.agents.prompts import Role
 from flywheel.agents.student import Decoding, FlatAgent, HierarchicalAgent, Speaker
-from flywheel.agents.tokens import token_id
 from flywheel.config import StudentConfig
+from flywheel.distill.models import load_part
 from flywheel.errors import PolicyError
 from flywheel.trajectory import digest
 
@@ -78,53 +70,6 @@ def decoding_of(config: StudentConfig, seed: int) -> Decoding:
 def acting_version(limits: Limits, decoding: Decoding) -> str:
     """How a policy acts is part of what it is: other limits or decoding make another version."""
     return digest(asdict(limits), asdict(decoding), size=4)
-
-
-def new_model(config: StudentConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A Qwen3-shaped model from scratch in fp32. Weights are a function of the seed.
-
-    Normalised queries and keys (Qwen3, arXiv 2505.09388) and an initial spread of width^-1/2 let so small a model
-    learn to copy names out of its context early in training.
-    """
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            intermediate_size=3 * config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            head_dim=config.hidden // config.heads,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            initializer_range=config.hidden**-0.5,
-            pad_token_id=token_id(tokenizer, PAD),
-            bos_token_id=None,
-            eos_token_id=token_id(tokenizer, END),
-        )
-    )
-
-
-def save_part(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """One role's model as a Hugging Face folder."""
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-
-
-def load_part(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A role's model and tokenizer. Raises `PolicyError` in one line."""
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # transformers, safetensors and json raise families of their own for a broken folder
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PolicyError(
-            f"student {directory} does not load ({reason}); delete its folder and distill it again"
-        ) from error
-    return model, tokenizer
 
 
 def read_card(directory: Path) -> PolicyCard:

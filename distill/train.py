@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from flywheel.config import TrainConfig
 from flywheel.distill.checkpoints import resume, save
 from flywheel.distill.examples import Example
+from flywheel.distill.models import trainable
 from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.packing import Targets, collate, pack, pack_groups, target_logits
 from flywheel.distill.schedules import factor
@@ -61,7 +62,7 @@ def train(
     checkpoint. Raises `TrainingError`, having kept the last good one, if the loss is not finite.
     """
     plan = _plan(epochs, config.batch_tokens * config.accumulate, seed)
-    optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
+    optimizer = AdamW(trainable(model), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     usual = sum(float(one.weight_T.sum()) for examples in epochs for one in examples) / max(len(plan), 1)
     losses = resume(checkpoint, model, optimizer)
     model.train()
@@ -80,7 +81,7 @@ def train(
                     f"the loss is {loss} at update {update + 1} of {len(plan)}; the last good checkpoint is in "
                     f"{checkpoint}; lower train.learning_rate and run again"
                 )
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(trainable(model), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss)

@@ -18,9 +18,9 @@ from flywheel.distill.credit.hierarchical import Critics, hae, normalised
 from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH, Episodes, Gae, Hae
 from flywheel.distill.credit.record import assign_credit, flattened, steps_of
 from flywheel.distill.critics import States, ValueHead, by_trajectory, fit, states_of
+from flywheel.distill.models import load_part
 from flywheel.distill.objectives.regression import regression_weights
 from flywheel.distill.rows import Weighs, rows_of
-from flywheel.distill.students import load_part
 from flywheel.filters.batch import Bools, Floats
 from flywheel.trajectory import digest
 

@@ -13,7 +13,7 @@ from flywheel.agents.prompts import END
 from flywheel.agents.reader import MAX_BATCH, Reader
 from flywheel.agents.tokens import token_id
 from flywheel.config import StudentConfig
-from flywheel.distill.students import new_model
+from flywheel.distill.models import new_model
 from flywheel.distill.tokenizer import train_tokenizer
 from flywheel.environments.protocol import Observation
 

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flywheel.config import StudentConfig
 from flywheel.distill.examples import Example
+from flywheel.distill.models import new_model
 from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.packing import collate, hidden_states, pack, pack_groups, target_logits
-from flywheel.distill.students import new_model
 from flywheel.distill.tokenizer import train_tokenizer
 
 BATCH = 1024

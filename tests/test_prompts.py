@@ -16,7 +16,7 @@ from flywheel.agents.student import Decoding, FlatAgent, HierarchicalAgent, Spea
 from flywheel.agents.tokens import PieceTokenizer
 from flywheel.config import StudentConfig
 from flywheel.distill.examples import Example, example, windows_of
-from flywheel.distill.students import new_model
+from flywheel.distill.models import new_model
 from flywheel.distill.tokenizer import named_things, train_tokenizer
 from flywheel.environments.protocol import Observation, World
 from flywheel.filters.segments import segment

@@ -13,8 +13,9 @@ from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.config import Config, StudentConfig, TrainConfig
 from flywheel.datasets.lake import Lake
 from flywheel.distill.examples import Example, example, windows_of
+from flywheel.distill.models import new_model
 from flywheel.distill.stage import distill
-from flywheel.distill.students import limits_of, load_policy, new_model
+from flywheel.distill.students import limits_of, load_policy
 from flywheel.distill.tokenizer import named_things, train_tokenizer
 from flywheel.distill.train import train
 from flywheel.errors import FlywheelError, PolicyError

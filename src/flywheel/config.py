@@ -134,6 +134,10 @@ class StudentConfig(Section):
     hidden: Count = Field(default=160, description="Width.")
     layers: Count = Field(default=2, description="Depth.")
     heads: Count = Field(default=4, description="Attention heads; must divide the width.")
+    base: str = Field(
+        default="", description="A local checkpoint folder or .gguf file to start from; its size replaces the above."
+    )
+    lora_rank: int = Field(default=0, ge=0, description="Train an adapter of this rank on the base; 0: all of it.")
     vocabulary: int = Field(
         default=1200, ge=300, description="Most tokens of the tokenizer trained on the collected text."
     )
@@ -148,6 +152,8 @@ class StudentConfig(Section):
     def _divides(self) -> StudentConfig:
         if self.hidden % self.heads:
             raise ValueError(f"heads={self.heads} does not divide hidden={self.hidden}")
+        if self.lora_rank and not self.base:
+            raise ValueError("lora_rank needs a base to adapt")
         return self
 
 

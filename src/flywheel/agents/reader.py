@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 MAX_BATCH = 64
@@ -106,8 +106,14 @@ class Reader:
             use_cache=True,
         ).last_hidden_state
         last_B = torch.tensor([len(tokens) - 1 for tokens in new], device=device)
-        logits_BV: Tensor = self._model.lm_head(hidden_BND[torch.arange(len(slots), device=device), last_B])
+        logits_BV: Tensor = vocabulary_layer(self._model)(hidden_BND[torch.arange(len(slots), device=device), last_B])
         return logits_BV.float().cpu()
+
+
+def vocabulary_layer(model: PreTrainedModel) -> nn.Module:
+    """The layer from hidden states to logits."""
+    layer: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return layer
 
 
 def _common(read: Sequence[int], context: Sequence[int]) -> int:
