@@ -84,8 +84,8 @@ VIEWS: dict[str, View] = {
     ),
     "steps": View("a turn; join on trajectory_id, order by index", "select * from raw_steps", _STEP_COLUMNS),
     "segments": View(
-        "a subgoal of a segmented episode",
-        "select * from raw_segments",
+        "a subgoal of a curated episode",
+        "select * from raw_segments where source like 'milestones/%'",
         {
             "trajectory_id": "the episode",
             "index": "0, 1, …",
@@ -95,6 +95,20 @@ VIEWS: dict[str, View] = {
             "completed": "false for what the episode left unfinished",
             "reward": "sum over its steps",
             "source": "what cut the episode, with its version",
+        },
+    ),
+    "segmentations": View(
+        "a subgoal of an episode, by any source that cut it",
+        "select * from raw_segments",
+        {
+            "trajectory_id": "the episode",
+            "index": "0, 1, …",
+            "start": "first step",
+            "end": 'the step after its last; quote it: "end"',
+            "subgoal": "what was achieved, ordered or done there",
+            "completed": "false for what the episode left unfinished",
+            "reward": "sum over its steps",
+            "source": "milestones, lived, changes or chat, with its version",
         },
     ),
     "verdicts": View(

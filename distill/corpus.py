@@ -8,7 +8,7 @@ from flywheel.arrow import segments_from_arrow
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
-from flywheel.datasets.reading import check_condition
+from flywheel.datasets.reading import check_condition, quoted
 from flywheel.distill.drawing import draw_weights
 from flywheel.distill.policies import NOISY_EXPERT
 from flywheel.errors import LeakError, TrainingError
@@ -50,9 +50,15 @@ def load_corpus(config: Config, lake: Lake, iteration: int, condition: str = "")
         )
         raise TrainingError(f"{said}; run `flywheel collect` and `flywheel curate`")
     segments: dict[str, list[Segment]] = {one: [] for one in routes}
-    for part in segments_from_arrow(lake.sql("select * from segments order by trajectory_id, index", at=snapshot)):
+    cut = f"select * from segmentations where source = {quoted(config.train.segments)} order by trajectory_id, index"
+    for part in segments_from_arrow(lake.sql(cut, at=snapshot)):
         if part.trajectory_id in segments:
             segments[part.trajectory_id].append(part)
+    if uncut := [one for one, own in segments.items() if not own]:
+        raise TrainingError(
+            f"{len(uncut)} of {len(routes)} trajectories have no segments of {config.train.segments}, as {uncut[0]}; "
+            f"run: flywheel segment {config.train.segments.partition('/')[0]}"
+        )
     refuse_leaks(lake, list(routes), config.curate.leak)
     weighed = draw_weights(lake, list(routes), config.balance, iteration)
     return Corpus(tuple(lake.trajectories(list(routes))), segments, routes, weighed, snapshot, condition)

@@ -147,7 +147,7 @@ def _load_base(path: Path) -> Part:
     try:
         model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, local_files_only=True, **options)
         if options:  # dequantised by now, and yet transformers 5 would refuse to save it
-            model.hf_quantizer = None
+            model.hf_quantizer = None  # type: ignore[assignment]
             del model.config.quantization_config
         return model, AutoTokenizer.from_pretrained(where, local_files_only=True, **options)
     except ImportError as error:

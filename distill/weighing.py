@@ -60,11 +60,11 @@ def credited(
     source = f"credit/1 {base.name}"
     read = {role: _states(config, corpus, role, base / role, iteration) for role in roles}
     lengths = {one.trajectory_id: one.length for one in corpus.trajectories}
-    steps = steps_of(lake, list(lengths))
+    steps = steps_of(lake, list(lengths), config.train.segments)
     ids, held = steps["trajectory_id"].to_pylist(), _held_out(corpus)
     place = {(one, step): at for at, (one, step) in enumerate(zip(ids, steps["index"].to_pylist(), strict=True))}
     values, heads = dict[str, dict[str, Floats]](), dict[Role, ValueHead]()
-    given = settings.credit.model_dump()
+    given = settings.credit.model_dump() | {"segments": config.train.segments}
     for role in sorted(roles, key=lambda one: one is Role.EXECUTOR):  # the executor's returns end in planner's values
         level = LEVELS[role]
         told_T = _returns(Episodes(steps, flattened(values, steps)), settings, role)

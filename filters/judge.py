@@ -7,20 +7,20 @@ models believe too readily (Gym-Anything, arXiv 2604.06126).
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import World
-from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
+from flywheel.errors import ConfigError
 from flywheel.filters.batch import Batch
+from flywheel.filters.chat import Server, ask
 from flywheel.filters.privileged import grouped
 from flywheel.filters.verifier import arguments, verdicts
 from flywheel.trajectory import Item, Trajectory, Verdict, digest
@@ -29,8 +29,6 @@ CREDIT = {"pass": 1.0, "partial": 0.5, "fail": 0.0}
 MARKS = ("pass", "partial", "fail")
 PARALLEL = 8
 KEY = "FLYWHEEL_JUDGE_KEY"
-PASSING = frozenset({408, 409, 429})
-"""Refusals that pass."""
 INTEGRITY = "no cheating"
 SYSTEM = (
     "You audit the record of an agent that worked on a task. Mark each item of the rubric: pass, partial or fail, "
@@ -92,7 +90,7 @@ class Judge:
             integrity_threshold=integrity_threshold,
         )
         self._world, self._cache, self._votes = world, cache, votes
-        self._url, self._model, self._temperature, self._timeout = base_url, model, temperature, timeout
+        self._server, self._temperature = Server(self.name, base_url, model, KEY, timeout), temperature
         self._completion, self._integrity = completion_threshold, integrity_threshold
 
     def verify(self, batch: Batch) -> list[Verdict]:
@@ -121,40 +119,13 @@ class Judge:
         path = self._cache / f"{digest(self.arguments, self.version, SYSTEM, text, vote, size=16)}.json"
         if path.is_file():
             return path.read_text()
-        answer = self._request(text, vote)
+        answer = ask(self._server, SYSTEM, text, Vote, temperature=self._temperature, seed=vote)
         if _parsed(answer):
             self._cache.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{uuid.uuid4().hex}.part")
             draft.write_text(answer)
             draft.replace(path)
         return answer
-
-    def _request(self, text: str, vote: int) -> str:
-        try:
-            from openai import APIStatusError, OpenAI, OpenAIError
-        except ImportError as error:
-            raise PrerequisiteError("the judge needs openai: pip install 'trajectory-flywheel[judge]'") from error
-        schema = {"name": "vote", "strict": True, "schema": Vote.model_json_schema()}
-        messages: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
-        format: Any = {"type": "json_schema", "json_schema": schema}
-        try:
-            with OpenAI(base_url=self._url, api_key=os.environ.get(KEY, "none"), timeout=self._timeout) as client:
-                reply = client.chat.completions.create(
-                    model=self._model,
-                    messages=messages,
-                    temperature=self._temperature,
-                    seed=vote,
-                    response_format=format,
-                )
-        except APIStatusError as error:
-            if error.status_code in PASSING or error.status_code >= 500:
-                raise InfrastructureError(f"the judge at {self._url} fails: HTTP {error.status_code}") from error
-            raise ConfigError(
-                f"the judge at {self._url} refuses: HTTP {error.status_code}; check base_url, model and {KEY}"
-            ) from error
-        except OpenAIError as error:
-            raise InfrastructureError(f"the judge at {self._url} does not answer: {type(error).__name__}") from error
-        return (reply.choices[0].message.content or "") if reply.choices else ""
 
 
 def prompt(trajectory: Trajectory, facts: Facts) -> str:

@@ -1,19 +1,24 @@
-"""Real servers for tests: PostgreSQL from the operating system, S3-compatible storage from the registries."""
+"""Real servers for tests: PostgreSQL from the operating system, S3-compatible storage from the registries, and one that
+speaks a chat model's protocol with a rule in the model's place."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -131,3 +136,38 @@ def lake_url(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
     if backend == "postgresql":
         return f"{catalog}?files={folder / 'lake'}"
     return f"{catalog}?files={request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
+
+
+@contextmanager
+def chat_server(answer: Callable[[dict[str, Any], str], tuple[int, str]]) -> Iterator[str]:
+    """A server that speaks OpenAI's chat protocol, until the context ends; its base URL.
+
+    `answer`: (request, Authorization header) → (HTTP status, the model's words).
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, words = answer(request, self.headers["Authorization"])
+            message = {"role": "assistant", "content": words}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
+            data = json.dumps({**reply, "choices": [choice]}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

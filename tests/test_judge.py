@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from flywheel.filters.judge import KEY, Judge, prompt
 from flywheel.filters.labelled import corrupted
 from flywheel.trajectory import Trajectory, Verdict
 from tests.conftest import Play
+from tests.servers import chat_server
 
 
 @dataclass
@@ -60,31 +59,12 @@ class Model:
 def model() -> Iterator[Model]:
     told = Model()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            told.keys.append(self.headers["Authorization"])
-            message = {"role": "assistant", "content": told.answer(body)}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
-            data = json.dumps(reply).encode()
-            self.send_response(told.status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def answer(request: dict[str, Any], key: str) -> tuple[int, str]:
+        told.keys.append(key)
+        return told.status, told.answer(request)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    told.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    yield told
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with chat_server(answer) as told.url:
+        yield told
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from flywheel.distill.credit.hierarchical import Critics, Levels, hae, hae_witho
 from flywheel.distill.credit.ragged import Runs
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import Floats, Ints, codes
+from flywheel.filters.segments import SOURCE as SOURCE_OF_CURATION
 
 SOURCE = "credit/1"
 FLAT, PLANNER, EXECUTOR, SWITCH = "flat", "planner", "executor", "switch"
@@ -90,7 +91,7 @@ class Method(Section):
 
     shaping: bool = Field(default=False, description="Add the gain in progress to the rewards (Ng et al. 1999).")
     gamma: Share = Field(default=1.0, description="Discount.")
-    lived: bool = Field(default=False, description="Subgoals as the planner spoke them; else as segments name them.")
+    segments: str = Field(default=SOURCE_OF_CURATION, description="Whose segments: a source in view segmentations.")
 
     @abstractmethod
     def __call__(self, episodes: Episodes) -> list[Level]: ...

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from flywheel.datasets.lake import Lake
-from flywheel.datasets.reading import check_condition
+from flywheel.datasets.reading import check_condition, quoted
 from flywheel.distill.credit.diagnostics import Diagnostics, diagnose, together
 from flywheel.distill.credit.methods import COLUMNS, SOURCE, Episodes, Method, arguments_of, credit
 from flywheel.errors import LakeError
@@ -55,7 +55,7 @@ def assign_credit(
     found, new, trajectories = [], 0, 0
     try:
         for chunk in _chunks(connection, condition, ids):
-            steps = _steps(connection, chunk, lived=method.lived)
+            steps = _steps(connection, chunk, method.segments)
             episodes = Episodes(steps, flattened(values or {}, steps))
             table = credit(name, method, episodes, source)
             found.append(diagnose(episodes, table))
@@ -70,12 +70,11 @@ def assign_credit(
     return Credited(trajectories, new, together(found))
 
 
-def steps_of(lake: Lake, ids: Sequence[str], *, lived: bool = False) -> pa.Table:
-    """The columns of `COLUMNS`, ordered by trajectory and index. Subgoals begin where segments do, or, with `lived`,
-    where the planner spoke."""
+def steps_of(lake: Lake, ids: Sequence[str], segments: str) -> pa.Table:
+    """The columns of `COLUMNS`, ordered by trajectory and index. Subgoals begin where a source's segments do."""
     connection = lake.connect(kinds=KINDS)
     try:
-        return _steps(connection, ids, lived=lived)
+        return _steps(connection, ids, segments)
     finally:
         connection.close()
 
@@ -103,12 +102,13 @@ def _chunks(connection: duckdb.DuckDBPyConnection, condition: str, ids: Sequence
         yield chunk
 
 
-def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], *, lived: bool) -> pa.Table:
+def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], segments: str) -> pa.Table:
     connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
     found = connection.sql(
-        f"""with cuts as (select distinct trajectory_id, start as "index", true as cut from segments)
+        f"""with cuts as (select distinct trajectory_id, start as "index", true as cut from segmentations
+                            where source = {quoted(segments)})
            select trajectory_id, "index", task_id, state_key, reward, progress, terminated,
-                  "index" = 0 or {"switched" if lived else "coalesce(cut, false)"} as begins
+                  "index" = 0 or coalesce(cut, false) as begins
            from steps join wanted using (trajectory_id)
            join (select trajectory_id, task_id from trajectories) using (trajectory_id)
            left join cuts using (trajectory_id, "index") order by trajectory_id, "index" """

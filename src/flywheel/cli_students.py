@@ -1,9 +1,10 @@
-"""Commands around students: credit for decisions, and which level fails."""
+"""Commands around students: subgoals and credit for their data, which level fails, merging."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -53,6 +54,48 @@ def credit(
     show_table(
         ["share of credit by tenth of the episode", *map(str, range(1, 11))],
         [[level, *shares] for level, shares in told.deciles.items()],
+    )
+
+
+class Cutter(StrEnum):
+    """What cuts episodes into subgoals."""
+
+    MILESTONES = "milestones"
+    LIVED = "lived"
+    CHANGES = "changes"
+    CHAT = "chat"
+
+
+def segment(
+    source: Annotated[Cutter, typer.Argument(help="Gains in progress, the plan in force, changes, or a chat model.")],
+    where: Annotated[str, typer.Option(help="SQL over the view trajectories.")] = "split = 'train'",
+    base_url: Annotated[str, typer.Option(help="Of the chat model's server.")] = "http://127.0.0.1:8000/v1",
+    model: Annotated[str, typer.Option(help="Name of the chat model; its key: FLYWHEEL_LABELLER_KEY.")] = "",
+    data_dir: DataDir = DEFAULT_DATA,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut finished episodes into subgoals, and tell how far the sources of the lake agree."""
+    from flywheel.distill.labelling import labeller, source_of
+    from flywheel.distill.segmentation import SOURCES, accords, segment_lake
+    from flywheel.flows.progress import bar
+
+    lake, rejected = open_lake(data_dir), list[str]()
+    if source is Cutter.CHAT:
+        if not model:
+            raise ConfigError("chat needs --model, the name under which the server knows it")
+        name, segmenter = source_of(model), labeller(base_url, model, rejected)
+    else:
+        name, segmenter = SOURCES[source]
+    with bar(f"segment {source}") as progress:
+        counts = segment_lake(lake, name, segmenter, where, progress, dry_run=dry_run)
+    agreement = [asdict(one) for one in accords(lake, where)]
+    if as_json:
+        say({**counts, "source": name, "rejected": rejected, "agreement": agreement}, as_json)
+        return
+    say({**counts, "source": name, "rejected answers": len(rejected)}, as_json)
+    show_table(
+        ["source", "and", "trajectories", "boundaries (F1)", "overlap"], [list(one.values()) for one in agreement]
     )
 
 

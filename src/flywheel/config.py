@@ -213,6 +213,9 @@ class TrainConfig(Section):
     )
     accumulate: Count = Field(default=1, description="So many times batch_tokens make an update.")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, else fp32.")
+    segments: str = Field(
+        default="milestones/1", description="Whose segments teach a hierarchy; see `flywheel segment`."
+    )
     refine: RefineConfig | None = Field(default=None, description="What follows cloning, if anything.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
