@@ -69,8 +69,8 @@ def distill(
     refine = config.train.refine
     teacher = ""
     if refine.objective == "imitation":
-        wide = config.model_copy(update={"student": refine.teacher})
-        epochs = config.train.epochs
+        wide = config.model_copy(update={"student": refine.teacher, "seed": refine.teacher_seed})
+        epochs = refine.teacher_epochs or config.train.epochs
         teacher = _student(wide, lake, corpus, kind, AD_HOC, "", [], epochs, cloned, progress).policy_id
     phase = config.model_copy(
         update={"train": config.train.model_copy(update={"learning_rate": refine.learning_rate, "warmup": 0.1})}

@@ -187,6 +187,8 @@ class RefineConfig(Section):
     teacher: StudentConfig = Field(
         default=StudentConfig(hidden=256, layers=3), description="Imitation's teacher; distilled first, same data."
     )
+    teacher_epochs: Epochs | None = Field(default=None, description="Passes of the teacher; None: those of train.")
+    teacher_seed: int = Field(default=0, description="One teacher serves students of all seeds.")
     top_k: Count = Field(default=8, description="The teacher's log-probabilities that are kept of each token.")
     reverse: bool = Field(default=False, description="KL(student ‖ teacher) instead of KL(teacher ‖ student).")
 
