@@ -97,6 +97,7 @@ def _student(
     settings = [
         config.student.model_dump(),
         config.train.model_dump(exclude=UNSEEN),
+        epochs.model_dump(),
         config.seed,
         base_digest(config.student),
         *extra,
