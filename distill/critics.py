@@ -19,7 +19,7 @@ from flywheel.agents.prompts import DONE, Window
 from flywheel.agents.tokens import PieceTokenizer
 from flywheel.distill.credit.diagnostics import explained_variance
 from flywheel.distill.examples import Example, example
-from flywheel.distill.packing import collate, hidden_states, pack
+from flywheel.distill.packing import collate, pack, target_states
 from flywheel.filters.batch import Bools, Floats, Ints
 
 FILE = "value.safetensors"
@@ -74,7 +74,7 @@ def states_of(
     steps: list[NDArray[np.int64]] = []
     for documents in pack([len(one.ids_T) for one in rows], batch_tokens, np.random.default_rng(0)):
         batch = collate(rows, documents, pad).to(model.device)
-        features.append(hidden_states(model, batch)[batch.predict_BT].float().cpu().numpy())
+        features.append(target_states(model, batch).float().cpu().numpy())
         names += [owners[document] for document in batch.targets.document_N.tolist()]
         steps.append(batch.targets.columns["step"].cpu().numpy())
     return States(np.concatenate(features).astype(np.float64), names, np.concatenate(steps))

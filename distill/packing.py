@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from flywheel.agents.reader import vocabulary_layer
 from flywheel.distill.examples import Example
+from flywheel.distill.narrow import fits, narrow_states
 
 POOL = 256
 """Documents that are packed against each other."""
@@ -148,7 +149,14 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     return found
 
 
+def target_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """(N, D) of the last layer before the targets; no more of that layer is computed than they need."""
+    if fits(model):
+        return narrow_states(model, batch.ids_BT, batch.positions_BT, batch.predict_BT)
+    return hidden_states(model, batch)[batch.predict_BT]
+
+
 def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """(N, V) in fp32, of the tokens before the targets: no others reach the output projection."""
-    logits_NV: Tensor = vocabulary_layer(model)(hidden_states(model, batch)[batch.predict_BT])
+    logits_NV: Tensor = vocabulary_layer(model)(target_states(model, batch))
     return logits_NV.float()

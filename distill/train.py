@@ -62,7 +62,9 @@ def train(
     checkpoint. Raises `TrainingError`, having kept the last good one, if the loss is not finite.
     """
     plan = _plan(epochs, config.batch_tokens * config.accumulate, seed)
-    optimizer = AdamW(trainable(model), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
+    optimizer = AdamW(
+        trainable(model), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=True
+    )
     usual = sum(float(one.weight_T.sum()) for examples in epochs for one in examples) / max(len(plan), 1)
     losses = resume(checkpoint, model, optimizer)
     model.train()

@@ -14,7 +14,7 @@ from flywheel.config import StudentConfig
 from flywheel.distill.examples import Example
 from flywheel.distill.models import new_model
 from flywheel.distill.objectives.cloning import cloning
-from flywheel.distill.packing import collate, hidden_states, pack, pack_groups, target_logits
+from flywheel.distill.packing import collate, hidden_states, pack, pack_groups, target_logits, target_states
 from flywheel.distill.tokenizer import train_tokenizer
 
 BATCH = 1024
@@ -69,6 +69,23 @@ def test_a_document_does_not_read_its_neighbour(model: PreTrainedModel, tokenize
 
     with torch.no_grad():
         assert torch.allclose(hidden_of_second(first), hidden_of_second(other), atol=1e-5)
+
+
+def test_the_last_layer_of_the_targets_alone_is_that_of_all(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    examples = _examples(24, len(tokenizer))
+    (rows,) = pack([len(one.ids_T) for one in examples], BATCH, np.random.default_rng(1))
+    batch = collate(examples, rows, 0)
+    whole, narrow = hidden_states(model, batch)[batch.predict_BT], target_states(model, batch)
+    assert torch.allclose(whole, narrow, atol=1e-5)
+    gradients = []
+    for states in (whole, narrow):
+        model.zero_grad()
+        (states * torch.arange(states.shape[1])).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-2)
 
 
 @given(st.lists(st.integers(1, 80), min_size=1, max_size=600), st.integers(20, 400), st.integers(0, 5))
