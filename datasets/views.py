@@ -18,7 +18,7 @@ _TRAJECTORY_COLUMNS = {
     "task_id": "digest of environment, parameters, split and seed",
     "task_group": "tasks of one group never lie in two splits",
     "instruction": "what the agent was told",
-    "policy": "role of the policy: expert, noisy_expert, random, flat, hierarchical, imported",
+    "policy": "role of the policy: expert, noisy_expert, random, flat, hierarchical, tutored, imported",
     "policy_id": "which policy exactly",
     "policy_version": "how it acted: limits and decoding",
     "iteration": "turn of the wheel that played it",

@@ -10,7 +10,7 @@ from flywheel.agents.collect import play
 from flywheel.agents.rollout import Job, Origin
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
-from flywheel.distill.policies import EXPERT, NOISY_EXPERT, make_policy
+from flywheel.distill.policies import EXPERT, NOISY_EXPERT, TUTORED, make_policy
 from flywheel.distill.registry import RANDOM
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
@@ -33,8 +33,10 @@ def plan(config: Config, iteration: int, champion_id: str) -> list[Share]:
     first = 0 if iteration == 1 else settings.episodes + (iteration - 2) * settings.later_episodes
     total = settings.episodes if iteration == 1 else settings.later_episodes
     own = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.champion_share)
-    expert = round((total - own) * settings.expert_share)
-    counts = {EXPERT: expert, NOISY_EXPERT: total - own - expert, champion_id: own}
+    tutored = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.tutored_share)
+    taught = total - own - tutored
+    expert = round(taught * settings.expert_share)
+    counts = {EXPERT: expert, NOISY_EXPERT: taught - expert, TUTORED: tutored, champion_id: own}
     shares = []
     for policy, count in counts.items():
         if count:

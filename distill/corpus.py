@@ -10,7 +10,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
 from flywheel.datasets.reading import check_condition, quoted
 from flywheel.distill.drawing import draw_weights
-from flywheel.distill.policies import NOISY_EXPERT
+from flywheel.distill.policies import NOISY_EXPERT, TUTORED
 from flywheel.errors import LeakError, TrainingError
 from flywheel.trajectory import RouteTo, Segment, Trajectory, digest
 
@@ -78,7 +78,8 @@ def _collected(lake: Lake, snapshot: int, iteration: int) -> dict[str, RouteTo]:
     rows = lake.sql(
         f"""select trajectory_id, route from trajectories
             where split = 'train' and purpose = 'collect' and iteration <= {iteration} and revoked is null
-              and (route = '{RouteTo.SUPERVISED}' or route = '{RouteTo.EXECUTOR}' and policy = '{NOISY_EXPERT}')
+              and (route = '{RouteTo.SUPERVISED}'
+                   or route = '{RouteTo.EXECUTOR}' and policy in ('{NOISY_EXPERT}', '{TUTORED}'))
             order by trajectory_id""",
         at=snapshot,
     ).to_pylist()

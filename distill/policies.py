@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flywheel.agents.policy import Policy
 from flywheel.agents.scripted import Expert, RandomPolicy
+from flywheel.agents.tutored import Tutored
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.registry import RANDOM, champion, policy_directory, registered
@@ -11,11 +12,12 @@ from flywheel.distill.students import load_policy
 from flywheel.distill.train import pick_device
 from flywheel.environments.protocol import World
 
-EXPERT, NOISY_EXPERT, CHAMPION_NAME = "expert", "noisy_expert", "champion"
+EXPERT, NOISY_EXPERT, CHAMPION_NAME, TUTORED = "expert", "noisy_expert", "champion", "tutored"
 
 
 def make_policy(config: Config, lake: Lake, world: World, name: str) -> Policy:
-    """`expert`, `noisy_expert`, `random`, `champion`, or a policy id (or the unambiguous beginning of one)."""
+    """`expert`, `noisy_expert`, `random`, `champion`, `tutored` (the champion begins, the expert finishes), or a policy
+    id (or the unambiguous beginning of one)."""
     if name == CHAMPION_NAME:
         name = champion(lake)
     if name == EXPERT:
@@ -24,5 +26,8 @@ def make_policy(config: Config, lake: Lake, world: World, name: str) -> Policy:
         return Expert(world, noise=config.collect.noise, seed=config.seed)
     if name == RANDOM:
         return RandomPolicy(seed=config.seed, max_repeats=config.student.max_repeats)
+    if name == TUTORED:
+        student = make_policy(config, lake, world, CHAMPION_NAME)
+        return Tutored(world, student, longest=config.environment.max_steps // 3, seed=config.seed)
     row = registered(lake, name)
     return load_policy(policy_directory(lake, str(row.policy_id)), pick_device(config.train.device))

@@ -58,8 +58,8 @@ def train(
     """Train in place on the rows of each epoch in turn.
 
     Returns updates, tokens, tokens per second, and the mean loss over the first and last twentieth of the updates.
-    `checkpoint` is a folder of this run alone. `progress` hears (updates done, updates in all, loss). Ctrl-C leaves a
-    checkpoint. Raises `TrainingError`, having kept the last good one, if the loss is not finite.
+    `checkpoint` is a folder of this run alone. `progress` hears (updates done, updates in all, loss). Raises
+    `TrainingError`, having kept the last good checkpoint, if the loss is not finite.
     """
     plan = _plan(epochs, config.batch_tokens * config.accumulate, seed)
     optimizer = AdamW(
@@ -70,32 +70,27 @@ def train(
     model.train()
     began, seen = time.perf_counter(), 0
     saved_at = time.monotonic()
-    try:
-        for update in range(len(losses), len(plan)):
-            epoch, rows = plan[update]
-            rate = config.learning_rate * factor(config.schedule, update, len(plan), config.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = _backward(model, epochs[epoch], rows, config, objective, usual, pad)
-            if not math.isfinite(loss):
-                optimizer.zero_grad()
-                raise TrainingError(
-                    f"the loss is {loss} at update {update + 1} of {len(plan)}; the last good checkpoint is in "
-                    f"{checkpoint}; lower train.learning_rate and run again"
-                )
-            torch.nn.utils.clip_grad_norm_(trainable(model), 1.0)
-            optimizer.step()
+    for update in range(len(losses), len(plan)):
+        epoch, rows = plan[update]
+        rate = config.learning_rate * factor(config.schedule, update, len(plan), config.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = _backward(model, epochs[epoch], rows, config, objective, usual, pad)
+        if not math.isfinite(loss):
             optimizer.zero_grad()
-            losses.append(loss)
-            seen += sum(len(epochs[epoch][document].ids_T) for row in rows for document in row)
-            progress(update + 1, len(plan), loss)
-            if time.monotonic() - saved_at > config.checkpoint_seconds:
-                save(checkpoint, model, optimizer, losses)
-                saved_at = time.monotonic()
-    except KeyboardInterrupt:
+            raise TrainingError(
+                f"the loss is {loss} at update {update + 1} of {len(plan)}; the last good checkpoint is in "
+                f"{checkpoint}; lower train.learning_rate and run again"
+            )
+        torch.nn.utils.clip_grad_norm_(trainable(model), 1.0)
+        optimizer.step()
         optimizer.zero_grad()
-        save(checkpoint, model, optimizer, losses)
-        raise
+        losses.append(loss)
+        seen += sum(len(epochs[epoch][document].ids_T) for row in rows for document in row)
+        progress(update + 1, len(plan), loss)
+        if time.monotonic() - saved_at > config.checkpoint_seconds:
+            save(checkpoint, model, optimizer, losses)
+            saved_at = time.monotonic()
     edge = max(1, len(losses) // 20)
     return {
         "updates": float(len(plan)),

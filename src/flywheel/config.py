@@ -49,9 +49,18 @@ class CollectConfig(Section):
     champion_share: Share = Field(
         default=0.25, description="Share of a later iteration's tasks that the champion plays."
     )
+    tutored_share: Share = Field(
+        default=0.0, description="Share of a later iteration's tasks that the champion begins and the expert finishes."
+    )
     curriculum: bool = Field(
         default=True, description="Does the champion get the tasks at which it neither surely wins nor surely fails?"
     )
+
+    @model_validator(mode="after")
+    def _shares(self) -> CollectConfig:
+        if self.champion_share + self.tutored_share > 1:
+            raise ValueError("champion_share and tutored_share are parts of one whole; lower one of them")
+        return self
 
 
 class Bar(Section):
