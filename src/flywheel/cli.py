@@ -14,7 +14,7 @@ from flywheel.cli_formats import export, import_
 from flywheel.cli_lake import dataset as dataset_commands
 from flywheel.cli_lake import lake as lake_commands
 from flywheel.cli_lake import lineage
-from flywheel.cli_students import credit, merge, segment, swaps
+from flywheel.cli_students import credit, merge, push, segment, swaps
 from flywheel.cli_verifiers import reverify
 from flywheel.cli_verifiers import verifiers as verifier_commands
 from flywheel.console import (
@@ -317,6 +317,7 @@ app.command(epilog="Example: flywheel credit gae --where \"split = 'train'\" --a
 app.command(epilog="Example: flywheel swaps configs/quickstart.toml champion --json")(swaps)
 app.command(epilog="Example: flywheel merge flat-1a2b flat-3c4d --weight 0.7 --weight 0.3")(merge)
 app.command(epilog="Example: flywheel segment changes --where \"split = 'train'\"")(segment)
+app.command(epilog="Example: flywheel push hierarchical-1a2b me/my-student")(push)
 app.command("import", epilog="Example: flywheel import runs/ --format atif --data-dir data/imported")(import_)
 app.command(epilog="Example: flywheel export sft --format sft --where \"split = 'train' and verified = 1\"")(export)
 app.command(epilog="Example: flywheel lineage hierarchical-1a2b --json")(lineage)

@@ -144,6 +144,26 @@ def merge(
     say({"policy_id": card.policy_id, "ancestor": card.parent_policy_id, "merged": card.condition}, as_json)
 
 
+def push(
+    policy: Annotated[str, typer.Argument(help="A policy id, or the beginning of it.")],
+    repository: Annotated[str, typer.Argument(help="Where to, as me/my-student.")],
+    endpoint: Annotated[str | None, typer.Option(help="Another hub; default: HF_ENDPOINT, or the public one.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="For everyone to see.")] = False,
+    data_dir: DataDir = DEFAULT_DATA,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a student on a Hugging Face hub; private unless told otherwise."""
+    from flywheel.distill.publishing import push as push_student
+    from flywheel.distill.registry import registered
+
+    lake = open_lake(data_dir)
+    if dry_run:
+        say({"policy_id": registered(lake, policy).policy_id, "repository": repository, "public": public}, as_json)
+        return
+    say({"commit": push_student(lake, policy, repository, endpoint=endpoint, private=not public)}, as_json)
+
+
 def _argument(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
