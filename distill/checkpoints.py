@@ -10,28 +10,44 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-CHECKPOINT = "state.safetensors"
+CHECKPOINT, BEST = "state.safetensors", "best.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def save(directory: Path, model: nn.Module, optimizer: AdamW, losses: Sequence[float]) -> None:
+def save(
+    directory: Path, model: nn.Module, optimizer: AdamW, losses: Sequence[float], held_out: Sequence[float]
+) -> None:
     """Write the checkpoint aside, then rename it into place."""
-    tensors: dict[str, Tensor] = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    tensors: dict[str, Tensor] = {
+        "losses": torch.tensor(losses, dtype=torch.float64),
+        "held_out": torch.tensor(held_out, dtype=torch.float64),
+    }
     for name, parameter in _learning(model):
         tensors[f"model/{name}"] = parameter.detach()
         for moment, value in optimizer.state[parameter].items():
             tensors[f"{moment}/{name}"] = value
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f"{CHECKPOINT}.new"
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
-    temporary.replace(directory / CHECKPOINT)
+    _write(directory / CHECKPOINT, tensors)
 
 
-def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> list[float]:
-    """Load the checkpoint into model and optimizer, if there is one; the losses of the updates that it holds."""
+def keep_best(directory: Path, model: nn.Module) -> None:
+    """Write the weights aside as the best so far."""
+    _write(directory / BEST, {name: parameter.detach() for name, parameter in _learning(model)})
+
+
+def restore_best(directory: Path, model: nn.Module) -> None:
+    """Load the best weights so far, if any were kept."""
+    if (directory / BEST).is_file():
+        tensors = load_file(directory / BEST)
+        with torch.no_grad():
+            for name, parameter in _learning(model):
+                parameter.copy_(tensors[name])
+
+
+def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> tuple[list[float], list[float]]:
+    """Load the checkpoint into model and optimizer, if there is one; losses by update, and of held-out tasks by epoch."""
     path = directory / CHECKPOINT
     if not path.is_file():
-        return []
+        return [], []
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in _learning(model):
@@ -40,8 +56,14 @@ def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> list[float]:
                 state = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
                 moved = {moment: state[moment].to(parameter.device) for moment in MOMENTS[:2]}
                 optimizer.state[parameter] = {**moved, "step": state["step"]}
-    losses: list[float] = tensors["losses"].tolist()
-    return losses
+    return tensors["losses"].tolist(), tensors["held_out"].tolist()
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    temporary.replace(path)
 
 
 def _learning(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

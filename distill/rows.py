@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from flywheel.agents.prompts import Piece, Role, Window
@@ -37,6 +37,17 @@ class Rows:
         drawn = [(one, round(self.corpus.weights[one], 6)) for one in self.windows]
         texts = [[piece.text for window in own for piece in window.pieces] for own in self.windows.values()]
         return digest("rows", drawn, texts, self.names, self.renamed, self.seed)
+
+    def apart(self, share: float) -> tuple[Rows, Rows]:
+        """(rows to learn from, rows of a share of the tasks that are held out); always the same tasks."""
+        if not share:
+            return self, replace(self, windows={})
+        tasks = {one.trajectory_id: one.task_id for one in self.corpus.trajectories}
+        held = {one for one in self.windows if int(digest("held out", tasks[one], size=4), 16) / 2**32 < share}
+        learned, kept = (
+            {one: own for one, own in self.windows.items() if (one in held) == is_held} for is_held in (False, True)
+        )
+        return replace(self, windows=learned), replace(self, windows=kept, renamed=0)
 
     def texts(self) -> list[str]:
         """All that the role reads and says."""

@@ -152,7 +152,7 @@ def _role(
     progress: Progress,
 ) -> tuple[dict[str, float], int]:
     """Train and save one role's model; (training metrics, parameters)."""
-    rows = rows_of(config, corpus, role, iteration)
+    rows, held = rows_of(config, corpus, role, iteration).apart(config.train.held_out)
     if start:
         model, tokenizer = next_part(config.student, start / role, directory / role)
     else:
@@ -168,6 +168,7 @@ def _role(
         pad=pad,
         checkpoint=directory / f"{role}.checkpoint",
         objective=lesson.objective,
+        held_out=held.epoch(tokens, 0),
         progress=lambda update, total, loss: progress(role, update, total, loss),
     )
     save_part(on_device(model, "cpu"), tokenizer, directory / role)

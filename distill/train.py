@@ -22,7 +22,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from flywheel.config import TrainConfig
-from flywheel.distill.checkpoints import resume, save
+from flywheel.distill.checkpoints import keep_best, restore_best, resume, save
 from flywheel.distill.examples import Example
 from flywheel.distill.models import trainable
 from flywheel.distill.objectives.cloning import cloning
@@ -53,9 +53,11 @@ def train(
     pad: int,
     checkpoint: Path,
     objective: Objective = cloning,
+    held_out: Sequence[Example] = (),
     progress: Callable[[int, int, float], None] = lambda update, total, loss: None,
 ) -> dict[str, float]:
-    """Train in place on the rows of each epoch in turn.
+    """Train in place on the rows of each epoch in turn, until `held_out` rows have not become likelier for
+    `config.patience` epochs; then the best epoch's weights are in force.
 
     Returns updates, tokens, tokens per second, and the mean loss over the first and last twentieth of the updates.
     `checkpoint` is a folder of this run alone. `progress` hears (updates done, updates in all, loss). Raises
@@ -66,11 +68,13 @@ def train(
         trainable(model), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=True
     )
     usual = sum(float(one.weight_T.sum()) for examples in epochs for one in examples) / max(len(plan), 1)
-    losses = resume(checkpoint, model, optimizer)
+    losses, validations = resume(checkpoint, model, optimizer)
     model.train()
     began, seen = time.perf_counter(), 0
     saved_at = time.monotonic()
     for update in range(len(losses), len(plan)):
+        if _past_best(validations) >= config.patience:
+            break
         epoch, rows = plan[update]
         rate = config.learning_rate * factor(config.schedule, update, len(plan), config.warmup)
         for group in optimizer.param_groups:
@@ -88,17 +92,41 @@ def train(
         losses.append(loss)
         seen += sum(len(epochs[epoch][document].ids_T) for row in rows for document in row)
         progress(update + 1, len(plan), loss)
+        if held_out and (update + 1 == len(plan) or plan[update + 1][0] != epoch):
+            validations.append(mean_loss(model, held_out, config.batch_tokens, pad))
+            if not _past_best(validations):
+                keep_best(checkpoint, model)
         if time.monotonic() - saved_at > config.checkpoint_seconds:
-            save(checkpoint, model, optimizer, losses)
+            save(checkpoint, model, optimizer, losses, validations)
             saved_at = time.monotonic()
+    restore_best(checkpoint, model)
     edge = max(1, len(losses) // 20)
     return {
-        "updates": float(len(plan)),
+        "updates": float(len(losses)),
         "tokens": float(sum(len(example.ids_T) for examples in epochs for example in examples)),
         "tokens_per_second": seen / max(time.perf_counter() - began, 1e-9),
         "first_loss": sum(losses[:edge]) / edge,
         "last_loss": sum(losses[-edge:]) / edge,
+        **({"held_out_loss": min(validations)} if validations else {}),
     }
+
+
+@torch.inference_mode()
+def mean_loss(model: PreTrainedModel, examples: Sequence[Example], batch_tokens: int, pad: int) -> float:
+    """Mean negative log-likelihood of the targets. The model is left in training mode."""
+    model.train(False)
+    total, weight = 0.0, 0.0
+    for rows in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng(0)):
+        batch = collate(examples, rows, pad).to(model.device)
+        total += float(cloning(target_logits(model, batch), batch.targets))
+        weight += float(batch.targets.weight_N.sum())
+    model.train()
+    return total / max(weight, 1e-12)
+
+
+def _past_best(validations: Sequence[float]) -> int:
+    """Epochs since the best one; the first of equals counts."""
+    return len(validations) - 1 - int(np.argmin(validations)) if validations else 0
 
 
 def _backward(

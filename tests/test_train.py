@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.config import Config, StudentConfig, TrainConfig
+from flywheel.config import Config, StudentConfig, TrainConfig, load
 from flywheel.datasets.lake import Lake
+from flywheel.distill.corpus import load_corpus
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.models import new_model
+from flywheel.distill.rows import rows_of
 from flywheel.distill.stage import distill
 from flywheel.distill.students import limits_of, load_policy
 from flywheel.distill.tokenizer import named_things, train_tokenizer
-from flywheel.distill.train import train
+from flywheel.distill.train import _plan, mean_loss, train
 from flywheel.errors import FlywheelError, PolicyError
 from flywheel.filters.curate import curate
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Trajectory
 
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
 TINY = StudentConfig(hidden=32, layers=1, heads=2, vocabulary=600)
 SETTINGS = TrainConfig(learning_rate=5e-3, batch_tokens=512, checkpoint_seconds=1e-9)
 
@@ -67,6 +71,55 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert updates[0] > 1
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_training_stops_where_held_out_tasks_gain_no_more_and_resumes_to_the_same_weights(
+    data: tuple[list[Example], PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    """Rows with other tokens cannot become likelier for long."""
+    examples, tokenizer = data
+    chance = np.random.default_rng(0)
+    strange = [Example(chance.permutation(one.ids_T).astype(np.int32), one.weight_T) for one in examples[:4]]
+
+    def run(folder: Path, stop: int = -1) -> tuple[PreTrainedModel, dict[str, float]]:
+        def interrupt(update: int, total: int, loss: float) -> None:
+            if update == stop:
+                raise KeyboardInterrupt
+
+        model = new_model(TINY, tokenizer, 0)
+        pad = token_id(tokenizer, PAD)
+        told = train(
+            model, [examples] * 12, SETTINGS, seed=1, pad=pad, checkpoint=folder, held_out=strange, progress=interrupt
+        )
+        return model, told
+
+    whole, told = run(tmp_path / "whole")
+    everything = len(_plan([examples] * 12, SETTINGS.batch_tokens, 1))
+    assert told["updates"] < everything
+    assert told["held_out_loss"] == pytest.approx(
+        mean_loss(whole, strange, SETTINGS.batch_tokens, token_id(tokenizer, PAD))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "halves", stop=int(told["updates"]) - 1)
+    resumed, again = run(tmp_path / "halves")
+    assert again["updates"] == told["updates"]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_held_out_tasks_are_whole_and_teach_nothing(
+    smoke: Config, lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]
+) -> None:
+    lake.append([*golden, *noisy], "episodes")
+    curate(smoke, lake)
+    rows = rows_of(smoke, load_corpus(smoke, lake, 1), Role.EXECUTOR, 1)
+    learned, held = rows.apart(0.4)
+    assert held.windows and learned.windows
+    assert learned.windows.keys() | held.windows.keys() == rows.windows.keys()
+    tasks = {one.trajectory_id: one.task_id for one in rows.corpus.trajectories}
+    assert not {tasks[one] for one in learned.windows} & {tasks[one] for one in held.windows}
+    card = distill(load(SMOKE, [f"data_dir={lake.root}", "train.held_out=0.4"]), lake, "flat", 1)
+    assert card.metrics["flat_held_out_loss"] > 0
 
 
 def test_a_student_is_distilled_once_and_each_part_loads_with_plain_transformers(
