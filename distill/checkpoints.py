@@ -44,7 +44,7 @@ def restore_best(directory: Path, model: nn.Module) -> None:
 
 
 def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> tuple[list[float], list[float]]:
-    """Load the checkpoint into model and optimizer, if there is one; losses by update, and of held-out tasks by epoch."""
+    """Load the checkpoint, if there is one, into model and optimizer; losses by update, of held-out tasks by epoch."""
     path = directory / CHECKPOINT
     if not path.is_file():
         return [], []
