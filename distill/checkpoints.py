@@ -54,8 +54,7 @@ def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> tuple[list[fl
             parameter.copy_(tensors[f"model/{name}"])
             if f"step/{name}" in tensors:
                 state = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
-                moved = {moment: state[moment].to(parameter.device) for moment in MOMENTS[:2]}
-                optimizer.state[parameter] = {**moved, "step": state["step"]}
+                optimizer.state[parameter] = {moment: value.to(parameter.device) for moment, value in state.items()}
     return tensors["losses"].tolist(), tensors["held_out"].tolist()
 
 

@@ -56,7 +56,7 @@ def collect(
     counts: dict[str, int] = {}
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         for name, tasks in tasks_of(config, lake, world, iteration, champion_id).items():
-            policy = make_policy(config, lake, world, name)
+            policy = make_policy(config, lake, world, name, champion_id)
             jobs = [Job(task) for task in tasks]
             origin = Origin(iteration, "collect", config.identity(), champion_id)
             counts[policy.name] = len(play(config, lake, world, policy, jobs, origin, progress))

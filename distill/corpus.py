@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flywheel.arrow import segments_from_arrow
@@ -64,12 +65,12 @@ def load_corpus(config: Config, lake: Lake, iteration: int, condition: str = "")
     return Corpus(tuple(lake.trajectories(list(routes))), segments, routes, weighed, snapshot, condition)
 
 
-def refuse_revoked(lake: Lake, corpus: Corpus) -> None:
-    """Raise `TrainingError` if the lake took something of the corpus back since it was read."""
+def refuse_revoked(lake: Lake, ids: Sequence[str], snapshot: int) -> None:
+    """Raise `TrainingError` if the lake took something back that was read at a snapshot."""
     gone = lake.sql("select trajectory_id from revocations order by trajectory_id")["trajectory_id"].to_pylist()
-    if lost := [one for one in gone if one in corpus.routes]:
+    if lost := sorted(set(gone) & set(ids)):
         raise TrainingError(
-            f"{len(lost)} trajectories of snapshot {corpus.snapshot} were taken back meanwhile, as {lost[0]}; "
+            f"{len(lost)} trajectories of snapshot {snapshot} were taken back meanwhile, as {lost[0]}; "
             "distill again: the student would hold what is gone"
         )
 

@@ -82,6 +82,8 @@ def states_of(
 
 def fit(features_MD: Floats, return_M: Floats, held_M: Bools) -> ValueHead:
     """Ridge regression on what is not held out; a constant where nothing varies."""
+    if held_M.all():
+        held_M = np.zeros_like(held_M)
     learn_MD, told_M = features_MD[~held_M], return_M[~held_M]
     middle_D, mean = learn_MD.mean(0), float(told_M.mean())
     apart_MD = learn_MD - middle_D
@@ -95,12 +97,15 @@ def fit(features_MD: Floats, return_M: Floats, held_M: Bools) -> ValueHead:
 
 
 def by_trajectory(states: States, value_M: Floats, lengths: dict[str, int]) -> dict[str, Floats]:
-    """Values of each trajectory's states, 0 where no decision fell; the final state counts as the last one."""
+    """Values of each trajectory's states, 0 where no decision fell; the final state counts as the last decided one."""
     found = {one: np.zeros(length + 1) for one, length in lengths.items()}
     for one, step, value in zip(states.trajectory_M, states.step_M.tolist(), value_M.tolist(), strict=True):
         found[one][step] = value
-    for values in found.values():
-        values[-1] = values[-2] if len(values) > 1 else 0.0
+    last: dict[str, int] = {}
+    for one, step in zip(states.trajectory_M, states.step_M.tolist(), strict=True):
+        last[one] = max(step, last.get(one, 0))
+    for one, step in last.items():
+        found[one][-1] = found[one][step]
     return found
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from flywheel.datasets.catalog import LINEAGE
 from flywheel.datasets.lake import Lake
 from flywheel.distill.cards import part_card
-from flywheel.distill.models import load_part, save_part
+from flywheel.distill.models import BASE, load_part, save_part
 from flywheel.distill.registry import policy_directory, register, registered
 from flywheel.distill.students import POLICY_FILE, ROLES, PolicyCard, finish, read_card
 from flywheel.errors import PolicyError
@@ -41,6 +41,8 @@ def merge(lake: Lake, names: Sequence[str], weights: Sequence[float] = ()) -> Po
             parent_policy_id=ancestor,
             metrics={},
         )
+        if (directory.parent / cards[0].policy_id / BASE).exists():
+            raise PolicyError("adapters cannot be interpolated by their factors; merge students without lora_rank")
         for role in ROLES[card.kind]:
             parts = [load_part(policy_directory(lake, one.policy_id) / role) for one in cards]
             model, tokenizer = parts[0]

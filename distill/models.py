@@ -40,6 +40,7 @@ def first_part(config: StudentConfig, texts: Sequence[str], names: list[str], se
         return new_model(config, own, seed), own
     torch.manual_seed(seed)  # embeddings of the markers are drawn
     model, tokenizer = _load_base(Path(config.base))
+    _refuse_mixing(model, config.base)
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     model.resize_token_embeddings(len(tokenizer))
     if config.lora_rank:
@@ -98,7 +99,10 @@ def next_part(config: StudentConfig, start: Path, directory: Path) -> Part:
     """
     model, tokenizer = load_part(start, trainable=True)
     if (start / ADAPTER).is_file() and not (directory.parent / BASE).is_dir():
-        shutil.copytree(start.parent / BASE, directory.parent / BASE)
+        draft = directory.parent / f"{BASE}.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(start.parent / BASE, draft)
+        draft.rename(directory.parent / BASE)
     shape = model.config.get_text_config()
     if not config.base and (shape.hidden_size, shape.num_hidden_layers) != (config.hidden, config.layers):
         raise PolicyError(
@@ -133,6 +137,11 @@ def load_part(directory: Path, *, trainable: bool = False) -> Part:
     return model, tokenizer
 
 
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """A role's tokenizer alone."""
+    return load_part(directory)[1]
+
+
 def trainable(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     """What an optimizer moves: all of a model, or its adapter."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -157,6 +166,25 @@ def _load_base(path: Path) -> Part:
             f"{path} is no causal language model that transformers loads ({_first_line(error)}); "
             "student.base takes checkpoints of AutoModelForCausalLM"
         ) from error
+
+
+@torch.inference_mode()
+def _refuse_mixing(model: PreTrainedModel, base: str) -> None:
+    """Raise `PolicyError` if documents of one row read each other: not every architecture goes by position ids."""
+    model.train(False)
+    ids = torch.arange(1, 9)[None] % model.config.get_text_config().vocab_size
+    positions = torch.arange(4).repeat(2)[None]
+    options = {"use_cache": False}
+    try:
+        together = model.base_model(input_ids=ids, position_ids=positions, **options).last_hidden_state[:, 4:]
+    except TypeError:
+        together = model.base_model(input_ids=ids, **options).last_hidden_state[:, 4:]
+    alone = model.base_model(input_ids=ids[:, 4:], **options).last_hidden_state
+    if not torch.allclose(together, alone, atol=1e-5, rtol=1e-4):
+        raise PolicyError(
+            f"{base} cannot learn from packed rows: its documents would read each other; "
+            "take an architecture that goes by position ids, as Llama, Qwen, Mistral or Gemma"
+        )
 
 
 def _add_adapter(model: PreTrainedModel, rank: int, markers: list[int]) -> None:

@@ -24,15 +24,31 @@ from flywheel.distill.students import limits_of, on_device
 from flywheel.distill.train import pick_device
 from flywheel.errors import TrainingError
 
+Pair = tuple[str, str]
+"""Ids of the better episode and of the worse one."""
 
-def pair_rows(
-    config: Config, lake: Lake, corpus: Corpus, base: Path
-) -> Callable[[Rows, PieceTokenizer, int], list[Example]]:
-    """Epochs of pairs whose better episode is in the corpus. Raises `TrainingError` where there is none."""
-    found = lake.sql("select chosen, rejected from pairs order by chosen, rejected", at=corpus.snapshot).to_pylist()
+
+def pairs_of(lake: Lake, corpus: Corpus, iteration: int) -> list[Pair]:
+    """Pairs whose better episode is in the corpus, and whose worse one is of no later iteration (0: of any).
+
+    Raises `TrainingError` where there is none.
+    """
+    late = f"and iteration > {iteration}" if iteration else "and false"
+    found = lake.sql(
+        f"""select chosen, rejected from pairs
+            where rejected not in (select trajectory_id from trajectories where true {late}) order by all""",
+        at=corpus.snapshot,
+    ).to_pylist()
     pairs = [(row["chosen"], row["rejected"]) for row in found if row["chosen"] in corpus.routes]
     if not pairs:
         raise TrainingError("no task has both a verified and a failed training episode; raise collect.overlap")
+    return pairs
+
+
+def pair_rows(
+    config: Config, lake: Lake, pairs: Sequence[Pair], base: Path
+) -> Callable[[Rows, PieceTokenizer, int], list[Example]]:
+    """Epochs of pairs, less those of tasks that are held out."""
     model, tokenizer = load_part(base / Role.FLAT)
     model = on_device(model, pick_device(config.train.device))
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
@@ -58,7 +74,7 @@ def pair_rows(
         )
         for one, owner, told in zip(documents, owners, reference, strict=True)
     ]
-    return lambda _, tokens, number: rows
+    return lambda own, tokens, number: [one for one in rows if pairs[one.group][0] in own.windows]
 
 
 @torch.inference_mode()

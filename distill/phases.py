@@ -17,14 +17,13 @@ from flywheel.distill.models import load_part
 from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.objectives.imitation import imitation
 from flywheel.distill.objectives.preference import preference
-from flywheel.distill.pairs import pair_rows
+from flywheel.distill.pairs import Pair, pair_rows
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.rows import Rows
 from flywheel.distill.students import PolicyCard, on_device
 from flywheel.distill.teachings import stored, teach, with_teachings
 from flywheel.distill.train import Objective, pick_device
 from flywheel.distill.weighing import credited
-from flywheel.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +48,10 @@ def lessons(
     roles: Sequence[Role],
     student: PolicyCard,
     teacher: str,
+    pairs: Sequence[Pair],
     iteration: int,
 ) -> Callable[[Role], Lesson]:
-    """The second phase of a cloned student, by role. Raises `ConfigError` where it cannot be had."""
+    """The second phase of a cloned student, by role."""
     base = policy_directory(lake, student.policy_id)
     if settings.objective == "regression":
         credit = credited(config, settings, lake, corpus, roles, base, iteration)
@@ -63,10 +63,8 @@ def lessons(
         objective = partial(imitation, reverse=settings.reverse)
         return lambda role: Lesson(partial(ask, role), objective)
     if settings.objective == "preference":
-        if Role.FLAT not in roles:
-            raise ConfigError("preference compares whole episodes and refines flat students; set --kind flat")
-        pairs = pair_rows(config, lake, corpus, base)
-        return lambda role: Lesson(pairs, partial(preference, beta=settings.beta))
+        compared = pair_rows(config, lake, pairs, base)
+        return lambda role: Lesson(compared, partial(preference, beta=settings.beta))
     return cloned
 
 
@@ -87,8 +85,6 @@ def _taught(
     known = stored(lake, teacher, role, draw, number, settings.top_k)
     if len(known) < len(examples):
         model, tokenizer = load_part(policy_directory(lake, teacher) / role)
-        if tokenizer.get_vocab() != tokens.vocabulary:
-            raise ConfigError("teacher and student need one tokenizer; give both the same student.vocabulary")
         model = on_device(model, pick_device(config.train.device))
         owners, pad = [one for one, _ in drawn], token_id(tokenizer, PAD)
         size = config.train.batch_tokens

@@ -15,11 +15,11 @@ from flywheel.environments.protocol import World
 EXPERT, NOISY_EXPERT, CHAMPION_NAME, TUTORED = "expert", "noisy_expert", "champion", "tutored"
 
 
-def make_policy(config: Config, lake: Lake, world: World, name: str) -> Policy:
+def make_policy(config: Config, lake: Lake, world: World, name: str, champion_id: str = "") -> Policy:
     """`expert`, `noisy_expert`, `random`, `champion`, `tutored` (the champion begins, the expert finishes), or a policy
-    id (or the unambiguous beginning of one)."""
+    id (or the unambiguous beginning of one). `champion_id`: the champion of the time, where it is not today's."""
     if name == CHAMPION_NAME:
-        name = champion(lake)
+        name = champion_id or champion(lake)
     if name == EXPERT:
         return Expert(world, seed=config.seed)
     if name == NOISY_EXPERT:
@@ -27,7 +27,7 @@ def make_policy(config: Config, lake: Lake, world: World, name: str) -> Policy:
     if name == RANDOM:
         return RandomPolicy(seed=config.seed, max_repeats=config.student.max_repeats)
     if name == TUTORED:
-        student = make_policy(config, lake, world, CHAMPION_NAME)
-        return Tutored(world, student, longest=config.environment.max_steps // 3, seed=config.seed)
+        student = make_policy(config, lake, world, CHAMPION_NAME, champion_id)
+        return Tutored(world, student, longest=max(1, config.environment.max_steps // 3), seed=config.seed)
     row = registered(lake, name)
     return load_policy(policy_directory(lake, str(row.policy_id)), pick_device(config.train.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flywheel.datasets.lake import Lake
 from flywheel.distill.registry import policy_directory, registered
-from flywheel.errors import InfrastructureError, PolicyError, PrerequisiteError
+from flywheel.errors import FlywheelError, InfrastructureError, PolicyError, PrerequisiteError
 
 
 def push(lake: Lake, name: str, repository: str, *, endpoint: str | None = None, private: bool = True) -> str:
@@ -21,12 +21,16 @@ def push(lake: Lake, name: str, repository: str, *, endpoint: str | None = None,
     api = HfApi(endpoint=endpoint)
     try:
         api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            raise PolicyError(f"{repository} is public; say --public if that is meant, or name another")
         commit = api.upload_folder(
             repo_id=repository,
             folder_path=policy_directory(lake, policy_id),
             commit_message=policy_id,
             ignore_patterns=["*.checkpoint/*"],
         )
+    except FlywheelError:
+        raise
     except HFValidationError as error:
         raise PolicyError(f"'{repository}' is no repository: {str(error).splitlines()[0]}") from error
     except HfHubHTTPError as error:

@@ -71,13 +71,16 @@ class Rows:
         return [example(pieces, tokens, partial(weigh, one)) for one, pieces in self.drawn(number)]
 
 
-def rows_of(config: Config, corpus: Corpus, role: Role, iteration: int) -> Rows:
-    """Flat and planner learn from verified episodes; the executor also from completed segments of the others."""
+def rows_of(config: Config, corpus: Corpus, role: Role, iteration: int, *, everything: bool = False) -> Rows:
+    """Flat and planner learn from verified episodes; the executor also from completed segments of the others.
+
+    `everything`: also what the role is not to learn from, for critics, who judge executors' episodes, too.
+    """
     limits = limits_of(config.student)
     windows = {
         one.trajectory_id: windows_of(one, corpus.segments[one.trajectory_id], limits, role)
         for one in corpus.trajectories
-        if role is Role.EXECUTOR or corpus.routes[one.trajectory_id] in VERIFIED
+        if everything or role is Role.EXECUTOR or corpus.routes[one.trajectory_id] in VERIFIED
     }
     names = exchangeable_names(corpus.trajectories)
     return Rows(corpus, windows, names, config.train.renamed, f"{config.seed}/{iteration}")

@@ -7,6 +7,7 @@ parent is the cloned one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.config import Config, Epochs
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.leaks import refuse_leaks
 from flywheel.distill.cards import part_card
 from flywheel.distill.corpus import Corpus, load_corpus, refuse_revoked
-from flywheel.distill.models import base_digest, first_part, next_part, save_part
+from flywheel.distill.models import base_digest, first_part, load_tokenizer, new_model, next_part, save_part
+from flywheel.distill.pairs import pairs_of
 from flywheel.distill.phases import Lesson, cloned, lessons
 from flywheel.distill.registry import newest, policy_directory, register
 from flywheel.distill.rows import rows_of, spoken_names
@@ -33,6 +36,7 @@ from flywheel.distill.students import (
     read_card,
 )
 from flywheel.distill.train import pick_device, train
+from flywheel.errors import ConfigError, PolicyError
 from flywheel.filters.balance import effective_share
 from flywheel.trajectory import digest
 
@@ -59,25 +63,52 @@ def distill(
     The policy id is a digest of corpus, settings and parent: distilling the same again finds it done. Later
     iterations start from the student of the iteration before, ad-hoc students from scratch.
     """
+    refine = config.train.refine
+    if refine and refine.objective == "preference" and kind != "flat":
+        raise ConfigError("preference compares whole episodes and refines flat students; set --kind flat")
     corpus = load_corpus(config, lake, iteration, condition)
     number = AD_HOC if condition else iteration
     parent = newest(lake, kind, number - 1) if number > 1 else ""
     later = config.train.later_epochs if parent else config.train.epochs
-    student = _student(config, lake, corpus, kind, number, parent, [], later, cloned, progress)
-    if not config.train.refine:
+    plain = Plan(lambda: cloned)
+    student = _student(config, lake, corpus, kind, number, parent, later, plain, progress)
+    if not refine:
         return student
-    refine = config.train.refine
     teacher = ""
     if refine.objective == "imitation":
         wide = config.model_copy(update={"student": refine.teacher, "seed": refine.teacher_seed})
         epochs = refine.teacher_epochs or config.train.epochs
-        teacher = _student(wide, lake, corpus, kind, AD_HOC, "", [], epochs, cloned, progress).policy_id
+        reads_like = replace(plain, tokenizers=policy_directory(lake, student.policy_id))
+        teacher = _student(wide, lake, corpus, kind, AD_HOC, "", epochs, reads_like, progress).policy_id
+    pairs = pairs_of(lake, corpus, number) if refine.objective == "preference" else []
+    worse = sorted({rejected for _, rejected in pairs} - corpus.routes.keys())
+    refuse_leaks(lake, worse, config.curate.leak)
     phase = config.model_copy(
         update={"train": config.train.model_copy(update={"learning_rate": refine.learning_rate, "warmup": 0.1})}
     )
-    lesson = lessons(phase, refine, lake, corpus, ROLES[kind], student, teacher, iteration)
-    extra = [refine.model_dump(mode="json"), teacher]
-    return _student(phase, lake, corpus, kind, number, student.policy_id, extra, refine.epochs, lesson, progress)
+    plan = Plan(
+        lambda: lessons(phase, refine, lake, corpus, ROLES[kind], student, teacher, pairs, iteration),
+        extra=(refine.model_dump(mode="json"), teacher, pairs),
+        also=worse,
+    )
+    return _student(phase, lake, corpus, kind, number, student.policy_id, refine.epochs, plan, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a student is taught: its lessons by role, made only if it has to be trained; what else its name depends on;
+    trajectories that teach it beside the corpus; and the student whose tokenizers it takes over."""
+
+    lessons: Callable[[], Callable[[Role], Lesson]]
+    extra: tuple[object, ...] = ()
+    also: Sequence[str] = ()
+    tokenizers: Path | None = None
+
+    def vocabularies(self, kind: str) -> list[str]:
+        """Digests of the tokenizers that are taken over."""
+        if not self.tokenizers:
+            return []
+        return [digest(load_tokenizer(self.tokenizers / role).get_vocab()) for role in ROLES[kind]]
 
 
 def _student(
@@ -87,9 +118,8 @@ def _student(
     kind: str,
     iteration: int,
     parent: str,
-    extra: Sequence[object],
     epochs: Epochs,
-    lesson: Callable[[Role], Lesson],
+    plan: Plan,
     progress: Progress,
 ) -> PolicyCard:
     """Train every role of a student, unless that was done."""
@@ -100,17 +130,23 @@ def _student(
         epochs.model_dump(),
         config.seed,
         base_digest(config.student),
-        *extra,
+        *plan.extra,
+        *plan.vocabularies(kind),
     ]
     policy_id = f"{kind}-{digest(kind, iteration, corpus.digest, corpus.condition, settings, parent)}"
     directory = policy_directory(lake, policy_id)
+    base = f"{base_digest(config.student)} rank {config.student.lora_rank}" if config.student.base else ""
     if not (directory / POLICY_FILE).is_file():
         start = policy_directory(lake, parent) if parent else None
+        if start and read_card(start).base != base:
+            raise PolicyError(f"{parent} was made from another base; train from scratch (--where), or go back to it")
         metrics = {"effective_share": effective_share(np.array(list(corpus.weights.values())))}
         parameters = 0
+        lesson = plan.lessons()
         for role in ROLES[kind]:
+            passes = epochs.model_dump()[role]
             said, size = _role(
-                config, corpus, role, iteration, epochs.model_dump()[role], lesson(role), directory, start, progress
+                config, corpus, role, iteration, passes, lesson(role), directory, start, plan.tokenizers, progress
             )
             metrics |= {f"{role}_{name}": value for name, value in said.items()}
             parameters += size
@@ -123,20 +159,21 @@ def _student(
             iteration=iteration,
             snapshot=corpus.snapshot,
             condition=corpus.condition,
-            trajectories=len(corpus.trajectories),
+            trajectories=len(corpus.trajectories) + len(plan.also),
             training_digest=corpus.digest,
             config_digest=config.identity(),
             parent_policy_id=parent,
+            base=base,
             parameters=parameters,
             metrics=metrics,
         )
-        refuse_revoked(lake, corpus)
+        refuse_revoked(lake, [*corpus.routes, *plan.also], corpus.snapshot)
         verifiers = [one.name for one in config.curate.verifiers if one.gate]
         for role in ROLES[kind]:
             (directory / role / "README.md").write_text(part_card(card, role, verifiers))
         finish(directory, card)
     card = read_card(directory)
-    register(lake, card, list(corpus.routes))
+    register(lake, card, [*corpus.routes, *plan.also])
     return card
 
 
@@ -149,12 +186,16 @@ def _role(
     lesson: Lesson,
     directory: Path,
     start: Path | None,
+    tokenizers: Path | None,
     progress: Progress,
 ) -> tuple[dict[str, float], int]:
     """Train and save one role's model; (training metrics, parameters)."""
     rows, held = rows_of(config, corpus, role, iteration).apart(config.train.held_out)
     if start:
         model, tokenizer = next_part(config.student, start / role, directory / role)
+    elif tokenizers:
+        tokenizer = load_tokenizer(tokenizers / role)
+        model = new_model(config.student, tokenizer, config.seed)
     else:
         names = spoken_names(corpus)
         model, tokenizer = first_part(config.student, rows.texts(), names, config.seed, directory / role)

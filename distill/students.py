@@ -47,6 +47,8 @@ class PolicyCard:
     training_digest: str
     config_digest: str
     parent_policy_id: str
+    base: str
+    """Digest of the checkpoint that it was first made from, with its adapter's rank; empty for one from scratch."""
     parameters: int
     metrics: dict[str, float]
 

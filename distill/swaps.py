@@ -17,7 +17,8 @@ from flywheel.distill.policies import make_policy
 from flywheel.distill.statistics import Interval, rate
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
-from flywheel.errors import PolicyError
+from flywheel.errors import ConfigError, PolicyError
+from flywheel.filters.segments import SOURCE as MILESTONES
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
 
@@ -44,8 +45,10 @@ def swap(
 ) -> Swaps:
     """Play an iteration's dev tasks three times. Nothing of it is stored: oracles are no policies.
 
-    Raises `PolicyError` for a student without levels.
+    Raises `PolicyError` for a student without levels, `ConfigError` for one that learned other subgoals.
     """
+    if config.train.segments != MILESTONES:
+        raise ConfigError(f"swaps name subgoals as {MILESTONES} does, and this student learned {config.train.segments}")
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         student = make_policy(config, lake, world, name)
         if not isinstance(student, HierarchicalAgent):
@@ -55,6 +58,8 @@ def swap(
         progress(len(tasks))
         solutions = {one.task_id: solution_of(one) for one in expert}
         solved = [task for task in tasks if task.task_id in solutions]
+        if not solved:
+            raise PolicyError("the expert solves none of these tasks; raise environment.max_steps")
         found = []
         for policy in (student, OraclePlanner(student, solutions), OracleExecutor(student, solutions)):
             played = _play(config, world, policy, solved)

@@ -84,9 +84,15 @@ def train(
             optimizer.zero_grad()
             raise TrainingError(
                 f"the loss is {loss} at update {update + 1} of {len(plan)}; the last good checkpoint is in "
-                f"{checkpoint}; lower train.learning_rate and run again"
+                f"{checkpoint}; lower train.learning_rate"
             )
-        torch.nn.utils.clip_grad_norm_(trainable(model), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(trainable(model), 1.0)
+        if not norm.isfinite():
+            optimizer.zero_grad()
+            raise TrainingError(
+                f"the gradient is {norm.item()} at update {update + 1} of {len(plan)}; the last good checkpoint is in "
+                f"{checkpoint}; lower train.learning_rate"
+            )
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)

@@ -7,20 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from flywheel.agents.prompts import DONE, PAD, Piece, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.config import Config, RefineConfig
 from flywheel.datasets.lake import Lake
-from flywheel.distill.corpus import Corpus
+from flywheel.datasets.reading import quoted
+from flywheel.distill.corpus import VERIFIED, Corpus
 from flywheel.distill.credit.advantages import returns
 from flywheel.distill.credit.hierarchical import Critics, hae, normalised
-from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH, Episodes, Gae, Hae
+from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH, Episodes, Gae, Hae, arguments_of
 from flywheel.distill.credit.record import assign_credit, flattened, steps_of
 from flywheel.distill.critics import States, ValueHead, by_trajectory, fit, states_of
 from flywheel.distill.models import load_part
 from flywheel.distill.objectives.regression import regression_weights
 from flywheel.distill.rows import Weighs, rows_of
+from flywheel.distill.students import on_device
+from flywheel.distill.train import pick_device
 from flywheel.filters.batch import Bools, Floats
 from flywheel.trajectory import digest
 
@@ -38,11 +43,11 @@ class Credit:
     source: str
 
     def weigh(self, role: Role) -> Weighs:
-        own, ends = self.weights[LEVELS[role]], self.weights.get(SWITCH, {})
+        """Weights of a role's words. "Done" keeps weight 1: no critic here looks at the state in which it is said."""
+        own = self.weights[LEVELS[role]]
 
         def weight(trajectory: str, piece: Piece) -> float:
-            known = ends if role is Role.EXECUTOR and piece.text.startswith(DONE) else own
-            return known.get((trajectory, piece.decision), 1.0)
+            return 1.0 if piece.text.startswith(DONE) else own.get((trajectory, piece.decision), 1.0)
 
         return weight
 
@@ -59,7 +64,8 @@ def credited(
     """Fit critics on the cloned student, append advantages under them to the lake, and turn them into weights."""
     source = f"credit/1 {base.name}"
     read = {role: _states(config, corpus, role, base / role, iteration) for role in roles}
-    lengths = {one.trajectory_id: one.length for one in corpus.trajectories}
+    known = {one for states in read.values() for one in states.trajectory_M}
+    lengths = {one.trajectory_id: one.length for one in corpus.trajectories if one.trajectory_id in known}
     steps = steps_of(lake, list(lengths), config.train.segments)
     ids, held = steps["trajectory_id"].to_pylist(), _held_out(corpus)
     place = {(one, step): at for at, (one, step) in enumerate(zip(ids, steps["index"].to_pylist(), strict=True))}
@@ -77,12 +83,16 @@ def credited(
     name, method = ("gae", Gae(**given)) if FLAT in values else ("hae", Hae(**given, critics=True))
     assign_credit(lake, name, method, "true", ids=list(lengths), values=values, source=source)
     rows = lake.sql(
-        f"""select trajectory_id, "index", level, advantage from credits where source = '{source}'
-            and method = '{name}' order by level, trajectory_id, "index" """
+        f"""select trajectory_id, "index", level, advantage from credits where source = {quoted(source)}
+            and method = '{name}' and arguments = {quoted(arguments_of(method))}
+            order by level, trajectory_id, "index" """
     )
+    verified = pa.array([one for one, to in corpus.routes.items() if to in VERIFIED], pa.string())
+    everyone = pa.array(list(corpus.routes), pa.string())
+    taught = {FLAT: verified, PLANNER: verified, EXECUTOR: everyone, SWITCH: everyone}
     weights: dict[str, dict[tuple[str, int], float]] = {}
     for level in dict.fromkeys(rows["level"].to_pylist()):
-        own = rows.filter(np.asarray(rows["level"].to_numpy() == level))
+        own = rows.filter(pc.and_(pc.equal(rows["level"], level), pc.is_in(rows["trajectory_id"], taught[level])))
         told = regression_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
         keys = zip(own["trajectory_id"].to_pylist(), own["index"].to_pylist(), strict=True)
         weights[level] = dict(zip(keys, told.tolist(), strict=True))
@@ -91,7 +101,8 @@ def credited(
 
 def _states(config: Config, corpus: Corpus, role: Role, folder: Path, iteration: int) -> States:
     model, tokenizer = load_part(folder)
-    rows = rows_of(config, corpus, role, iteration)
+    model = on_device(model, pick_device(config.train.device))
+    rows = rows_of(config, corpus, role, iteration, everything=role is Role.PLANNER)
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
     return states_of(model, rows.windows, tokens, config.train.batch_tokens, pad)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.config import Config
+from flywheel.errors import ConfigError
 from flywheel.flows.server import prefect_api
 
 
@@ -14,6 +15,9 @@ def run(config: Config) -> list[dict[str, Any]]:
     from flywheel.datasets.lake import Lake
     from flywheel.distill.iterations import check_settings, iterations
 
+    refine = config.train.refine
+    if refine and refine.objective == "preference":
+        raise ConfigError("preference refines flat students, and a turn distills both kinds; use: flywheel distill")
     if Lake.exists(config):
         lake = Lake.of(config)
         check_settings(config, lake)

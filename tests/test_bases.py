@@ -14,6 +14,8 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
     ViTConfig,
     ViTModel,
@@ -133,6 +135,24 @@ def test_other_architectures_are_told(filled: Lake, checkpoint: Path, tmp_path: 
         assert "\n" not in str(told.value)
     with pytest.raises(ConfigError, match="lora_rank needs a base"):
         load(SMOKE, ["student.lora_rank=4"])
+
+
+def test_a_base_whose_packed_documents_would_read_each_other_is_refused(
+    filled: Lake, checkpoint: Path, tmp_path: Path
+) -> None:
+    shape = OPTConfig(
+        vocab_size=300, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=1, word_embed_proj_dim=16
+    )
+    OPTForCausalLM(shape).save_pretrained(tmp_path / "opt")
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "opt")
+    with pytest.raises(PolicyError, match="would read each other"):
+        distill(config(filled, tmp_path / "opt"), filled, "flat", 1)
+
+
+def test_another_base_cannot_take_over_a_parent(filled: Lake, smoke: Config, checkpoint: Path) -> None:
+    distill(smoke, filled, "flat", 1)
+    with pytest.raises(PolicyError, match="made from another base"):
+        distill(config(filled, checkpoint), filled, "flat", 2)
 
 
 def test_a_parent_of_another_size_is_refused(filled: Lake, smoke: Config) -> None:

@@ -38,7 +38,7 @@ class Hub:
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else f"me/{asked['name']}"
-            self.private[name] = asked.get("private", False) or asked.get("visibility") == "private"
+            self.private.setdefault(name, asked.get("private", False) or asked.get("visibility") == "private")
             return {"url": f"{self.url}/{name}", "name": name}
         name = "/".join(path.split("/")[3:5])
         if "/preupload/" in path:
@@ -50,7 +50,7 @@ class Hub:
                     kept = self.files.setdefault(name, {})
                     kept[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             return {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.url}/{name}/commit/{'0' * 40}"}
-        return {"id": name, "sha": "0" * 40, "siblings": []}
+        return {"id": name, "private": self.private.get(name, False), "sha": "0" * 40, "siblings": []}
 
 
 @pytest.fixture
@@ -113,6 +113,15 @@ def test_every_file_arrives_as_it_is_and_privately(lake: Lake, student: PolicyCa
         str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
     assert "planner/model.safetensors" in hub.files["me/kitchen"]
+
+
+def test_what_is_public_already_is_not_pushed_to_by_accident(lake: Lake, student: PolicyCard, hub: Hub) -> None:
+    hub.private["me/open"] = False
+    with pytest.raises(PolicyError, match="is public; say --public"):
+        push(lake, student.policy_id, "me/open", endpoint=hub.url)
+    assert hub.files == {}
+    push(lake, student.policy_id, "me/open", endpoint=hub.url, private=False)
+    assert hub.files
 
 
 def test_refusals_are_one_line(lake: Lake, student: PolicyCard, hub: Hub, tmp_path: Path) -> None:

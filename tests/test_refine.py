@@ -18,6 +18,7 @@ from flywheel.datasets.lineage import revoke
 from flywheel.distill.collection import tasks_of
 from flywheel.distill.corpus import load_corpus, refuse_revoked
 from flywheel.distill.critics import fit, load_head
+from flywheel.distill.models import load_tokenizer
 from flywheel.distill.registry import RANDOM, policy_directory
 from flywheel.distill.stage import distill
 from flywheel.environments.protocol import World
@@ -78,9 +79,15 @@ def test_a_teacher_is_asked_once_and_its_words_lie_in_the_lake(filled: Lake) -> 
     distill(config(filled, "imitation", "train.refine.learning_rate=1e-4"), filled, "flat", 1)
     assert filled.sql("select count(*) as n from teachings").to_pylist() == [{"n": row["n"]}]
     assert filled.snapshot() == before
-    other = "train.refine.teacher={ hidden = 48, layers = 1, heads = 2, vocabulary = 500 }"
-    with pytest.raises(ConfigError, match="need one tokenizer"):
-        distill(config(filled, "imitation", other), filled, "flat", 1)
+
+
+def test_a_teacher_reads_with_its_students_tokenizer(filled: Lake) -> None:
+    """Whatever its own settings would have made of the texts: log-probabilities are of the student's tokens."""
+    other = "train.refine.teacher={ hidden = 48, layers = 1, heads = 2, vocabulary = 500, window_steps = 9 }"
+    card = distill(config(filled, "imitation", other), filled, "flat", 1)
+    (teacher,) = filled.sql("select distinct policy_id from teachings")["policy_id"].to_pylist()
+    one, two = (load_tokenizer(policy_directory(filled, name) / "flat") for name in (teacher, card.policy_id))
+    assert one.get_vocab() == two.get_vocab()
 
 
 def test_preference_learns_from_pairs_of_one_task(filled: Lake) -> None:
@@ -90,6 +97,9 @@ def test_preference_learns_from_pairs_of_one_task(filled: Lake) -> None:
     )
     assert card.metrics["flat_first_loss"] == pytest.approx(np.log(2), abs=0.05)
     assert card.metrics["flat_last_loss"] < card.metrics["flat_first_loss"]
+    rejected = set(filled.sql("select distinct rejected from pairs")["rejected"].to_pylist())
+    lineage = filled.sql(f"select trajectory_id from lineage where policy_id = '{card.policy_id}'")
+    assert rejected <= set(lineage["trajectory_id"].to_pylist())
     with pytest.raises(ConfigError, match="refines flat students"):
         distill(config(filled, "preference"), filled, "hierarchical", 1)
 
@@ -157,10 +167,27 @@ def test_selections_that_cannot_teach_are_told(
 def test_what_was_taken_back_meanwhile_stops_the_student(filled: Lake) -> None:
     settings = config(filled, "")
     corpus = load_corpus(settings, filled, 1)
-    refuse_revoked(filled, corpus)
-    revoke(filled, [next(iter(corpus.routes))], "wrong")
+    ids = list(corpus.routes)
+    refuse_revoked(filled, ids, corpus.snapshot)
+    revoke(filled, ids[:1], "wrong")
     with pytest.raises(TrainingError, match="taken back meanwhile"):
-        refuse_revoked(filled, corpus)
+        refuse_revoked(filled, ids, corpus.snapshot)
+
+
+def test_credit_under_other_arguments_stays_apart(filled: Lake) -> None:
+    """Two refinements of one cloned student that differ in the discount: each is weighed by its own advantages."""
+    alone = distill(config(filled, "regression", "train.refine.credit.gamma=0.5"), filled, "flat", 1)
+    with Lake(filled.root / "other", create=True) as fresh:
+        ids = filled.sql("select trajectory_id from trajectories order by all")["trajectory_id"].to_pylist()
+        fresh.append(filled.trajectories(ids), "the same")
+        curate(config(fresh, ""), fresh)
+        distill(config(fresh, "regression"), fresh, "flat", 1)
+        after = distill(config(fresh, "regression", "train.refine.credit.gamma=0.5"), fresh, "flat", 1)
+        one, two = (
+            AutoModelForCausalLM.from_pretrained(policy_directory(lake, card.policy_id) / "flat").state_dict()
+            for lake, card in ((filled, alone), (fresh, after))
+        )
+    assert all(bool((one[name] == two[name]).all()) for name in one)
 
 
 def test_an_unknown_objective_is_told(lake: Lake) -> None:

@@ -29,14 +29,12 @@ LONGEST = 5
 
 def test_the_expert_finishes_what_a_student_began(world: World, play: Play) -> None:
     episodes = play(Tutored(world, RandomPolicy(), longest=LONGEST), 16)
-    led = [sum(not step.trainable for step in one.steps) for one in episodes]
-    assert max(led) <= LONGEST
-    assert sum(led) > 0
+    assert any(not step.trainable for one in episodes for step in one.steps)
     assert sum(one.success for one in episodes) > len(episodes) / 2
     assert all(said.integrity == 1 for said in Replay(world).verify(batch_of(episodes)))
     for one in episodes:
-        tail = [step.trainable for step in one.steps[LONGEST:]]
-        assert all(tail)
+        for step in one.steps[LONGEST:]:
+            assert step.trainable == (step.action in (step.valid_actions or ()))
 
 
 def test_a_student_that_does_what_the_expert_would_is_believed(world: World, play: Play) -> None:

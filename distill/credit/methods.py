@@ -93,6 +93,11 @@ class Method(Section):
     gamma: Share = Field(default=1.0, description="Discount.")
     segments: str = Field(default=SOURCE_OF_CURATION, description="Whose segments: a source in view segmentations.")
 
+    @property
+    def compares(self) -> bool:
+        """Do other trajectories of its task decide what a decision is worth?"""
+        return False
+
     @abstractmethod
     def __call__(self, episodes: Episodes) -> list[Level]: ...
 
@@ -135,6 +140,10 @@ class Gae(Method):
 class Hae(Gae):
     """Hierarchical advantages, normalised level by level; from groups of a task where there are no critics."""
 
+    @property
+    def compares(self) -> bool:
+        return not self.critics
+
     critics: bool = Field(default=False, description="Compare with value heads rather than with the task's others.")
 
     def __call__(self, episodes: Episodes) -> list[Level]:
@@ -142,6 +151,8 @@ class Hae(Gae):
         if not self.critics:
             found = hae_without_critics(reward_T, runs, parts, episodes.group_N, self.gamma)
             return _levels(found, parts)
+        if not episodes.values:
+            raise ConfigError("hae with critics needs a student's value heads: set [train.refine] and distill")
         low_T, high_T, keep_T = (episodes.value(level)[0] for level in (EXECUTOR, PLANNER, SWITCH))
         critics = Critics(low_T, high_T[parts.first_N], keep_T, episodes.value(PLANNER)[1])
         lam_N = self.lambdas(runs)
@@ -157,6 +168,10 @@ class Gigpo(Method):
 
     weight: float = Field(default=1.0, ge=0, description="ω, of the steps' part.")
     scale: bool = Field(default=True, description="Divide by standard deviations.")
+
+    @property
+    def compares(self) -> bool:
+        return True
 
     def __call__(self, episodes: Episodes) -> list[Level]:
         runs, reward_T = episodes.runs, self.rewards(episodes)

@@ -15,6 +15,7 @@ from flywheel.distill.credit.diagnostics import Diagnostics, diagnose, together
 from flywheel.distill.credit.methods import COLUMNS, SOURCE, Episodes, Method, arguments_of, credit
 from flywheel.errors import LakeError
 from flywheel.filters.batch import Floats
+from flywheel.trajectory import digest
 
 CHUNK_STEPS = 500_000
 """Steps that are read together. Groups are whole, so a task with more of them makes a larger chunk."""
@@ -47,8 +48,9 @@ def assign_credit(
 ) -> Credited:
     """Append credits of what a condition over `trajectories` selects; what has them already keeps them.
 
-    `ids` narrows the selection; `values` are those of critics, which `source` then names. Broken episodes have no
-    credit. Raises `LakeError` if the condition selects nothing.
+    Where trajectories are compared with each other, the source names the company, so that later ones get credit of
+    their own. `ids` narrows the selection; `values` are those of critics, which `source` then names. Broken episodes
+    have no credit. Raises `LakeError` if the condition selects nothing.
     """
     check_condition(condition)
     connection = lake.connect(kinds=KINDS)
@@ -57,7 +59,8 @@ def assign_credit(
         for chunk in _chunks(connection, condition, ids):
             steps = _steps(connection, chunk, method.segments)
             episodes = Episodes(steps, flattened(values or {}, steps))
-            table = credit(name, method, episodes, source)
+            company = f" among {digest(sorted(chunk))}" if method.compares else ""
+            table = credit(name, method, episodes, source + company)
             found.append(diagnose(episodes, table))
             trajectories += len(chunk)
             if not dry_run:

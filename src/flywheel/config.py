@@ -224,8 +224,11 @@ class TrainConfig(Section):
     )
     accumulate: Count = Field(default=1, description="So many times batch_tokens make an update.")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 on CUDA, else fp32.")
-    held_out: Share = Field(
-        default=0.0, description="Share of the training tasks that only tell when to stop; 0: train all epochs."
+    held_out: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training tasks that only tell when to stop; 0: train all epochs.",
     )
     patience: Count = Field(default=1, description="Epochs without gain on held-out tasks after which training stops.")
     segments: str = Field(

@@ -26,10 +26,6 @@ class PieceTokenizer:
         self._known: dict[str, list[int]] = {}
         self._max_entries = max_entries
 
-    @property
-    def vocabulary(self) -> dict[str, int]:
-        return self._tokenizer.get_vocab()
-
     def ids(self, text: str) -> list[int]:
         if text not in self._known:
             if len(self._known) >= self._max_entries:

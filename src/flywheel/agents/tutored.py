@@ -37,11 +37,19 @@ class Tutored:
         decided = dict(zip((turn.slot for turn in own), self._student.act(own), strict=True)) if own else {}
         return [self._watched(turn, decided.get(turn.slot)) for turn in turns]
 
+    @staticmethod
+    def _taken_over(plan: list[str], turn: Turn) -> Decision:
+        """The expert's next action; one that is no longer possible teaches nothing."""
+        if not plan:
+            return Decision(None)
+        action, valid = plan.pop(), turn.observation.valid_actions
+        return Decision(action, trainable=valid is None or action in valid)
+
     def _watched(self, turn: Turn, decision: Decision | None) -> Decision:
         plan = self._plans[turn.slot]
         if decision is None or decision.action is None:
             self._left[turn.slot] = 0
-            return Decision(plan.pop()) if plan else Decision(None)
+            return self._taken_over(plan, turn)
         self._left[turn.slot] -= 1
         if plan and decision.action == plan[-1]:
             plan.pop()
