@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.rollout import Job, Origin, rollouts
+from flywheel.agents.collect import rehearse
 from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.distill.collection import collect
@@ -86,13 +86,7 @@ def run(
     card = distill(settings, lake, kind, 1)
     trained = time.perf_counter() - began
     student = load_policy(policy_directory(lake, card.policy_id))
-    played = rollouts(
-        student,
-        [Job(task) for task in tasks],
-        world.environments(settings.environment.parallel),
-        max_steps=settings.environment.max_steps,
-        origin=Origin(1, "evaluate", settings.identity()),
-    )
+    played = rehearse(settings, world, student, tasks, "evaluate")
     success = {one.task_id: one.success for one in played}
     found = [success[task.task_id] for task in tasks]
     explained = {name: round(value, 3) for name, value in card.metrics.items() if name.endswith("explained_variance")}

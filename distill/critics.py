@@ -19,7 +19,7 @@ from flywheel.agents.prompts import DONE, Window
 from flywheel.agents.tokens import PieceTokenizer
 from flywheel.distill.credit.diagnostics import explained_variance
 from flywheel.distill.examples import Example, example
-from flywheel.distill.packing import collate, pack, target_states
+from flywheel.distill.packing import batches, target_states
 from flywheel.filters.batch import Bools, Floats, Ints
 
 FILE = "value.safetensors"
@@ -72,8 +72,7 @@ def states_of(
     features: list[NDArray[np.float32]] = []
     names: list[str] = []
     steps: list[NDArray[np.int64]] = []
-    for documents in pack([len(one.ids_T) for one in rows], batch_tokens, np.random.default_rng(0)):
-        batch = collate(rows, documents, pad).to(model.device)
+    for batch in batches(model, rows, batch_tokens, pad):
         features.append(target_states(model, batch).float().cpu().numpy())
         names += [owners[document] for document in batch.targets.document_N.tolist()]
         steps.append(batch.targets.columns["step"].cpu().numpy())

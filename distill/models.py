@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -123,23 +124,30 @@ def load_part(directory: Path, *, trainable: bool = False) -> Part:
     """A role's model and tokenizer. Raises `PolicyError` in one line."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     adapter = (directory / ADAPTER).is_file()
-    try:
+    with _loading(directory):
         model = AutoModelForCausalLM.from_pretrained(
             directory.parent / BASE if adapter else directory, dtype=torch.float32, local_files_only=True
         )
         if adapter:
             model.load_adapter(str(directory), is_trainable=trainable)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    return model, load_tokenizer(directory)
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """A role's tokenizer alone. Raises `PolicyError` in one line."""
+    with _loading(directory):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    return tokenizer
+
+
+@contextmanager
+def _loading(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # transformers, safetensors and json raise families of their own for a broken folder
         raise PolicyError(
             f"student {directory} does not load ({_first_line(error)}); delete its folder and distill it again"
         ) from error
-    return model, tokenizer
-
-
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """A role's tokenizer alone."""
-    return load_part(directory)[1]
 
 
 def trainable(model: PreTrainedModel) -> list[torch.nn.Parameter]:

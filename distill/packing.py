@@ -7,11 +7,13 @@ mask; with either, documents read each other silently. `tests/test_packing.py` h
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -139,6 +141,20 @@ def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int
         },
     )
     return Batch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(predict), targets)
+
+
+def batches(model: PreTrainedModel, examples: Sequence[Example], batch_tokens: int, pad: int) -> Iterator[Batch]:
+    """All examples once, on the model's device, for what is no training; always in the same order."""
+    for rows in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng(0)):
+        yield collate(examples, rows, pad).to(model.device)
+
+
+def by_document(batch: Batch, values_N: Tensor) -> Iterator[tuple[int, NDArray[Any]]]:
+    """(document, its part of what was found of the targets): those of a document lie together."""
+    documents, counts = torch.unique_consecutive(batch.targets.document_N, return_counts=True)
+    yield from zip(
+        documents.tolist(), (part.cpu().numpy() for part in torch.split(values_N, counts.tolist())), strict=True
+    )
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ from flywheel.distill.corpus import Corpus
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.models import load_part
 from flywheel.distill.objectives.preference import PAIR, REFERENCE, SIDE
-from flywheel.distill.packing import collate, pack, target_logits
+from flywheel.distill.packing import batches, by_document, target_logits
 from flywheel.distill.rows import Rows
 from flywheel.distill.students import limits_of, on_device
 from flywheel.distill.train import pick_device
@@ -84,11 +84,8 @@ def token_logprobs(
     """(T,) of each example: log-probability of its targets under a model; 0 elsewhere."""
     model.train(False)
     found = [np.zeros(len(one.ids_T), np.float32) for one in examples]
-    for documents in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng(0)):
-        batch = collate(examples, documents, pad).to(model.device)
-        told = -cross_entropy(target_logits(model, batch), batch.targets.next_N, reduction="none").cpu().numpy()
-        owner_N = batch.targets.document_N.cpu().numpy()
-        for document in np.unique(owner_N):
-            places = np.flatnonzero(examples[document].weight_T[1:]) + 1
-            found[document][places] = told[owner_N == document]
+    for batch in batches(model, examples, batch_tokens, pad):
+        told_N = -cross_entropy(target_logits(model, batch), batch.targets.next_N, reduction="none")
+        for document, told in by_document(batch, told_N):
+            found[document][np.flatnonzero(examples[document].weight_T[1:]) + 1] = told
     return found

@@ -124,18 +124,19 @@ def _student(
 ) -> PolicyCard:
     """Train every role of a student, unless that was done."""
     limits, decoding = limits_of(config.student), decoding_of(config.student, config.seed)
+    contents = base_digest(config.student)
     settings = [
         config.student.model_dump(),
         config.train.model_dump(exclude=UNSEEN),
         epochs.model_dump(),
         config.seed,
-        base_digest(config.student),
+        contents,
         *plan.extra,
         *plan.vocabularies(kind),
     ]
     policy_id = f"{kind}-{digest(kind, iteration, corpus.digest, corpus.condition, settings, parent)}"
     directory = policy_directory(lake, policy_id)
-    base = f"{base_digest(config.student)} rank {config.student.lora_rank}" if config.student.base else ""
+    base = f"{contents} rank {config.student.lora_rank}" if config.student.base else ""
     if not (directory / POLICY_FILE).is_file():
         start = policy_directory(lake, parent) if parent else None
         if start and read_card(start).base != base:

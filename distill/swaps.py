@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from flywheel.agents.collect import rehearse
 from flywheel.agents.oracle import OracleExecutor, OraclePlanner, Solution
-from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Job, Origin, rollouts
 from flywheel.agents.scripted import Expert
 from flywheel.agents.student import HierarchicalAgent
 from flywheel.config import Config
@@ -16,11 +15,10 @@ from flywheel.distill.evaluation import held_out_tasks
 from flywheel.distill.policies import make_policy
 from flywheel.distill.statistics import Interval, rate
 from flywheel.environments.catalog import canonical, open_world
-from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, PolicyError
 from flywheel.filters.segments import SOURCE as MILESTONES
 from flywheel.filters.segments import segment
-from flywheel.trajectory import Split, StopReason, Task, Trajectory
+from flywheel.trajectory import Split, StopReason, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def swap(
         if not isinstance(student, HierarchicalAgent):
             raise PolicyError(f"{student.policy_id} has no levels to swap; name a hierarchical student")
         tasks = held_out_tasks(config, world, Split.DEV, iteration)
-        expert = [one for one in _play(config, world, Expert(world), tasks) if one.success]
+        expert = [one for one in rehearse(config, world, Expert(world), tasks, "evaluate") if one.success]
         progress(len(tasks))
         solutions = {one.task_id: solution_of(one) for one in expert}
         solved = [task for task in tasks if task.task_id in solutions]
@@ -62,7 +60,7 @@ def swap(
             raise PolicyError("the expert solves none of these tasks; raise environment.max_steps")
         found = []
         for policy in (student, OraclePlanner(student, solutions), OracleExecutor(student, solutions)):
-            played = _play(config, world, policy, solved)
+            played = rehearse(config, world, policy, solved, "evaluate")
             whole = [one for one in played if one.stop_reason is not StopReason.INFRASTRUCTURE]
             found.append(rate(sum(one.success for one in whole), len(whole)))
             progress(len(tasks))
@@ -74,15 +72,3 @@ def solution_of(one: Trajectory) -> Solution:
     parts = segment(one)
     deeds = tuple(tuple(step.action for step in one.steps[part.start : part.end]) for part in parts)
     return Solution(tuple(part.subgoal for part in parts), deeds)
-
-
-def _play(config: Config, world: World, policy: Policy, tasks: Sequence[Task]) -> list[Trajectory]:
-    return list(
-        rollouts(
-            policy,
-            [Job(task) for task in tasks],
-            world.environments(config.environment.parallel),
-            max_steps=config.environment.max_steps,
-            origin=Origin(0, "evaluate", config.identity()),
-        )
-    )

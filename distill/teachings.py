@@ -15,7 +15,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.datasets.reading import quoted
 from flywheel.distill.examples import Example
 from flywheel.distill.objectives.imitation import TOP_IDS, TOP_LOGPROBS
-from flywheel.distill.packing import collate, pack, target_logits
+from flywheel.distill.packing import batches, by_document, target_logits
 
 KEY = ("policy_id", "role", "draw", "epoch", "row", "k")
 
@@ -70,13 +70,11 @@ def top_tokens(
     """For each example (ids (M, k), log-probabilities (M, k)) of its M targets, likeliest first."""
     model.train(False)
     found = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)) for _ in examples]
-    for documents in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng(0)):
-        batch = collate(examples, documents, pad).to(model.device)
+    for batch in batches(model, examples, batch_tokens, pad):
         top = target_logits(model, batch).log_softmax(-1).topk(k)
-        ids_NK, logprobs_NK = top.indices.cpu().numpy().astype(np.int32), top.values.cpu().numpy()
-        owner_N = batch.targets.document_N.cpu().numpy()
-        for document in np.unique(owner_N):
-            found[document] = (ids_NK[owner_N == document], logprobs_NK[owner_N == document])
+        told = zip(by_document(batch, top.indices.int()), by_document(batch, top.values), strict=True)
+        for (document, ids_MK), (_, logprobs_MK) in told:
+            found[document] = (ids_MK, logprobs_MK)
     return found
 
 

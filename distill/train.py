@@ -26,7 +26,7 @@ from flywheel.distill.checkpoints import keep_best, restore_best, resume, save
 from flywheel.distill.examples import Example
 from flywheel.distill.models import trainable
 from flywheel.distill.objectives.cloning import cloning
-from flywheel.distill.packing import Targets, collate, pack, pack_groups, target_logits
+from flywheel.distill.packing import Targets, batches, collate, pack, pack_groups, target_logits
 from flywheel.distill.schedules import factor
 from flywheel.errors import TrainingError
 
@@ -122,8 +122,7 @@ def mean_loss(model: PreTrainedModel, examples: Sequence[Example], batch_tokens:
     """Mean negative log-likelihood of the targets. The model is left in training mode."""
     model.train(False)
     total, weight = 0.0, 0.0
-    for rows in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng(0)):
-        batch = collate(examples, rows, pad).to(model.device)
+    for batch in batches(model, examples, batch_tokens, pad):
         total += float(cloning(target_logits(model, batch), batch.targets))
         weight += float(batch.targets.weight_N.sum())
     model.train()

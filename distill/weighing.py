@@ -40,7 +40,6 @@ class Credit:
 
     weights: Mapping[str, Mapping[tuple[str, int], float]]
     heads: Mapping[Role, ValueHead]
-    source: str
 
     def weigh(self, role: Role) -> Weighs:
         """Weights of a role's words. "Done" keeps weight 1: no critic here looks at the state in which it is said."""
@@ -67,14 +66,14 @@ def credited(
     known = {one for states in read.values() for one in states.trajectory_M}
     lengths = {one.trajectory_id: one.length for one in corpus.trajectories if one.trajectory_id in known}
     steps = steps_of(lake, list(lengths), config.train.segments)
-    ids, held = steps["trajectory_id"].to_pylist(), _held_out(corpus)
-    place = {(one, step): at for at, (one, step) in enumerate(zip(ids, steps["index"].to_pylist(), strict=True))}
+    first_N, held = Episodes(steps).runs.first_N, _held_out(corpus)
+    begins = dict(zip(steps["trajectory_id"].take(pa.array(first_N)).to_pylist(), first_N.tolist(), strict=True))
     values, heads = dict[str, dict[str, Floats]](), dict[Role, ValueHead]()
     given = settings.credit.model_dump() | {"segments": config.train.segments}
     for role in sorted(roles, key=lambda one: one is Role.EXECUTOR):  # the executor's returns end in planner's values
         level = LEVELS[role]
         told_T = _returns(Episodes(steps, flattened(values, steps)), settings, role)
-        at_M = np.array([place[key] for key in zip(read[role].trajectory_M, read[role].step_M.tolist(), strict=True)])
+        at_M = np.array([begins[one] for one in read[role].trajectory_M]) + read[role].step_M
         held_M: Bools = np.array([held[one] for one in read[role].trajectory_M], np.bool_)
         heads[role] = fit(read[role].features_MD, told_T[at_M], held_M)
         values[level] = by_trajectory(read[role], heads[role](read[role].features_MD), lengths)
@@ -96,7 +95,7 @@ def credited(
         told = regression_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
         keys = zip(own["trajectory_id"].to_pylist(), own["index"].to_pylist(), strict=True)
         weights[level] = dict(zip(keys, told.tolist(), strict=True))
-    return Credit(weights, heads, source)
+    return Credit(weights, heads)
 
 
 def _states(config: Config, corpus: Corpus, role: Role, folder: Path, iteration: int) -> States:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from flywheel.agents.collect import rehearse
 from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Job, Origin, rollouts
 from flywheel.agents.scripted import NO_OP, Expert, Idle, RandomPolicy
 from flywheel.config import Config
 from flywheel.environments.protocol import World
@@ -78,14 +78,5 @@ def corrupted(one: Trajectory) -> Trajectory:
 
 
 def _play(config: Config, world: World, policy: Policy, max_steps: int = 0) -> list[Trajectory]:
-    settings = config.curate
-    tasks = world.tasks(Split.DEV, settings.calibration_start, settings.calibration_tasks)
-    return list(
-        rollouts(
-            policy,
-            [Job(task) for task in tasks],
-            world.environments(config.environment.parallel),
-            max_steps=max_steps or config.environment.max_steps,
-            origin=Origin(0, "collect", config.identity()),
-        )
-    )
+    tasks = world.tasks(Split.DEV, config.curate.calibration_start, config.curate.calibration_tasks)
+    return rehearse(config, world, policy, tasks, "collect", max_steps)

@@ -38,11 +38,6 @@ class Critics:
     keep_T: Floats
     final_N: Floats
 
-    @staticmethod
-    def none(runs: Runs, parts: Runs) -> Critics:
-        """No critic: every value is 0."""
-        return Critics(np.zeros(runs.steps), np.zeros(len(parts)), np.zeros(runs.steps), np.zeros(len(runs)))
-
 
 def hae(
     reward_T: Floats, runs: Runs, parts: Runs, critics: Critics, gamma: float, lam_N: Floats, lam_planner_N: Floats

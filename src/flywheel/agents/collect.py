@@ -10,7 +10,7 @@ from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.splits import assign
 from flywheel.environments.protocol import World
-from flywheel.trajectory import StopReason, Trajectory, trajectory_id
+from flywheel.trajectory import StopReason, Task, Trajectory, trajectory_id
 
 COMMIT_EVERY = 32
 COMMIT_STEPS = 4096
@@ -65,6 +65,21 @@ def play(
             break
         waiting = [Job(job.task, job.attempt + RETRY_STRIDE) for job in broken]
     return list(ids)
+
+
+def rehearse(
+    config: Config, world: World, policy: Policy, tasks: Sequence[Task], purpose: str, max_steps: int = 0
+) -> list[Trajectory]:
+    """Play tasks once without storing anything; `max_steps` 0 means the config's."""
+    return list(
+        rollouts(
+            policy,
+            [Job(task) for task in tasks],
+            world.environments(config.environment.parallel),
+            max_steps=max_steps or config.environment.max_steps,
+            origin=Origin(0, purpose, config.identity()),
+        )
+    )
 
 
 def _id(policy: Policy, job: Job, origin: Origin) -> str:
