@@ -80,7 +80,7 @@ class Draft:
             if self._lake.record(TRAJECTORY, "trajectories", self._name, files, ids, message):
                 return True
         except BaseException:
-            self._lake.discard(self._name, files)
+            self._lake.withdraw(self._name, files)
             raise
         self._lake.discard(self._name, files)
         return False

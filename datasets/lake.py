@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -135,7 +136,7 @@ class Lake:
                 if self.record(ledger, kind, name, files, fresh, message):
                     return len(fresh)
             except BaseException:
-                self.discard(name, files)
+                self.withdraw(name, files)
                 raise
             self.discard(name, files)
 
@@ -149,6 +150,15 @@ class Lake:
     def discard(self, name: str, kinds: Iterable[str]) -> None:
         """Remove the files of a segment that did not get into the catalog."""
         self.storage.delete(file_name(name, kind) for kind in kinds)
+
+    def withdraw(self, name: str, kinds: Iterable[str]) -> None:
+        """Remove the files of a segment after an error, unless the catalog lists them: Ctrl-C or a lost connection may
+        come between its commit and the news of it. A catalog that does not answer leaves them to `lake gc`."""
+        with suppress(LakeError):
+            with self.catalog.read() as connection:
+                listed = connection.scalar(select(SEGMENT.c.name).where(SEGMENT.c.name == name).limit(1))
+            if not listed:
+                self.discard(name, kinds)
 
     def record(
         self, ledger: Table, kind: str, name: str, files: Mapping[str, Written], keys: Sequence[str], message: str

@@ -12,12 +12,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import insert
 
 from flywheel.arrow import routes_to_arrow
 from flywheel.datasets.catalog import CATALOG_VERSION, MIGRATION
+from flywheel.datasets.check import check
+from flywheel.datasets.drafts import Draft
 from flywheel.datasets.lake import Lake
 from flywheel.errors import LakeError
 from flywheel.trajectory import Route, RouteTo, Trajectory
@@ -100,6 +103,31 @@ def test_kill_9_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     assert committed
     assert len(stored) == len(set(stored))
     assert committed <= set(stored)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_ctrl_c_around_a_commit_leaves_all_or_nothing(
+    any_lake: Lake, golden: list[Trajectory], monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """The signal may come when the catalog has the commit and the writer does not know yet."""
+    record = Lake.record
+
+    def interrupted(*arguments: Any) -> bool:
+        if committed:
+            record(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lake, "record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        any_lake.append(golden, "interrupted")
+    with pytest.raises(KeyboardInterrupt), Draft(any_lake, replace(golden[0], trajectory_id="drafted")) as draft:
+        draft.add(golden[0].steps)
+        draft.commit(replace(golden[0], trajectory_id="drafted"), "interrupted")
+    monkeypatch.undo()
+    assert check(any_lake) == []
+    assert any_lake.sql("from steps").num_rows == committed * (sum(one.length for one in golden) + golden[0].length)
+    assert any_lake.append(golden, "again") == (0 if committed else len(golden))
+    assert len(any_lake.trajectories([one.trajectory_id for one in golden])) == len(golden)
 
 
 def test_a_broken_file_is_told_in_one_line(lake: Lake, golden: list[Trajectory]) -> None:
