@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from flywheel.distill.processes import leads, spread_like, wait, whole
+
 CHECKPOINT, BEST = "state.safetensors", "best.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(
@@ -23,24 +25,37 @@ def save(
         "held_out": torch.tensor(held_out, dtype=torch.float64),
     }
     for name, parameter in _learning(model):
-        tensors[f"model/{name}"] = parameter.detach()
+        tensors[f"model/{name}"] = whole(parameter.detach())
         for moment, value in optimizer.state[parameter].items():
-            tensors[f"{moment}/{name}"] = value
+            tensors[f"{moment}/{name}"] = whole(value)
     _write(directory / CHECKPOINT, tensors)
 
 
 def keep_best(directory: Path, model: nn.Module) -> None:
     """Write the weights aside as the best so far."""
-    _write(directory / BEST, {name: parameter.detach() for name, parameter in _learning(model)})
+    _write(directory / BEST, whole_weights(model))
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """What is learned, by name; where processes share it, all of them must ask."""
+    return {name: whole(parameter.detach()) for name, parameter in _learning(model)}
+
+
+def take_over(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put learned weights into a model of the same kind."""
+    with torch.no_grad():
+        for name, parameter in _learning(model):
+            parameter.copy_(weights[name])
 
 
 def restore_best(directory: Path, model: nn.Module) -> None:
     """Load the best weights so far, if any were kept."""
+    wait()
     if (directory / BEST).is_file():
         tensors = load_file(directory / BEST)
         with torch.no_grad():
             for name, parameter in _learning(model):
-                parameter.copy_(tensors[name])
+                parameter.copy_(spread_like(tensors[name], parameter))
 
 
 def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> tuple[list[float], list[float]]:
@@ -51,14 +66,16 @@ def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> tuple[list[fl
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in _learning(model):
-            parameter.copy_(tensors[f"model/{name}"])
+            parameter.copy_(spread_like(tensors[f"model/{name}"], parameter))
             if f"step/{name}" in tensors:
-                state = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS}
-                optimizer.state[parameter] = {moment: value.to(parameter.device) for moment, value in state.items()}
+                moments = {moment: spread_like(tensors[f"{moment}/{name}"], parameter) for moment in MOMENTS}
+                optimizer.state[parameter] = {**moments, "step": tensors[f"step/{name}"].to(parameter.device)}
     return tensors["losses"].tolist(), tensors["held_out"].tolist()
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    if not leads():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)

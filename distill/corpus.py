@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
 
 from flywheel.arrow import segments_from_arrow
 from flywheel.config import Config
@@ -12,6 +15,9 @@ from flywheel.datasets.leaks import refuse_leaks
 from flywheel.datasets.reading import check_condition, quoted
 from flywheel.distill.drawing import draw_weights
 from flywheel.distill.policies import NOISY_EXPERT, TUTORED
+from flywheel.distill.processes import agreed
+from flywheel.distill.renaming import exchangeable_names
+from flywheel.distill.tokenizer import named_things
 from flywheel.errors import LeakError, TrainingError
 from flywheel.trajectory import RouteTo, Segment, Trajectory, digest
 
@@ -19,14 +25,26 @@ VERIFIED = frozenset({RouteTo.SUPERVISED, RouteTo.DUPLICATE})
 """Routes of what every role may learn from; the others teach executors what they completed."""
 
 
+CHUNK = 256
+"""Trajectories that are in memory together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """`condition`: the SQL that chose it, or empty where it is an iteration's."""
+    """Which trajectories teach, and how often; they themselves stay in the lake until they are read.
 
-    trajectories: tuple[Trajectory, ...]
-    segments: dict[str, list[Segment]]
+    `routes`, `weights`, `tasks`: of each trajectory. `segments`: the source that cut them. `spoken`: what the agents'
+    own actions name; `exchangeable`: names that can change places. `condition`: the SQL that chose the corpus, or empty
+    where it is an iteration's.
+    """
+
+    lake: Lake
     routes: dict[str, RouteTo]
     weights: dict[str, float]
+    tasks: dict[str, str]
+    segments: str
+    spoken: list[str]
+    exchangeable: list[str]
     snapshot: int
     condition: str
 
@@ -34,6 +52,19 @@ class Corpus:
     def digest(self) -> str:
         weighed = [(one, route, round(self.weights[one], 6)) for one, route in sorted(self.routes.items())]
         return digest("corpus", weighed, size=8)
+
+    def read(self, ids: Sequence[str]) -> Iterator[tuple[Trajectory, list[Segment]]]:
+        """Trajectories with their segments, in the order in which they lie in the lake, a few in memory at a time."""
+        order = self.lake.by_commit(ids)
+        connection = self.lake.connect(self.snapshot, kinds=("segments",))
+        try:
+            for start in range(0, len(order), CHUNK):
+                some = order[start : start + CHUNK]
+                cut = _segments(connection, some, self.segments)
+                for one in self.lake.trajectories(some):
+                    yield one, cut.get(one.trajectory_id, [])
+        finally:
+            connection.close()
 
 
 def load_corpus(config: Config, lake: Lake, iteration: int, condition: str = "") -> Corpus:
@@ -43,26 +74,58 @@ def load_corpus(config: Config, lake: Lake, iteration: int, condition: str = "")
     teaches nobody, its way to a milestone is mostly its own wandering. Raises `LeakError` where one of them is of a
     held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is left.
     """
-    snapshot = lake.snapshot()
+    snapshot = agreed(lake.snapshot())
     routes = _selected(lake, snapshot, condition) if condition else _collected(lake, snapshot, iteration)
     if not VERIFIED & set(routes.values()):
         said = (
             f"nothing verified satisfies: {condition}" if condition else "no verified training trajectory in the lake"
         )
         raise TrainingError(f"{said}; run `flywheel collect` and `flywheel curate`")
-    segments: dict[str, list[Segment]] = {one: [] for one in routes}
-    cut = f"select * from segmentations where source = {quoted(config.train.segments)} order by trajectory_id, index"
-    for part in segments_from_arrow(lake.sql(cut, at=snapshot)):
-        if part.trajectory_id in segments:
-            segments[part.trajectory_id].append(part)
-    if uncut := [one for one, own in segments.items() if not own]:
+    source = quoted(config.train.segments)
+    cut = lake.sql(f"select distinct trajectory_id from segmentations where source = {source}", at=snapshot)
+    if uncut := sorted(routes.keys() - set(cut["trajectory_id"].to_pylist())):
         raise TrainingError(
             f"{len(uncut)} of {len(routes)} trajectories have no segments of {config.train.segments}, as {uncut[0]}; "
             f"run: flywheel segment {config.train.segments.partition('/')[0]}"
         )
     refuse_leaks(lake, list(routes), config.curate.leak)
     weighed = draw_weights(lake, list(routes), config.balance, iteration)
-    return Corpus(tuple(lake.trajectories(list(routes))), segments, routes, weighed, snapshot, condition)
+    tasks, spoken, exchangeable = _spoken(lake, snapshot, list(routes))
+    return Corpus(lake, routes, weighed, tasks, config.train.segments, spoken, exchangeable, snapshot, condition)
+
+
+def _segments(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], source: str) -> dict[str, list[Segment]]:
+    connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
+    found = connection.sql(
+        f"""from segmentations semi join wanted using (trajectory_id) where source = {quoted(source)}
+            order by trajectory_id, "index" """
+    ).to_arrow_table()
+    connection.unregister("wanted")
+    cut: dict[str, list[Segment]] = {}
+    for part in segments_from_arrow(found):
+        cut.setdefault(part.trajectory_id, []).append(part)
+    return cut
+
+
+def _spoken(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """(task by trajectory, what the agents' own actions name, which of these names can change places)."""
+    connection = lake.connect(snapshot, kinds=("trajectories", "steps"))
+    try:
+        connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
+        tasks = connection.sql("select trajectory_id, task_id from trajectories semi join wanted using (trajectory_id)")
+        by_trajectory = dict(tasks.fetchall())
+        mine = "from steps semi join wanted using (trajectory_id)"
+        actions = connection.sql(f"select distinct action {mine} where trainable").fetchall()
+        names = named_things(action for (action,) in actions)
+        notes = connection.sql(f"select distinct note {mine} where note <> ''")
+        return by_trajectory, names, exchangeable_names(names, _texts(notes))
+    finally:
+        connection.close()
+
+
+def _texts(found: duckdb.DuckDBPyRelation) -> Iterator[str]:
+    for batch in found.to_arrow_reader(CHUNK):
+        yield from batch.column(0).to_pylist()
 
 
 def refuse_revoked(lake: Lake, ids: Sequence[str], snapshot: int) -> None:

@@ -6,8 +6,10 @@ The fit is ridge regression in closed form (value pretraining on Monte-Carlo ret
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from transformers import PreTrainedModel
 
 from flywheel.agents.prompts import DONE, Window
 from flywheel.agents.tokens import PieceTokenizer
+from flywheel.arrow import batched
 from flywheel.distill.credit.diagnostics import explained_variance
 from flywheel.distill.examples import Example, example
 from flywheel.distill.packing import batches, target_states
@@ -31,7 +34,7 @@ RIDGE = 1e-2
 class States:
     """What a model thinks where M decisions fell: features_MD, and the trajectory and step of each."""
 
-    features_MD: Floats
+    features_MD: NDArray[np.float32]
     trajectory_M: list[str]
     step_M: Ints
 
@@ -44,8 +47,8 @@ class ValueHead:
     bias: float
     explained: float
 
-    def __call__(self, features_MD: Floats) -> Floats:
-        return features_MD @ self.weight_D + self.bias
+    def __call__(self, features_MD: NDArray[Any]) -> Floats:
+        return np.asarray(features_MD @ self.weight_D + self.bias, np.float64)
 
     def save(self, folder: Path) -> None:
         """Beside the model's own files, which plain transformers goes on loading."""
@@ -58,16 +61,35 @@ def load_head(folder: Path) -> ValueHead:
     return ValueHead(told["weight"], float(told["bias"][0]), float(told["explained"][0]))
 
 
-@torch.inference_mode()
+TOGETHER = 256
+"""Windows that are read together."""
+
+
 def states_of(
-    model: PreTrainedModel, windows: dict[str, list[Window]], tokens: PieceTokenizer, batch_tokens: int, pad: int
+    model: PreTrainedModel,
+    windows: Iterable[tuple[str, list[Window]]],
+    tokens: PieceTokenizer,
+    batch_tokens: int,
+    pad: int,
 ) -> States:
-    """Features of the last token before each decision. "Done" is no state of its own: the next deed's is."""
-    rows: list[Example] = []
-    owners: list[str] = []
-    for one, own in windows.items():
-        rows += [_marked(window, tokens) for window in own]
-        owners += [one] * len(own)
+    """Features of the last token before each decision. "Done" is no state of its own: the next deed's is.
+
+    Windows are read as they come; of each decision its features stay in memory, 4 bytes a width.
+    """
+    found = States(np.zeros((0, model.config.get_text_config().hidden_size), np.float32), [], np.zeros(0, np.int64))
+    parts = [found]
+    rows = ((one, _marked(window, tokens)) for one, own in windows for window in own)
+    for some in batched(rows, TOGETHER):
+        parts.append(_read(model, [one for one, _ in some], [row for _, row in some], batch_tokens, pad))
+    names = [one for part in parts for one in part.trajectory_M]
+    features_MD = np.concatenate([part.features_MD for part in parts])
+    return States(features_MD, names, np.concatenate([part.step_M for part in parts]))
+
+
+@torch.inference_mode()
+def _read(
+    model: PreTrainedModel, owners: Sequence[str], rows: Sequence[Example], batch_tokens: int, pad: int
+) -> States:
     model.train(False)
     features: list[NDArray[np.float32]] = []
     names: list[str] = []
@@ -76,13 +98,14 @@ def states_of(
         features.append(target_states(model, batch).float().cpu().numpy())
         names += [owners[document] for document in batch.targets.document_N.tolist()]
         steps.append(batch.targets.columns["step"].cpu().numpy())
-    return States(np.concatenate(features).astype(np.float64), names, np.concatenate(steps))
+    return States(np.concatenate(features), names, np.concatenate(steps))
 
 
-def fit(features_MD: Floats, return_M: Floats, held_M: Bools) -> ValueHead:
+def fit(features_MD: NDArray[Any], return_M: Floats, held_M: Bools) -> ValueHead:
     """Ridge regression on what is not held out; a constant where nothing varies."""
     if held_M.all():
         held_M = np.zeros_like(held_M)
+    features_MD = features_MD.astype(np.float64)
     learn_MD, told_M = features_MD[~held_M], return_M[~held_M]
     middle_D, mean = learn_MD.mean(0), float(told_M.mean())
     apart_MD = learn_MD - middle_D

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ ADAPTER = "adapter_config.json"
 Part = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-def first_part(config: StudentConfig, texts: Sequence[str], names: list[str], seed: int, directory: Path) -> Part:
+def first_part(config: StudentConfig, texts: Iterable[str], names: list[str], seed: int, directory: Path) -> Part:
     """A role's model before any training, for a role's folder. A base of adapters is saved beside it.
 
     Raises `PolicyError` in one line if the base does not load.

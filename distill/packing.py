@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from flywheel.agents.reader import vocabulary_layer
 from flywheel.distill.examples import Example
 from flywheel.distill.narrow import fits, narrow_states
+from flywheel.distill.shelves import lengths_of
 
 POOL = 256
 """Documents that are packed against each other."""
@@ -145,7 +146,7 @@ def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int
 
 def batches(model: PreTrainedModel, examples: Sequence[Example], batch_tokens: int, pad: int) -> Iterator[Batch]:
     """All examples once, on the model's device, for what is no training; always in the same order."""
-    for rows in pack([len(one.ids_T) for one in examples], batch_tokens, np.random.default_rng(0)):
+    for rows in pack(lengths_of(examples), batch_tokens, np.random.default_rng(0)):
         yield collate(examples, rows, pad).to(model.device)
 
 
@@ -165,14 +166,14 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     return found
 
 
-def target_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """(N, D) of the last layer before the targets; no more of that layer is computed than they need."""
-    if fits(model):
+def target_states(model: PreTrainedModel, batch: Batch, *, narrow: bool = True) -> Tensor:
+    """(N, D) of the last layer before the targets; if `narrow`, no more of that layer is computed than they need."""
+    if narrow and fits(model):
         return narrow_states(model, batch.ids_BT, batch.positions_BT, batch.predict_BT)
     return hidden_states(model, batch)[batch.predict_BT]
 
 
-def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+def target_logits(model: PreTrainedModel, batch: Batch, *, narrow: bool = True) -> Tensor:
     """(N, V) in fp32, of the tokens before the targets: no others reach the output projection."""
-    logits_NV: Tensor = vocabulary_layer(model)(target_states(model, batch))
+    logits_NV: Tensor = vocabulary_layer(model)(target_states(model, batch, narrow=narrow))
     return logits_NV.float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.models import load_part
 from flywheel.distill.objectives.preference import PAIR, REFERENCE, SIDE
 from flywheel.distill.packing import batches, by_document, target_logits
-from flywheel.distill.rows import Rows
+from flywheel.distill.rows import Drawn, Rows
 from flywheel.distill.students import limits_of, on_device
 from flywheel.distill.train import pick_device
 from flywheel.errors import TrainingError
@@ -47,8 +47,8 @@ def pairs_of(lake: Lake, corpus: Corpus, iteration: int) -> list[Pair]:
 
 def pair_rows(
     config: Config, lake: Lake, pairs: Sequence[Pair], base: Path
-) -> Callable[[Rows, PieceTokenizer, int], list[Example]]:
-    """Epochs of pairs, less those of tasks that are held out."""
+) -> Callable[[Rows, PieceTokenizer, int], Iterator[Drawn]]:
+    """Epochs of pairs, less those of tasks that are held out. Pairs are few: they are held in memory."""
     model, tokenizer = load_part(base / Role.FLAT)
     model = on_device(model, pick_device(config.train.device))
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
@@ -74,7 +74,15 @@ def pair_rows(
         )
         for one, owner, told in zip(documents, owners, reference, strict=True)
     ]
-    return lambda own, tokens, number: [one for one in rows if pairs[one.group][0] in own.windows]
+
+    def epochs(own: Rows, tokens: PieceTokenizer, count: int) -> Iterator[Drawn]:
+        learned = set(own.ids)
+        for number in range(count):
+            for one, owner in zip(rows, owners, strict=True):
+                if pairs[one.group][0] in learned:
+                    yield number, sides[owner].trajectory_id, one
+
+    return epochs
 
 
 @torch.inference_mode()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+
+from transformers import PreTrainedModel
 
 from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
@@ -12,32 +14,38 @@ from flywheel.config import Config, RefineConfig
 from flywheel.datasets.lake import Lake
 from flywheel.distill.corpus import Corpus
 from flywheel.distill.critics import ValueHead
-from flywheel.distill.examples import Example, example
+from flywheel.distill.examples import Example
 from flywheel.distill.models import load_part
 from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.objectives.imitation import imitation
 from flywheel.distill.objectives.preference import preference
 from flywheel.distill.pairs import Pair, pair_rows
 from flywheel.distill.registry import policy_directory
-from flywheel.distill.rows import Rows
+from flywheel.distill.rows import Drawn, Rows
 from flywheel.distill.students import PolicyCard, on_device
 from flywheel.distill.teachings import stored, teach, with_teachings
-from flywheel.distill.train import Objective, pick_device
+from flywheel.distill.train import Objective, Watch, pick_device
 from flywheel.distill.weighing import credited
+
+More = Callable[[int, range, Sequence[str], Sequence[Example]], Iterable[Example]]
+"""(epoch, places in it, trajectories, rows) → the same rows with columns of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """`rows`: (rows, tokens, epoch) → its examples. `head`: the critic behind their weights, kept with the model."""
+    """`rows`: (rows, tokens, epochs) → what is learned from, in any order. `more`: rows → what completes it.
+    `watch`: what else is worth a curve. `head`: the critic behind the rows' weights, kept with the model."""
 
-    rows: Callable[[Rows, PieceTokenizer, int], list[Example]]
+    rows: Callable[[Rows, PieceTokenizer, int], Iterator[Drawn]] = Rows.epochs
+    more: Callable[[Rows], More] | None = None
     objective: Objective = cloning
+    watch: Watch = lambda logits, targets: {}
     head: ValueHead | None = None
 
 
 def cloned(role: Role) -> Lesson:
     """Every target of every row alike."""
-    return Lesson(lambda rows, tokens, number: rows.epoch(tokens, number))
+    return Lesson()
 
 
 def lessons(
@@ -56,38 +64,35 @@ def lessons(
     if settings.objective == "regression":
         credit = credited(config, settings, lake, corpus, roles, base, iteration)
         return lambda role: Lesson(
-            lambda rows, tokens, number: rows.epoch(tokens, number, credit.weigh(role)), head=credit.heads[role]
+            lambda rows, tokens, count: rows.epochs(tokens, count, credit.weigh(role)), head=credit.heads[role]
         )
     if settings.objective == "imitation":
         ask = partial(_taught, config, settings, lake, teacher)
         objective = partial(imitation, reverse=settings.reverse)
-        return lambda role: Lesson(partial(ask, role), objective)
+        return lambda role: Lesson(more=partial(ask, role), objective=objective)
     if settings.objective == "preference":
         compared = pair_rows(config, lake, pairs, base)
-        return lambda role: Lesson(compared, partial(preference, beta=settings.beta))
+        return lambda role: Lesson(compared, objective=partial(preference, beta=settings.beta))
     return cloned
 
 
-def _taught(
-    config: Config,
-    settings: RefineConfig,
-    lake: Lake,
-    teacher: str,
-    role: Role,
-    rows: Rows,
-    tokens: PieceTokenizer,
-    number: int,
-) -> list[Example]:
-    """The rows of an epoch with the teacher's top tokens, which the lake holds or the teacher is asked for."""
-    drawn = rows.drawn(number)
-    examples = [example(pieces, tokens) for _, pieces in drawn]
-    draw = rows.digest
-    known = stored(lake, teacher, role, draw, number, settings.top_k)
-    if len(known) < len(examples):
-        model, tokenizer = load_part(policy_directory(lake, teacher) / role)
-        model = on_device(model, pick_device(config.train.device))
-        owners, pad = [one for one, _ in drawn], token_id(tokenizer, PAD)
-        size = config.train.batch_tokens
-        teach(lake, model, teacher, role, draw, number, owners, examples, settings.top_k, size, pad)
-        known = stored(lake, teacher, role, draw, number, settings.top_k)
-    return [with_teachings(one, *known[place], settings.top_k) for place, one in enumerate(examples)]
+def _taught(config: Config, settings: RefineConfig, lake: Lake, teacher: str, role: Role, rows: Rows) -> More:
+    """Adds the teacher's top tokens, which the lake holds or the teacher is asked for."""
+    draw, k, size = rows.digest, settings.top_k, config.train.batch_tokens
+    folder = policy_directory(lake, teacher) / role
+
+    @cache
+    def asked() -> tuple[PreTrainedModel, int]:
+        model, tokenizer = load_part(folder)
+        return on_device(model, pick_device(config.train.device)), token_id(tokenizer, PAD)
+
+    def more(epoch: int, places: range, owners: Sequence[str], examples: Sequence[Example]) -> Iterator[Example]:
+        known = stored(lake, teacher, role, draw, epoch, places, k)
+        if len(known) < len(examples):
+            model, pad = asked()
+            teach(lake, model, teacher, role, draw, epoch, places, owners, examples, k, size, pad)
+            known = stored(lake, teacher, role, draw, epoch, places, k)
+        for place, one in zip(places, examples, strict=True):
+            yield with_teachings(one, *known[place], k)
+
+    return more

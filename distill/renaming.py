@@ -10,26 +10,24 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from flywheel.agents.prompts import Piece, Window
-from flywheel.distill.tokenizer import named_things
-from flywheel.trajectory import Trajectory
 
 
-def exchangeable_names(trajectories: Sequence[Trajectory]) -> list[str]:
-    """Things that the actions name and that some documents mention while others do not.
+def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[str]:
+    """Things that actions name and that some documents mention while others do not. Each document is read once.
 
     What every recipe or none speaks of (`meal`, `fridge`) has a fixed part in the world; the rest are instances.
     """
-    names = named_things({step.action for one in trajectories for step in one.steps if step.trainable})
-    documents = {step.note for one in trajectories for step in one.steps if step.note}
     mentions: Counter[str] = Counter()
+    count = 0
     for document in documents:
         lines = set(document.splitlines())
         mentions.update(name for name in names if name in lines)
-    return [name for name in names if 0 < mentions[name] < len(documents)]
+        count += 1
+    return [name for name in names if 0 < mentions[name] < count]
 
 
 def shuffled(names: Sequence[str], chance: random.Random) -> dict[str, str]:

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from flywheel.agents.prompts import PAD, Role
-from flywheel.agents.tokens import PieceTokenizer, token_id
+from flywheel.agents.tokens import token_id
 from flywheel.config import Config, Epochs
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
 from flywheel.distill.cards import part_card
+from flywheel.distill.checkpoints import take_over, whole_weights
 from flywheel.distill.corpus import Corpus, load_corpus, refuse_revoked
-from flywheel.distill.models import base_digest, first_part, load_tokenizer, new_model, next_part, save_part
+from flywheel.distill.models import base_digest, load_tokenizer, save_part
 from flywheel.distill.pairs import pairs_of
 from flywheel.distill.phases import Lesson, cloned, lessons
+from flywheel.distill.preparation import prepare
+from flywheel.distill.processes import agreed, leads, together, wait
 from flywheel.distill.registry import newest, policy_directory, register
-from flywheel.distill.rows import rows_of, spoken_names
 from flywheel.distill.students import (
     POLICY_FILE,
     ROLES,
@@ -35,8 +38,9 @@ from flywheel.distill.students import (
     on_device,
     read_card,
 )
+from flywheel.distill.tracking import tracked
 from flywheel.distill.train import pick_device, train
-from flywheel.errors import ConfigError, PolicyError
+from flywheel.errors import ConfigError, PolicyError, TrainingError
 from flywheel.filters.balance import effective_share
 from flywheel.trajectory import digest
 
@@ -44,8 +48,12 @@ Progress = Callable[[str, int, int, float], None]
 """Hears (role, updates done, updates in all, loss)."""
 AD_HOC = 0
 """The iteration of students that no turn asked for."""
-UNSEEN = {"checkpoint_seconds", "device", "refine"}
+UNSEEN = {"checkpoint_seconds", "device", "refine", "sharing", "trackers"}
 """Settings of training that another student does not come of."""
+
+
+TRACKING = "tracking"
+"""The folder of training curves, beside the lake."""
 
 
 def distill(
@@ -61,8 +69,14 @@ def distill(
     exactly what a condition over `trajectories` selects.
 
     The policy id is a digest of corpus, settings and parent: distilling the same again finds it done. Later
-    iterations start from the student of the iteration before, ad-hoc students from scratch.
+    iterations start from the student of the iteration before, ad-hoc students from scratch. Processes that torchrun
+    started share the work; lake and students lie where all of them see them.
     """
+    with together(pick_device(config.train.device)):
+        return _distilled(config, lake, kind, iteration, progress, condition)
+
+
+def _distilled(config: Config, lake: Lake, kind: str, iteration: int, progress: Progress, condition: str) -> PolicyCard:
     refine = config.train.refine
     if refine and refine.objective == "preference" and kind != "flat":
         raise ConfigError("preference compares whole episodes and refines flat students; set --kind flat")
@@ -134,7 +148,10 @@ def _student(
         *plan.extra,
         *plan.vocabularies(kind),
     ]
-    policy_id = f"{kind}-{digest(kind, iteration, corpus.digest, corpus.condition, settings, parent)}"
+    name = digest(kind, iteration, corpus.digest, corpus.condition, settings, parent)
+    policy_id = f"{kind}-{name}"
+    if agreed(int(name, 16) >> 1) != int(name, 16) >> 1:
+        raise TrainingError("the processes see different lakes or settings; give them one lake, and run again")
     directory = policy_directory(lake, policy_id)
     base = f"{contents} rank {config.student.lora_rank}" if config.student.base else ""
     if not (directory / POLICY_FILE).is_file():
@@ -143,11 +160,12 @@ def _student(
             raise PolicyError(f"{parent} was made from another base; train from scratch (--where), or go back to it")
         metrics = {"effective_share": effective_share(np.array(list(corpus.weights.values())))}
         parameters = 0
-        lesson = plan.lessons()
+        lessons_of = cache(plan.lessons)
         for role in ROLES[kind]:
             passes = epochs.model_dump()[role]
+            lesson = cache(partial(_lesson, lessons_of, role))
             said, size = _role(
-                config, corpus, role, iteration, passes, lesson(role), directory, start, plan.tokenizers, progress
+                config, corpus, role, iteration, passes, lesson, lake, directory, start, plan.tokenizers, progress
             )
             metrics |= {f"{role}_{name}": value for name, value in said.items()}
             parameters += size
@@ -160,7 +178,7 @@ def _student(
             iteration=iteration,
             snapshot=corpus.snapshot,
             condition=corpus.condition,
-            trajectories=len(corpus.trajectories) + len(plan.also),
+            trajectories=len(corpus.routes) + len(plan.also),
             training_digest=corpus.digest,
             config_digest=config.identity(),
             parent_policy_id=parent,
@@ -170,12 +188,18 @@ def _student(
         )
         refuse_revoked(lake, [*corpus.routes, *plan.also], corpus.snapshot)
         verifiers = [one.name for one in config.curate.verifiers if one.gate]
-        for role in ROLES[kind]:
-            (directory / role / "README.md").write_text(part_card(card, role, verifiers))
-        finish(directory, card)
+        if leads():
+            for role in ROLES[kind]:
+                (directory / role / "README.md").write_text(part_card(card, role, verifiers))
+            finish(directory, card)
+    wait()
     card = read_card(directory)
     register(lake, card, [*corpus.routes, *plan.also])
     return card
+
+
+def _lesson(lessons: Callable[[], Callable[[Role], Lesson]], role: Role) -> Lesson:
+    return lessons()(role)
 
 
 def _role(
@@ -184,37 +208,39 @@ def _role(
     role: Role,
     iteration: int,
     epochs: int,
-    lesson: Lesson,
+    lesson: Callable[[], Lesson],
+    lake: Lake,
     directory: Path,
     start: Path | None,
     tokenizers: Path | None,
     progress: Progress,
 ) -> tuple[dict[str, float], int]:
     """Train and save one role's model; (training metrics, parameters)."""
-    rows, held = rows_of(config, corpus, role, iteration).apart(config.train.held_out)
-    if start:
-        model, tokenizer = next_part(config.student, start / role, directory / role)
-    elif tokenizers:
-        tokenizer = load_tokenizer(tokenizers / role)
-        model = new_model(config.student, tokenizer, config.seed)
-    else:
-        names = spoken_names(corpus)
-        model, tokenizer = first_part(config.student, rows.texts(), names, config.seed, directory / role)
+    made = prepare(config, corpus, role, iteration, epochs, lesson, directory, start, tokenizers)
+    model, tokenizer = made.whole()
     model = on_device(model, pick_device(config.train.device))
-    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
-    metrics = train(
-        model,
-        [lesson.rows(rows, tokens, number) for number in range(epochs)],
-        config.train,
-        seed=config.seed + iteration,
-        pad=pad,
-        checkpoint=directory / f"{role}.checkpoint",
-        objective=lesson.objective,
-        held_out=held.epoch(tokens, 0),
-        progress=lambda update, total, loss: progress(role, update, total, loss),
-    )
-    save_part(on_device(model, "cpu"), tokenizer, directory / role)
-    if lesson.head:
-        lesson.head.save(directory / role)
-        metrics["explained_variance"] = lesson.head.explained
-    return metrics, model.num_parameters()
+    taught = lesson()
+    with tracked(config.train.trackers, config.name, f"{directory.name}/{role}", lake.root / TRACKING) as log:
+        metrics = train(
+            model,
+            made.epochs,
+            config.train,
+            seed=config.seed + iteration,
+            pad=token_id(tokenizer, PAD),
+            checkpoint=directory / f"{role}.checkpoint",
+            objective=taught.objective,
+            watch=taught.watch,
+            held_out=made.held_out,
+            progress=lambda update, total, loss: progress(role, update, total, loss),
+            log=log,
+        )
+    weights = whole_weights(model)
+    if leads():
+        trained, tokenizer = made.whole()
+        take_over(trained, weights)
+        save_part(trained, tokenizer, directory / role)
+        if taught.head:
+            taught.head.save(directory / role)
+    if taught.head:
+        metrics["explained_variance"] = taught.head.explained
+    return metrics, sum(one.numel() for one in model.parameters())

@@ -111,8 +111,8 @@ def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
 
 def finish(directory: Path, card: PolicyCard) -> None:
     """Mark the policy complete, atomically, and drop what only training needed."""
-    for checkpoint in directory.glob("*.checkpoint"):
-        shutil.rmtree(checkpoint)
+    for leftover in (*directory.glob("*.checkpoint"), *directory.glob("*.start")):
+        shutil.rmtree(leftover)
     temporary = directory / f"{POLICY_FILE}.new"
     temporary.write_text(card.to_json())
     temporary.replace(directory / POLICY_FILE)

@@ -21,12 +21,13 @@ KEY = ("policy_id", "role", "draw", "epoch", "row", "k")
 
 
 def stored(
-    lake: Lake, teacher: str, role: Role, draw: str, epoch: int, k: int
+    lake: Lake, teacher: str, role: Role, draw: str, epoch: int, places: range, k: int
 ) -> dict[int, tuple[list[int], list[float]]]:
     """Place of a row in its epoch → the teacher's tokens and log-probabilities, as far as it was asked."""
     found = lake.sql(
         f"""select row, top_ids, top_logprobs from teachings where policy_id = {quoted(teacher)}
-            and role = '{role}' and draw = {quoted(draw)} and epoch = {epoch} and k = {k}"""
+            and role = '{role}' and draw = {quoted(draw)} and epoch = {epoch} and k = {k}
+            and row >= {places.start} and row < {places.stop}"""
     ).to_pylist()
     return {row["row"]: (row["top_ids"], row["top_logprobs"]) for row in found}
 
@@ -38,13 +39,14 @@ def teach(
     role: Role,
     draw: str,
     epoch: int,
+    places: range,
     owners: Sequence[str],
     examples: Sequence[Example],
     k: int,
     batch_tokens: int,
     pad: int,
 ) -> None:
-    """Ask the teacher about the rows of an epoch and append what it says; asked again, nothing changes."""
+    """Ask the teacher about rows of an epoch and append what it says; asked again, nothing changes."""
     told = top_tokens(model, examples, k, batch_tokens, pad)
     table = pa.table(
         {
@@ -53,7 +55,7 @@ def teach(
             "role": [str(role)] * len(owners),
             "draw": [draw] * len(owners),
             "epoch": [epoch] * len(owners),
-            "row": range(len(owners)),
+            "row": places,
             "k": [k] * len(owners),
             "top_ids": [ids.ravel() for ids, _ in told],
             "top_logprobs": [logprobs.ravel() for _, logprobs in told],

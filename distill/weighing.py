@@ -64,10 +64,11 @@ def credited(
     source = f"credit/1 {base.name}"
     read = {role: _states(config, corpus, role, base / role, iteration) for role in roles}
     known = {one for states in read.values() for one in states.trajectory_M}
-    lengths = {one.trajectory_id: one.length for one in corpus.trajectories if one.trajectory_id in known}
-    steps = steps_of(lake, list(lengths), config.train.segments)
-    first_N, held = Episodes(steps).runs.first_N, _held_out(corpus)
-    begins = dict(zip(steps["trajectory_id"].take(pa.array(first_N)).to_pylist(), first_N.tolist(), strict=True))
+    steps = steps_of(lake, sorted(known), config.train.segments)
+    runs, held = Episodes(steps).runs, _held_out(corpus)
+    order = steps["trajectory_id"].take(pa.array(runs.first_N)).to_pylist()
+    begins = dict(zip(order, runs.first_N.tolist(), strict=True))
+    lengths = dict(zip(order, runs.length_N.tolist(), strict=True))
     values, heads = dict[str, dict[str, Floats]](), dict[Role, ValueHead]()
     given = settings.credit.model_dump() | {"segments": config.train.segments}
     for role in sorted(roles, key=lambda one: one is Role.EXECUTOR):  # the executor's returns end in planner's values
@@ -103,12 +104,12 @@ def _states(config: Config, corpus: Corpus, role: Role, folder: Path, iteration:
     model = on_device(model, pick_device(config.train.device))
     rows = rows_of(config, corpus, role, iteration, everything=role is Role.PLANNER)
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
-    return states_of(model, rows.windows, tokens, config.train.batch_tokens, pad)
+    return states_of(model, rows.windows(), tokens, config.train.batch_tokens, pad)
 
 
 def _held_out(corpus: Corpus) -> dict[str, bool]:
     """Trajectory → is its task left out when critics are fitted?"""
-    return {one.trajectory_id: int(digest("critic", one.task_id), 16) % HELD == 0 for one in corpus.trajectories}
+    return {one: int(digest("critic", task), 16) % HELD == 0 for one, task in corpus.tasks.items()}
 
 
 def _returns(episodes: Episodes, settings: RefineConfig, role: Role) -> Floats:

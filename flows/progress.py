@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from flywheel.distill.processes import leads
+
 QUIET_SECONDS = 15.0
 """Without a terminal, a line is printed at most this often."""
 
@@ -36,7 +38,10 @@ def training_bar(title: str) -> Iterator[Callable[[str, int, int, float], None]]
 
 @contextmanager
 def _reporter() -> Iterator[Callable[[str, int, int | None, str], None]]:
-    """A callback that shows (line, done, total, note), each line on a bar of its own."""
+    """A callback that shows (line, done, total, note), each line on a bar of its own; one process speaks."""
+    if not leads():
+        yield lambda line, done, total, note: None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)

@@ -29,6 +29,7 @@ LAYERS = {
     "cli_verifiers": 7,
     "cli_students": 7,
     "cli": 8,
+    "__main__": 9,
 }
 
 

@@ -103,7 +103,7 @@ def test_lineage_both_ways_and_revocation_reaches_the_student(
     assert marked == {"revoked": 1, "pins": ["mine@v1"], "students": [card.policy_id]}
     corpus = load_corpus(smoke, filled, 1)
     assert one not in corpus.routes
-    assert len(corpus.trajectories) == card.trajectories - 1
+    assert len(corpus.routes) == card.trajectories - 1
     assert "no student or trajectory begins" in refused(filled, "lineage", "zzz")
 
 

@@ -94,7 +94,7 @@ def test_training_stops_where_held_out_tasks_gain_no_more_and_resumes_to_the_sam
         return model, told
 
     whole, told = run(tmp_path / "whole")
-    everything = len(_plan([examples] * 12, SETTINGS.batch_tokens, 1))
+    everything = len(list(_plan([examples] * 12, SETTINGS.batch_tokens, 1)))
     assert told["updates"] < everything
     assert told["held_out_loss"] == pytest.approx(
         mean_loss(whole, strange, SETTINGS.batch_tokens, token_id(tokenizer, PAD))
@@ -114,10 +114,10 @@ def test_held_out_tasks_are_whole_and_teach_nothing(
     curate(smoke, lake)
     rows = rows_of(smoke, load_corpus(smoke, lake, 1), Role.EXECUTOR, 1)
     learned, held = rows.apart(0.4)
-    assert held.windows and learned.windows
-    assert learned.windows.keys() | held.windows.keys() == rows.windows.keys()
-    tasks = {one.trajectory_id: one.task_id for one in rows.corpus.trajectories}
-    assert not {tasks[one] for one in learned.windows} & {tasks[one] for one in held.windows}
+    assert held.ids and learned.ids
+    assert {*learned.ids, *held.ids} == set(rows.ids)
+    tasks = rows.corpus.tasks
+    assert not {tasks[one] for one in learned.ids} & {tasks[one] for one in held.ids}
     card = distill(load(SMOKE, [f"data_dir={lake.root}", "train.held_out=0.4"]), lake, "flat", 1)
     assert card.metrics["flat_held_out_loss"] > 0
 

@@ -49,11 +49,12 @@ def test_its_missteps_are_context_and_its_recovery_is_learned(lake: Lake, world:
     lake.append(play(Tutored(world, RandomPolicy(), longest=LONGEST), 16), "tutored")
     curate(settings, lake)
     corpus = load_corpus(settings, lake, 1)
-    assert {one.policy for one in corpus.trajectories} == {TUTORED}
-    one = next(each for each in corpus.trajectories if not each.steps[0].trainable and each.success)
+    read = {one.trajectory_id: (one, cut) for one, cut in corpus.read(list(corpus.routes))}
+    assert {one.policy for one, _ in read.values()} == {TUTORED}
+    one, cut = next((one, cut) for one, cut in read.values() if not one.steps[0].trainable and one.success)
     pieces = [
         piece
-        for window in windows_of(one, corpus.segments[one.trajectory_id], limits_of(settings.student), Role.FLAT)
+        for window in windows_of(one, cut, limits_of(settings.student), Role.FLAT)
         for piece in window.pieces
         if piece.decision >= 0
     ]

@@ -149,17 +149,19 @@ def distill(
         settings = settings.model_copy(update={"student": other.student, "train": other.train})
     lake = lake_of(settings)
     from flywheel.distill.corpus import load_corpus
+    from flywheel.distill.processes import leads
     from flywheel.distill.stage import distill as distill_student
     from flywheel.flows.progress import training_bar
 
     number = iteration or _current(lake)
     if dry_run:
         corpus = load_corpus(settings, lake, number, where)
-        say({"trajectories": len(corpus.trajectories), "snapshot": corpus.snapshot}, as_json)
+        say({"trajectories": len(corpus.routes), "snapshot": corpus.snapshot}, as_json)
         return
     with training_bar(f"distill {number}") as progress:
         card = distill_student(settings, lake, str(kind), number, progress, condition=where)
-    say({"policy_id": card.policy_id, "parameters": card.parameters, **card.metrics}, as_json)
+    if leads():
+        say({"policy_id": card.policy_id, "parameters": card.parameters, **card.metrics}, as_json)
 
 
 @app.command(epilog="Example: flywheel evaluate configs/quickstart.toml champion --split test")

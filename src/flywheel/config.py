@@ -237,6 +237,12 @@ class TrainConfig(Section):
     refine: RefineConfig | None = Field(default=None, description="What follows cloning, if anything.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    sharing: Literal["replicated", "sharded"] = Field(
+        default="replicated", description="Under torchrun: DDP, or FSDP2, which spreads the model over the processes."
+    )
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        default=("tensorboard",), description="Where training curves go; TensorBoard files lie in data_dir/tracking."
+    )
 
 
 class EvaluateConfig(Section):
@@ -317,6 +323,8 @@ class Config(Section):
         apart: Any = {"name", "data_dir", "iterations", "serve", "lake"}
         measured: Any = {"workers", "calibration_tasks", "calibration_start"}
         settings = self.model_dump(mode="json", exclude=apart)
+        for setting in ("sharing", "trackers"):
+            del settings["train"][setting]
         curate = self.curate.model_dump(mode="json", exclude=measured)
         curate["verifiers"] = [one.model_dump(mode="json", exclude={"bar"}) for one in self.curate.verifiers]
         return digest(settings | {"curate": curate})
