@@ -37,10 +37,12 @@ ARMS = {
     "flat regression": ("flat", "regression", "flat cloning"),
     "flat imitation": ("flat", "imitation", "flat cloning"),
     "flat preference": ("flat", "preference", "flat cloning"),
+    "flat proximal": ("flat", "proximal", "flat cloning"),
     "flat cloning, wide": ("flat", "wide", "flat cloning"),
     "hierarchical cloning": ("hierarchical", "cloning", "flat cloning, wide"),
     "hierarchical regression": ("hierarchical", "regression", "hierarchical cloning"),
     "hierarchical imitation": ("hierarchical", "imitation", "hierarchical cloning"),
+    "hierarchical proximal": ("hierarchical", "proximal", "hierarchical cloning"),
 }
 """Arm → kind, config, and the arm that it is compared with."""
 

@@ -22,7 +22,7 @@ _TRAJECTORY_COLUMNS = {
     "policy_id": "which policy exactly",
     "policy_version": "how it acted: limits and decoding",
     "iteration": "turn of the wheel that played it",
-    "purpose": "collect, evaluate or imported",
+    "purpose": "collect, practice, evaluate or imported",
     "attempt": "0, 1, …; from 1000 on: again after broken infrastructure",
     "stop_reason": "success, failure, step_limit, no_action, infrastructure; unknown for imported ones",
     "success": "the environment's claim",

@@ -15,7 +15,7 @@ import numpy as np
 
 from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import token_id
-from flywheel.config import Config, Epochs
+from flywheel.config import Config, Epochs, RefineConfig
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
 from flywheel.distill.cards import part_card
@@ -24,9 +24,11 @@ from flywheel.distill.corpus import Corpus, load_corpus, refuse_revoked
 from flywheel.distill.models import base_digest, load_tokenizer, save_part
 from flywheel.distill.pairs import pairs_of
 from flywheel.distill.phases import Lesson, cloned, lessons
+from flywheel.distill.practice import SEGMENTS, practised
 from flywheel.distill.preparation import prepare
 from flywheel.distill.processes import agreed, leads, together, wait
 from flywheel.distill.registry import newest, policy_directory, register
+from flywheel.distill.reinforcement import practice_lessons
 from flywheel.distill.students import (
     POLICY_FILE,
     ROLES,
@@ -94,6 +96,8 @@ def _distilled(config: Config, lake: Lake, kind: str, iteration: int, progress: 
         epochs = refine.teacher_epochs or config.train.epochs
         reads_like = replace(plain, tokenizers=policy_directory(lake, student.policy_id))
         teacher = _student(wide, lake, corpus, kind, AD_HOC, "", epochs, reads_like, progress).policy_id
+    if refine.objective == "proximal":
+        return _practice(config, refine, lake, kind, number, student, progress)
     pairs = pairs_of(lake, corpus, number) if refine.objective == "preference" else []
     worse = sorted({rejected for _, rejected in pairs} - corpus.routes.keys())
     refuse_leaks(lake, worse, config.curate.leak)
@@ -106,6 +110,22 @@ def _distilled(config: Config, lake: Lake, kind: str, iteration: int, progress: 
         also=worse,
     )
     return _student(phase, lake, corpus, kind, number, student.policy_id, refine.epochs, plan, progress)
+
+
+def _practice(
+    config: Config, refine: RefineConfig, lake: Lake, kind: str, number: int, student: PolicyCard, progress: Progress
+) -> PolicyCard:
+    """Rounds of practice; each makes a student whose parent played it."""
+    own: dict[str, object] = {"learning_rate": refine.learning_rate, "warmup": 0.1, "renamed": 0.0, "held_out": 0.0}
+    if kind == "hierarchical":
+        own["segments"] = SEGMENTS
+    phase = config.model_copy(update={"train": config.train.model_copy(update=own)})
+    for played in range(refine.practice.rounds):
+        corpus = practised(phase, refine.practice, lake, student.policy_id, played)
+        teach = partial(practice_lessons, phase, refine, lake, corpus, ROLES[kind], student, number)
+        plan = Plan(teach, extra=(refine.model_dump(mode="json"), played))
+        student = _student(phase, lake, corpus, kind, number, student.policy_id, refine.epochs, plan, progress)
+    return student
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,12 @@ def read_card(directory: Path) -> PolicyCard:
         raise PolicyError(f"{path} is not a policy card ({error}); delete its folder and distill it again") from error
 
 
-def load_policy(directory: Path, device: str = "cpu") -> Policy:
-    """A student ready to act."""
+def load_policy(directory: Path, device: str = "cpu", *, temperature: float = 0.0) -> Policy:
+    """A student ready to act, by its card, or, with a temperature, sampling what it does."""
     card = read_card(directory)
+    if temperature:
+        decoding = replace(card.decoding, temperature=temperature)
+        card = replace(card, decoding=decoding, version=acting_version(card.limits, decoding))
     speakers = {}
     for role in ROLES[card.kind]:
         model, tokenizer = load_part(directory / role)

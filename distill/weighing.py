@@ -61,6 +61,34 @@ def credited(
     iteration: int,
 ) -> Credit:
     """Fit critics on the cloned student, append advantages under them to the lake, and turn them into weights."""
+    rows, heads = appraised(config, settings, lake, corpus, roles, base, iteration)
+    verified = pa.array([one for one, to in corpus.routes.items() if to in VERIFIED], pa.string())
+    everyone = pa.array(list(corpus.routes), pa.string())
+    taught = {FLAT: verified, PLANNER: verified, EXECUTOR: everyone, SWITCH: everyone}
+    weights: dict[str, dict[tuple[str, int], float]] = {}
+    for level in dict.fromkeys(rows["level"].to_pylist()):
+        own = rows.filter(pc.and_(pc.equal(rows["level"], level), pc.is_in(rows["trajectory_id"], taught[level])))
+        told = regression_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
+        weights[level] = by_decision(own, told)
+    return Credit(weights, heads)
+
+
+def by_decision(rows: pa.Table, values_M: Floats) -> dict[tuple[str, int], float]:
+    """Values of rows of credit by (trajectory, step)."""
+    keys = zip(rows["trajectory_id"].to_pylist(), rows["index"].to_pylist(), strict=True)
+    return dict(zip(keys, values_M.tolist(), strict=True))
+
+
+def appraised(
+    config: Config,
+    settings: RefineConfig,
+    lake: Lake,
+    corpus: Corpus,
+    roles: Sequence[Role],
+    base: Path,
+    iteration: int,
+) -> tuple[pa.Table, dict[Role, ValueHead]]:
+    """Fit critics on a student and append advantages under them to the lake; (those rows of `credits`, the critics)."""
     source = f"credit/1 {base.name}"
     read = {role: _states(config, corpus, role, base / role, iteration) for role in roles}
     known = {one for states in read.values() for one in states.trajectory_M}
@@ -87,16 +115,7 @@ def credited(
             and method = '{name}' and arguments = {quoted(arguments_of(method))}
             order by level, trajectory_id, "index" """
     )
-    verified = pa.array([one for one, to in corpus.routes.items() if to in VERIFIED], pa.string())
-    everyone = pa.array(list(corpus.routes), pa.string())
-    taught = {FLAT: verified, PLANNER: verified, EXECUTOR: everyone, SWITCH: everyone}
-    weights: dict[str, dict[tuple[str, int], float]] = {}
-    for level in dict.fromkeys(rows["level"].to_pylist()):
-        own = rows.filter(pc.and_(pc.equal(rows["level"], level), pc.is_in(rows["trajectory_id"], taught[level])))
-        told = regression_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
-        keys = zip(own["trajectory_id"].to_pylist(), own["index"].to_pylist(), strict=True)
-        weights[level] = dict(zip(keys, told.tolist(), strict=True))
-    return Credit(weights, heads)
+    return rows, heads
 
 
 def _states(config: Config, corpus: Corpus, role: Role, folder: Path, iteration: int) -> States:

@@ -6,6 +6,7 @@ it: VAPO (arXiv 2504.05118, section 4.3). Advantages come from `distill.credit`,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from flywheel.distill.packing import Targets
 
-ADVANTAGE, BEHAVIOUR, SUCCESS = "advantage", "behaviour", "success"
+ADVANTAGE, BEHAVIOUR, SUCCESS, OPTIONS = "advantage", "behaviour", "success", "options"
 """Columns (N,): advantage of the decision, the token's log-probability under the policy that acted, 1 in episodes that
-were verified."""
+were verified. (N, K): the tokens that were open there, -1 where there are fewer; K = 1 where nothing was listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,36 @@ def proximal(logprob_N: Tensor, targets: Targets, clip: Clip) -> Tensor:
     clipped_N = ratio_N.clamp(1 - clip.low, 1 + clip.high)
     gain_N = torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N)
     return -(targets.weight_N * (gain_N + clip.success * targets.columns[SUCCESS] * logprob_N)).sum()
+
+
+def chosen(logits_NV: Tensor, targets: Targets, never: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    """(log-probability (N,) of what was said, entropy (N,) in nats), among the options that were open at each token.
+
+    Where no options are listed, all tokens are open but those in `never`.
+    """
+    options_NK = targets.columns[OPTIONS].long()
+    if options_NK.shape[-1] == 1:
+        barred_V = logits_NV.new_zeros(logits_NV.shape[-1])
+        barred_V[list(never)] = -torch.inf
+        open_NK = logits_NV + barred_V
+    else:
+        open_NK = logits_NV.gather(-1, options_NK.clamp(min=0)).masked_fill(options_NK < 0, -torch.inf)
+    said_N = logits_NV.gather(-1, targets.next_N[:, None])[:, 0]
+    return said_N - open_NK.logsumexp(-1), entropy(open_NK)
+
+
+def practised(logits_NV: Tensor, targets: Targets, clip: Clip, never: Sequence[int]) -> Tensor:
+    """`proximal` of a student's own decisions."""
+    return proximal(chosen(logits_NV, targets, never)[0], targets, clip)
+
+
+def watched(logits_NV: Tensor, targets: Targets, clip: Clip, never: Sequence[int]) -> dict[str, Tensor]:
+    """Sums over the targets: entropy, an estimate of KL(behaviour ‖ policy), and how many the clip holds back."""
+    logprob_N, entropy_N = chosen(logits_NV, targets, never)
+    moved_N = logprob_N - targets.columns[BEHAVIOUR]
+    ratio_N, gains_N = moved_N.exp(), targets.columns[ADVANTAGE] > 0
+    held_N = torch.where(gains_N, ratio_N > 1 + clip.high, ratio_N < 1 - clip.low)
+    return {"entropy": entropy_N.sum(), "kl": (ratio_N - 1 - moved_N).sum(), "clipped": held_N.sum()}
 
 
 def entropy(logits_NV: Tensor) -> Tensor:

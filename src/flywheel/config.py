@@ -182,11 +182,23 @@ class CreditConfig(Section):
     shaping: bool = Field(default=False, description="Add the gain in progress to the rewards.")
 
 
+class PracticeConfig(Section):
+    """Rounds of reinforcement: the student plays, its critics say what each decision was worth, it is updated."""
+
+    rounds: Count = Field(default=4, description="Rounds; each makes a student of its own, whose parent played it.")
+    episodes: Count = Field(default=200, description="Training tasks of a round, played at temperature 1.")
+    start: int = Field(default=6000, ge=0, description="The first of them; collection draws from 0.")
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="How far a probability may fall, as a ratio.")
+    clip_high: float = Field(default=0.28, gt=0, description="How far it may rise (clip-higher).")
+    success: float = Field(default=0.1, ge=0, description="Weight of the likelihood of verified episodes beside it.")
+
+
 class RefineConfig(Section):
     """A second phase: the cloned student goes on under another objective (see docs/distillation.md)."""
 
-    objective: Literal["cloning", "regression", "imitation", "preference"] = Field(
-        description="regression: by advantage; imitation: of a larger teacher; preference: successes over failures."
+    objective: Literal["cloning", "regression", "imitation", "preference", "proximal"] = Field(
+        description="regression: by advantage; imitation: of a larger teacher; preference: successes over failures; "
+        "proximal: of its own practice."
     )
     epochs: Epochs = Field(default=Epochs(planner=2, executor=1, flat=1), description="Passes of this phase.")
     learning_rate: float = Field(default=5e-4, gt=0)
@@ -200,6 +212,7 @@ class RefineConfig(Section):
     teacher_seed: int = Field(default=0, description="One teacher serves students of all seeds.")
     top_k: Count = Field(default=8, description="The teacher's log-probabilities that are kept of each token.")
     reverse: bool = Field(default=False, description="KL(student ‖ teacher) instead of KL(teacher ‖ student).")
+    practice: PracticeConfig = PracticeConfig()
 
 
 class TrainConfig(Section):

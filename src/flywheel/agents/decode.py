@@ -75,8 +75,11 @@ def generate(
     end: int,
     max_tokens: int,
     never: Sequence[int] = (),
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Greedy free decoding: for each slot's context (tokens without the end marker, their log-probabilities).
+    """Free decoding, greedy at temperature 0: for each slot's context (tokens without the end marker, their
+    log-probabilities).
 
     Tokens in `never` are not said: markers in an agent's own words would forge the structure of its contexts.
     """
@@ -86,10 +89,11 @@ def generate(
     logits_BV = reader.read(slots, contexts)
     while rows:
         logits_BV[:, list(never)] = -torch.inf
-        best_B = logits_BV.log_softmax(-1).max(-1)
+        logprobs_BV = logits_BV.log_softmax(-1)
         going = []
-        for row, value, token in zip(rows, best_B.values.tolist(), best_B.indices.tolist(), strict=True):
-            logprobs[row].append(value)
+        for row, logprobs_V in zip(rows, logprobs_BV, strict=True):
+            token = _pick(logprobs_V, temperature, generator)
+            logprobs[row].append(float(logprobs_V[token]))
             if token != end:
                 said[row].append(token)
                 going.append(row)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a student's words are chosen; part of the policy's version."""
+    """How a student's words are chosen; part of the policy's version. Temperature 0 is greedy, for both levels."""
 
     max_repeats: int = 2
     max_subgoal_tokens: int = 16
@@ -76,6 +76,8 @@ class Speaker:
             end=self._end,
             max_tokens=self._decoding.max_subgoal_tokens,
             never=self._markers,
+            temperature=self._decoding.temperature,
+            generator=self._generator,
         )
         return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
 
