@@ -1,8 +1,8 @@
 """Practised decisions as training rows: which options were open at each token, and what each decision was worth.
 
 A student decides among the environment's valid actions, so its policy is a distribution over those alone; a ratio of
-whole-vocabulary likelihoods would be another policy's. Options are found anew from the recorded steps, by the guard that
-offered them.
+likelihoods over the whole vocabulary would be another policy's. Options are found anew from the recorded steps, by the
+guard that offered them.
 """
 
 from __future__ import annotations
