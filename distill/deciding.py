@@ -45,11 +45,11 @@ class Deciding:
         for one, segments in rows.corpus.read(rows.ids):
             offers = [] if rows.role is Role.PLANNER else offered(one, segments, self.repeats)
             for window in windows_of(one, segments, rows.limits, rows.role):
-                row = self._row(one.trajectory_id, window, rows.role, offers, tokens)
+                row = self.row(one.trajectory_id, window, rows.role, offers, tokens)
                 if row.weight_T.any():
                     yield from ((number, one.trajectory_id, row) for number in range(epochs))
 
-    def _row(
+    def row(
         self, trajectory: str, window: Window, role: Role, offers: Sequence[Sequence[str]], tokens: PieceTokenizer
     ) -> Example:
         """Targets are the tokens that had an alternative; a planner's always have."""
