@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
 
 from flywheel.distill.processes import leads
@@ -36,7 +37,8 @@ def tracked(names: Sequence[TrackerName], project: str, run: str, folder: Path) 
     `PrerequisiteError` for a tracker that is not installed.
     """
     trackers: list[GeneralTracker] = []
-    if leads() and names:
+    if names:
+        PartialState()  # their loggers ask it who they are
         folder.mkdir(parents=True, exist_ok=True)
     for name in names if leads() else ():
         tracker = _made(name, project, run, folder)
