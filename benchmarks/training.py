@@ -24,7 +24,7 @@ from datasets import Dataset, disable_progress_bars
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from flywheel.config import StudentConfig, TrainConfig
+from flywheel.config_distill import StudentConfig, TrainConfig
 from flywheel.distill.examples import Example
 from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.packing import collate, target_logits

@@ -21,7 +21,7 @@ from xxhash import xxh3_128
 
 from flywheel.agents.prompts import END, PAD, SPECIAL_TOKENS
 from flywheel.agents.tokens import token_id
-from flywheel.config import StudentConfig
+from flywheel.config_distill import StudentConfig
 from flywheel.distill.tokenizer import train_tokenizer
 from flywheel.errors import PolicyError, PrerequisiteError
 

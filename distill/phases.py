@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.config import Config, RefineConfig
+from flywheel.config import Config
+from flywheel.config_distill import RefineConfig
 from flywheel.datasets.lake import Lake
 from flywheel.distill.corpus import Corpus
 from flywheel.distill.critics import ValueHead

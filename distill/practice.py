@@ -7,7 +7,8 @@ from dataclasses import replace
 from flywheel.agents.collect import play
 from flywheel.agents.rollout import Job, Origin
 from flywheel.arrow import segments_to_arrow
-from flywheel.config import Config, PracticeConfig
+from flywheel.config import Config
+from flywheel.config_distill import PracticeConfig
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
 from flywheel.datasets.reading import quoted

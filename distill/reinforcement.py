@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from flywheel.agents.prompts import END, PAD, SPECIAL_TOKENS, Role
 from flywheel.agents.tokens import token_id
-from flywheel.config import Config, RefineConfig
+from flywheel.config import Config
+from flywheel.config_distill import RefineConfig
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.reading import quoted
 from flywheel.distill.corpus import Corpus

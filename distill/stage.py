@@ -15,7 +15,8 @@ import numpy as np
 
 from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import token_id
-from flywheel.config import Config, Epochs, RefineConfig
+from flywheel.config import Config
+from flywheel.config_distill import Epochs, RefineConfig
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
 from flywheel.distill.cards import part_card

@@ -20,7 +20,7 @@ from flywheel.agents.context import Limits
 from flywheel.agents.policy import Policy
 from flywheel.agents.prompts import Role
 from flywheel.agents.student import Decoding, FlatAgent, HierarchicalAgent, Speaker
-from flywheel.config import StudentConfig
+from flywheel.config_distill import StudentConfig
 from flywheel.distill.models import load_part
 from flywheel.errors import PolicyError
 from flywheel.trajectory import digest

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from flywheel.config import TrainConfig
+from flywheel.config_distill import TrainConfig
 from flywheel.distill.checkpoints import keep_best, restore_best, resume, save
 from flywheel.distill.examples import Example
 from flywheel.distill.models import trainable

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from flywheel.agents.prompts import DONE, PAD, Piece, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.config import Config, RefineConfig
+from flywheel.config import Config
+from flywheel.config_distill import RefineConfig
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.reading import quoted
 from flywheel.distill.corpus import VERIFIED, Corpus

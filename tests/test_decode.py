@@ -12,7 +12,7 @@ from flywheel.agents.guard import Guard
 from flywheel.agents.prompts import END
 from flywheel.agents.reader import MAX_BATCH, Reader
 from flywheel.agents.tokens import token_id
-from flywheel.config import StudentConfig
+from flywheel.config_distill import StudentConfig
 from flywheel.distill.models import new_model
 from flywheel.distill.tokenizer import train_tokenizer
 from flywheel.environments.protocol import Observation

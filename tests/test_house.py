@@ -14,7 +14,9 @@ STAGES = ("datasets", "distill", "filters", "flows")
 LAYERS = {
     "trajectory": 0,
     "arrow": 0,
+    "section": 0,
     "config": 0,
+    "config_distill": 0,
     "errors": 0,
     "environments": 1,
     "datasets": 1,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from flywheel.config import TrainConfig
+from flywheel.config_distill import TrainConfig
 from flywheel.distill.examples import Example
 from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.objectives.imitation import TOP_IDS, TOP_LOGPROBS, imitation, outcomes

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flywheel.config import StudentConfig
+from flywheel.config_distill import StudentConfig
 from flywheel.distill.examples import Example
 from flywheel.distill.models import new_model
 from flywheel.distill.objectives.cloning import cloning

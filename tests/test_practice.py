@@ -11,7 +11,8 @@ import torch
 
 from flywheel.agents.prompts import DONE, END, PAD, SPECIAL_TOKENS, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.config import Config, PracticeConfig, load
+from flywheel.config import Config, load
+from flywheel.config_distill import PracticeConfig
 from flywheel.datasets.lake import Lake
 from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH
 from flywheel.distill.deciding import Deciding, offered, open_options, with_behaviour

@@ -25,7 +25,7 @@ TRAINER = textwrap.dedent("""
     from pathlib import Path
     import numpy as np
     from torch.distributed.tensor import DTensor
-    from flywheel.config import StudentConfig, TrainConfig
+    from flywheel.config_distill import StudentConfig, TrainConfig
     from flywheel.distill.checkpoints import whole_weights
     from flywheel.distill.examples import Example
     from flywheel.distill.models import new_model

@@ -14,7 +14,7 @@ from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
 from flywheel.agents.rollout import Job, Origin, rollouts
 from flywheel.agents.student import Decoding, FlatAgent, HierarchicalAgent, Speaker
 from flywheel.agents.tokens import PieceTokenizer
-from flywheel.config import StudentConfig
+from flywheel.config_distill import StudentConfig
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.models import new_model
 from flywheel.distill.tokenizer import named_things, train_tokenizer

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.config import Config, StudentConfig, TrainConfig, load
+from flywheel.config import Config, load
+from flywheel.config_distill import StudentConfig, TrainConfig
 from flywheel.datasets.lake import Lake
 from flywheel.distill.corpus import load_corpus
 from flywheel.distill.examples import Example, example, windows_of
