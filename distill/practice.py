@@ -27,7 +27,7 @@ PURPOSE, SEGMENTS = "practice", "practice/1"
 """The subgoals that a practising student ordered. All count as decided; whether they were reached, credit tells."""
 
 
-def practised(config: Config, settings: PracticeConfig, lake: Lake, policy_id: str, number: int) -> Corpus:
+def practise(config: Config, settings: PracticeConfig, lake: Lake, policy_id: str, number: int) -> Corpus:
     """Play and curate a round's tasks with a student at temperature 1, as far as that is not done; its episodes, but
     for broken and distrusted ones."""
     if leads():

@@ -25,7 +25,7 @@ from flywheel.distill.corpus import Corpus, load_corpus, refuse_revoked
 from flywheel.distill.models import base_digest, load_tokenizer, save_part
 from flywheel.distill.pairs import pairs_of
 from flywheel.distill.phases import Lesson, cloned, lessons
-from flywheel.distill.practice import SEGMENTS, practised
+from flywheel.distill.practice import SEGMENTS, practise
 from flywheel.distill.preparation import prepare
 from flywheel.distill.processes import agreed, leads, together, wait
 from flywheel.distill.registry import newest, policy_directory, register
@@ -122,7 +122,7 @@ def _practice(
         own["segments"] = SEGMENTS
     phase = config.model_copy(update={"train": config.train.model_copy(update=own)})
     for played in range(refine.practice.rounds):
-        corpus = practised(phase, refine.practice, lake, student.policy_id, played)
+        corpus = practise(phase, refine.practice, lake, student.policy_id, played)
         teach = partial(practice_lessons, phase, refine, lake, corpus, ROLES[kind], student, number)
         plan = Plan(teach, extra=(refine.model_dump(mode="json"), played))
         student = _student(phase, lake, corpus, kind, number, student.policy_id, refine.epochs, plan, progress)

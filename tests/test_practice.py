@@ -29,8 +29,7 @@ from flywheel.distill.objectives.proximal import (
     watched,
 )
 from flywheel.distill.packing import Targets
-from flywheel.distill.practice import PURPOSE
-from flywheel.distill.practice import practised as practised_episodes
+from flywheel.distill.practice import PURPOSE, practise
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.rows import rows_of
 from flywheel.distill.stage import distill
@@ -69,7 +68,7 @@ def test_what_a_row_recalls_is_what_the_rollout_stored(filled: Lake, kind: str) 
     """Log-probabilities among the options, recomputed from packed rows, are those that were written while acting."""
     settings = config(filled)
     card = distill(settings, filled, kind, 1)
-    corpus = practised_episodes(settings, ROUNDS, filled, card.policy_id, 0)
+    corpus = practise(settings, ROUNDS, filled, card.policy_id, 0)
     role = Role.FLAT if kind == "flat" else Role.EXECUTOR
     model, tokenizer = load_part(policy_directory(filled, card.policy_id) / role)
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
