@@ -67,12 +67,15 @@ class Corpus:
             connection.close()
 
 
-def load_corpus(config: Config, lake: Lake, iteration: int, condition: str = "") -> Corpus:
+def load_corpus(
+    config: Config, lake: Lake, iteration: int, condition: str = "", *, hierarchical: bool = True
+) -> Corpus:
     """Training trajectories up to an iteration, or exactly those that a condition over `trajectories` selects.
 
     Of an iteration: verified ones, and teachers' that at least hold completed segments; a student's failed episode
     teaches nobody, its way to a milestone is mostly its own wandering. Raises `LeakError` where one of them is of a
-    held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is left.
+    held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is left, or
+    where a hierarchy would learn from an episode without segments.
     """
     snapshot = agreed(lake.snapshot())
     routes = _selected(lake, snapshot, condition) if condition else _collected(lake, snapshot, iteration)
@@ -83,7 +86,7 @@ def load_corpus(config: Config, lake: Lake, iteration: int, condition: str = "")
         raise TrainingError(f"{said}; run `flywheel collect` and `flywheel curate`")
     source = quoted(config.train.segments)
     cut = lake.sql(f"select distinct trajectory_id from segmentations where source = {source}", at=snapshot)
-    if uncut := sorted(routes.keys() - set(cut["trajectory_id"].to_pylist())):
+    if hierarchical and (uncut := sorted(routes.keys() - set(cut["trajectory_id"].to_pylist()))):
         raise TrainingError(
             f"{len(uncut)} of {len(routes)} trajectories have no segments of {config.train.segments}, as {uncut[0]}; "
             f"run: flywheel segment {config.train.segments.partition('/')[0]}"

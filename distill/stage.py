@@ -83,7 +83,7 @@ def _distilled(config: Config, lake: Lake, kind: str, iteration: int, progress: 
     refine = config.train.refine
     if refine and refine.objective == "preference" and kind != "flat":
         raise ConfigError("preference compares whole episodes and refines flat students; set --kind flat")
-    corpus = load_corpus(config, lake, iteration, condition)
+    corpus = load_corpus(config, lake, iteration, condition, hierarchical=kind == "hierarchical")
     number = AD_HOC if condition else iteration
     parent = newest(lake, kind, number - 1) if number > 1 else ""
     later = config.train.later_epochs if parent else config.train.epochs

@@ -107,6 +107,7 @@ def train(
         rate = config.learning_rate * factor(config.schedule, update, total, config.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        torch.manual_seed(seed + (update << 20) + rank())  # of dropout, so that a resumed run drops the same
         loss, told = _backward(learner, epochs[epoch], rows, config, objective, watch, usual, pad, device)
         _refuse_infinite("loss", loss, optimizer, update, total, checkpoint)
         norm = float(whole(nn.utils.clip_grad_norm_(trainable(model), 1.0)))

@@ -22,7 +22,7 @@ from flywheel.distill.stage import distill
 from flywheel.distill.students import limits_of, load_policy
 from flywheel.distill.tokenizer import named_things, train_tokenizer
 from flywheel.distill.train import _plan, mean_loss, train
-from flywheel.errors import FlywheelError, PolicyError
+from flywheel.errors import FlywheelError, PolicyError, TrainingError
 from flywheel.filters.curate import curate
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Trajectory
@@ -41,9 +41,14 @@ def data(golden: list[Trajectory]) -> tuple[list[Example], PreTrainedTokenizerBa
     return [example(window.pieces, tokens) for window in windows], tokenizer
 
 
-def _train(data: tuple[list[Example], PreTrainedTokenizerBase], folder: Path, **options: object) -> PreTrainedModel:
+def _train(
+    data: tuple[list[Example], PreTrainedTokenizerBase], folder: Path, *, dropout: float = 0.0, **options: object
+) -> PreTrainedModel:
     examples, tokenizer = data
     model = new_model(TINY, tokenizer, 0)
+    model.config.attention_dropout = dropout
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = dropout
     train(model, [examples] * 6, SETTINGS, seed=1, pad=token_id(tokenizer, PAD), checkpoint=folder, **options)  # type: ignore[arg-type]
     return model
 
@@ -54,8 +59,9 @@ def test_the_loss_falls(data: tuple[list[Example], PreTrainedTokenizerBase], tmp
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_stopped_run_resumes_to_the_same_weights(
-    data: tuple[list[Example], PreTrainedTokenizerBase], tmp_path: Path
+    data: tuple[list[Example], PreTrainedTokenizerBase], tmp_path: Path, dropout: float
 ) -> None:
     class StopError(Exception):
         pass
@@ -64,11 +70,13 @@ def test_a_stopped_run_resumes_to_the_same_weights(
         if update == 7:
             raise StopError
 
-    whole = _train(data, tmp_path / "whole")
+    whole = _train(data, tmp_path / "whole", dropout=dropout)
     with pytest.raises(StopError):
-        _train(data, tmp_path / "halves", progress=stop_at_seven)
+        _train(data, tmp_path / "halves", dropout=dropout, progress=stop_at_seven)
     updates: list[int] = []
-    resumed = _train(data, tmp_path / "halves", progress=lambda update, total, loss: updates.append(update))
+    resumed = _train(
+        data, tmp_path / "halves", dropout=dropout, progress=lambda update, total, loss: updates.append(update)
+    )
     assert updates[0] > 1
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -142,6 +150,15 @@ def test_a_student_is_distilled_once_and_each_part_loads_with_plain_transformers
     assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt")) + list(folder.rglob("*.checkpoint"))
     lineage = lake.sql(f"select count(*) as n from lineage where policy_id = '{card.policy_id}'").to_pylist()
     assert lineage == [{"n": card.trajectories}]
+
+
+def test_only_a_hierarchy_needs_segments(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
+    lake.append(golden, "episodes")
+    curate(smoke, lake)
+    settings = load(SMOKE, [f"data_dir={lake.root}", "train.segments=changes/1"])
+    assert distill(settings, lake, "flat", 1).trajectories == len(golden)
+    with pytest.raises(TrainingError, match=r"have no segments of changes/1, .* run: flywheel segment changes"):
+        distill(settings, lake, "hierarchical", 1)
 
 
 def test_nothing_verified_and_broken_students_are_told(

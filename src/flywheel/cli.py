@@ -155,7 +155,7 @@ def distill(
 
     number = iteration or _current(lake)
     if dry_run:
-        corpus = load_corpus(settings, lake, number, where)
+        corpus = load_corpus(settings, lake, number, where, hierarchical=kind is Kind.HIERARCHICAL)
         say({"trajectories": len(corpus.routes), "snapshot": corpus.snapshot}, as_json)
         return
     with training_bar(f"distill {number}") as progress:
