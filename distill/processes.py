@@ -6,6 +6,7 @@ of every update, and all see the same losses. The first one writes.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,6 +40,7 @@ def together(device: str) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # what is spread holds on to the group, whose threads must end before the interpreter does
         dist.destroy_process_group()
 
 

@@ -46,7 +46,7 @@ TRAINER = textwrap.dedent("""
         if update == stop:
             raise KeyboardInterrupt
 
-    with together("cpu"):
+    def work():
         model = new_model(StudentConfig(hidden=32, layers=2, heads=2), train_tokenizer(["a b."], [], 300), 0)
         told = train(model, [rows] * 4, settings, seed=1, pad=0, checkpoint=folder / "checkpoint",
                      held_out=rows[:7], progress=progress)
@@ -60,6 +60,9 @@ TRAINER = textwrap.dedent("""
             save_file({name: one.contiguous() for name, one in weights.items()}, folder / "weights.safetensors")
             Path(folder / "told.json").write_text(json.dumps(told))
         wait()
+
+    with together("cpu"):
+        work()
 """)
 
 

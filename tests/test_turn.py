@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,15 @@ def test_ctrl_c_leaves_everything_resumable(tmp_path: Path) -> None:
     assert _run(data, "--set", "iterations=1").returncode == 0
 
 
+def _free_port() -> int:
+    """Below the ports that systems hand out by themselves, one of which another process may get meanwhile."""
+    for port in range(20_000, 30_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
+
+
 def test_a_scheduled_deployment_turns_the_wheel(tmp_path: Path) -> None:
     data = tmp_path / "served"
     process = subprocess.Popen(
@@ -197,7 +208,7 @@ def test_a_scheduled_deployment_turns_the_wheel(tmp_path: Path) -> None:
             str(SMOKE),
             *("--set", f"data_dir={data}"),
             *("--set", "serve.cron='* * * * *'"),
-            *("--set", "serve.port=47812"),
+            *("--set", f"serve.port={_free_port()}"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -207,7 +218,7 @@ def test_a_scheduled_deployment_turns_the_wheel(tmp_path: Path) -> None:
     try:
         deadline = time.monotonic() + 240
         while not list(data.glob("reports/iteration-1.json")):
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.5)
     finally:
