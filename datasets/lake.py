@@ -155,7 +155,7 @@ class Lake:
         """Remove the files of a segment after an error, unless the catalog lists them: Ctrl-C or a lost connection may
         come between its commit and the news of it. A catalog that does not answer leaves them to `lake gc`."""
         with suppress(LakeError):
-            with self.catalog.read() as connection:
+            with self.catalog.write() as connection:  # waits for a commit that is under way
                 listed = connection.scalar(select(SEGMENT.c.name).where(SEGMENT.c.name == name).limit(1))
             if not listed:
                 self.discard(name, kinds)

@@ -42,20 +42,17 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def take_over(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put learned weights into a model of the same kind."""
+    """Put learned weights into a model of the same kind, spread or not."""
     with torch.no_grad():
         for name, parameter in _learning(model):
-            parameter.copy_(weights[name])
+            parameter.copy_(spread_like(weights[name], parameter))
 
 
 def restore_best(directory: Path, model: nn.Module) -> None:
     """Load the best weights so far, if any were kept."""
     wait()
     if (directory / BEST).is_file():
-        tensors = load_file(directory / BEST)
-        with torch.no_grad():
-            for name, parameter in _learning(model):
-                parameter.copy_(spread_like(tensors[name], parameter))
+        take_over(model, load_file(directory / BEST))
 
 
 def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> tuple[list[float], list[float]]:

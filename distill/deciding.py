@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from flywheel.agents.guard import Guard
@@ -20,7 +19,7 @@ from flywheel.agents.tokens import PieceTokenizer
 from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH
 from flywheel.distill.examples import Example, observation_of, windows_of
 from flywheel.distill.objectives.proximal import ADVANTAGE, BEHAVIOUR, OPTIONS, SUCCESS, chosen
-from flywheel.distill.packing import batches, by_document, target_logits
+from flywheel.distill.packing import token_logprobs
 from flywheel.distill.rows import Drawn, Rows
 from flywheel.trajectory import Segment, Trajectory
 
@@ -111,13 +110,9 @@ def with_behaviour(
     model: PreTrainedModel, batch_tokens: int, pad: int, never: Sequence[int], examples: Sequence[Example]
 ) -> list[Example]:
     """The rows with each target's log-probability under the policy that acted."""
-    found = [np.zeros(len(one.ids_T), np.float32) for one in examples]
-    with torch.no_grad():
-        model.train(False)
-        for batch in batches(model, examples, batch_tokens, pad):
-            logprob_N, _ = chosen(target_logits(model, batch), batch.targets, never)
-            for document, told in by_document(batch, logprob_N):
-                found[document][np.flatnonzero(examples[document].weight_T[1:]) + 1] = told
+    found = token_logprobs(
+        model, examples, batch_tokens, pad, lambda logits_NV, targets: chosen(logits_NV, targets, never)[0]
+    )
     return [
         Example(one.ids_T, one.weight_T, {**one.columns, BEHAVIOUR: told}, one.group)
         for one, told in zip(examples, found, strict=True)

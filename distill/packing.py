@@ -7,7 +7,7 @@ mask; with either, documents read each other silently. `tests/test_packing.py` h
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from flywheel.agents.reader import vocabulary_layer
@@ -156,6 +157,28 @@ def by_document(batch: Batch, values_N: Tensor) -> Iterator[tuple[int, NDArray[A
     yield from zip(
         documents.tolist(), (part.cpu().numpy() for part in torch.split(values_N, counts.tolist())), strict=True
     )
+
+
+def said(logits_NV: Tensor, targets: Targets) -> Tensor:
+    """(N,): log-probability of the targets over the whole vocabulary."""
+    return -cross_entropy(logits_NV, targets.next_N, reduction="none")
+
+
+@torch.inference_mode()
+def token_logprobs(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    batch_tokens: int,
+    pad: int,
+    score: Callable[[Tensor, Targets], Tensor] = said,
+) -> list[NDArray[np.float32]]:
+    """(T,) of each example: log-probability of its targets under a model, as `score` has it; 0 elsewhere."""
+    model.train(False)
+    found = [np.zeros(len(one.ids_T), np.float32) for one in examples]
+    for batch in batches(model, examples, batch_tokens, pad):
+        for document, told in by_document(batch, score(target_logits(model, batch), batch.targets)):
+            found[document][np.flatnonzero(examples[document].weight_T[1:]) + 1] = told
+    return found
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 
 from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
@@ -18,7 +15,7 @@ from flywheel.distill.corpus import Corpus
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.models import load_part
 from flywheel.distill.objectives.preference import PAIR, REFERENCE, SIDE
-from flywheel.distill.packing import batches, by_document, target_logits
+from flywheel.distill.packing import token_logprobs
 from flywheel.distill.rows import Drawn, Rows
 from flywheel.distill.students import limits_of, on_device
 from flywheel.distill.train import pick_device
@@ -83,17 +80,3 @@ def pair_rows(
                     yield number, sides[owner].trajectory_id, one
 
     return epochs
-
-
-@torch.inference_mode()
-def token_logprobs(
-    model: PreTrainedModel, examples: Sequence[Example], batch_tokens: int, pad: int
-) -> list[np.ndarray]:
-    """(T,) of each example: log-probability of its targets under a model; 0 elsewhere."""
-    model.train(False)
-    found = [np.zeros(len(one.ids_T), np.float32) for one in examples]
-    for batch in batches(model, examples, batch_tokens, pad):
-        told_N = -cross_entropy(target_logits(model, batch), batch.targets.next_N, reduction="none")
-        for document, told in by_document(batch, told_N):
-            found[document][np.flatnonzero(examples[document].weight_T[1:]) + 1] = told
-    return found
