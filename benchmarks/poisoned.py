@@ -20,7 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.rollout import Job, Origin, rollouts
+from flywheel.agents.episode import Budget, Job, Origin
+from flywheel.agents.policy import Policy
+from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.scripted import Expert, RandomPolicy
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
 from flywheel.config import BalanceConfig, Config, load
@@ -111,16 +113,10 @@ def run(settings: Config, arm: str, given: argparse.Namespace) -> tuple[list[boo
     return [one.success for one in played], (steps > np.median(steps)).tolist(), card.trajectories
 
 
-def play(settings: Config, world: World, policy: object, split: Split, start: int, count: int) -> list[Trajectory]:
-    return list(
-        rollouts(
-            policy,  # type: ignore[arg-type]
-            [Job(task) for task in world.tasks(split, start, count)],
-            world.environments(settings.environment.parallel),
-            max_steps=settings.environment.max_steps,
-            origin=Origin(1, "collect", settings.identity()),
-        )
-    )
+def play(settings: Config, world: World, policy: Policy, split: Split, start: int, count: int) -> list[Trajectory]:
+    jobs, origin = [Job(task) for task in world.tasks(split, start, count)], Origin(1, "collect", settings.identity())
+    seats = here(world, settings.environment.parallel)
+    return list(Rollout(policy, jobs, seats, budget=Budget.of(settings.environment), origin=origin))
 
 
 def poison(golden: Sequence[Trajectory], base: Sequence[Trajectory], count: int, world: World) -> list[Trajectory]:

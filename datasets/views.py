@@ -18,13 +18,13 @@ _TRAJECTORY_COLUMNS = {
     "task_id": "digest of environment, parameters, split and seed",
     "task_group": "tasks of one group never lie in two splits",
     "instruction": "what the agent was told",
-    "policy": "role of the policy: expert, noisy_expert, random, flat, hierarchical, tutored, imported",
+    "policy": "role of the policy: expert, noisy_expert, random, chat, flat, hierarchical, tutored, human, imported",
     "policy_id": "which policy exactly",
     "policy_version": "how it acted: limits and decoding",
     "iteration": "turn of the wheel that played it",
     "purpose": "collect, practice, evaluate or imported",
     "attempt": "0, 1, …; from 1000 on: again after broken infrastructure",
-    "stop_reason": "success, failure, step_limit, no_action, infrastructure; unknown for imported ones",
+    "stop_reason": "success, failure, step_limit and other limits, no_action, gave_up, malformed, infrastructure",
     "success": "the environment's claim",
     "score": "last progress, 0 to 1",
     "total_reward": "sum of the steps' rewards",
@@ -69,6 +69,11 @@ _STEP_COLUMNS = {
     "logprobs": "of each token spoken, among those allowed, or NULL",
     "seconds": "wall clock of decision and step",
     "screenshot": "SHA-256 of the image that the agent saw, or NULL; see images",
+    "label": "what a teacher that watched would have done, or NULL",
+    "audit": "why an auditor had refused to believe that the task was done, just before",
+    "cost": "of the decision, by the endpoint's prices",
+    "top_tokens": "the likeliest tokens at each token of the answer, or NULL",
+    "top_logprobs": "their log-probabilities",
 }
 
 VIEWS: dict[str, View] = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 
-from flywheel.agents.collect import play
-from flywheel.agents.rollout import Job, Origin
+from flywheel.agents.collect import ALONE, Company, play
+from flywheel.agents.episode import Job, Origin
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.policies import EXPERT, NOISY_EXPERT, TUTORED, make_policy
@@ -34,9 +34,7 @@ def plan(config: Config, iteration: int, champion_id: str) -> list[Share]:
     total = settings.episodes if iteration == 1 else settings.later_episodes
     own = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.champion_share)
     tutored = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.tutored_share)
-    taught = total - own - tutored
-    expert = round(taught * settings.expert_share)
-    counts = {EXPERT: expert, NOISY_EXPERT: taught - expert, TUTORED: tutored, champion_id: own}
+    counts = {**divided(settings.teachers, total - own - tutored), TUTORED: tutored, champion_id: own}
     shares = []
     for policy, count in counts.items():
         if count:
@@ -45,12 +43,19 @@ def plan(config: Config, iteration: int, champion_id: str) -> list[Share]:
     return shares
 
 
+def divided(proportions: Mapping[str, float], total: int) -> dict[str, int]:
+    """A whole in parts of these proportions, none off by one or more."""
+    ends = [round(total * part / sum(proportions.values())) for part in accumulate(proportions.values(), initial=0.0)]
+    return {name: end - start for name, start, end in zip(proportions, ends[:-1], ends[1:], strict=True)}
+
+
 def collect(
     config: Config,
     lake: Lake,
     iteration: int,
     champion_id: str,
     progress: Callable[[int], None] = lambda done: None,
+    company: Company = ALONE,
 ) -> dict[str, int]:
     """Collect an iteration's training episodes; what is in the lake already is not played again. Counts by policy."""
     counts: dict[str, int] = {}
@@ -59,7 +64,7 @@ def collect(
             policy = make_policy(config, lake, world, name, champion_id)
             jobs = [Job(task) for task in tasks]
             origin = Origin(iteration, "collect", config.identity(), champion_id)
-            counts[policy.name] = len(play(config, lake, world, policy, jobs, origin, progress))
+            counts[policy.name] = len(play(config, lake, world, policy, jobs, origin, progress, company))
     return counts
 
 

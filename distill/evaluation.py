@@ -11,8 +11,8 @@ import numpy as np
 from sqlalchemy import delete, insert, select
 
 from flywheel.agents.collect import play
+from flywheel.agents.episode import Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Job, Origin
 from flywheel.config import Config
 from flywheel.datasets.catalog import EVALUATION, GATE
 from flywheel.datasets.lake import Lake

@@ -38,14 +38,21 @@ def observation_of(step: Step) -> Observation:
     return Observation(step.observation, step.event, step.note, step.place, step.state_key, step.valid_actions)
 
 
+def _taught(step: Step) -> str | None:
+    """What a teacher that watched would rather have done, if it was something else."""
+    return step.label if step.label != step.action else None
+
+
 def flat_windows(trajectory: Trajectory, limits: Limits) -> list[Window]:
     """Windows of the flat student; injected actions are context, never targets."""
     windows: list[Window] = []
     context = FlatContext(trajectory.instruction, limits, archive=windows)
     for step in trajectory.steps:
         observation = observation_of(step)
-        context.observe(observation)
-        context.act(observation, step.action, target=step.trainable)
+        window = context.observe(observation)
+        if taught := _taught(step):
+            windows.append(window.branch(taught))
+        context.act(observation, step.action, target=step.trainable and not taught)
     return [*windows, *([context.window] if context.window else [])]
 
 
@@ -61,8 +68,8 @@ def hierarchical_windows(
     for step in trajectory.steps:
         observation = observation_of(step)
         context.observe(observation)
-        if context.timed_out:
-            context.finish(Outcome.TIMEOUT)
+        if failed := context.failed:
+            context.finish(failed)
         if step.index in starts:
             if not context.must_plan:
                 context.finish(Outcome.DONE, target=current.completed)
@@ -70,7 +77,10 @@ def hierarchical_windows(
         if context.must_plan:
             context.plan(observation)
             context.adopt(current.subgoal, target=current.completed)
-        context.act(observation, step.action, target=step.trainable and current.completed)
+        taught = _taught(step)
+        if taught and context.window is not None:
+            executor.append(context.window.branch(taught))
+        context.act(observation, step.action, target=step.trainable and current.completed and not taught)
     executor += [context.window] if context.window else []
     planner += [context.plan_window] if context.plan_window else []
     return planner, executor

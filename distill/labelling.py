@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from flywheel.agents.endpoint import Server, ask
 from flywheel.distill.segmentation import Segmenter, checked
 from flywheel.errors import LakeError
-from flywheel.filters.chat import Server, ask
 from flywheel.trajectory import Segment, Trajectory
 
 KEY = "FLYWHEEL_LABELLER_KEY"

@@ -1,33 +1,82 @@
-"""Policies by what people call them: teachers, the random floor, the champion, or any registered student."""
+"""Policies by what people call them: teachers, models behind servers, the champion, or any registered student."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from flywheel.agents.chat import ChatPolicy, ServedPolicy
+from flywheel.agents.endpoint import Server
+from flywheel.agents.human import Human
+from flywheel.agents.mixture import Coin, Escalation, Mixture, Rule, Stretch
 from flywheel.agents.policy import Policy
-from flywheel.agents.scripted import Expert, RandomPolicy
-from flywheel.agents.tutored import Tutored
+from flywheel.agents.prompts import Role
+from flywheel.agents.remote import RemoteSpeaker
+from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
+from flywheel.agents.speaker import Speaker
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.distill.models import load_tokenizer
 from flywheel.distill.registry import RANDOM, champion, policy_directory, registered
-from flywheel.distill.students import load_policy
+from flywheel.distill.students import ROLES, agent_of, load_policy, read_card
 from flywheel.distill.train import pick_device
 from flywheel.environments.protocol import World
+from flywheel.errors import PolicyError
 
 EXPERT, NOISY_EXPERT, CHAMPION_NAME, TUTORED = "expert", "noisy_expert", "champion", "tutored"
+CHAT, SERVED, REMOTE, HUMAN = "chat", "served", "remote", "human"
+NAMES = (EXPERT, NOISY_EXPERT, RANDOM, CHAMPION_NAME, TUTORED, CHAT, SERVED, REMOTE, HUMAN)
 
 
 def make_policy(config: Config, lake: Lake, world: World, name: str, champion_id: str = "") -> Policy:
-    """`expert`, `noisy_expert`, `random`, `champion`, `tutored` (the champion begins, the expert finishes), or a policy
-    id (or the unambiguous beginning of one). `champion_id`: the champion of the time, where it is not today's."""
+    """A policy by one of `NAMES`, or by its id (or the unambiguous beginning of one).
+
+    `tutored`: the champion, watched by a teacher. `remote`: the champion, its models on other servers. `champion_id`:
+    the champion of the time, where it is not today's.
+    """
     if name == CHAMPION_NAME:
         name = champion_id or champion(lake)
     if name == EXPERT:
         return Expert(world, seed=config.seed)
     if name == NOISY_EXPERT:
-        return Expert(world, noise=config.collect.noise, seed=config.seed)
+        return Expert(world, Mistakes(**config.collect.mistakes.model_dump()), seed=config.seed)
     if name == RANDOM:
         return RandomPolicy(seed=config.seed, max_repeats=config.student.max_repeats)
+    if name == CHAT:
+        return ChatPolicy(config.chat)
+    if name == SERVED:
+        return ServedPolicy(config.served)
+    if name == HUMAN:
+        return Human()
+    if name == REMOTE:
+        return _remote(config, lake, champion_id or champion(lake))
     if name == TUTORED:
+        if config.collect.mixing.teacher == TUTORED:
+            raise PolicyError("collect.mixing.teacher must be a teacher, not tutored itself")
         student = make_policy(config, lake, world, CHAMPION_NAME, champion_id)
-        return Tutored(world, student, longest=max(1, config.environment.max_steps // 3), seed=config.seed)
+        teacher = make_policy(config, lake, world, config.collect.mixing.teacher, champion_id)
+        return Mixture(student, teacher, _rule(config), seed=config.seed)
     row = registered(lake, name)
     return load_policy(policy_directory(lake, str(row.policy_id)), pick_device(config.train.device))
+
+
+def _rule(config: Config) -> Rule:
+    mixing = config.collect.mixing
+    rules: Mapping[str, Rule] = {
+        "stretch": Stretch(max(1, config.environment.max_steps // 3)),
+        "coin": Coin(mixing.beta),
+        "escalation": Escalation(mixing.failures, mixing.steps),
+    }
+    return rules[mixing.rule]
+
+
+def _remote(config: Config, lake: Lake, policy_id: str) -> Policy:
+    """A registered student whose models answer from servers; contexts and memory stay here."""
+    folder = policy_directory(lake, str(registered(lake, policy_id).policy_id))
+    card, settings = read_card(folder), config.remote
+    urls = {Role.PLANNER: settings.planner, Role.EXECUTOR: settings.executor, Role.FLAT: settings.flat}
+    speakers: dict[Role, Speaker] = {}
+    for role in ROLES[card.kind]:
+        server = Server(f"{role}'s server", urls[role], str(role), settings.key, settings.timeout)
+        tokenizer = load_tokenizer(folder / role)
+        speakers[role] = RemoteSpeaker(server, tokenizer, card.decoding, retries=settings.retries)
+    return agent_of(card, speakers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flywheel.agents.collect import play
-from flywheel.agents.rollout import Job, Origin
+from flywheel.agents.episode import Job, Origin
 from flywheel.arrow import segments_to_arrow
 from flywheel.config import Config
 from flywheel.config_distill import PracticeConfig

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from transformers import PreTrainedModel
 from flywheel.agents.context import Limits
 from flywheel.agents.policy import Policy
 from flywheel.agents.prompts import Role
-from flywheel.agents.student import Decoding, FlatAgent, HierarchicalAgent, Speaker
+from flywheel.agents.speaker import Decoding, LocalSpeaker, Speaker
+from flywheel.agents.student import FlatAgent, HierarchicalAgent
 from flywheel.config_distill import StudentConfig
 from flywheel.distill.models import load_part
 from flywheel.errors import PolicyError
@@ -90,10 +92,15 @@ def load_policy(directory: Path, device: str = "cpu", *, temperature: float = 0.
     if temperature:
         decoding = replace(card.decoding, temperature=temperature)
         card = replace(card, decoding=decoding, version=acting_version(card.limits, decoding))
-    speakers = {}
+    speakers: dict[Role, Speaker] = {}
     for role in ROLES[card.kind]:
         model, tokenizer = load_part(directory / role)
-        speakers[role] = Speaker(on_device(model, device), tokenizer, card.decoding)
+        speakers[role] = LocalSpeaker(on_device(model, device), tokenizer, card.decoding)
+    return agent_of(card, speakers)
+
+
+def agent_of(card: PolicyCard, speakers: Mapping[Role, Speaker]) -> FlatAgent | HierarchicalAgent:
+    """The agent of a card, whose models speak here or elsewhere."""
     if card.kind == "flat":
         return FlatAgent(card.kind, card.policy_id, card.version, speakers[Role.FLAT], card.limits, card.decoding)
     return HierarchicalAgent(

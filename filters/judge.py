@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flywheel.agents.endpoint import Server, ask
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import Batch
-from flywheel.filters.chat import Server, ask
 from flywheel.filters.privileged import grouped
 from flywheel.filters.verifier import arguments, verdicts
 from flywheel.trajectory import Item, Trajectory, Verdict, digest

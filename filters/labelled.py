@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from flywheel.agents.collect import rehearse
 from flywheel.agents.policy import Policy
-from flywheel.agents.scripted import NO_OP, Expert, Idle, RandomPolicy
+from flywheel.agents.scripted import NO_OP, Expert, Idle, Mistakes, RandomPolicy
 from flywheel.config import Config
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
@@ -34,7 +34,7 @@ def labelled_set(config: Config, world: World, progress: Callable[[int], None] =
     played = sorted(_play(config, world, Expert(world)), key=lambda one: one.seed)
     honest, golden = list(played), _golden(played)
     progress(len(played))
-    clumsy: list[Policy] = [*(Expert(world, noise=noise) for noise in NOISES), RandomPolicy()]
+    clumsy: list[Policy] = [*(Expert(world, Mistakes(wrong_action=noise)) for noise in NOISES), RandomPolicy()]
     for policy in clumsy:
         honest += _play(config, world, policy)
         progress(len(played))

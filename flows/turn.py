@@ -20,7 +20,6 @@ from flywheel.distill.collection import collect
 from flywheel.distill.evaluation import Rate, evaluate, gate
 from flywheel.distill.gate import Decision, foresight
 from flywheel.distill.iterations import Iteration, begin, finish
-from flywheel.distill.policies import EXPERT, NOISY_EXPERT
 from flywheel.distill.stage import distill
 from flywheel.distill.students import PolicyCard
 from flywheel.errors import InfrastructureError
@@ -46,7 +45,7 @@ def turn(config: Config, number: int) -> dict[str, Any]:
     collect_stage(config, lake, iteration)
     curate_stage(config, lake, number)
     upkeep = upkeep_stage.submit(config, lake)
-    teachers = [evaluate_stage(config, lake, name, number) for name in (EXPERT, NOISY_EXPERT)]
+    teachers = [evaluate_stage(config, lake, name, number) for name in config.collect.teachers]
     challenger = distill_stage(config, lake, "hierarchical", number)
     control = distill_stage(config, lake, "flat", number)
     decision = gate_stage(config, lake, challenger, iteration)

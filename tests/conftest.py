@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Job, Origin, rollouts
-from flywheel.agents.scripted import Expert, RandomPolicy
+from flywheel.agents.rollout import Rollout, here
+from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
 from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
@@ -56,7 +57,7 @@ def play(world: World) -> Play:
         policy: Policy, count: int, split: Split = Split.TRAIN, start: int = 0, max_steps: int = 40
     ) -> list[Trajectory]:
         jobs = [Job(task) for task in world.tasks(split, start, count)]
-        return list(rollouts(policy, jobs, world.environments(8), max_steps=max_steps, origin=ORIGIN))
+        return list(Rollout(policy, jobs, here(world, 8), budget=Budget(max_steps), origin=ORIGIN))
 
     return run
 
@@ -70,7 +71,7 @@ def golden(world: World, play: Play) -> list[Trajectory]:
 @pytest.fixture(scope="session")
 def noisy(world: World, play: Play) -> list[Trajectory]:
     """Sixteen episodes of a very noisy expert: successes and failures."""
-    return play(Expert(world, noise=0.25), 16, start=100)
+    return play(Expert(world, Mistakes(wrong_action=0.25)), 16, start=100)
 
 
 @pytest.fixture(scope="session")

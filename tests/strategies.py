@@ -39,6 +39,11 @@ steps = st.builds(
     completion_tokens=small,
     logprobs=st.none() | floats32,
     seconds=number,
+    label=st.none() | text,
+    audit=text,
+    cost=number,
+    top_tokens=st.none() | st.lists(words, max_size=2).map(tuple),
+    top_logprobs=st.none() | st.lists(floats32, max_size=2).map(tuple),
 )
 episodes = st.builds(
     Trajectory,

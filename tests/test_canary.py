@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel.agents.context import Limits
+from flywheel.agents.episode import Job, Origin
 from flywheel.agents.prompts import Role
-from flywheel.agents.rollout import Job, Origin
-from flywheel.agents.scripted import Expert
+from flywheel.agents.scripted import Expert, Mistakes
 from flywheel.config import Config
 from flywheel.datasets.exports import export, select_ids
 from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, TUNING
@@ -56,7 +56,7 @@ def test_the_mark_reaches_nothing(
     from flywheel.agents.collect import play as play_into
 
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, 6)]
-    play_into(smoke, lake, world, Expert(world, noise=0.1), jobs, Origin(1, "collect", "canary"))
+    play_into(smoke, lake, world, Expert(world, Mistakes(wrong_action=0.1)), jobs, Origin(1, "collect", "canary"))
     curate(smoke, lake)
     ids = select_ids(lake, "true")
     episodes = lake.trajectories(ids)

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from flywheel.agents.scripted import Expert, RandomPolicy
+from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.environments.protocol import World
@@ -29,8 +29,8 @@ def curated(
 ) -> tuple[Lake, dict[str, str], list[Trajectory]]:
     """(lake after curation, cheat's id → class, honest episodes)."""
     honest = play(Expert(world), HONEST, start=1000)
-    honest += play(Expert(world, noise=0.1), HONEST, start=1200)
-    honest += play(Expert(world, noise=0.3), HONEST, start=1400)
+    honest += play(Expert(world, Mistakes(wrong_action=0.1)), HONEST, start=1200)
+    honest += play(Expert(world, Mistakes(wrong_action=0.3)), HONEST, start=1400)
     honest += play(RandomPolicy(), HONEST, start=1600)
     golden = sorted(play(Expert(world), EACH * len(CHEATS), start=2000), key=lambda one: one.seed)
     planted: dict[str, str] = {}

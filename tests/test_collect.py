@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flywheel.agents.collect import play as play_jobs
-from flywheel.agents.rollout import Job, Origin
+from flywheel.agents.episode import Job, Origin
 from flywheel.agents.scripted import Expert
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake

@@ -26,7 +26,7 @@ def test_every_shipped_config_loads(path: Path) -> None:
         ("train.epochs.planner=0", "greater than or equal to 1"),
         ("train.epochs.planner=many", "valid integer"),
         ("student.heads=3", "heads=3 does not divide hidden=160"),
-        ("collect.noise=1.5", "less than or equal to 1"),
+        ("collect.mistakes.loop=1.5", "less than or equal to 1"),
         ("curate.verifiers=[]", "at least 1"),
         ("seed.deep=1", "'seed' is a value, not a section"),
         ("no-equals-sign", "--set takes key=value"),
@@ -45,9 +45,17 @@ def test_mistakes_are_one_line(override: str, message: str) -> None:
 
 
 def test_overrides_read_toml_values_and_plain_words() -> None:
-    overrides = ["train.epochs={planner=7, executor=1, flat=1}", "data_dir=some place", "collect.noise=0.0"]
+    overrides = [
+        "train.epochs={planner=7, executor=1, flat=1}",
+        "data_dir=some place",
+        "collect.mistakes.wrong_action=0.0",
+    ]
     config = load(CONFIGS / "quickstart.toml", overrides)
-    assert (config.train.epochs.planner, str(config.data_dir), config.collect.noise) == (7, "some place", 0.0)
+    assert (config.train.epochs.planner, str(config.data_dir), config.collect.mistakes.wrong_action) == (
+        7,
+        "some place",
+        0.0,
+    )
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ LAYERS = {
     "arrow": 0,
     "section": 0,
     "config": 0,
+    "config_agents": 0,
     "config_distill": 0,
     "errors": 0,
     "environments": 1,
@@ -23,15 +24,17 @@ LAYERS = {
     "agents": 2,
     "filters": 3,
     "distill": 4,
-    "flows": 5,
-    "console": 6,
-    "shell": 7,
-    "cli_lake": 7,
-    "cli_formats": 7,
-    "cli_verifiers": 7,
-    "cli_students": 7,
-    "cli": 8,
-    "__main__": 9,
+    "serving": 5,
+    "flows": 6,
+    "console": 7,
+    "shell": 8,
+    "cli_agents": 8,
+    "cli_lake": 8,
+    "cli_formats": 8,
+    "cli_verifiers": 8,
+    "cli_students": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 
@@ -65,7 +68,7 @@ def _imports(path: Path) -> set[str]:
 def _modules() -> list[tuple[str, Path]]:
     found = [(stage, path) for stage in STAGES for path in sorted((ROOT / stage).glob("**/*.py"))]
     source = ROOT / "src" / "flywheel"
-    for folder in ("agents", "environments"):
+    for folder in ("agents", "environments", "serving"):
         found += [(folder, path) for path in sorted((source / folder).glob("*.py"))]
     return found + [(path.stem, path) for path in sorted(source.glob("*.py")) if path.stem != "__init__"]
 

@@ -64,7 +64,7 @@ WRITER = textwrap.dedent("""
     import sys
     from pathlib import Path
     from flywheel.datasets.lake import Lake
-    from flywheel.agents.rollout import _finish, _Episode, Job, Origin
+    from flywheel.agents.episode import Episode, Job, Origin
     from flywheel.agents.scripted import RandomPolicy
     from flywheel.environments.protocol import Observation
     from flywheel.trajectory import Split, StopReason, Task
@@ -72,8 +72,9 @@ WRITER = textwrap.dedent("""
     lake = Lake(Path(sys.argv[1]), create=True)
     print("ready", flush=True)
     for seed in range(int(sys.argv[2]), int(sys.argv[2]) + 400):
-        blank = _Episode(Job(Task("e", "{}", Split.TRAIN, seed)), Observation("x"), 0.0)
-        lake.append([_finish(RandomPolicy(), blank, Origin(1, "collect", "c"), StopReason.NO_ACTION)], "w")
+        job, origin = Job(Task("e", "{}", Split.TRAIN, seed)), Origin(1, "collect", "c")
+        blank = Episode(job, RandomPolicy(), origin, 0.0, Observation("x"))
+        lake.append([blank.finished(StopReason.NO_ACTION)], "w")
         print(seed, flush=True)
 """)
 

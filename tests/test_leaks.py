@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flywheel.agents.collect import play as play_into
-from flywheel.agents.rollout import Job, Origin
+from flywheel.agents.episode import Job, Origin
 from flywheel.agents.scripted import Expert
 from flywheel.cli import app
 from flywheel.config import Config, load

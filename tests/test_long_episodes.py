@@ -53,7 +53,7 @@ PLAYER = textwrap.dedent("""
     import json, random, resource, sys
     from dataclasses import replace
     from pathlib import Path
-    from flywheel.agents.rollout import Job, Origin, _Episode, _finish
+    from flywheel.agents.episode import Episode, Job, Origin
     from flywheel.agents.scripted import RandomPolicy
     from flywheel.datasets.drafts import Draft
     from flywheel.datasets.lake import Lake
@@ -68,8 +68,9 @@ PLAYER = textwrap.dedent("""
         return Step(index, text, "", "", "", "", None, "", "", False, "look", 0.0, 0.0, False, False, "p", "1", True,
                     0, 0, None, 0.0)
     for seed in range(2):
-        blank = _Episode(Job(Task("e", "{}", Split.TRAIN, seed)), Observation("x"), 0.0)
-        whole = _finish(RandomPolicy(), blank, Origin(1, "collect", "c"), StopReason.STEP_LIMIT)
+        job, origin = Job(Task("e", "{}", Split.TRAIN, seed)), Origin(1, "collect", "c")
+        blank = Episode(job, RandomPolicy(), origin, 0.0, Observation("x"))
+        whole = blank.finished(StopReason.STEP_LIMIT)
         with Draft(lake, whole) as draft:
             for index in range(length):
                 draft.add([step(index)])

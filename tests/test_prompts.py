@@ -9,10 +9,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
-from flywheel.agents.rollout import Job, Origin, rollouts
-from flywheel.agents.student import Decoding, FlatAgent, HierarchicalAgent, Speaker
+from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Piece, Role
+from flywheel.agents.rollout import Rollout, here
+from flywheel.agents.speaker import Decoding, LocalSpeaker
+from flywheel.agents.student import FlatAgent, HierarchicalAgent
 from flywheel.agents.tokens import PieceTokenizer
 from flywheel.config_distill import StudentConfig
 from flywheel.distill.examples import Example, example, windows_of
@@ -33,7 +35,7 @@ def tokenizer(golden: list[Trajectory]) -> PreTrainedTokenizerBase:
     return train_tokenizer(texts, named_things(step.action for one in golden for step in one.steps), 600)
 
 
-class Spy(Speaker):
+class Spy(LocalSpeaker):
     """Remembers what the model was given to read."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
@@ -100,7 +102,7 @@ def _as_lived(one: Trajectory) -> list[Segment]:
 def _run(policy: Policy, world: World, origin: Origin) -> list[Trajectory]:
     torch.manual_seed(0)
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 300, 6)]
-    return list(rollouts(policy, jobs, world.environments(6), max_steps=23, origin=origin))
+    return list(Rollout(policy, jobs, here(world, 6), budget=Budget(23), origin=origin))
 
 
 def test_the_context_at_step_500_is_no_longer_than_at_step_20() -> None:
@@ -110,8 +112,8 @@ def test_the_context_at_step_500_is_no_longer_than_at_step_20() -> None:
         for index in range(steps):
             place = f"room {index % 40}"
             context.observe(Observation(f"In {place}. There is a thing.", f"event {index}.", "", place, str(index)))
-            if context.timed_out:
-                context.finish(Outcome.TIMEOUT)
+            if failed := context.failed:
+                context.finish(failed)
             if context.must_plan:
                 context.plan(Observation(f"In {place}.", place=place))
                 context.adopt("explore")

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from flywheel.agents.scripted import Expert
+from flywheel.agents.scripted import Expert, Mistakes
 from flywheel.cli import app
 from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
@@ -39,7 +39,10 @@ def config(lake: Lake, objective: str, *sets: str) -> Config:
 @pytest.fixture
 def filled(smoke: Config, lake: Lake, world: World, golden: list[Trajectory], play: Play) -> Lake:
     """Experts, and a noisy one at the same tasks; test episodes, too."""
-    lake.append([*golden, *play(Expert(world, noise=0.35), 8), *play(Expert(world), 4, split=Split.TEST)], "episodes")
+    lake.append(
+        [*golden, *play(Expert(world, Mistakes(wrong_action=0.35)), 8), *play(Expert(world), 4, split=Split.TEST)],
+        "episodes",
+    )
     curate(smoke, lake)
     return lake
 

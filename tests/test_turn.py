@@ -83,7 +83,7 @@ def test_a_finished_wheel_is_left_alone(turned: Path) -> None:
 
 
 def test_other_settings_in_the_same_place_are_refused(turned: Path) -> None:
-    told = _run(turned, "--set", "iterations=3", "--set", "collect.noise=0.2")
+    told = _run(turned, "--set", "iterations=3", "--set", "collect.mistakes.loop=0.2")
     assert told.returncode == 2
     assert "was filled under other settings" in told.stderr.splitlines()[-1]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flywheel.agents.mixture import Mixture, Stretch
 from flywheel.agents.prompts import Role
 from flywheel.agents.scripted import Expert, RandomPolicy
-from flywheel.agents.tutored import Tutored
 from flywheel.config import load
 from flywheel.datasets.lake import Lake
 from flywheel.distill.collection import plan
@@ -28,7 +28,7 @@ LONGEST = 5
 
 
 def test_the_expert_finishes_what_a_student_began(world: World, play: Play) -> None:
-    episodes = play(Tutored(world, RandomPolicy(), longest=LONGEST), 16)
+    episodes = play(Mixture(RandomPolicy(), Expert(world), Stretch(LONGEST)), 16)
     assert any(not step.trainable for one in episodes for step in one.steps)
     assert sum(one.success for one in episodes) > len(episodes) / 2
     assert all(said.integrity == 1 for said in Replay(world).verify(batch_of(episodes)))
@@ -39,14 +39,14 @@ def test_the_expert_finishes_what_a_student_began(world: World, play: Play) -> N
 
 def test_a_student_that_does_what_the_expert_would_is_believed(world: World, play: Play) -> None:
     whole = {one.task_id: one for one in play(Expert(world), 4)}
-    for one in play(Tutored(world, Expert(world, seed=1), longest=LONGEST), 4):
+    for one in play(Mixture(Expert(world, seed=1), Expert(world), Stretch(LONGEST)), 4):
         assert all(step.trainable for step in one.steps)
         assert [step.action for step in one.steps] == [step.action for step in whole[one.task_id].steps]
 
 
 def test_its_missteps_are_context_and_its_recovery_is_learned(lake: Lake, world: World, play: Play) -> None:
     settings = load(SMOKE, [f"data_dir={lake.root}"])
-    lake.append(play(Tutored(world, RandomPolicy(), longest=LONGEST), 16), "tutored")
+    lake.append(play(Mixture(RandomPolicy(), Expert(world), Stretch(LONGEST)), 16), "tutored")
     curate(settings, lake)
     corpus = load_corpus(settings, lake, 1)
     read = {one.trajectory_id: (one, cut) for one, cut in corpus.read(list(corpus.routes))}

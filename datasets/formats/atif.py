@@ -25,6 +25,8 @@ VERSION = "ATIF-v1.8"
 KNOWN = frozenset(f"ATIF-v1.{minor}" for minor in range(9))
 OWN = "flywheel"
 _NATIVE = {"observation", "thought", "action", "prompt_tokens", "completion_tokens", "logprobs", "screenshot"}
+_LATER = {"label": None, "audit": "", "cost": 0.0, "top_tokens": None, "top_logprobs": None}
+"""Fields that documents of earlier versions lack."""
 _STEP_EXTRA = [field.name for field in fields(Step) if field.name not in _NATIVE]
 _ROOT_EXTRA = [field.name for field in fields(Trajectory) if field.name not in ("steps", "images", "instruction")]
 
@@ -163,8 +165,10 @@ def _restored(document: atif.Trajectory, own: Any, folder: Path) -> Trajectory:
 
 def _step(step: atif.Step, observation: str, image: Image | None) -> Step:
     own, metrics = (step.extra or {})[OWN], step.metrics or atif.Metrics()
-    rest = {name: own[name] for name in _STEP_EXTRA}
+    rest = {name: own.get(name, _LATER[name]) if name in _LATER else own[name] for name in _STEP_EXTRA}
     valid = rest["valid_actions"]
+    for name in ("top_tokens", "top_logprobs"):
+        rest[name] = None if rest[name] is None else tuple(map(tuple, rest[name]))
     call = (step.tool_calls or [])[0]
     return Step(
         **{**rest, "valid_actions": None if valid is None else tuple(valid)},

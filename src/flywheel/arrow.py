@@ -41,6 +41,11 @@ _STEP = pa.schema(
         ("logprobs", pa.list_(pa.float32())),
         ("seconds", pa.float64()),
         ("screenshot", pa.string()),
+        ("label", pa.string()),
+        ("audit", pa.string()),
+        ("cost", pa.float64()),
+        ("top_tokens", pa.list_(pa.list_(pa.string()))),
+        ("top_logprobs", pa.list_(pa.list_(pa.float32()))),
     ]
 )
 _TRAJECTORY = pa.schema(
@@ -229,6 +234,8 @@ def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Tra
         owner = row.pop("trajectory_id")
         row["valid_actions"] = _tuple(row["valid_actions"])
         row["logprobs"] = _tuple(row["logprobs"])
+        row["top_tokens"], row["top_logprobs"] = _tuples(row["top_tokens"]), _tuples(row["top_logprobs"])
+        row["audit"], row["cost"] = row["audit"] or "", row["cost"] or 0.0
         by_id[owner].append(Step(**row))
     return [
         replace(
@@ -283,3 +290,7 @@ def batched(values: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
 
 def _tuple(values: Iterable[_T] | None) -> tuple[_T, ...] | None:
     return None if values is None else tuple(values)
+
+
+def _tuples(rows: Iterable[Iterable[_T]] | None) -> tuple[tuple[_T, ...], ...] | None:
+    return None if rows is None else tuple(map(tuple, rows))

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from flywheel.config_agents import ChatConfig, MistakesConfig, MixingConfig, RemoteConfig
 from flywheel.config_distill import StudentConfig, TrainConfig
 from flywheel.errors import ConfigError
 from flywheel.section import Count, Section, Share
@@ -18,6 +19,14 @@ from flywheel.trajectory import digest
 
 LEAK = 0.8
 """Likeness from which a training episode gives a held-out task away."""
+APART = (
+    ("train", "sharing"),
+    ("train", "trackers"),
+    ("environment", "workers"),
+    ("environment", "patience"),
+    ("collect", "teachers"),
+)
+"""Settings that decide how something is done, and not what comes of it."""
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 
 
@@ -27,7 +36,16 @@ class EnvironmentConfig(Section):
     name: str = Field(default="cookingworld", description="A name from environments.catalog.")
     parameters: dict[str, int] = Field(default_factory=dict, description="The simulator's own parameters.")
     max_steps: Count = Field(default=60, description="Steps after which an episode is truncated.")
-    parallel: Count = Field(default=64, description="Episodes that run at once in one process.")
+    max_tokens: int = Field(default=0, ge=0, description="Tokens after which it is truncated; 0: any number.")
+    max_seconds: float = Field(default=0.0, ge=0, description="Seconds after which it is truncated; 0: any number.")
+    max_cost: float = Field(default=0.0, ge=0, description="Cost, in the chat's prices, after which it is; 0: any.")
+    parallel: Count = Field(default=64, description="Episodes that run at once.")
+    workers: int = Field(
+        default=0, ge=0, description="Processes for the environments, each with a simulator; 0: this process."
+    )
+    patience: float = Field(
+        default=60.0, gt=0, description="Seconds without an answer after which a worker's environment counts as hung."
+    )
 
 
 class CollectConfig(Section):
@@ -35,11 +53,17 @@ class CollectConfig(Section):
 
     episodes: Count = Field(default=1000, description="New training tasks of the first iteration.")
     later_episodes: Count = Field(default=600, description="New training tasks of every later iteration.")
-    expert_share: Share = Field(default=0.5, description="Share of the teacher's episodes played without noise.")
+    teachers: dict[str, float] = Field(
+        default={"expert": 0.5, "noisy_expert": 0.5},
+        min_length=1,
+        description="Who plays the tasks that no student plays, and in which proportion: expert, noisy_expert, chat, "
+        "served, human, random, or a policy id.",
+    )
     overlap: Share = Field(
         default=0.0, description="Share of its tasks that the noisy expert takes from the expert's: preference pairs."
     )
-    noise: Share = Field(default=0.1, description="Chance of an injected action at each step of the noisy expert.")
+    mistakes: MistakesConfig = MistakesConfig()
+    mixing: MixingConfig = MixingConfig()
     champion_share: Share = Field(
         default=0.25, description="Share of a later iteration's tasks that the champion plays."
     )
@@ -54,6 +78,8 @@ class CollectConfig(Section):
     def _shares(self) -> CollectConfig:
         if self.champion_share + self.tutored_share > 1:
             raise ValueError("champion_share and tutored_share are parts of one whole; lower one of them")
+        if min(self.teachers.values()) < 0 or sum(self.teachers.values()) <= 0:
+            raise ValueError("the proportions of teachers must not be negative, and one of them must be positive")
         return self
 
 
@@ -193,6 +219,9 @@ class Config(Section):
     gate: GateConfig = GateConfig()
     serve: ServeConfig = ServeConfig()
     lake: LakeConfig = LakeConfig()
+    chat: ChatConfig = ChatConfig()
+    served: ChatConfig = ChatConfig(base_url="http://127.0.0.1:8321/v1", model="champion")
+    remote: RemoteConfig = RemoteConfig()
 
     @model_validator(mode="after")
     def _calibration_apart(self) -> Config:
@@ -205,12 +234,13 @@ class Config(Section):
         return self
 
     def identity(self) -> str:
-        """Digest of all that decides results; where they lie, when they run and how they are measured does not."""
-        apart: Any = {"name", "data_dir", "iterations", "serve", "lake"}
+        """Digest of all that decides results; where they lie, when they run and how they are measured does not. Nor
+        does who else collects: each trajectory says who played it."""
+        apart: Any = {"name", "data_dir", "iterations", "serve", "lake", "chat", "served", "remote"}
         measured: Any = {"workers", "calibration_tasks", "calibration_start"}
         settings = self.model_dump(mode="json", exclude=apart)
-        for setting in ("sharing", "trackers"):
-            del settings["train"][setting]
+        for section, setting in APART:
+            del settings[section][setting]
         curate = self.curate.model_dump(mode="json", exclude=measured)
         curate["verifiers"] = [one.model_dump(mode="json", exclude={"bar"}) for one in self.curate.verifiers]
         return digest(settings | {"curate": curate})

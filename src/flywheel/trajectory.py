@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Split(StrEnum):
@@ -31,8 +31,18 @@ class StopReason(StrEnum):
     """The environment says that the task can no longer be solved."""
     STEP_LIMIT = "step_limit"
     """The step budget ran out: truncated, not terminated."""
+    TOKEN_LIMIT = "token_limit"
+    """The budget of tokens ran out: truncated."""
+    TIME_LIMIT = "time_limit"
+    """The budget of seconds ran out: truncated."""
+    COST_LIMIT = "cost_limit"
+    """The budget of money ran out: truncated."""
     NO_ACTION = "no_action"
     """The policy had nothing left to try: truncated."""
+    GAVE_UP = "gave_up"
+    """The policy stopped before the environment said that the task was over."""
+    MALFORMED = "malformed"
+    """The policy's answers could not be read, however often it was asked again."""
     UNKNOWN = "unknown"
     """An imported record that does not say."""
     INFRASTRUCTURE = "infrastructure"
@@ -115,6 +125,16 @@ class Step:
     """Wall-clock seconds that the decision and the environment's answer took."""
     screenshot: str | None = None
     """SHA-256 of the image that the agent saw, one of the trajectory's `images`, or None."""
+    label: str | None = None
+    """What a teacher would have done here, where it watched: the target of training in place of `action`."""
+    audit: str = ""
+    """Why an auditor had refused to believe that the task was done, just before this decision."""
+    cost: float = 0.0
+    """What the decision cost, in the currency of the endpoint's prices."""
+    top_tokens: tuple[tuple[str, ...], ...] | None = None
+    """The likeliest tokens at each token of the answer, where an endpoint told them."""
+    top_logprobs: tuple[tuple[float, ...], ...] | None = None
+    """Their log-probabilities, in the same shape."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
 
+from flywheel.agents.episode import Budget, Job, Origin, id_of
 from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Job, Origin, rollouts
-from flywheel.config import Config
+from flywheel.agents.rollout import Auditor, Rollout, Seats, Spectator, here
+from flywheel.agents.seats import Seat, remote
+from flywheel.config import Config, EnvironmentConfig
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.splits import assign
+from flywheel.environments.catalog import canonical
 from flywheel.environments.protocol import World
-from flywheel.trajectory import StopReason, Task, Trajectory, trajectory_id
+from flywheel.trajectory import StopReason, Task, Trajectory
 
 COMMIT_EVERY = 32
 COMMIT_STEPS = 4096
 """Long episodes are committed a few at a time, so that memory holds no more."""
+COMMIT_SECONDS = 2.0
+"""A finished episode waits no longer than this for others to be committed with it."""
 INFRASTRUCTURE_RETRIES = 2
 RETRY_STRIDE = 1000
 """Retries of broken episodes count their attempts from here, apart from planned attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Who else takes part in rollouts: an auditor of what agents call done, and those who only look on."""
+
+    auditor: Auditor | None = None
+    spectators: Sequence[Spectator] = ()
+
+
+ALONE = Company()
+
+
+def seats_of(settings: EnvironmentConfig, world: World) -> Seats:
+    """Seats as a config wants them: in worker processes, or in this one."""
+    if not settings.workers:
+        return here(world, settings.parallel)
+
+    def crew() -> AbstractAsyncContextManager[Sequence[Seat]]:
+        return remote(
+            settings.name,
+            canonical(settings.parameters),
+            seats=settings.parallel,
+            workers=settings.workers,
+            patience=settings.patience,
+        )
+
+    return crew
 
 
 def play(
@@ -28,6 +64,7 @@ def play(
     jobs: Sequence[Job],
     origin: Origin,
     progress: Callable[[int], None] = lambda done: None,
+    company: Company = ALONE,
 ) -> list[str]:
     """Play what the lake does not hold yet; the ids of all the jobs' trajectories, in order.
 
@@ -36,31 +73,27 @@ def play(
     attempt.
     """
     assign(lake, [job.task for job in jobs])
+    start = partial(
+        Rollout,
+        seats=seats_of(config.environment, world),
+        budget=Budget.of(config.environment),
+        origin=origin,
+        auditor=company.auditor,
+        spectators=company.spectators,
+    )
     ids: dict[str, Job] = {}
     waiting = list(jobs)
     for retry in range(1 + INFRASTRUCTURE_RETRIES):
-        named = {_id(policy, job, origin): job for job in waiting}
+        named = {id_of(job, policy, origin): job for job in waiting}
         ids |= named
         known = lake.known_ids(list(named))
         progress(len(known))
         broken = [named[one] for one in _broken(lake, known)]
-        batch: list[Trajectory] = []
-        for trajectory in rollouts(
-            policy,
-            [job for one, job in named.items() if one not in known],
-            world.environments(config.environment.parallel),
-            max_steps=config.environment.max_steps,
-            origin=origin,
-        ):
-            batch.append(trajectory)
-            if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
-                broken.append(named[trajectory.trajectory_id])
-            if len(batch) == COMMIT_EVERY or sum(one.length for one in batch) >= COMMIT_STEPS:
-                lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
-                progress(len(batch))
-                batch = []
-        lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
-        progress(len(batch))
+        rollout = start(policy, [job for one, job in named.items() if one not in known])
+        for batch in rollout.batches(COMMIT_EVERY, COMMIT_STEPS, COMMIT_SECONDS):
+            lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
+            progress(len(batch))
+            broken += [named[one.trajectory_id] for one in batch if one.stop_reason is StopReason.INFRASTRUCTURE]
         if not broken or retry == INFRASTRUCTURE_RETRIES:
             break
         waiting = [Job(job.task, job.attempt + RETRY_STRIDE) for job in broken]
@@ -71,19 +104,10 @@ def rehearse(
     config: Config, world: World, policy: Policy, tasks: Sequence[Task], purpose: str, max_steps: int = 0
 ) -> list[Trajectory]:
     """Play tasks once without storing anything; `max_steps` 0 means the config's."""
-    return list(
-        rollouts(
-            policy,
-            [Job(task) for task in tasks],
-            world.environments(config.environment.parallel),
-            max_steps=max_steps or config.environment.max_steps,
-            origin=Origin(0, purpose, config.identity()),
-        )
-    )
-
-
-def _id(policy: Policy, job: Job, origin: Origin) -> str:
-    return trajectory_id(job.task, policy.policy_id, policy.version, origin.purpose, job.attempt)
+    budget = Budget(max_steps) if max_steps else Budget.of(config.environment)
+    origin = Origin(0, purpose, config.identity())
+    seats = seats_of(config.environment, world)
+    return list(Rollout(policy, [Job(task) for task in tasks], seats, budget=budget, origin=origin))
 
 
 def _broken(lake: Lake, ids: set[str]) -> list[str]:

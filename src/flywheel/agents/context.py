@@ -23,6 +23,8 @@ class Limits:
     """Subgoals before the planner's window starts anew."""
     segment_steps: int = 16
     """Steps after which an unfinished subgoal counts as timed out."""
+    patience: int = 4
+    """Steps in a row that changed nothing, after which a subgoal counts as stuck."""
 
 
 @dataclass(slots=True)
@@ -78,12 +80,17 @@ class HierarchicalContext(FlatContext):
 
     subgoal: str = ""
     steps_in_segment: int = 0
+    idle_steps: int = 0
+    """Steps in a row, under this subgoal, after which the state was what it was before."""
     plan_window: Window | None = None
     plan_archive: list[Window] | None = None
     _unread: str = ""
 
     def observe(self, observation: Observation) -> Window:
         self._unread = observation.note or self._unread
+        if self._last is not None and self.steps_in_segment:
+            idle = self._last[0].state_key == observation.state_key != "" and not observation.note
+            self.idle_steps = self.idle_steps + 1 if idle else 0
         return FlatContext.observe(self, observation)
 
     @property
@@ -91,8 +98,13 @@ class HierarchicalContext(FlatContext):
         return not self.subgoal
 
     @property
-    def timed_out(self) -> bool:
-        return bool(self.subgoal) and self.steps_in_segment >= self.limits.segment_steps
+    def failed(self) -> Outcome | None:
+        """Why the subgoal in force must be given up, if it must: its budget of steps is spent, or nothing changes."""
+        if not self.subgoal:
+            return None
+        if self.steps_in_segment >= self.limits.segment_steps:
+            return Outcome.TIMEOUT
+        return Outcome.STUCK if self.idle_steps >= self.limits.patience else None
 
     def plan(self, observation: Observation) -> Window:
         """The planner's window, ready for its next subgoal."""
@@ -115,7 +127,7 @@ class HierarchicalContext(FlatContext):
         self.plan_window.subgoal(subgoal, target=target, decision=self.steps)
         self.plan_window.decisions += 1
         self.window.subgoal(subgoal)
-        self.subgoal, self.steps_in_segment = subgoal, 0
+        self.subgoal, self.steps_in_segment, self.idle_steps = subgoal, 0, 0
 
     def finish(self, outcome: Outcome, *, target: bool = False) -> None:
         """The subgoal ends: the executor says so itself, or its steps ran out."""

@@ -34,14 +34,15 @@ def choose(
     options: Sequence[Sequence[Sequence[int]]],
     *,
     temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    chances: Sequence[torch.Generator] | None = None,
 ) -> list[Choice]:
     """For each slot's context the best of its own options, token by token along the trie of the options.
 
     No option may be a prefix of another (an end marker sees to that). Greedy at temperature 0. Tokens without an
-    alternative cost no forward pass: once a single option is left, it has won.
+    alternative cost no forward pass: once a single option is left, it has won. `chances`: a generator a row, so that
+    what is drawn for one does not depend on what runs beside it.
     """
-    nodes = [_trie(row) for row in options]
+    nodes = [trie(row) for row in options]
     said: list[list[int]] = [[] for _ in contexts]
     logprobs: list[list[float]] = [[] for _ in contexts]
     rows = list(range(len(contexts)))
@@ -50,16 +51,16 @@ def choose(
         for row, logits_V in zip(rows, logits_BV, strict=True):
             allowed = list(nodes[row])
             scores = logits_V[allowed].log_softmax(-1)
-            pick = _pick(scores, temperature, generator)
+            pick = _pick(scores, temperature, chances[row] if chances else None)
             said[row].append(allowed[pick])
             logprobs[row].append(float(scores[pick]))
             nodes[row] = nodes[row][allowed[pick]]
-        rows = [row for row in rows if _branches(nodes[row])]
+        rows = [row for row in rows if branches(nodes[row])]
         if rows:
             logits_BV = reader.feed([slots[row] for row in rows], [said[row][-1] for row in rows])
     choices = []
     for row, node in enumerate(nodes):
-        rest = _only_path(node)
+        rest = only_path(node)
         tokens = (*said[row], *rest)
         index = [tuple(option) for option in options[row]].index(tokens)
         choices.append(Choice(index, tokens, (*logprobs[row], *([0.0] * len(rest)))))
@@ -76,7 +77,7 @@ def generate(
     max_tokens: int,
     never: Sequence[int] = (),
     temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    chances: Sequence[torch.Generator] | None = None,
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
     """Free decoding, greedy at temperature 0: for each slot's context (tokens without the end marker, their
     log-probabilities).
@@ -92,7 +93,7 @@ def generate(
         logprobs_BV = logits_BV.log_softmax(-1)
         going = []
         for row, logprobs_V in zip(rows, logprobs_BV, strict=True):
-            token = _pick(logprobs_V, temperature, generator)
+            token = _pick(logprobs_V, temperature, chances[row] if chances else None)
             logprobs[row].append(float(logprobs_V[token]))
             if token != end:
                 said[row].append(token)
@@ -109,7 +110,8 @@ def _pick(scores: Tensor, temperature: float, generator: torch.Generator | None)
     return int(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator))
 
 
-def _trie(options: Sequence[Sequence[int]]) -> Trie:
+def trie(options: Sequence[Sequence[int]]) -> Trie:
+    """Options as a tree of tokens."""
     root: Trie = {}
     for option in options:
         node = root
@@ -118,14 +120,15 @@ def _trie(options: Sequence[Sequence[int]]) -> Trie:
     return root
 
 
-def _branches(node: Trie) -> bool:
+def branches(node: Trie) -> bool:
     """Is there still a choice below this node?"""
     while len(node) == 1:
         node = next(iter(node.values()))
     return len(node) > 1
 
 
-def _only_path(node: Trie) -> list[int]:
+def only_path(node: Trie) -> list[int]:
+    """The tokens below a node without branches."""
     path = []
     while node:
         token, node = next(iter(node.items()))

@@ -1,4 +1,4 @@
-"""Bounded episodic memory: documents read, ways between places, and what was done before the current window.
+"""Bounded episodic memory: documents read, ways between places, what was done lately, and a summary of the rest.
 
 Memory is a pure fold over what the agent saw and did, so a training row rebuilt from a stored trajectory holds
 the same bytes as the live rollout. Bounds keep the cost of a decision at step 500 what it was at step 20.
@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 MAX_NOTES = 2
 MAX_ROUTES = 16
 MAX_PAST = 10
+FAILED = (" timeout", " stuck")
+"""How entries of subgoals end that were given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Memory:
     """(place, action, place it led to), oldest first."""
     past: tuple[str, ...] = ()
     """What was done, oldest first: subgoals with their outcome, or plain actions for a flat agent."""
+    earlier: tuple[int, int] = (0, 0)
+    """How much was done and how much failed before that."""
 
     def read(self, note: str) -> Memory:
         """Keep a document; reading it again moves it to the end."""
@@ -37,4 +41,9 @@ class Memory:
         return replace(self, routes=(*known, (place, action, new_place))[-MAX_ROUTES:])
 
     def did(self, entry: str) -> Memory:
-        return replace(self, past=(*self.past, entry)[-MAX_PAST:])
+        past = (*self.past, entry)
+        done, failed = self.earlier
+        for forgotten in past[:-MAX_PAST]:
+            lost = forgotten.endswith(FAILED)
+            done, failed = done + (not lost), failed + lost
+        return replace(self, past=past[-MAX_PAST:], earlier=(done, failed))

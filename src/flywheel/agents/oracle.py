@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flywheel.agents.policy import Decision, Turn
+from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.agents.prompts import Outcome
 from flywheel.agents.student import HierarchicalAgent
 from flywheel.trajectory import Task
@@ -32,8 +32,8 @@ class OraclePlanner(HierarchicalAgent):
         self._solutions = solutions
         self._left: dict[int, list[str]] = {}
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None:
-        super().begin(slot, task, attempt)
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        super().begin(slot, task, attempt, past)
         self._left[slot] = list(reversed(self._solutions[task.task_id].subgoals))
 
     def _name(self, turns: Sequence[Turn]) -> list[tuple[str, int]]:
@@ -57,8 +57,8 @@ class OracleExecutor(HierarchicalAgent):
         self._parts: dict[int, list[tuple[str, tuple[str, ...]]]] = {}
         self._deeds: dict[int, list[str]] = {}
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None:
-        super().begin(slot, task, attempt)
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        super().begin(slot, task, attempt, past)
         own = self._solutions[task.task_id]
         self._parts[slot] = list(zip(own.subgoals, own.deeds, strict=True))[::-1]
         self._deeds[slot] = []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flywheel.environments.protocol import Observation
-from flywheel.trajectory import Task
+from flywheel.trajectory import StopReason, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,29 +16,58 @@ class Turn:
 
     slot: int
     observation: Observation
+    audit: str = ""
+    """Why an auditor refused the last decision, which said that the task was done; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the policy does next. `action` is None when it has nothing left to try."""
+    """What the policy does next. `action` is None when it does nothing any more; `stop` then says why."""
 
     action: str | None
     subgoal: str = ""
     switched: bool = False
     thought: str = ""
     trainable: bool = True
+    label: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     logprobs: tuple[float, ...] | None = None
+    top_tokens: tuple[tuple[str, ...], ...] | None = None
+    top_logprobs: tuple[tuple[float, ...], ...] | None = None
+    cost: float = 0.0
+    stop: StopReason = StopReason.NO_ACTION
+    error: str = ""
+    """What was wrong with answers that could not be read."""
+    policy_id: str = ""
+    """Who decided, where it was not the policy that was asked: a mixture's part, a server's champion of the moment."""
+    policy_version: str = ""
+
+
+Past = Sequence[tuple[Observation, Decision]]
+"""The turns of an episode so far, as they were seen and decided, whoever decided them."""
 
 
 class Policy(Protocol):
-    """Acts in many episodes at once. `name` is its role; id and version say exactly which policy it is."""
+    """Acts in many episodes at once. `name` is its role; id and version say exactly which policy it is.
+
+    `begin` takes an episode over in a slot, new or with a past that this or another policy has behind it.
+    """
 
     name: str
     policy_id: str
     version: str
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None: ...
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None: ...
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]: ...
+
+
+@runtime_checkable
+class Conversant(Policy, Protocol):
+    """A policy that waits for somebody else, a server or a person: its turns need no batch and run side by side."""
+
+    async def decide(self, turn: Turn) -> Decision: ...
+
+    async def close(self) -> None:
+        """The event loop ends; connections must not outlive it."""

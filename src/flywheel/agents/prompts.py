@@ -14,7 +14,7 @@ A window holds at most `window` decisions, then a new one starts with a fresh he
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from flywheel.agents.memory import Memory
@@ -40,6 +40,9 @@ class Outcome(StrEnum):
 
     DONE = "done"
     TIMEOUT = "timeout"
+    """Its steps ran out."""
+    STUCK = "stuck"
+    """Nothing that was tried under it changed anything any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,9 @@ def header(instruction: str, memory: Memory) -> list[Piece]:
         pieces.append(Piece(ROUTES))
         pieces += [Piece(f"{place}, {action}, {to}.") for place, action, to in memory.routes]
     if memory.past:
-        pieces.append(Piece(PAST))
+        done, failed = memory.earlier
+        summary = f"{done} done, {failed} failed. " if done + failed else ""
+        pieces.append(Piece(PAST + summary))
         pieces += [Piece(f"{entry}.") for entry in memory.past]
     return pieces
 
@@ -95,6 +100,12 @@ class Window:
     def act(self, text: str, *, target: bool, decision: int) -> None:
         self.pieces.append(Piece(ACT))
         self.pieces.append(Piece(text + END, target, decision))
+
+    def branch(self, text: str) -> Window:
+        """What would be read if this had been done instead; it alone is a target, and of no step that was taken."""
+        other = Window([replace(piece, target=False) for piece in self.pieces], self.decisions)
+        other.act(text, target=True, decision=-1)
+        return other
 
     def outcome(self, outcome: Outcome) -> None:
         self.pieces.append(Piece(f"{OUTCOME}{outcome}"))

@@ -1,163 +1,269 @@
-"""Rollouts: one policy in many environments at once; a slot that ends takes the next task at once."""
+"""Rollouts: many episodes at once, each a coroutine; a seat whose episode ends takes the next task at once.
+
+Episodes run in a thread of their own. Who reads them may take the time to store them or to train on them, and hand in
+a better policy: episodes that run go on under it (`Rollout.swap`), and each step says who decided it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import math
+import queue
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from flywheel.agents.policy import Decision, Policy, Turn
-from flywheel.environments.protocol import Environment, Observation, Transition
+from flywheel.agents.batching import Batcher
+from flywheel.agents.episode import Budget, Episode, Job, Origin
+from flywheel.agents.policy import Conversant, Decision, Policy, Turn
+from flywheel.agents.seats import Seat, inline
+from flywheel.environments.protocol import Observation, World
 from flywheel.errors import InfrastructureError
-from flywheel.trajectory import Step, StopReason, Task, Trajectory, trajectory_id
+from flywheel.trajectory import StopReason, Task, Trajectory
+
+MAX_REFUSALS = 3
+"""How often an auditor may refuse to believe that a task is done."""
+Seats = Callable[[], AbstractAsyncContextManager[Sequence[Seat]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One episode to run: a task and which attempt at it."""
+class Auditor(Protocol):
+    """Asked when an agent says that it is done: why the task is not, or an empty string if it is.
 
-    task: Task
-    attempt: int = 0
+    It is shown what was seen and not what was done: an agent's own report would be believed too readily.
+    """
+
+    async def audit(self, task: Task, seen: Sequence[Observation]) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What every trajectory of a collection shares: its place in the lineage."""
+class Spectator(Protocol):
+    """Follows episodes from the thread in which they run. Times are seconds."""
 
-    iteration: int
-    purpose: str
-    config_digest: str
-    parent_policy_id: str = ""
+    def begun(self, slot: int, episode: Episode) -> None: ...
+
+    def decided(self, slot: int, episode: Episode, decision: Decision, seconds: float) -> None: ...
+
+    def stepped(self, slot: int, episode: Episode, seconds: float) -> None: ...
+
+    def ended(self, slot: int, trajectory: Trajectory) -> None: ...
 
 
 @dataclass(slots=True)
-class _Episode:
-    job: Job
-    observation: Observation
-    started_at: float
-    steps: list[Step] = field(default_factory=list)
-    progress: float = 0.0
+class Clock:
+    """Where the time went, in seconds: `policy` counts batches once, `environment` the answers of all seats."""
+
+    wall: float = 0.0
+    policy: float = 0.0
+    environment: float = 0.0
+    steps: int = 0
 
 
-def rollouts(
-    policy: Policy,
-    jobs: Iterable[Job],
-    environments: Sequence[Environment],
-    *,
-    max_steps: int,
-    origin: Origin,
-) -> Iterator[Trajectory]:
-    """Yield each trajectory as soon as it ends. A broken environment yields one marked INFRASTRUCTURE."""
-    waiting = iter(jobs)
-    running: dict[int, _Episode] = {}
-    idle = list(range(len(environments)))
-    while True:
-        while idle and (job := next(waiting, None)) is not None:
-            slot = idle.pop()
-            started = time.time()
-            try:
-                observation = environments[slot].reset(job.task)
-                policy.begin(slot, job.task, job.attempt)
-            except InfrastructureError as broken:
-                idle.append(slot)
-                blank = _Episode(job, Observation(""), started)
-                yield _finish(policy, blank, origin, StopReason.INFRASTRUCTURE, error=str(broken))
-                continue
-            running[slot] = _Episode(job, observation, started)
-        if not running:
-            return
-        slots = sorted(running)
+@dataclass(slots=True)
+class _Running:
+    """An episode with what the engine needs to know of it. `acting`: the policy that has taken it over last."""
+
+    slot: int
+    episode: Episode
+    acting: Policy | None = None
+    refusals: int = 0
+
+
+@dataclass(slots=True)
+class Rollout:
+    """Plays jobs; iterating yields each trajectory as soon as it ends.
+
+    A broken environment or model server yields one marked INFRASTRUCTURE. Leaving the iteration stops what runs.
+    """
+
+    policy: Policy
+    jobs: Iterable[Job]
+    seats: Seats
+    budget: Budget
+    origin: Origin
+    auditor: Auditor | None = None
+    spectators: Sequence[Spectator] = ()
+    clock: Clock = field(default_factory=Clock)
+    _done: queue.SimpleQueue[Trajectory | BaseException | None] = field(default_factory=queue.SimpleQueue)
+    _playing: int = 0
+    _batcher: Batcher = field(init=False)
+
+    def swap(self, policy: Policy) -> None:
+        """From the next decision on, this policy decides, also in episodes that another one began."""
+        self.policy = policy
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        for batch in self.batches(1):
+            yield from batch
+
+    def batches(self, most: int, steps: int = 1, seconds: float = math.inf) -> Iterator[list[Trajectory]]:
+        """Finished trajectories in lists of up to `most`, of up to `steps` steps or one longer trajectory; none waits
+        for others longer than `seconds`."""
+        loop = asyncio.new_event_loop()
+        main = loop.create_task(self._main())
+        thread = threading.Thread(target=_run, args=(loop, main, self._done), name="rollouts", daemon=True)
+        thread.start()
+        try:
+            batch: list[Trajectory] = []
+            deadline = math.inf
+            while True:
+                try:
+                    left = deadline - time.monotonic()
+                    one = self._done.get(timeout=None if left == math.inf else max(0.0, left))
+                except queue.Empty:
+                    one = batch[-1]
+                else:
+                    if isinstance(one, BaseException):
+                        if batch:
+                            yield batch
+                        raise one
+                    if one is not None:
+                        deadline = deadline if batch else time.monotonic() + seconds
+                        batch.append(one)
+                late = time.monotonic() >= deadline
+                if batch and (one is None or late or len(batch) >= most or sum(b.length for b in batch) >= steps):
+                    yield batch
+                    batch, deadline = [], math.inf
+                if one is None:
+                    return
+        finally:
+            if thread.is_alive():
+                loop.call_soon_threadsafe(main.cancel)
+            thread.join()
+
+    async def _main(self) -> None:
         began = time.perf_counter()
-        decisions = policy.act([Turn(slot, running[slot].observation) for slot in slots])
-        share = (time.perf_counter() - began) / len(slots)
-        for slot, decision in zip(slots, decisions, strict=True):
-            episode = running[slot]
-            stop, error = _advance(environments[slot], episode, decision, policy, share, max_steps)
-            if stop is not None:
-                del running[slot]
-                idle.append(slot)
-                yield _finish(policy, episode, origin, stop, error)
+        jobs = iter(self.jobs)
+        self._batcher = Batcher(lambda: self._playing)
+        batches = asyncio.create_task(self._batcher.run())
+        try:
+            async with self.seats() as seats, asyncio.TaskGroup() as group:
+                for slot, seat in enumerate(seats):
+                    group.create_task(self._fill(slot, seat, jobs))
+        finally:
+            batches.cancel()
+            if isinstance(self.policy, Conversant):
+                await self.policy.close()
+            self.clock.wall, self.clock.policy = time.perf_counter() - began, self._batcher.busy
+
+    async def _fill(self, slot: int, seat: Seat, jobs: Iterator[Job]) -> None:
+        for job in jobs:
+            running = _Running(slot, Episode(job, self.policy, self.origin))
+            for one in self.spectators:
+                one.begun(slot, running.episode)
+            self._playing += 1
+            try:
+                trajectory = await self._play(running, seat)
+            finally:
+                self._playing -= 1
+            for one in self.spectators:
+                one.ended(slot, trajectory)
+            self._done.put(trajectory)
+
+    async def _play(self, running: _Running, seat: Seat) -> Trajectory:
+        episode = running.episode
+        try:
+            async with asyncio.timeout(self.budget.seconds or None):
+                episode.observation = await seat.reset(episode.job.task)
+                while True:
+                    turn, decision, seconds = await self._believed(running)
+                    if decision.action is None:
+                        return episode.finished(decision.stop, decision.error)
+                    began = time.perf_counter()
+                    transition = await seat.step(decision.action)
+                    took = time.perf_counter() - began
+                    self.clock.environment += took
+                    self.clock.steps += 1
+                    assert running.acting is not None
+                    stop = episode.record(turn, decision, transition, running.acting, seconds + took, self.budget)
+                    for one in self.spectators:
+                        one.stepped(running.slot, episode, took)
+                    if stop is not None:
+                        return episode.finished(stop)
+        except TimeoutError:
+            return episode.finished(StopReason.TIME_LIMIT)
+        except InfrastructureError as broken:
+            return episode.finished(StopReason.INFRASTRUCTURE, str(broken))
+
+    async def _believed(self, running: _Running) -> tuple[Turn, Decision, float]:
+        """The next decision, and the turn and seconds that it took; "done" only as far as the auditor believes it."""
+        episode = running.episode
+        turn = Turn(running.slot, episode.observation)
+        spent = 0.0
+        refused: list[Decision] = []
+        while True:
+            decision, seconds = await self._decide(running, turn)
+            spent += seconds
+            for one in self.spectators:
+                one.decided(running.slot, episode, decision, seconds)
+            if self.auditor is None or running.refusals == MAX_REFUSALS or not _says_done(turn, decision):
+                return turn, _paid(decision, refused), spent
+            began = time.perf_counter()
+            why = await self.auditor.audit(episode.job.task, [*(seen for seen, _ in episode.past), turn.observation])
+            spent += time.perf_counter() - began
+            if not why:
+                return turn, _paid(decision, refused), spent
+            running.refusals += 1
+            running.acting = None  # taken over anew, without the word that was not believed
+            refused.append(decision)
+            turn = replace(turn, audit=why)
+
+    async def _decide(self, running: _Running, turn: Turn) -> tuple[Decision, float]:
+        policy = self.policy
+        if running.acting is not policy:
+            job = running.episode.job
+            await self._batcher.call(policy.begin, running.slot, job.task, job.attempt, tuple(running.episode.past))
+            running.acting = policy
+        if not isinstance(policy, Conversant):
+            return await self._batcher.decide(policy, turn)
+        began = time.perf_counter()
+        return await policy.decide(turn), time.perf_counter() - began
 
 
-def _advance(
-    environment: Environment, episode: _Episode, decision: Decision, policy: Policy, share: float, max_steps: int
-) -> tuple[StopReason | None, str]:
-    """Play one decision; (why the episode is over or None, what broke)."""
-    if decision.action is None:
-        return StopReason.NO_ACTION, ""
-    began = time.perf_counter()
+def _says_done(turn: Turn, decision: Decision) -> bool:
+    declares = decision.action is not None and decision.action == turn.observation.finish
+    return declares or (decision.action is None and decision.stop is StopReason.GAVE_UP)
+
+
+def _paid(decision: Decision, refused: Sequence[Decision]) -> Decision:
+    """The decision with what the refused ones before it have cost."""
+    if not refused:
+        return decision
+    return replace(
+        decision,
+        prompt_tokens=sum((one.prompt_tokens for one in refused), decision.prompt_tokens),
+        completion_tokens=sum((one.completion_tokens for one in refused), decision.completion_tokens),
+        cost=sum((one.cost for one in refused), decision.cost),
+    )
+
+
+def _run(
+    loop: asyncio.AbstractEventLoop,
+    main: asyncio.Task[None],
+    done: queue.SimpleQueue[Trajectory | BaseException | None],
+) -> None:
+    asyncio.set_event_loop(loop)
+    end: BaseException | None = None
     try:
-        transition = environment.step(decision.action)
-    except InfrastructureError as error:
-        return StopReason.INFRASTRUCTURE, str(error)
-    stop = _stop_reason(transition, len(episode.steps) + 1, max_steps)
-    seen = episode.observation
-    episode.steps.append(
-        Step(
-            index=len(episode.steps),
-            observation=seen.text,
-            event=seen.event,
-            note=seen.note,
-            place=seen.place,
-            state_key=seen.state_key,
-            valid_actions=seen.valid_actions,
-            thought=decision.thought,
-            subgoal=decision.subgoal,
-            switched=decision.switched,
-            action=decision.action,
-            reward=transition.reward,
-            progress=transition.progress,
-            terminated=transition.terminated,
-            truncated=stop is StopReason.STEP_LIMIT,
-            policy_id=policy.policy_id,
-            policy_version=policy.version,
-            trainable=decision.trainable,
-            prompt_tokens=decision.prompt_tokens,
-            completion_tokens=decision.completion_tokens,
-            logprobs=decision.logprobs,
-            seconds=share + time.perf_counter() - began,
-        )
-    )
-    episode.observation, episode.progress = transition.observation, transition.progress
-    return stop, ""
+        loop.run_until_complete(main)
+    except asyncio.CancelledError:
+        pass
+    except BaseExceptionGroup as group:
+        end = group.exceptions[0]
+    except BaseException as error:
+        end = error
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+        done.put(end)
 
 
-def _stop_reason(transition: Transition, length: int, max_steps: int) -> StopReason | None:
-    if transition.success:
-        return StopReason.SUCCESS
-    if transition.terminated:
-        return StopReason.FAILURE
-    return StopReason.STEP_LIMIT if length >= max_steps else None
+def here(world: World, count: int) -> Seats:
+    """So many seats in this process."""
 
+    @asynccontextmanager
+    async def seats() -> AsyncIterator[Sequence[Seat]]:
+        yield inline(world, count)
 
-def _finish(policy: Policy, episode: _Episode, origin: Origin, stop: StopReason, error: str = "") -> Trajectory:
-    task, attempt = episode.job.task, episode.job.attempt
-    return Trajectory(
-        trajectory_id=trajectory_id(task, policy.policy_id, policy.version, origin.purpose, attempt),
-        environment=task.environment,
-        parameters=task.parameters,
-        split=task.split,
-        seed=task.seed,
-        task_id=task.task_id,
-        task_group=task.group,
-        instruction=task.instruction,
-        policy=policy.name,
-        policy_id=policy.policy_id,
-        policy_version=policy.version,
-        iteration=origin.iteration,
-        purpose=origin.purpose,
-        attempt=attempt,
-        stop_reason=stop,
-        success=stop is StopReason.SUCCESS,
-        score=episode.progress,
-        total_reward=sum(step.reward for step in episode.steps),
-        length=len(episode.steps),
-        final_observation=episode.observation.text,
-        final_event=episode.observation.event,
-        final_state_key=episode.observation.state_key,
-        error=error,
-        parent_policy_id=origin.parent_policy_id,
-        config_digest=origin.config_digest,
-        started_at=episode.started_at,
-        steps=tuple(episode.steps),
-    )
+    return seats

@@ -1,4 +1,4 @@
-"""Teachers and baselines: the simulator's own expert, a noisy expert, random valid actions, and none at all.
+"""Teachers and baselines: the simulator's own expert, one that makes mistakes, random valid actions, and none at all.
 
 Teachers open the privileged door. What they know stays in them: their decisions carry actions alone.
 """
@@ -7,46 +7,107 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 from flywheel.agents.guard import Guard
-from flywheel.agents.policy import Decision, Turn
+from flywheel.agents.policy import Decision, Past, Turn
+from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import Observation, World
-from flywheel.trajectory import Task, digest
+from flywheel.trajectory import StopReason, Task, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """Chances, at each step, of the kinds of mistake that real agents make."""
+
+    wrong_action: float = 0.0
+    """Some other valid action, taken back as well as it can be."""
+    skipped_subgoal: float = 0.0
+    """The next deed that counts is left out, and everything goes on as if it had been done."""
+    early_stop: float = 0.0
+    """The task is declared done, or given up where nothing can be declared."""
+    loop: float = 0.0
+    """Something is done and taken back, several times over."""
+
+
+LOOPS = 3
+"""Times that a loop goes round."""
 
 
 class Expert:
-    """Plays the gold actions; with `noise` > 0 it sometimes does something else and then finds its way back.
+    """Plays the gold actions, also from a past that others have behind them; sometimes with mistakes.
 
     Injected actions are marked not trainable. Some of them cannot be taken back (food is eaten or burnt), and then
     the expert fails honestly.
     """
 
-    def __init__(self, world: World, *, noise: float = 0.0, seed: int = 0) -> None:
-        self.name = "noisy_expert" if noise else "expert"
-        self.policy_id = f"{self.name}-{digest('expert', noise, seed, size=4)}"
+    def __init__(self, world: World, mistakes: Mistakes | None = None, *, seed: int = 0) -> None:
+        self.name = "noisy_expert" if mistakes else "expert"
+        self._mistakes = mistakes or Mistakes()
+        self.policy_id = f"{self.name}-{digest('expert', astuple(self._mistakes), seed, size=4)}"
         self.version = "1"
-        self._world, self._noise, self._seed = world, noise, seed
+        self._world, self._seed = world, seed
+        self._facts: dict[int, tuple[Task, Facts]] = {}
         self._plans: dict[int, list[str]] = {}
+        self._deeds: dict[int, frozenset[str]] = {}
         self._chance: dict[int, random.Random] = {}
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None:
-        self._plans[slot] = list(reversed(self._world.facts(task).gold_actions))
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        known = self._facts.get(slot)
+        facts = known[1] if known and known[0] == task else self._world.facts(task)
+        self._facts[slot] = task, facts
+        self._plans[slot] = list(reversed(facts.gold_actions))
+        self._deeds[slot] = frozenset(milestone.action for milestone in facts.milestones)
         self._chance[slot] = random.Random(f"{self._seed}/{task.task_id}/{attempt}")
+        for _, decision in past:
+            self._chance[slot].random()
+            self._follow(slot, decision.action or "")
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
-        return [self._decide(turn.slot, turn.observation) for turn in turns]
+        return [self._decide(turn) for turn in turns]
 
-    def _decide(self, slot: int, observation: Observation) -> Decision:
-        plan, chance = self._plans[slot], self._chance[slot]
-        if chance.random() < self._noise and observation.valid_actions:
-            action = chance.choice(observation.valid_actions)
-            if undo := self._world.undo(action):
-                plan.append(undo)
-            return Decision(action, trainable=False)
+    def _decide(self, turn: Turn) -> Decision:
+        plan, observation = self._plans[turn.slot], turn.observation
+        if not turn.audit and (mistaken := self._mistake(turn.slot, observation)):
+            return mistaken
         if not plan:
             return Decision(None)
         action = plan.pop()
         return Decision(action, trainable=observation.valid_actions is None or action in observation.valid_actions)
+
+    def _mistake(self, slot: int, observation: Observation) -> Decision | None:
+        plan, chance, kinds = self._plans[slot], self._chance[slot], self._mistakes
+        draw, valid = chance.random(), observation.valid_actions
+        if valid and draw < kinds.wrong_action:
+            action = chance.choice(valid)
+            self._follow(slot, action)
+            return Decision(action, trainable=False)
+        draw -= kinds.wrong_action
+        if valid and 0 <= draw < kinds.loop:
+            undoable = [(action, back) for action in valid if (back := self._world.undo(action))]
+            if not undoable:
+                return None
+            action, back = chance.choice(undoable)
+            plan += [back, *[action, back] * (LOOPS - 1)]
+            return Decision(action, trainable=False)
+        draw -= kinds.loop
+        if 0 <= draw < kinds.skipped_subgoal:
+            due = next((place for place in reversed(range(len(plan))) if plan[place] in self._deeds[slot]), None)
+            if due is not None:
+                del plan[due]
+            return None
+        draw -= kinds.skipped_subgoal
+        if 0 <= draw < kinds.early_stop:
+            return Decision(observation.finish, trainable=False, stop=StopReason.GAVE_UP)
+        return None
+
+    def _follow(self, slot: int, action: str) -> None:
+        """Something was done: the next step of the plan, or something to be taken back."""
+        plan = self._plans[slot]
+        if plan and action == plan[-1]:
+            plan.pop()
+        elif undo := self._world.undo(action):
+            plan.append(undo)
 
 
 class RandomPolicy:
@@ -60,9 +121,13 @@ class RandomPolicy:
         self._guards: dict[int, Guard] = {}
         self._chance: dict[int, random.Random] = {}
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None:
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         self._guards[slot] = Guard(self._max_repeats)
         self._chance[slot] = random.Random(f"{self._seed}/{task.task_id}/{attempt}")
+        for observation, decision in past:
+            self._guards[slot].offer(observation)
+            self._guards[slot].took(observation, decision.action or "")
+            self._chance[slot].random()
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         decisions = []
@@ -82,7 +147,7 @@ class Idle:
 
     name, policy_id, version = "idle", "idle", "1"
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None:
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         pass
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:

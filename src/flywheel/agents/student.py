@@ -4,82 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import torch
 
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.decode import Choice, choose, generate
 from flywheel.agents.guard import Guard
-from flywheel.agents.policy import Decision, Turn
-from flywheel.agents.prompts import ACT, DONE, END, SPECIAL_TOKENS, SUBGOAL, Outcome, Piece, Window
-from flywheel.agents.reader import Reader
-from flywheel.agents.tokens import PieceTokenizer, token_id
+from flywheel.agents.policy import Decision, Past, Turn
+from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome
+from flywheel.agents.speaker import Decoding, Speaker
 from flywheel.trajectory import Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How a student's words are chosen; part of the policy's version. Temperature 0 is greedy, for both levels."""
-
-    max_repeats: int = 2
-    max_subgoal_tokens: int = 16
-    temperature: float = 0.0
-    seed: int = 0
-
-
-class Speaker:
-    """A model with its tokenizer: contexts in, one of the options or free text out."""
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
-        self._reader = Reader(model)
-        model.train(False)
-        self._tokenizer = tokenizer
-        self._tokens = PieceTokenizer(tokenizer)
-        self._decoding = decoding
-        self._generator = torch.Generator().manual_seed(decoding.seed)
-        self._end = token_id(tokenizer, END)
-        self._markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
-
-    def context(self, window: Window, cue: str) -> list[int]:
-        """The token ids the model reads before it speaks: the window and the marker of its turn."""
-        return self._tokens.context([*window.pieces, Piece(cue)])
-
-    def choose(
-        self, slots: Sequence[int], contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
-    ) -> list[Choice | None]:
-        """A choice for each row that has options, None for the others."""
-        rows = [row for row, offered in enumerate(options) if offered]
-        if not rows:
-            return [None] * len(options)
-        picks = choose(
-            self._reader,
-            [slots[row] for row in rows],
-            [contexts[row] for row in rows],
-            [[self._tokens.ids(option + END) for option in options[row]] for row in rows],
-            temperature=self._decoding.temperature,
-            generator=self._generator,
-        )
-        found = dict(zip(rows, picks, strict=True))
-        return [found.get(row) for row in range(len(options))]
-
-    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
-        if not slots:
-            return []
-        said = generate(
-            self._reader,
-            slots,
-            contexts,
-            end=self._end,
-            max_tokens=self._decoding.max_subgoal_tokens,
-            never=self._markers,
-            temperature=self._decoding.temperature,
-            generator=self._generator,
-        )
-        return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
 
 
 @dataclass(slots=True)
@@ -95,10 +26,13 @@ class _HierarchicalEpisode:
     spoken: int = 0
     outcome: Outcome | None = None
     """How the subgoal before ended."""
+    failures: int = 0
+    """Subgoals that failed since the last one that was done."""
 
     def end(self, outcome: Outcome) -> None:
         self.context.finish(outcome)
         self.outcome = outcome
+        self.failures = 0 if outcome is Outcome.DONE else self.failures + 1
 
 
 class FlatAgent:
@@ -111,8 +45,15 @@ class FlatAgent:
         self._speaker, self._limits, self._decoding = speaker, limits, decoding
         self._episodes: dict[int, _Episode] = {}
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None:
-        self._episodes[slot] = _Episode(FlatContext(task.instruction, self._limits), Guard(self._decoding.max_repeats))
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        context, guard = FlatContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
+        for observation, decision in past:
+            context.observe(observation)
+            guard.offer(observation)
+            context.act(observation, decision.action or "")
+            guard.took(observation, decision.action or "")
+        self._episodes[slot] = _Episode(context, guard)
+        self._speaker.begin(slot, task, attempt)
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         episodes = [self._episodes[turn.slot] for turn in turns]
@@ -120,7 +61,7 @@ class FlatAgent:
             self._speaker.context(episode.context.observe(turn.observation), ACT)
             for episode, turn in zip(episodes, turns, strict=True)
         ]
-        options = [episode.guard.offer(turn.observation) for episode, turn in zip(episodes, turns, strict=True)]
+        options = [_offer(episode.guard, turn) for episode, turn in zip(episodes, turns, strict=True)]
         picks = self._speaker.choose([turn.slot for turn in turns], contexts, options)
         decisions = []
         for episode, turn, context, row, pick in zip(episodes, turns, contexts, options, picks, strict=True):
@@ -142,7 +83,11 @@ class FlatAgent:
 
 
 class HierarchicalAgent:
-    """A planner that names subgoals and an executor that acts under them, each with its own bounded context."""
+    """A planner that names subgoals and an executor that acts under them, each with its own bounded context.
+
+    A subgoal ends when the executor says that it is done, when its steps have run out, or when it is stuck; the planner
+    hears how, and plans anew.
+    """
 
     def __init__(
         self,
@@ -172,17 +117,38 @@ class HierarchicalAgent:
             self._decoding,
         )
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None:
-        self._episodes[slot] = _HierarchicalEpisode(
-            HierarchicalContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
-        )
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        context, guard = HierarchicalContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
+        episode = self._episodes[slot] = _HierarchicalEpisode(context, guard)
+        for observation, decision in past:
+            context.observe(observation)
+            guard.offer(observation)
+            if failed := context.failed:
+                episode.end(failed)
+            if not decision.subgoal:  # somebody else has acted
+                if not context.must_plan:
+                    episode.end(Outcome.STUCK)
+                episode.failures = 0
+            elif decision.switched or context.must_plan:
+                if not context.must_plan:
+                    episode.end(Outcome.DONE)
+                context.plan(observation)
+                context.adopt(decision.subgoal)
+            context.act(observation, decision.action or "")
+            guard.took(observation, decision.action or "")
+        self._planner.begin(slot, task, attempt)
+        self._executor.begin(slot, task, attempt)
+
+    def failures(self, slot: int) -> int:
+        """How many subgoals failed in a row: what calls for help."""
+        return self._episodes[slot].failures
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         for turn in turns:
             episode = self._episodes[turn.slot]
             episode.context.observe(turn.observation)
-            if episode.context.timed_out:
-                episode.end(Outcome.TIMEOUT)
+            if failed := episode.context.failed:
+                episode.end(failed)
         decided = self._execute(
             [turn for turn in turns if not self._episodes[turn.slot].context.must_plan], may_end=True
         )
@@ -211,7 +177,7 @@ class HierarchicalAgent:
         episodes = [self._episodes[turn.slot] for turn in turns]
         windows = [episode.context.window for episode in episodes]
         contexts = [self._executor.context(window, ACT) for window in windows if window is not None]
-        offers = [episode.guard.offer(turn.observation) for episode, turn in zip(episodes, turns, strict=True)]
+        offers = [_offer(episode.guard, turn) for episode, turn in zip(episodes, turns, strict=True)]
         options = [[*offer, DONE] if may_end else offer for offer in offers]
         decided: dict[int, Decision] = {}
         picks = self._executor.choose([turn.slot for turn in turns], contexts, options)
@@ -235,3 +201,9 @@ class HierarchicalAgent:
             )
             episode.spoken = 0
         return decided
+
+
+def _offer(guard: Guard, turn: Turn) -> list[str]:
+    """What is worth doing; not to say "done" once more, where that was just refused."""
+    offered = guard.offer(turn.observation)
+    return [one for one in offered if one != turn.observation.finish] if turn.audit else offered

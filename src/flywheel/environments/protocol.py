@@ -24,6 +24,8 @@ class Observation:
     place: str = ""
     state_key: str = ""
     valid_actions: tuple[str, ...] | None = None
+    finish: str | None = None
+    """The action that says "I am done", where the environment waits for one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,219 @@
+"""Policies behind chat servers: any model that follows instructions, or a student that Flywheel serves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flywheel.agents.endpoint import Answer, Endpoint
+from flywheel.agents.memory import Memory
+from flywheel.agents.policy import Decision, Past, Turn
+from flywheel.agents.wire import STOP, Said, spoken, understood, worded
+from flywheel.config_agents import ChatConfig
+from flywheel.environments.protocol import Observation
+from flywheel.trajectory import StopReason, Task, digest
+
+SYSTEM = (
+    "You act in an environment, one action a turn, until the task is solved. After each action you are told what came "
+    "of it. Answer with one line `Action: …`. You may write `Thought: …` and `Subgoal: …` on lines before it. Where "
+    "actions are listed, choose one of them, word for word. If nothing is left to do, answer "
+)
+TOOL = "act"
+EXCERPT = 200
+
+
+@dataclass(slots=True)
+class Dialogue:
+    """What one episode's model is shown: the task, what it should remember, and its last turns in full.
+
+    When more than `window` turns are shown, half of them go into memory, so that most requests extend the one before.
+    """
+
+    instruction: str
+    window: int
+    turns: list[tuple[Observation, str, str]] = field(default_factory=list)
+    """(what was seen, the words it was told in, the answer)."""
+    memory: Memory = field(default_factory=Memory)
+
+    def messages(self, finish: str | None, now: str) -> list[dict[str, str]]:
+        told = [f"Task: {self.instruction}"]
+        told += [f"Note: {note}" for note in self.memory.notes]
+        told += [f"From {place}, {action} leads to {to}." for place, action, to in self.memory.routes]
+        done, failed = self.memory.earlier
+        if self.memory.past:
+            told.append(f"Done before ({done + failed} steps more before that): {'; '.join(self.memory.past)}")
+        texts = [text for _, text, _ in self.turns] + [now]
+        texts[0] = "\n".join([*told, texts[0]])
+        messages = [{"role": "system", "content": SYSTEM + f"`Action: {finish or STOP}`."}]
+        for text, (_, _, answer) in zip(texts, self.turns, strict=False):
+            messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        return [*messages, {"role": "user", "content": texts[-1]}]
+
+    def add(self, seen: Observation, text: str, said: Said) -> None:
+        self.turns.append((seen, text, spoken(said)))
+        if self.window and len(self.turns) > self.window:
+            for number in range(self.window // 2 + 1):
+                before, _, answer = self.turns[number]
+                after = self.turns[number + 1][0]
+                action = (understood(answer) or Said(answer)).action
+                self.memory = self.memory.did(action).read(after.note).moved(before.place, action, after.place)
+            self.turns = self.turns[self.window // 2 + 1 :]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What the answers to one turn took together."""
+
+    answers: list[Answer] = field(default_factory=list)
+
+    def decision(self, said: Said | None, finish: str | None, error: str = "") -> Decision:
+        last = self.answers[-1]
+        decision = Decision(
+            action=said.action if said else None,
+            subgoal=said.subgoal if said else "",
+            switched=bool(said and said.subgoal),
+            thought=said.thought if said else "",
+            prompt_tokens=sum(one.prompt_tokens for one in self.answers),
+            completion_tokens=sum(one.completion_tokens for one in self.answers),
+            cost=sum(one.cost for one in self.answers),
+            logprobs=last.logprobs,
+            top_tokens=last.top_tokens,
+            top_logprobs=last.top_logprobs,
+            stop=StopReason.GAVE_UP if said else StopReason.MALFORMED,
+            error=error,
+        )
+        stops = said is not None and finish is None and said.action.strip().casefold() == STOP
+        return replace(decision, action=None) if stops else decision
+
+
+class ChatPolicy:
+    """A model that is told in words what it sees. An answer that cannot be read is asked for again, with the reason."""
+
+    def __init__(self, settings: ChatConfig) -> None:
+        self.name = "chat"
+        asked = settings.model_dump(include={"base_url", "model", "temperature", "max_tokens", "tools", "window"})
+        self.policy_id = f"chat-{digest(asked, SYSTEM, size=4)}"
+        self.version = "1"
+        self._settings = settings
+        self._endpoint = Endpoint("chat policy", settings)
+        self._dialogues: dict[int, Dialogue] = {}
+        self._seeds: dict[int, int] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        dialogue = self._dialogues[slot] = Dialogue(task.instruction, self._settings.window)
+        self._seeds[slot] = int(digest(task.task_id, attempt, size=3), 16)
+        for observation, decision in past:
+            said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+            dialogue.add(observation, worded(observation), said)
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        async def together() -> list[Decision]:
+            try:
+                return list(await asyncio.gather(*map(self.decide, turns)))
+            finally:
+                await self.close()
+
+        return asyncio.run(together())
+
+    async def decide(self, turn: Turn) -> Decision:
+        dialogue, seen = self._dialogues[turn.slot], turn.observation
+        text, asked = worded(seen, audit=turn.audit), _Asked()
+        messages = dialogue.messages(seen.finish, text)
+        options: dict[str, Any] = {"temperature": self._settings.temperature, "seed": self._seeds[turn.slot]}
+        if self._settings.tools:
+            options |= {"tools": [_tool(seen)], "tool_choice": {"type": "function", "function": {"name": TOOL}}}
+        for _ in range(1 + self._settings.corrections):
+            answer = await self._endpoint.complete(messages, **options)
+            asked.answers.append(answer)
+            if said := _read(answer, seen):
+                dialogue.add(seen, text, said)
+                return asked.decision(said, seen.finish)
+            heard = answer.text or json.dumps(dict(answer.arguments or {}))
+            complaint = "No action could be read from this. Answer with one line `Action: …`."
+            messages = [*messages, {"role": "assistant", "content": heard}, {"role": "user", "content": complaint}]
+        return asked.decision(None, seen.finish, f"no action in: {heard[:EXCERPT]}")
+
+    async def close(self) -> None:
+        await self._endpoint.close()
+
+
+class ServedPolicy:
+    """A student behind `flywheel serve-policy`. Each step carries the id of the student that answered, which may
+    change in the middle of an episode when another one is promoted."""
+
+    def __init__(self, settings: ChatConfig) -> None:
+        self.name = "served"
+        self.policy_id = f"served-{digest(settings.base_url, settings.model, size=4)}"
+        self.version = "1"
+        self._endpoint = Endpoint("served student", settings)
+        self._histories: dict[int, tuple[str, list[dict[str, str]]]] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        messages = [{"role": "system", "content": task.instruction}]
+        for observation, decision in past:
+            said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+            messages.append({"role": "user", "content": worded(observation, whole=True)})
+            messages.append({"role": "assistant", "content": spoken(said)})
+        self._histories[slot] = digest("episode", task.task_id, attempt), messages
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        async def together() -> list[Decision]:
+            try:
+                return list(await asyncio.gather(*map(self.decide, turns)))
+            finally:
+                await self.close()
+
+        return asyncio.run(together())
+
+    async def decide(self, turn: Turn) -> Decision:
+        episode, history = self._histories[turn.slot]
+        asked = [*history, {"role": "user", "content": worded(turn.observation, audit=turn.audit, whole=True)}]
+        answer = await self._endpoint.complete(asked, user=episode)
+        student, _, version = answer.model.partition("@")
+        said = understood(answer.text)
+        if said is None:
+            return Decision(None, stop=StopReason.NO_ACTION, policy_id=student, policy_version=version)
+        history += [
+            {"role": "user", "content": worded(turn.observation, whole=True)},
+            {"role": "assistant", "content": answer.text},
+        ]
+        return replace(
+            _Asked([answer]).decision(said, said.action),
+            policy_id=student,
+            policy_version=version,
+        )
+
+    async def close(self) -> None:
+        await self._endpoint.close()
+
+
+def _tool(seen: Observation) -> dict[str, Any]:
+    """The one tool of a turn; its argument's values are the valid actions, where the environment lists them."""
+    action: dict[str, Any] = {"type": "string"}
+    if seen.valid_actions is not None:
+        action["enum"] = list(seen.valid_actions)
+    return {
+        "type": "function",
+        "function": {
+            "name": TOOL,
+            "description": "Do one thing in the environment.",
+            "parameters": {
+                "type": "object",
+                "properties": {"thought": {"type": "string"}, "subgoal": {"type": "string"}, "action": action},
+                "required": ["action"],
+            },
+        },
+    }
+
+
+def _read(answer: Answer, seen: Observation) -> Said | None:
+    """A tool call's arguments, or a line of text."""
+    given: Mapping[str, Any] = answer.arguments or {}
+    if isinstance(given.get("action"), str) and given["action"]:
+        said = understood(f"Action: {given['action']}", seen.valid_actions)
+        parts = {name: str(given.get(name) or "") for name in ("subgoal", "thought")}
+        return replace(said, **parts) if said else None
+    return understood(answer.text, seen.valid_actions)

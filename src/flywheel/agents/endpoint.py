@@ -1,0 +1,181 @@
+"""Chat models behind OpenAI-compatible servers: one question, or a stream of turns with limits and accounts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from flywheel.config_agents import ChatConfig
+from flywheel.errors import ConfigError, FlywheelError, InfrastructureError, PrerequisiteError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletion
+
+PASSING = frozenset({408, 409, 429})
+"""Refusals that pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a model answers; `key` names the environment variable with its API key, `role` says who asks."""
+
+    role: str
+    base_url: str
+    model: str
+    key: str
+    timeout: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer with what it took. `arguments`: of its tool call, if it made one."""
+
+    text: str
+    model: str
+    arguments: Mapping[str, Any] | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    logprobs: tuple[float, ...] | None = None
+    top_tokens: tuple[tuple[str, ...], ...] | None = None
+    top_logprobs: tuple[tuple[float, ...], ...] | None = None
+
+
+def ask(server: Server, system: str, text: str, schema: type[BaseModel], *, temperature: float, seed: int) -> str:
+    """The model's words, which may fit the schema or not.
+
+    Raises `InfrastructureError` if the server fails, `ConfigError` if it refuses.
+    """
+    openai = _openai(server)
+    asked = {"name": schema.__name__.lower(), "strict": True, "schema": schema.model_json_schema()}
+    messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+    format: Any = {"type": "json_schema", "json_schema": asked}
+    try:
+        with openai.OpenAI(
+            base_url=server.base_url, api_key=os.environ.get(server.key, "none"), timeout=server.timeout
+        ) as client:
+            reply = client.chat.completions.create(
+                model=server.model, messages=messages, temperature=temperature, seed=seed, response_format=format
+            )
+    except openai.OpenAIError as error:
+        raise explained(server, error) from error
+    return (reply.choices[0].message.content or "") if reply.choices else ""
+
+
+class Endpoint:
+    """A server that is asked turn by turn, by many episodes at once, with back-off, pace and accounts.
+
+    What passes (a lost connection, a time-out, a rate limit, a server's error) is tried again by OpenAI's client, which
+    heeds `Retry-After`; only then `InfrastructureError` is raised. A refusal is a `ConfigError`.
+    """
+
+    def __init__(self, role: str, settings: ChatConfig) -> None:
+        if not settings.model:
+            raise ConfigError(f'the {role} needs model = "…", the name under which the server knows it')
+        self._server = Server(role, settings.base_url, settings.model, settings.key, settings.timeout)
+        _openai(self._server)
+        self._settings = settings
+        self._client: AsyncOpenAI | None = None
+        self._turn = 0.0
+        """Loop time from which the next request may be sent."""
+
+    async def complete(self, messages: Any, **options: Any) -> Answer:
+        """The answer to a dialogue, a list of messages as the API has them."""
+        openai = _openai(self._server)
+        settings = self._settings
+        if self._client is None:
+            self._client = openai.AsyncOpenAI(
+                base_url=settings.base_url,
+                api_key=os.environ.get(settings.key, "none"),
+                timeout=settings.timeout,
+                max_retries=settings.retries,
+            )
+        if settings.top_logprobs:
+            options |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
+        await self._pace()
+        try:
+            reply = await self._client.chat.completions.create(
+                model=settings.model, messages=messages, max_tokens=settings.max_tokens, **options
+            )
+            return _answer(reply, settings)
+        except openai.OpenAIError as error:
+            raise explained(self._server, error) from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InfrastructureError(
+                f"the {self._server.role} at {settings.base_url} does not speak the OpenAI API: {error}"
+            ) from error
+
+    async def close(self) -> None:
+        """Let go of the connections; the next question opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _pace(self) -> None:
+        if self._settings.per_minute:
+            now = asyncio.get_running_loop().time()
+            due = max(now, self._turn)
+            self._turn = due + 60.0 / self._settings.per_minute
+            await asyncio.sleep(due - now)
+
+
+def _answer(reply: ChatCompletion, settings: ChatConfig) -> Answer:
+    if not reply.choices:
+        return Answer("", reply.model or settings.model)
+    choice, usage = reply.choices[0], reply.usage
+    calls = choice.message.tool_calls or []
+    read, written, cached = 0, 0, 0
+    if usage is not None:
+        read, written = usage.prompt_tokens, usage.completion_tokens
+        details = usage.prompt_tokens_details
+        cached = (details.cached_tokens or 0) if details else 0
+    cheap = settings.price_prompt if settings.price_cached is None else settings.price_cached
+    cost = ((read - cached) * settings.price_prompt + cached * cheap + written * settings.price_completion) / 1e6
+    told = (choice.logprobs.content or None) if choice.logprobs else None
+    return Answer(
+        text=choice.message.content or "",
+        model=reply.model or settings.model,
+        arguments=_arguments(calls[0]) if calls else None,
+        prompt_tokens=read,
+        completion_tokens=written,
+        cost=cost,
+        logprobs=tuple(one.logprob for one in told) if told else None,
+        top_tokens=tuple(tuple(top.token for top in one.top_logprobs) for one in told) if told else None,
+        top_logprobs=tuple(tuple(top.logprob for top in one.top_logprobs) for one in told) if told else None,
+    )
+
+
+def _arguments(call: Any) -> Mapping[str, Any]:
+    """Of a tool call; nothing where they are not a JSON object."""
+    try:
+        found = json.loads(call.function.arguments)
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def explained(server: Server, error: Exception) -> FlywheelError:
+    """What an error of OpenAI's client means: the server fails, or it refuses."""
+    status = getattr(error, "status_code", None)
+    if status is None:
+        return InfrastructureError(f"the {server.role} at {server.base_url} does not answer: {type(error).__name__}")
+    if status in PASSING or status >= 500:
+        return InfrastructureError(f"the {server.role} at {server.base_url} fails: HTTP {status}")
+    return ConfigError(
+        f"the {server.role} at {server.base_url} refuses: HTTP {status}; check base_url, model and {server.key}"
+    )
+
+
+def _openai(server: Server) -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise PrerequisiteError(f"the {server.role} needs openai: pip install 'trajectory-flywheel[chat]'") from error
+    return openai

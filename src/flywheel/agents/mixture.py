@@ -1,0 +1,156 @@
+"""A student under a teacher's eyes: on-policy states with a teacher's labels.
+
+Dataset aggregation (Ross, Gordon & Bagnell 2011, arXiv 1011.0686): the student leads into its own states, the teacher
+says what should be done there. Rules say who acts: by a coin at each step, by stretches as in AggreVaTe (arXiv
+1406.5979), or the teacher only where the student is stuck.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
+
+from flywheel.agents.policy import Decision, Policy, Turn
+from flywheel.agents.student import HierarchicalAgent
+from flywheel.environments.protocol import Observation
+from flywheel.trajectory import Task, digest
+
+
+@dataclass(slots=True)
+class Watched:
+    """One episode of a mixture. `left`: steps that the one in charge goes on for, under rules that count them."""
+
+    task: Task
+    attempt: int
+    chance: random.Random
+    past: list[tuple[Observation, Decision]]
+    left: int = 0
+    knows: set[str] = field(default_factory=set)
+    """Who of the two has seen the past as it was."""
+
+
+class Rule(Protocol):
+    """Who acts. `labels`: is the teacher asked at every step, or only where it acts?"""
+
+    @property
+    def labels(self) -> bool: ...
+
+    def begin(self, episode: Watched) -> None: ...
+
+    def student_acts(self, episode: Watched, slot: int, student: Policy) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The student acts for a random number of steps, then the teacher finishes."""
+
+    longest: int
+    labels: bool = True
+
+    def begin(self, episode: Watched) -> None:
+        episode.left = episode.chance.randint(1, self.longest)
+
+    def student_acts(self, episode: Watched, slot: int, student: Policy) -> bool:
+        return len(episode.past) < episode.left
+
+
+@dataclass(frozen=True, slots=True)
+class Coin:
+    """At each step the student acts with probability beta."""
+
+    beta: float
+    labels: bool = True
+
+    def begin(self, episode: Watched) -> None:
+        pass
+
+    def student_acts(self, episode: Watched, slot: int, student: Policy) -> bool:
+        return episode.chance.random() < self.beta
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """The teacher takes over for some steps when so many of a hierarchical student's subgoals have failed in a row."""
+
+    failures: int
+    steps: int
+    labels: bool = False
+
+    def begin(self, episode: Watched) -> None:
+        episode.left = 0
+
+    def student_acts(self, episode: Watched, slot: int, student: Policy) -> bool:
+        if episode.left:
+            episode.left -= 1
+            return False
+        known = "student" in episode.knows
+        if known and isinstance(student, HierarchicalAgent) and student.failures(slot) >= self.failures:
+            episode.left = self.steps - 1
+            return False
+        return True
+
+
+class Mixture:
+    """Student and teacher in one policy. Each step says who acted, and what the teacher would have done."""
+
+    def __init__(self, student: Policy, teacher: Policy, rule: Rule, *, seed: int = 0) -> None:
+        self.name = "tutored"
+        parts = [(one.policy_id, one.version) for one in (student, teacher)]
+        self.policy_id = f"tutored-{digest(parts, type(rule).__name__, asdict(rule), seed, size=4)}"  # type: ignore[call-overload]
+        self.version = "2"
+        self._parts = {"student": student, "teacher": teacher}
+        self._rule, self._seed = rule, seed
+        self._episodes: dict[int, Watched] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int, past: Sequence[tuple[Observation, Decision]] = ()) -> None:
+        chance = random.Random(f"{self._seed}/{task.task_id}/{attempt}")
+        self._episodes[slot] = Watched(task, attempt, chance, list(past))
+        self._rule.begin(self._episodes[slot])
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        student = self._parts["student"]
+        own = [turn for turn in turns if self._rule.student_acts(self._episodes[turn.slot], turn.slot, student)]
+        led = self._ask("student", own)
+        stranded = [turn for turn in turns if turn.slot not in led or led[turn.slot].action is None]
+        told = self._ask("teacher", turns if self._rule.labels else stranded)
+        return [self._settled(turn, led.get(turn.slot), told.get(turn.slot)) for turn in turns]
+
+    def _ask(self, who: str, turns: Sequence[Turn]) -> dict[int, Decision]:
+        policy = self._parts[who]
+        for turn in turns:
+            episode = self._episodes[turn.slot]
+            if who not in episode.knows:
+                policy.begin(turn.slot, episode.task, episode.attempt, episode.past)
+                episode.knows.add(who)
+        return dict(zip((turn.slot for turn in turns), policy.act(turns), strict=True)) if turns else {}
+
+    def _settled(self, turn: Turn, led: Decision | None, told: Decision | None) -> Decision:
+        """Who acts, and what is remembered of it: whoever decided otherwise, or was not asked, must hear of it."""
+        episode = self._episodes[turn.slot]
+        if led is not None and led.action is not None:
+            decision = _labelled(_signed(led, self._parts["student"]), told)
+        else:
+            assert told is not None
+            decision = _signed(told, self._parts["teacher"])
+        said = {"student": led, "teacher": told}
+        episode.knows = {who for who, one in said.items() if one is not None and one.action == decision.action}
+        episode.past.append((turn.observation, decision))
+        return decision
+
+
+def _signed(decision: Decision, policy: Policy) -> Decision:
+    return replace(
+        decision,
+        policy_id=decision.policy_id or policy.policy_id,
+        policy_version=decision.policy_version or policy.version,
+    )
+
+
+def _labelled(led: Decision, told: Decision | None) -> Decision:
+    """A student's step teaches what the teacher would have done; where the teacher does not know, nothing."""
+    if told is None:
+        return replace(led, trainable=False)
+    label = told.action if told.trainable else None
+    return replace(led, trainable=led.action == told.action, label=label, cost=led.cost + told.cost)

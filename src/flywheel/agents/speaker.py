@@ -1,0 +1,104 @@
+"""A model with its tokenizer: contexts in, one of the options or free text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from flywheel.agents.decode import Choice, choose, generate
+from flywheel.agents.prompts import END, SPECIAL_TOKENS, Piece, Window
+from flywheel.agents.reader import Reader
+from flywheel.agents.tokens import PieceTokenizer, token_id
+from flywheel.trajectory import Task, digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a student's words are chosen; part of the policy's version. Temperature 0 is greedy, for both levels."""
+
+    max_repeats: int = 2
+    max_subgoal_tokens: int = 16
+    temperature: float = 0.0
+    seed: int = 0
+
+
+class Speaker(Protocol):
+    """What a student needs of a model, wherever the model runs."""
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        """A new episode in a slot: what is drawn in it depends on nothing but the task and the attempt."""
+
+    def context(self, window: Window, cue: str) -> list[int]:
+        """The token ids the model reads before it speaks: the window and the marker of its turn."""
+
+    def choose(
+        self, slots: Sequence[int], contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
+    ) -> list[Choice | None]:
+        """A choice for each row that has options, None for the others."""
+
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
+        """A few words for each row."""
+
+
+class LocalSpeaker:
+    """A transformers model in this process, whose keys and values stay between the turns of an episode."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
+        self._reader = Reader(model)
+        model.train(False)
+        self._tokenizer = tokenizer
+        self._tokens = PieceTokenizer(tokenizer)
+        self._decoding = decoding
+        self._chances: dict[int, torch.Generator] = {}
+        self._end = token_id(tokenizer, END)
+        self._markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        if self._decoding.temperature > 0:
+            seed = int(digest("chance", self._decoding.seed, task.task_id, attempt), 16) >> 1
+            self._chances[slot] = torch.Generator().manual_seed(seed)
+
+    def context(self, window: Window, cue: str) -> list[int]:
+        return self._tokens.context([*window.pieces, Piece(cue)])
+
+    def choose(
+        self, slots: Sequence[int], contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
+    ) -> list[Choice | None]:
+        rows = [row for row, offered in enumerate(options) if offered]
+        if not rows:
+            return [None] * len(options)
+        asked = [slots[row] for row in rows]
+        picks = choose(
+            self._reader,
+            asked,
+            [contexts[row] for row in rows],
+            [[self._tokens.ids(option + END) for option in options[row]] for row in rows],
+            temperature=self._decoding.temperature,
+            chances=self._drawing(asked),
+        )
+        found = dict(zip(rows, picks, strict=True))
+        return [found.get(row) for row in range(len(options))]
+
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
+        if not slots:
+            return []
+        said = generate(
+            self._reader,
+            slots,
+            contexts,
+            end=self._end,
+            max_tokens=self._decoding.max_subgoal_tokens,
+            never=self._markers,
+            temperature=self._decoding.temperature,
+            chances=self._drawing(slots),
+        )
+        return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
+
+    def _drawing(self, slots: Sequence[int]) -> list[torch.Generator] | None:
+        return [self._chances[slot] for slot in slots] if self._decoding.temperature > 0 else None

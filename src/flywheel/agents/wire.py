@@ -1,0 +1,117 @@
+"""How an observation is worded for chat models, and how their answers are read.
+
+The words of an observation can be read back, which is how `flywheel serve-policy` understands a dialogue: sections that
+begin with `[name]` at the start of a line; lines of the text itself that begin with `[` or a backslash get a backslash.
+
+An answer is `Thought: …`, `Subgoal: …` and `Action: …`, each on a line of its own; only the action is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from flywheel.environments.protocol import Observation
+
+EVENT, NOTE, VIEW, PLACE, STATE, FINISH, ACTIONS, AUDIT = (
+    "event",
+    "note",
+    "view",
+    "place",
+    "state",
+    "finish",
+    "actions",
+    "audit",
+)
+STOP = "stop"
+"""What a model answers as its action when it is done and the environment has no action for that."""
+_SECTION = re.compile(r"^\[([a-z]+)\] ?", re.MULTILINE)
+_SPECIAL = re.compile(r"^(?=[\[\\])", re.MULTILINE)
+_ESCAPED = re.compile(r"^\\", re.MULTILINE)
+_FIELD = re.compile(r"^[\s*_>#-]*(thought|subgoal|action)[*_]*\s*:[*_]*\s*(.*?)\s*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer, read. `subgoal` is empty where none was named."""
+
+    action: str
+    subgoal: str = ""
+    thought: str = ""
+
+
+def worded(observation: Observation, *, audit: str = "", whole: bool = False) -> str:
+    """An observation as text; `whole` adds what only another Flywheel needs."""
+    parts = [(EVENT, observation.event), (NOTE, observation.note), (VIEW, observation.text)]
+    if whole:
+        parts += [(PLACE, observation.place), (STATE, observation.state_key), (FINISH, observation.finish or "")]
+    parts.append((AUDIT, audit))
+    lines = [f"[{name}] {_SPECIAL.sub(_backslash, text)}" for name, text in parts if text or name == VIEW]
+    if observation.valid_actions is not None:
+        lines.append(f"[{ACTIONS}]")
+        lines += [f"- {_one_line(action)}" for action in observation.valid_actions]
+    return "\n".join(lines)
+
+
+def observed(text: str) -> tuple[Observation, str]:
+    """The observation that was worded `whole`, and what an auditor said. Other text is a view."""
+    marks = list(_SECTION.finditer(text))
+    if not marks or marks[0].start() != 0:
+        return Observation(text), ""
+    ends = [*(mark.start() - 1 for mark in marks[1:]), len(text)]
+    found = {mark.group(1): text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)}
+    told = {name: _ESCAPED.sub("", found.get(name, "")) for name in (EVENT, NOTE, VIEW, PLACE, STATE, FINISH, AUDIT)}
+    actions = None
+    if ACTIONS in found:
+        actions = tuple(_many_lines(line[2:]) for line in found[ACTIONS].split("\n") if line.startswith("- "))
+    observation = Observation(
+        text=told[VIEW],
+        event=told[EVENT],
+        note=told[NOTE],
+        place=told[PLACE],
+        state_key=told[STATE],
+        valid_actions=actions,
+        finish=told[FINISH] or None,
+    )
+    return observation, told[AUDIT]
+
+
+def spoken(said: Said) -> str:
+    """An answer as text, which `understood` reads back."""
+    parts = [("Thought", said.thought), ("Subgoal", said.subgoal), ("Action", said.action)]
+    return "\n".join(f"{name}: {_one_line(text)}" for name, text in parts if text or name == "Action")
+
+
+def understood(text: str, valid: tuple[str, ...] | None = None) -> Said | None:
+    """What an answer says, or None if no action can be found in it. An action is spelt as the environment spells it."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if match := _FIELD.match(line):
+            found.setdefault(match.group(1).lower(), match.group(2))
+    bare = text.strip()
+    action = found.get("action") or (bare if valid and _spelt(bare, valid) in valid else "")
+    if not action:
+        return None
+    spelt = _spelt(_many_lines(action), valid or ())
+    return Said(spelt, _many_lines(found.get("subgoal", "")), _many_lines(found.get("thought", "")))
+
+
+def _spelt(action: str, valid: tuple[str, ...]) -> str:
+    """As the environment spells it, whatever the case, the quotes or a full stop; else as it is."""
+    if action in valid:
+        return action
+    plain = action.strip(" `'\"*.").casefold()
+    return next((one for one in valid if one.casefold() == plain), action)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _many_lines(text: str) -> str:
+    letters = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
+    return re.sub(r"\\[\\nr]", lambda match: letters[match.group()], text)
+
+
+def _backslash(_: re.Match[str]) -> str:
+    return "\\"
