@@ -67,6 +67,12 @@ def finish(lake: Lake, number: int, report: dict[str, Any]) -> None:
         )
 
 
+def current(lake: Lake) -> int:
+    """The iteration in hand: the newest that was begun, or the first."""
+    begun = iterations(lake)
+    return begun[-1].number if begun else 1
+
+
 def iterations(lake: Lake) -> list[Iteration]:
     """All that were begun, in order."""
     with lake.catalog.read() as connection:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flywheel.cli_agents import Number, collect, evaluate, serve_policy
 from flywheel.cli_formats import export, import_
 from flywheel.cli_lake import dataset as dataset_commands
 from flywheel.cli_lake import lake as lake_commands
@@ -36,7 +37,6 @@ from flywheel.errors import ConfigError, FlywheelError
 
 if TYPE_CHECKING:
     from flywheel.config import Config
-    from flywheel.datasets.lake import Lake
 
 app = typer.Typer(
     name="flywheel",
@@ -47,7 +47,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Number = Annotated[int | None, typer.Option("--iteration", min=1, help="Which iteration; default: the one in hand.")]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -57,13 +56,6 @@ class Kind(StrEnum):
 
     HIERARCHICAL = "hierarchical"
     FLAT = "flat"
-
-
-class HeldOut(StrEnum):
-    """Which held-out tasks to play."""
-
-    DEV = "dev"
-    TEST = "test"
 
 
 @app.command(epilog="Example: flywheel run configs/quickstart.toml --set iterations=3")
@@ -82,27 +74,6 @@ def run(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json:
     from flywheel.flows.summary import print_summary
 
     print_summary(config, settings, reports, sets or [])
-
-
-@app.command(epilog="Example: flywheel collect configs/quickstart.toml --set collect.episodes=50")
-def collect(
-    config: ConfigFile, sets: Sets = None, iteration: Number = None, dry_run: DryRun = False, as_json: AsJson = False
-) -> None:
-    """Collect the training episodes of an iteration; what is in the lake already is not played again."""
-    settings = load_config(config, sets)
-    from flywheel.distill.collection import collect as collect_episodes
-    from flywheel.distill.collection import plan
-    from flywheel.distill.iterations import begin
-    from flywheel.flows.progress import bar
-
-    if dry_run:
-        number = iteration or 1
-        say([asdict(share) for share in plan(settings, number, "champion" if number > 1 else "random")], as_json)
-        return
-    lake = lake_of(settings, create=True)
-    turn = begin(settings, lake, iteration or _current(lake))
-    with bar(f"collect {turn.number}") as progress:
-        say(collect_episodes(settings, lake, turn.number, turn.champion_id, progress), as_json)
 
 
 @app.command(epilog="Example: flywheel curate configs/quickstart.toml --json")
@@ -149,11 +120,12 @@ def distill(
         settings = settings.model_copy(update={"student": other.student, "train": other.train})
     lake = lake_of(settings)
     from flywheel.distill.corpus import load_corpus
+    from flywheel.distill.iterations import current
     from flywheel.distill.processes import leads
     from flywheel.distill.stage import distill as distill_student
     from flywheel.flows.progress import training_bar
 
-    number = iteration or _current(lake)
+    number = iteration or current(lake)
     if dry_run:
         corpus = load_corpus(settings, lake, number, where, hierarchical=kind is Kind.HIERARCHICAL)
         say({"trajectories": len(corpus.routes), "snapshot": corpus.snapshot}, as_json)
@@ -162,32 +134,6 @@ def distill(
         card = distill_student(settings, lake, str(kind), number, progress, condition=where)
     if leads():
         say({"policy_id": card.policy_id, "parameters": card.parameters, **card.metrics}, as_json)
-
-
-@app.command(epilog="Example: flywheel evaluate configs/quickstart.toml champion --split test")
-def evaluate(
-    config: ConfigFile,
-    policy: Annotated[str, typer.Argument(help="expert, noisy_expert, random, champion, or a policy id.")] = "champion",
-    split: Annotated[HeldOut, typer.Option(help="Which held-out tasks.")] = HeldOut.TEST,
-    sets: Sets = None,
-    iteration: Number = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Play held-out tasks with a policy, verify the episodes, and tell P(verified) with its interval."""
-    settings = load_config(config, sets)
-    lake = lake_of(settings)
-    from flywheel.distill.evaluation import evaluate as evaluate_policy
-    from flywheel.flows.progress import bar
-    from flywheel.trajectory import Split
-
-    number = iteration or _current(lake)
-    if dry_run:
-        tasks = settings.evaluate.test_tasks if split is HeldOut.TEST else settings.evaluate.dev_tasks
-        say({"policy": policy, "split": str(split), "tasks": tasks, "iteration": number}, as_json)
-        return
-    with bar(f"evaluate {policy}") as progress:
-        say(asdict(evaluate_policy(settings, lake, policy, Split(split), number, progress)), as_json)
 
 
 @app.command(epilog="Example: flywheel promote configs/quickstart.toml hierarchical-1a2b")
@@ -204,11 +150,12 @@ def promote(
     lake = lake_of(settings)
     from flywheel.distill.evaluation import gate
     from flywheel.distill.gate import foresight
+    from flywheel.distill.iterations import current
     from flywheel.distill.registry import champion, registered
     from flywheel.flows.progress import bar
 
     challenger, opponent = str(registered(lake, policy).policy_id), champion(lake)
-    number = iteration or _current(lake)
+    number = iteration or current(lake)
     if dry_run:
         say({"challenger": challenger, "champion": opponent, "tasks": settings.evaluate.dev_tasks}, as_json)
         return
@@ -315,6 +262,9 @@ def doctor(config: ConfigFile, sets: Sets = None, as_json: AsJson = False) -> No
         raise typer.Exit(2)
 
 
+app.command(epilog="Example: flywheel collect configs/quickstart.toml --set collect.episodes=50")(collect)
+app.command(epilog="Example: flywheel evaluate configs/quickstart.toml champion --split test")(evaluate)
+app.command(epilog="Example: flywheel serve-policy champion --data-dir data/quickstart")(serve_policy)
 app.command(epilog="Example: flywheel credit gae --where \"split = 'train'\" --arg gamma=0.99")(credit)
 app.command(epilog="Example: flywheel swaps configs/quickstart.toml champion --json")(swaps)
 app.command(epilog="Example: flywheel merge flat-1a2b flat-3c4d --weight 0.7 --weight 0.3")(merge)
@@ -340,14 +290,6 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             print("flywheel: interrupted; the same command resumes", file=sys.stderr)
         raise
-
-
-def _current(lake: Lake) -> int:
-    """The iteration in hand: the newest that was begun, or the first."""
-    from flywheel.distill.iterations import iterations
-
-    begun = iterations(lake)
-    return begun[-1].number if begun else 1
 
 
 def _plan(config: Config) -> list[dict[str, Any]]:

@@ -7,22 +7,29 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
-
-from flywheel.agents.policy import Decision, Policy, Turn
+from typing import Any, Protocol, TypeVar
 
 _T = TypeVar("_T")
+_Answer = TypeVar("_Answer")
+_Asked = TypeVar("_Asked", contravariant=True)
+_Said = TypeVar("_Said", covariant=True)
+
+
+class Decider(Protocol[_Asked, _Said]):
+    """Answers many at once: a policy its turns, a model its prompts."""
+
+    def act(self, asked: Sequence[_Asked], /) -> Sequence[_Said]: ...
 
 
 @dataclass(slots=True)
 class _Waiting:
-    policy: Policy
-    turn: Turn
-    future: asyncio.Future[tuple[Decision, float]]
+    decider: Decider[Any, Any]
+    asked: Any
+    future: asyncio.Future[tuple[Any, float]]
 
 
 class Batcher:
-    """Asks policies in one thread of its own, turn by turn or together, never two at once.
+    """Asks deciders in one thread of its own, never two at once.
 
     A batch waits for stragglers at most as long as the last batch took to decide: to wait longer would cost more than
     a fuller batch can win. `expected`: how many turns could still come, so that nobody waits for nobody.
@@ -35,15 +42,15 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._patience = 0.0
         self.busy = 0.0
-        """Seconds spent in policies so far."""
+        """Seconds spent in deciders so far."""
 
     async def call(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """Run something in the policies' thread."""
+        """Run something in the deciders' thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, function, *arguments)
 
-    async def decide(self, policy: Policy, turn: Turn) -> tuple[Decision, float]:
-        """The policy's decision, and its share of the seconds that the batch took."""
-        waiting = _Waiting(policy, turn, asyncio.get_running_loop().create_future())
+    async def decide(self, decider: Decider[_T, _Answer], asked: _T) -> tuple[_Answer, float]:
+        """The answer, and its share of the seconds that the batch took."""
+        waiting = _Waiting(decider, asked, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._arrived.set()
         return await waiting.future
@@ -53,10 +60,10 @@ class Batcher:
         try:
             while True:
                 await self._gather()
-                policy = self._waiting[0].policy
-                batch = [one for one in self._waiting if one.policy is policy]
-                self._waiting = [one for one in self._waiting if one.policy is not policy]
-                await self._answer(policy, batch)
+                decider = self._waiting[0].decider
+                batch = [one for one in self._waiting if one.decider is decider]
+                self._waiting = [one for one in self._waiting if one.decider is not decider]
+                await self._answer(decider, batch)
         finally:
             self._thread.shutdown(wait=False)
 
@@ -74,19 +81,19 @@ class Batcher:
             except TimeoutError:
                 return
 
-    async def _answer(self, policy: Policy, batch: Sequence[_Waiting]) -> None:
+    async def _answer(self, decider: Decider[Any, Any], batch: Sequence[_Waiting]) -> None:
         began = time.perf_counter()
         try:
-            decisions = await self.call(policy.act, [one.turn for one in batch])
+            answers = await self.call(decider.act, [one.asked for one in batch])
         except Exception as error:
             for one in batch:
                 if not one.future.done():
                     one.future.set_exception(error)
             return
         self._patience = time.perf_counter() - began
-        for one, decision in zip(batch, decisions, strict=True):
+        for one, answer in zip(batch, answers, strict=True):
             if not one.future.done():
-                one.future.set_result((decision, self._patience / len(batch)))
+                one.future.set_result((answer, self._patience / len(batch)))
 
     def _timed(self, function: Callable[..., _T], *arguments: object) -> _T:
         began = time.perf_counter()

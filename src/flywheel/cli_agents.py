@@ -1,0 +1,111 @@
+"""Commands that let agents act: collecting, evaluating, serving."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from flywheel.console import (
+    DEFAULT_DATA,
+    AsJson,
+    ConfigFile,
+    DataDir,
+    DryRun,
+    Sets,
+    lake_of,
+    load_config,
+    open_lake,
+    say,
+)
+from flywheel.errors import ConfigError
+
+Number = Annotated[int | None, typer.Option("--iteration", min=1, help="Which iteration; default: the one in hand.")]
+
+
+class HeldOut(StrEnum):
+    """Which held-out tasks to play."""
+
+    DEV = "dev"
+    TEST = "test"
+
+
+def collect(
+    config: ConfigFile,
+    sets: Sets = None,
+    iteration: Number = None,
+    live: Annotated[bool, typer.Option("--live", help="Show a table of the running episodes.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Collect the training episodes of an iteration; what is in the lake already is not played again."""
+    settings = load_config(config, sets)
+    from flywheel.distill.collection import collect as collect_episodes
+    from flywheel.distill.collection import plan
+    from flywheel.distill.iterations import begin, current
+    from flywheel.flows.live import watched
+
+    if dry_run:
+        number = iteration or 1
+        say([asdict(share) for share in plan(settings, number, "champion" if number > 1 else "random")], as_json)
+        return
+    lake = lake_of(settings, create=True)
+    turn = begin(settings, lake, iteration or current(lake))
+    with watched(f"collect {turn.number}", table=live) as (progress, company):
+        say(collect_episodes(settings, lake, turn.number, turn.champion_id, progress, company), as_json)
+
+
+def evaluate(
+    config: ConfigFile,
+    policy: Annotated[str, typer.Argument(help="expert, noisy_expert, random, champion, or a policy id.")] = "champion",
+    split: Annotated[HeldOut, typer.Option(help="Which held-out tasks.")] = HeldOut.TEST,
+    sets: Sets = None,
+    iteration: Number = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Play held-out tasks with a policy, verify the episodes, and tell P(verified) with its interval."""
+    settings = load_config(config, sets)
+    lake = lake_of(settings)
+    from flywheel.distill.evaluation import evaluate as evaluate_policy
+    from flywheel.distill.iterations import current
+    from flywheel.flows.progress import bar
+    from flywheel.trajectory import Split
+
+    number = iteration or current(lake)
+    if dry_run:
+        tasks = settings.evaluate.test_tasks if split is HeldOut.TEST else settings.evaluate.dev_tasks
+        say({"policy": policy, "split": str(split), "tasks": tasks, "iteration": number}, as_json)
+        return
+    with bar(f"evaluate {policy}") as progress:
+        say(asdict(evaluate_policy(settings, lake, policy, Split(split), number, progress)), as_json)
+
+
+def serve_policy(
+    policy: Annotated[str, typer.Argument(help="champion, or a policy id (or the beginning of one).")] = "champion",
+    host: Annotated[str, typer.Option(help="Address; another than loopback needs FLYWHEEL_SERVE_KEY.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    canary: Annotated[str, typer.Option(help="A challenger's policy id.")] = "",
+    canary_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the episodes that it answers.")] = 0.1,
+    data_dir: DataDir = DEFAULT_DATA,
+) -> None:
+    """Serve a student over an OpenAI-compatible API; `champion` follows promotions and rollbacks. Ctrl-C stops it."""
+    from flywheel.distill.train import pick_device
+    from flywheel.serving.roster import Canary
+    from flywheel.serving.server import serve
+
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise ConfigError(f"there is no device '{device}'; use auto, cpu, cuda or mps")
+    serve(
+        open_lake(data_dir),
+        policy,
+        host=host,
+        port=port,
+        device=pick_device(device),
+        canary=Canary(canary, canary_share) if canary else None,
+        started=lambda url, student: print(f"serving {student} at {url}", file=sys.stderr, flush=True),
+    )

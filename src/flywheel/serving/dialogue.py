@@ -1,0 +1,93 @@
+"""A chat request as an episode: the task, the turns so far, and what is seen now.
+
+The API keeps no state, so each request brings the whole dialogue. That lets any student take over any episode: after a
+restart, after a promotion, or one that somebody else began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flywheel.agents.policy import Decision
+from flywheel.agents.wire import Said, observed, understood
+from flywheel.environments.protocol import Observation
+from flywheel.trajectory import Split, Task, digest
+
+
+class Message(BaseModel):
+    """One message of a chat request."""
+
+    model_config = ConfigDict(extra="ignore")
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "\n".join(str(part.get("text", "")) for part in self.content)
+        return self.content or ""
+
+
+class StreamOptions(BaseModel):
+    """What a stream ends with."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """A request to `/v1/chat/completions`, as far as it is heeded."""
+
+    model_config = ConfigDict(extra="ignore")
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    temperature: float | None = None
+    n: int = 1
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """`before` and `after` name the dialogue up to now, without and with the newest observation."""
+
+    task: Task
+    past: tuple[tuple[Observation, Decision], ...]
+    now: Observation
+    audit: str
+    before: str
+    after: str
+
+
+def scene(messages: Sequence[Message]) -> Scene:
+    """What a dialogue tells. Raises `ValueError` if it does not end with what is seen now."""
+    if messages[-1].role not in ("user", "tool"):
+        raise ValueError("the last message must be the user's: what is seen now")
+    instruction = "\n".join(one.text for one in messages if one.role in ("system", "developer"))
+    past: list[tuple[Observation, Decision]] = []
+    seen, audit, subgoal = Observation(""), "", ""
+    for message in messages:
+        if message.role in ("user", "tool"):
+            seen, audit = observed(message.text)
+        elif message.role == "assistant":
+            said = understood(message.text, seen.valid_actions) or Said(message.text.strip())
+            subgoal = said.subgoal or subgoal
+            past.append((seen, Decision(said.action, subgoal=subgoal, switched=bool(said.subgoal))))
+    said_so_far = [(one.role, one.text) for one in messages]
+    return Scene(
+        task=Task("served", "{}", Split.TRAIN, 0, instruction),
+        past=tuple(past),
+        now=seen,
+        audit=audit,
+        before=digest(said_so_far[:-1], size=16),
+        after=digest(said_so_far, size=16),
+    )
+
+
+def continued(scene: Scene, messages: Sequence[Message], answer: str) -> str:
+    """The name of the dialogue once it has been answered: the next request's `before`."""
+    return digest([*((one.role, one.text) for one in messages), ("assistant", answer)], size=16)

@@ -1,0 +1,90 @@
+"""One student in memory, answering chats as a whole agent and completions as its parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from flywheel.agents.batching import Batcher
+from flywheel.agents.policy import Decision, Turn
+from flywheel.agents.prompts import Role
+from flywheel.agents.speaker import LocalSpeaker, Speaker
+from flywheel.agents.wire import Said, spoken
+from flywheel.distill.models import load_part
+from flywheel.distill.students import ROLES, agent_of, on_device, read_card
+from flywheel.serving.completions import Completer, Wish
+from flywheel.serving.completions import Said as Completed
+from flywheel.serving.dialogue import Message, continued, scene
+
+DIALOGUES = 256
+"""Episodes whose state is kept between requests; others are folded anew from their messages."""
+
+
+class Loaded:
+    """A registered student that answers. Made outside the event loop, opened inside it."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.card = read_card(folder)
+        speakers: dict[Role, Speaker] = {}
+        self.parts: dict[str, Completer] = {}
+        for role in ROLES[self.card.kind]:
+            model, tokenizer = load_part(folder / role)
+            speakers[role] = LocalSpeaker(on_device(model, device), tokenizer, self.card.decoding)
+            self.parts[str(role)] = Completer(model, tokenizer)
+        self._agent = agent_of(self.card, speakers)
+        self._slots: OrderedDict[str, int] = OrderedDict()
+        """Dialogue → the slot that is right behind it, the longest unused first."""
+        self._spare: list[int] = []
+        self._made = 0
+        self.under_way = 0
+        """Requests that it has not answered yet; who asks counts them."""
+
+    @property
+    def name(self) -> str:
+        """Who exactly answers."""
+        return f"{self.card.policy_id}@{self.card.version}"
+
+    def open(self) -> None:
+        """Begin to decide."""
+        self._batcher = Batcher(lambda: self.under_way)
+        self._batches = asyncio.create_task(self._batcher.run())
+
+    async def close(self) -> None:
+        """Finish what is under way, then stop."""
+        while self.under_way:
+            await asyncio.sleep(0.01)
+        self._batches.cancel()
+
+    async def chat(self, messages: Sequence[Message]) -> tuple[str, Decision]:
+        """The agent's next words in a dialogue; empty if it has nothing left to try."""
+        told = scene(messages)
+        slot = self._slots.pop(told.before, None) if told.past else None
+        try:
+            if slot is None:
+                slot = self._seat()
+                await self._batcher.call(self._agent.begin, slot, told.task, 0, told.past)
+            decision, _ = await self._batcher.decide(self._agent, Turn(slot, told.now, told.audit))
+            said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+            text = spoken(said) if decision.action is not None else ""
+            self._slots[continued(told, messages, text)] = slot
+            slot = None
+            return text, decision
+        finally:
+            if slot is not None:
+                self._spare.append(slot)
+
+    async def complete(self, role: str, wish: Wish) -> Completed:
+        """What one of its models says after a prompt."""
+        said, _ = await self._batcher.decide(self.parts[role], wish)
+        return said
+
+    def _seat(self) -> int:
+        """A slot for a dialogue that none is right behind."""
+        if self._spare:
+            return self._spare.pop()
+        if len(self._slots) >= DIALOGUES:
+            return self._slots.popitem(last=False)[1]
+        self._made += 1
+        return self._made - 1

@@ -1,0 +1,67 @@
+"""Running the server: on loopback unless told otherwise, and then only with a key."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from flywheel.datasets.lake import Lake
+from flywheel.distill.registry import registered
+from flywheel.errors import PrerequisiteError
+from flywheel.serving.app import make_app
+from flywheel.serving.roster import CHAMPION, Canary, Roster
+
+KEY = "FLYWHEEL_SERVE_KEY"
+GRACE_SECONDS = 10
+
+
+def serve(
+    lake: Lake,
+    policy: str = CHAMPION,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8321,
+    device: str = "cpu",
+    canary: Canary | None = None,
+    started: Callable[[str, str], None] = lambda url, student: None,
+) -> None:
+    """Serve until interrupted. Raises `PrerequisiteError` for an open address without a key, or a taken port."""
+    key = os.environ.get(KEY, "")
+    if not key and not is_loopback(host):
+        raise PrerequisiteError(f"{host} is open to others: set {KEY} to the API key that they must bring")
+    pinned = "" if policy == CHAMPION else str(registered(lake, policy).policy_id)
+    if canary:
+        canary = Canary(str(registered(lake, canary.policy_id).policy_id), canary.share)
+    asyncio.run(_serve(Roster(lake, device, pinned=pinned, canary=canary), key, host, port, started))
+
+
+async def _serve(roster: Roster, key: str, host: str, port: int, started: Callable[[str, str], None]) -> None:
+    with _listening(host, port) as bound:
+        await roster.start()
+        started(f"http://{host}:{bound.getsockname()[1]}/v1", roster.current)
+        config = uvicorn.Config(
+            make_app(roster, key), log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
+        )
+        await uvicorn.Server(config).serve(sockets=[bound])
+
+
+def is_loopback(host: str) -> bool:
+    """Does an address reach this machine only?"""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise PrerequisiteError(
+            f"cannot listen at {host} port {port} ({error.strerror}); choose another with --port"
+        ) from None
