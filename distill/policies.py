@@ -76,7 +76,7 @@ def _remote(config: Config, lake: Lake, policy_id: str) -> Policy:
     urls = {Role.PLANNER: settings.planner, Role.EXECUTOR: settings.executor, Role.FLAT: settings.flat}
     speakers: dict[Role, Speaker] = {}
     for role in ROLES[card.kind]:
-        server = Server(f"{role}'s server", urls[role], str(role), settings.key, settings.timeout)
+        server = Server(f"{role}'s server", urls[role], f"{card.policy_id}/{role}", settings.key, settings.timeout)
         tokenizer = load_tokenizer(folder / role)
         speakers[role] = RemoteSpeaker(server, tokenizer, card.decoding, retries=settings.retries)
     return agent_of(card, speakers)

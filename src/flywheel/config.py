@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from flywheel.config_agents import ChatConfig, MistakesConfig, MixingConfig, RemoteConfig
+from flywheel.config_agents import ChatConfig, MistakesConfig, MixingConfig, RemoteConfig, ServedConfig
 from flywheel.config_distill import StudentConfig, TrainConfig
 from flywheel.errors import ConfigError
 from flywheel.section import Count, Section, Share
@@ -220,7 +220,7 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     lake: LakeConfig = LakeConfig()
     chat: ChatConfig = ChatConfig()
-    served: ChatConfig = ChatConfig(base_url="http://127.0.0.1:8321/v1", model="champion")
+    served: ServedConfig = ServedConfig()
     remote: RemoteConfig = RemoteConfig()
 
     @model_validator(mode="after")

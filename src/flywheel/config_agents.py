@@ -58,6 +58,14 @@ class ChatConfig(Section):
     price_completion: float = Field(default=0.0, ge=0, description="Price of a million tokens written.")
 
 
+class ServedConfig(ChatConfig):
+    """A student behind `flywheel serve-policy`, as a policy."""
+
+    base_url: str = Field(default="http://127.0.0.1:8321/v1", description="Of the server, with /v1.")
+    model: str = Field(default="champion", description="champion, or a policy id.")
+    key: str = Field(default="FLYWHEEL_SERVE_KEY", description="Environment variable that holds the API key.")
+
+
 class RemoteConfig(Section):
     """Where a GPU server (vLLM) holds the models of the champion; see docs/agents.md."""
 

@@ -85,7 +85,7 @@ def spoken(said: Said) -> str:
 def understood(text: str, valid: tuple[str, ...] | None = None) -> Said | None:
     """What an answer says, or None if no action can be found in it. An action is spelt as the environment spells it."""
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if match := _FIELD.match(line):
             found.setdefault(match.group(1).lower(), match.group(2))
     bare = text.strip()

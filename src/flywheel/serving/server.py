@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
@@ -37,7 +38,8 @@ def serve(
     pinned = "" if policy == CHAMPION else str(registered(lake, policy).policy_id)
     if canary:
         canary = Canary(str(registered(lake, canary.policy_id).policy_id), canary.share)
-    asyncio.run(_serve(Roster(lake, device, pinned=pinned, canary=canary), key, host, port, started))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_serve(Roster(lake, device, pinned=pinned, canary=canary), key, host, port, started))
 
 
 async def _serve(roster: Roster, key: str, host: str, port: int, started: Callable[[str, str], None]) -> None:
