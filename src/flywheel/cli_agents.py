@@ -20,6 +20,7 @@ from flywheel.console import (
     load_config,
     open_lake,
     say,
+    show_table,
 )
 from flywheel.errors import ConfigError
 
@@ -60,28 +61,61 @@ def collect(
 
 def evaluate(
     config: ConfigFile,
-    policy: Annotated[str, typer.Argument(help="expert, noisy_expert, random, champion, or a policy id.")] = "champion",
+    policy: Annotated[
+        str, typer.Argument(help="expert, noisy_expert, chat, champion, …, or a policy id.")
+    ] = "champion",
     split: Annotated[HeldOut, typer.Option(help="Which held-out tasks.")] = HeldOut.TEST,
+    auditor: Annotated[
+        bool, typer.Option("--auditor", help="Let [auditor] look at what the policy calls done.")
+    ] = False,
+    best_of: Annotated[int, typer.Option(min=0, help="Attempts at each task, of which one is chosen.")] = 0,
+    by: Annotated[str, typer.Option(help="Who chooses: value, or a verifier by name.")] = "value",
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of the attempts.")] = 0.5,
+    max_steps: Annotated[int, typer.Option(min=0, help="Another budget of steps.")] = 0,
     sets: Sets = None,
     iteration: Number = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Play held-out tasks with a policy, verify the episodes, and tell P(verified) with its interval."""
+    """Play held-out tasks with a policy, verify the episodes, and tell P(verified) with its interval.
+
+    --auditor, --best-of and --max-steps measure test-time scaling: gain and cost against the plain evaluation.
+    """
     settings = load_config(config, sets)
+    if sum(map(bool, (auditor, best_of, max_steps))) > 1:
+        raise ConfigError("--auditor, --best-of and --max-steps are measured one at a time; give one of them")
     lake = lake_of(settings)
+    from flywheel.distill import scaling
     from flywheel.distill.evaluation import evaluate as evaluate_policy
     from flywheel.distill.iterations import current
     from flywheel.flows.progress import bar
     from flywheel.trajectory import Split
 
-    number = iteration or current(lake)
+    number, on = iteration or current(lake), Split(split)
     if dry_run:
         tasks = settings.evaluate.test_tasks if split is HeldOut.TEST else settings.evaluate.dev_tasks
         say({"policy": policy, "split": str(split), "tasks": tasks, "iteration": number}, as_json)
         return
     with bar(f"evaluate {policy}") as progress:
-        say(asdict(evaluate_policy(settings, lake, policy, Split(split), number, progress)), as_json)
+        if auditor:
+            gain = scaling.audited(settings, lake, policy, on, number, progress)
+        elif best_of:
+            gain = scaling.best_of(settings, lake, policy, on, number, best_of, by, temperature, progress)
+        elif max_steps:
+            gain = scaling.longer(settings, lake, policy, on, number, max_steps, progress)
+        else:
+            say(asdict(evaluate_policy(settings, lake, policy, on, number, progress)), as_json)
+            return
+    if as_json:
+        say(gain.to_dict(), as_json)
+        return
+    rates = {"plain": gain.plain, gain.what: gain.scaled, "gain": gain.gain}
+    show_table(["", "P(verified)", "low", "high"], [[name, *asdict(one).values()] for name, one in rates.items()])
+    costs = {"plain": gain.plain_cost, gain.what: gain.scaled_cost}
+    show_table(
+        ["per task", "steps", "tokens", "seconds", "money"], [[k, *asdict(c).values()] for k, c in costs.items()]
+    )
+    say({"tasks": gain.tasks, "cost ratio": round(gain.cost_ratio, 3), **gain.notes}, as_json)
 
 
 def serve_policy(

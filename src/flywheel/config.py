@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from flywheel.config_agents import ChatConfig, MistakesConfig, MixingConfig, RemoteConfig, ServedConfig
+from flywheel.config_agents import AuditorConfig, ChatConfig, MistakesConfig, MixingConfig, RemoteConfig, ServedConfig
 from flywheel.config_distill import StudentConfig, TrainConfig
 from flywheel.errors import ConfigError
 from flywheel.section import Count, Section, Share
@@ -220,6 +220,7 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     lake: LakeConfig = LakeConfig()
     chat: ChatConfig = ChatConfig()
+    auditor: AuditorConfig = AuditorConfig()
     served: ServedConfig = ServedConfig()
     remote: RemoteConfig = RemoteConfig()
 
@@ -236,7 +237,7 @@ class Config(Section):
     def identity(self) -> str:
         """Digest of all that decides results; where they lie, when they run and how they are measured does not. Nor
         does who else collects: each trajectory says who played it."""
-        apart: Any = {"name", "data_dir", "iterations", "serve", "lake", "chat", "served", "remote"}
+        apart: Any = {"name", "data_dir", "iterations", "serve", "lake", "chat", "auditor", "served", "remote"}
         measured: Any = {"workers", "calibration_tasks", "calibration_start"}
         settings = self.model_dump(mode="json", exclude=apart)
         for section, setting in APART:

@@ -66,6 +66,12 @@ class ServedConfig(ChatConfig):
     key: str = Field(default="FLYWHEEL_SERVE_KEY", description="Environment variable that holds the API key.")
 
 
+class AuditorConfig(ChatConfig):
+    """The model that looks at what agents call done, in `flywheel evaluate --auditor`."""
+
+    key: str = Field(default="FLYWHEEL_AUDITOR_KEY", description="Environment variable that holds the API key.")
+
+
 class RemoteConfig(Section):
     """Where a GPU server (vLLM) holds the models of the champion; see docs/agents.md."""
 

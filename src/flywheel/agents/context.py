@@ -144,3 +144,20 @@ class HierarchicalContext(FlatContext):
 
     def _remember(self, action: str) -> Memory:
         return self.memory
+
+    def follow(self, observation: Observation, action: str, subgoal: str, *, switched: bool) -> Outcome | None:
+        """Take in a turn that was decided elsewhere; how the subgoal before it ended, if it did.
+
+        Without a subgoal, somebody else has acted, and what was in force is given up.
+        """
+        self.observe(observation)
+        ended = self.failed
+        if ended is None and not self.must_plan and (switched or not subgoal):
+            ended = Outcome.DONE if subgoal else Outcome.STUCK
+        if ended:
+            self.finish(ended)
+        if subgoal and self.must_plan:
+            self.plan(observation)
+            self.adopt(subgoal)
+        self.act(observation, action)
+        return ended

@@ -31,6 +31,9 @@ class _HierarchicalEpisode:
 
     def end(self, outcome: Outcome) -> None:
         self.context.finish(outcome)
+        self.heard(outcome)
+
+    def heard(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.failures = 0 if outcome is Outcome.DONE else self.failures + 1
 
@@ -121,21 +124,14 @@ class HierarchicalAgent:
         context, guard = HierarchicalContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
         episode = self._episodes[slot] = _HierarchicalEpisode(context, guard)
         for observation, decision in past:
-            context.observe(observation)
             guard.offer(observation)
-            if failed := context.failed:
-                episode.end(failed)
-            if not decision.subgoal:  # somebody else has acted
-                if not context.must_plan:
-                    episode.end(Outcome.STUCK)
+            action = decision.action or ""
+            ended = context.follow(observation, action, decision.subgoal, switched=decision.switched)
+            if ended:
+                episode.heard(ended)
+            if not decision.subgoal:
                 episode.failures = 0
-            elif decision.switched or context.must_plan:
-                if not context.must_plan:
-                    episode.end(Outcome.DONE)
-                context.plan(observation)
-                context.adopt(decision.subgoal)
-            context.act(observation, decision.action or "")
-            guard.took(observation, decision.action or "")
+            guard.took(observation, action)
         self._planner.begin(slot, task, attempt)
         self._executor.begin(slot, task, attempt)
 

@@ -2,6 +2,9 @@
 
 One JVM serves any number of independent games. Seeds carry the fold: train 0–9,999, dev 10,000+, test 20,000+, and
 the simulator draws the (ingredient, preparation) pairs of each fold from sets of its own.
+
+With the parameter `declare = 1` nobody tells the agent that it is done: the episode ends when it says `finish`, and is
+a success only if the meal has been eaten by then.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,12 @@ from flywheel.trajectory import Split, Task, digest
 NAME = "cookingworld"
 FOLD_START = {Split.TRAIN: 0, Split.DEV: 10_000, Split.TEST: 20_000}
 FOLD_SIZE = 10_000
-PARAMETERS = frozenset({"numLocations", "numIngredients", "numDistractorItems", "includeDoors", "limitInventorySize"})
+PARAMETERS = frozenset(
+    {"numLocations", "numIngredients", "numDistractorItems", "includeDoors", "limitInventorySize", "declare"}
+)
+FINISH = "finish"
+FINISHING = 0.1
+"""What the last word is worth of all progress, where it must be said."""
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 _PLACE = re.compile(r"^You are in the ([a-z ]+)\.")
 _SPACES = re.compile(r"\s+")
@@ -35,39 +44,63 @@ class CookingGame:
     def __init__(self, interface: Any, parameters: str) -> None:
         self._interface = interface
         self._parameters = parameters
-        self._score = 0.0
+        self._declares = bool(json.loads(parameters).get("declare"))
+        self._progress = 0.0
+        self._seen: tuple[Observation, bool] | None = None
+        """The last observation, and whether the meal was eaten by then."""
 
     def reset(self, task: Task) -> Observation:
         if task.environment != NAME or task.parameters != self._parameters:
             raise ConfigError(f"task {task.task_id} was made for other parameters than this world's")
         reply = self._call("generateNewGameJSON", task.seed, str(task.split), False)
-        self._score = 0.0
-        return _observation(reply, event="", note="")
+        self._progress = 0.0
+        self._seen = self._observation(reply, event="", note=""), False
+        return self._seen[0]
 
     def step(self, action: str) -> Transition:
+        if self._declares and action == FINISH and self._seen is not None:
+            return self._finish(*self._seen)
         reply = self._call("stepJSON", action)
         event = "\n".join(line.strip() for line in reply["observation"].splitlines() if line.strip())
-        score = float(reply["score"])
-        reward, self._score = score - self._score, score
+        score = min(max(float(reply["score"]), 0.0), 1.0) * (1 - FINISHING * self._declares)
+        reward, self._progress = score - self._progress, score
         success, failure = bool(reply["tasksuccess"]), bool(reply["taskfailure"])
-        return Transition(
-            observation=_observation(reply, event, note=event if action.startswith("read ") else ""),
-            reward=reward,
-            progress=min(max(score, 0.0), 1.0),
-            terminated=success or failure,
-            success=success,
-        )
+        observation = self._observation(reply, event, note=event if action.startswith("read ") else "")
+        self._seen = observation, success
+        success = success and not self._declares
+        return Transition(observation, reward, score, terminated=success or failure, success=success)
+
+    def _finish(self, seen: Observation, solved: bool) -> Transition:
+        last = replace(seen, event="You say that you are done.", note="")
+        progress = 1.0 if solved else self._progress
+        return Transition(last, progress - self._progress, progress, terminated=True, success=solved)
 
     def gold(self, task: Task) -> tuple[str, ...]:
         """The simulator's own solution. Privileged."""
         self._call("generateNewGameJSON", task.seed, str(task.split), True)
         with _answering():
-            return tuple(self._interface.getGoldActionSequence())
+            gold = tuple(self._interface.getGoldActionSequence())
+        return (*gold, FINISH) if self._declares else gold
 
     def _call(self, method: str, *arguments: object) -> dict[str, Any]:
         with _answering():
             reply: dict[str, Any] = json.loads(getattr(self._interface, method)(*arguments))
             return reply
+
+    def _observation(self, reply: dict[str, Any], event: str, note: str) -> Observation:
+        look = _SPACES.sub(" ", reply["look"]).strip()
+        inventory = _SPACES.sub(" ", reply["inventory"].replace("\n  ", ", ").replace(": ,", ":")).strip()
+        text = f"{look} {inventory}"
+        place = _PLACE.match(look)
+        return Observation(
+            text=text,
+            event=event,
+            note=note,
+            place=place.group(1) if place else "",
+            state_key=digest(text),
+            valid_actions=(*sorted(reply["validActions"]), *([FINISH] if self._declares else [])),
+            finish=FINISH if self._declares else None,
+        )
 
 
 @contextmanager
@@ -93,7 +126,9 @@ class CookingWorld:
     def __init__(self, gateway: Any, parameters: str) -> None:
         self._gateway = gateway
         self._parameters = parameters
-        self._arguments = ",".join(f"{key}={value}" for key, value in json.loads(parameters).items())
+        self._arguments = ",".join(
+            f"{key}={value}" for key, value in json.loads(parameters).items() if key != "declare"
+        )
         self._games: list[CookingGame] = []
         self._oracle = self._new_game()
 
@@ -169,18 +204,3 @@ def open_world(parameters: str) -> Iterator[CookingWorld]:
         process.stdin.close()
         process.kill()
         process.wait()
-
-
-def _observation(reply: dict[str, Any], event: str, note: str) -> Observation:
-    look = _SPACES.sub(" ", reply["look"]).strip()
-    inventory = _SPACES.sub(" ", reply["inventory"].replace("\n  ", ", ").replace(": ,", ":")).strip()
-    text = f"{look} {inventory}"
-    place = _PLACE.match(look)
-    return Observation(
-        text=text,
-        event=event,
-        note=note,
-        place=place.group(1) if place else "",
-        state_key=digest(text),
-        valid_actions=tuple(sorted(reply["validActions"])),
-    )
