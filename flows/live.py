@@ -12,9 +12,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from flywheel.agents.collect import ALONE, Company
+from flywheel.agents.collect import Company
 from flywheel.agents.episode import Episode
 from flywheel.agents.policy import Decision
+from flywheel.agents.tracing import tracing
 from flywheel.flows.progress import bar
 from flywheel.trajectory import StopReason, Trajectory
 
@@ -70,12 +71,13 @@ class Board:
 
 @contextmanager
 def watched(title: str, *, table: bool) -> Iterator[tuple[Callable[[int], None], Company]]:
-    """What tells of a collection while it runs: (progress, company). A bar, or the table on a terminal."""
+    """What tells of a collection while it runs: (progress, company). A bar, or the table on a terminal; and spans."""
     console = Console(stderr=True)
-    if not (table and console.is_terminal):
-        with bar(title) as progress:
-            yield progress, ALONE
-        return
-    board = Board()
-    with Live(board, console=console, refresh_per_second=4, transient=True):
-        yield (lambda done: None), Company(spectators=(board,))
+    with tracing() as spans:
+        if not (table and console.is_terminal):
+            with bar(title) as progress:
+                yield progress, Company(spectators=spans)
+            return
+        board = Board()
+        with Live(board, console=console, refresh_per_second=4, transient=True):
+            yield (lambda done: None), Company(spectators=[board, *spans])

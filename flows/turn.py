@@ -25,6 +25,7 @@ from flywheel.distill.students import PolicyCard
 from flywheel.errors import InfrastructureError
 from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import publish
+from flywheel.flows.live import watched
 from flywheel.flows.progress import bar, training_bar
 from flywheel.flows.report import write_report
 from flywheel.trajectory import Split
@@ -58,8 +59,8 @@ def turn(config: Config, number: int) -> dict[str, Any]:
 
 @task(name="collect", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)
 def collect_stage(config: Config, lake: Lake, iteration: Iteration) -> None:
-    with bar(f"collect {iteration.number}") as progress:
-        counts = collect(config, lake, iteration.number, iteration.champion_id, progress)
+    with watched(f"collect {iteration.number}", table=False) as (progress, company):
+        counts = collect(config, lake, iteration.number, iteration.champion_id, progress, company)
     publish("collect", iteration.number, [{"policy": name, "episodes": count} for name, count in counts.items()])
 
 

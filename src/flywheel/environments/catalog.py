@@ -21,8 +21,15 @@ def canonical(parameters: Mapping[str, int]) -> str:
 
 
 def open_world(name: str, parameters: str) -> AbstractContextManager[World]:
-    """Start the named simulator. The adapter module's `open_world` does the work."""
-    if name not in ENVIRONMENTS:
-        raise ConfigError(f"unknown environment '{name}'; known: {', '.join(ENVIRONMENTS)}")
-    start: OpenWorld = import_module(ENVIRONMENTS[name]).open_world
+    """Start a simulator by its name here, or by the dotted name of a module of yours. The module's `open_world` does
+    the work."""
+    module = ENVIRONMENTS.get(name, name)
+    if "." not in module:
+        raise ConfigError(f"unknown environment '{name}'; known: {', '.join(ENVIRONMENTS)}, or a module, as my.kitchen")
+    try:
+        start: OpenWorld = import_module(module).open_world
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"environment '{name}': {error}") from error
+    except AttributeError:
+        raise ConfigError(f"environment '{name}': the module has no open_world(parameters)") from None
     return start(parameters)
