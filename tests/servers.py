@@ -139,21 +139,36 @@ def lake_url(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
 
 
 @contextmanager
-def chat_server(answer: Callable[[dict[str, Any], str], tuple[int, str]]) -> Iterator[str]:
+def chat_server(
+    answer: Callable[[dict[str, Any], str], tuple[int, str | dict[str, Any] | bytes]], port: int = 0
+) -> Iterator[str]:
     """A server that speaks OpenAI's chat protocol, until the context ends; its base URL.
 
-    `answer`: (request, Authorization header) → (HTTP status, the model's words).
+    `answer`: (request, Authorization header) → (HTTP status, the model's words, its whole message, or a raw body).
     """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, words = answer(request, self.headers["Authorization"])
-            message = {"role": "assistant", "content": words}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            if isinstance(words, bytes):
+                self._send(status, words)
+                return
+            message = words if isinstance(words, dict) else {"role": "assistant", "content": words}
+            choice = {
+                "index": 0,
+                "message": message,
+                "finish_reason": "stop",
+                "logprobs": message.pop("logprobs", None),
+            }
             reply = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
-            data = json.dumps({**reply, "choices": [choice]}).encode()
+            usage = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
+            self._send(status, json.dumps({**reply, "choices": [choice], "usage": usage}).encode())
+
+        def _send(self, status: int, data: bytes) -> None:
             self.send_response(status)
+            if status == 429:
+                self.send_header("Retry-After", "0.1")
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -162,7 +177,7 @@ def chat_server(answer: Callable[[dict[str, Any], str], tuple[int, str]]) -> Ite
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -1,0 +1,295 @@
+"""Chat policies: models behind OpenAI-compatible servers, which answer oddly, refuse, die and come back.
+
+The server is real and speaks OpenAI's protocol; the model behind it, the one thing here that would cost money, is a
+rule that reads the prompt. `tests/test_instruct.py` has a real model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flywheel.agents.chat import SYSTEM, ChatPolicy, Dialogue
+from flywheel.agents.collect import play
+from flywheel.agents.episode import Budget, Job, Origin
+from flywheel.agents.rollout import Rollout, here
+from flywheel.agents.wire import Said, observed, spoken, understood, worded
+from flywheel.config import Config, load
+from flywheel.config_agents import ChatConfig
+from flywheel.datasets.lake import Lake
+from flywheel.environments.protocol import Observation
+from flywheel.errors import ConfigError, FlywheelError
+from flywheel.trajectory import StopReason, Trajectory
+from tests import strategies
+from tests.corridor import LENGTH, CorridorWorld, task_of
+from tests.servers import chat_server, free_port
+
+ORIGIN = Origin(1, "collect", "test")
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Model:
+    """Goes right, in whatever words the test wants."""
+
+    reply: Callable[[dict[str, Any], int], Any] = lambda request, number: "Thought: on we go\nAction: right"
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, request: dict[str, Any], key: str) -> Any:
+        with self._lock:
+            self.requests.append(request)
+            self.keys.append(key)
+            number = len(self.requests)
+        told = self.reply(request, number)
+        return told if isinstance(told, tuple) else (200, told)
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def url(model: Model) -> Iterator[str]:
+    with chat_server(model.answer) as base_url:
+        yield base_url
+
+
+def walk(settings: ChatConfig, seeds: int = 1, budget: Budget | None = None) -> list[Trajectory]:
+    jobs = [Job(task_of(seed)) for seed in range(seeds)]
+    seats = here(CorridorWorld(), seeds)
+    return list(Rollout(ChatPolicy(settings), jobs, seats, budget=budget or Budget(20), origin=ORIGIN))
+
+
+def test_a_model_plays_and_its_words_are_kept(model: Model, url: str) -> None:
+    one = walk(ChatConfig(base_url=url, model="m", price_prompt=2.0, price_completion=10.0))[0]
+    assert one.success and one.length == LENGTH
+    assert {step.thought for step in one.steps} == {"on we go"}
+    assert all((step.prompt_tokens, step.completion_tokens) == (100, 7) for step in one.steps)
+    assert one.steps[0].cost == pytest.approx((100 * 2 + 7 * 10) / 1e6)
+    assert model.requests[0]["messages"][0]["content"].startswith(SYSTEM[:40])
+    assert "Task: Walk to the door." in model.requests[0]["messages"][1]["content"]
+    assert "- right" in model.requests[0]["messages"][1]["content"]
+
+
+def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
+    model: Model, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLYWHEEL_CHAT_KEY", "sk-secret")
+    policy = ChatPolicy(ChatConfig(base_url=url, model="m"))
+    walk(ChatConfig(base_url=url, model="m"))
+    assert set(model.keys) == {"Bearer sk-secret"}
+    assert "secret" not in policy.policy_id
+
+
+def test_tool_calls_choose_among_the_valid_actions(model: Model, url: str) -> None:
+    def call(request: dict[str, Any], number: int) -> Any:
+        tool = request["tools"][0]["function"]
+        assert tool["parameters"]["properties"]["action"]["enum"] == ["left", "right"]
+        arguments = json.dumps({"action": "right", "subgoal": "the door" if number == 1 else ""})
+        calls = [{"id": "1", "type": "function", "function": {"name": tool["name"], "arguments": arguments}}]
+        return {"role": "assistant", "content": None, "tool_calls": calls}
+
+    model.reply = call
+    one = walk(ChatConfig(base_url=url, model="m", tools=True))[0]
+    assert one.success
+    assert [step.subgoal for step in one.steps[:2]] == ["the door", ""]
+    assert one.steps[0].switched
+
+
+def test_likeliest_tokens_are_stored_where_the_server_tells_them(model: Model, url: str, lake: Lake) -> None:
+    tops = [{"token": "right", "logprob": -0.1, "bytes": None}, {"token": "left", "logprob": -2.5, "bytes": None}]
+    told = {"content": [{"token": "right", "logprob": -0.1, "bytes": None, "top_logprobs": tops}]}
+    model.reply = lambda request, number: {"role": "assistant", "content": "Action: right", "logprobs": told}
+    lake.append(walk(ChatConfig(base_url=url, model="m", top_logprobs=2)), "chat")
+    assert model.requests[0]["top_logprobs"] == 2
+    step = lake.sql("select logprobs, top_tokens, top_logprobs from steps limit 1").to_pylist()[0]
+    assert step["top_tokens"] == [["right", "left"]]
+    assert step["top_logprobs"][0] == pytest.approx([-0.1, -2.5])
+    assert step["logprobs"] == pytest.approx([-0.1])
+
+
+def test_an_unreadable_answer_is_asked_for_again_with_the_reason(model: Model, url: str) -> None:
+    model.reply = lambda request, number: "What a nice corridor!" if number == 1 else "**Action:** `Right`."
+    one = walk(ChatConfig(base_url=url, model="m"))[0]
+    assert one.success
+    assert one.steps[0].action == "right"
+    assert one.steps[0].prompt_tokens == 200
+    assert "No action could be read" in model.requests[1]["messages"][-1]["content"]
+    assert all("What a nice" not in str(request["messages"]) for request in model.requests[2:])
+
+
+def test_answers_that_stay_unreadable_end_the_episode_and_the_reason_is_kept(model: Model, url: str) -> None:
+    model.reply = lambda request, number: "I would rather not."
+    one = walk(ChatConfig(base_url=url, model="m", corrections=1))[0]
+    assert one.stop_reason is StopReason.MALFORMED
+    assert one.error == "no action in: I would rather not."
+    assert len(model.requests) == 2
+
+
+def test_a_model_may_give_up(model: Model, url: str) -> None:
+    model.reply = lambda request, number: "Action: right" if number < 3 else "Action: stop"
+    one = walk(ChatConfig(base_url=url, model="m"))[0]
+    assert (one.stop_reason, one.length, one.success) == (StopReason.GAVE_UP, 2, False)
+
+
+def test_rate_limits_are_waited_for(model: Model, url: str) -> None:
+    model.reply = lambda request, number: (429, "slow down") if number % 3 == 1 else "Action: right"
+    played = walk(ChatConfig(base_url=url, model="m"), seeds=3)
+    assert all(one.success for one in played)
+    assert len(model.requests) > 3 * LENGTH
+
+
+def test_requests_keep_a_pace(model: Model, url: str) -> None:
+    began = time.monotonic()
+    assert walk(ChatConfig(base_url=url, model="m", per_minute=600))[0].success
+    assert time.monotonic() - began >= (LENGTH - 1) * 0.1
+
+
+def test_a_refusal_is_the_users_to_mend(model: Model, url: str) -> None:
+    model.reply = lambda request, number: (401, "who are you?")
+    with pytest.raises(ConfigError, match="refuses: HTTP 401; check base_url, model and FLYWHEEL_CHAT_KEY"):
+        walk(ChatConfig(base_url=url, model="m"))
+    with pytest.raises(ConfigError, match="the chat policy needs model"):
+        ChatPolicy(ChatConfig(base_url=url))
+
+
+def test_a_server_that_fails_for_too_long_breaks_episodes_and_counts_against_nobody(
+    model: Model, url: str, lake: Lake
+) -> None:
+    model.reply = lambda request, number: (500, "oh no")
+    settings = load(ROOT / "configs" / "smoke.toml", [f"data_dir={lake.root}", "environment.parallel=2"])
+    policy = ChatPolicy(ChatConfig(base_url=url, model="m", retries=0))
+    ids = play(settings, lake, CorridorWorld(), policy, [Job(task_of(1))], ORIGIN)
+    rows = lake.sql("select stop_reason, error from trajectories order by attempt").to_pylist()
+    assert len(rows) == len(ids) == 3
+    assert {row["stop_reason"] for row in rows} == {"infrastructure"}
+    assert "HTTP 500" in rows[0]["error"]
+
+
+@pytest.mark.parametrize("body", [b"<html>busy</html>", b"{}", b'{"choices": [{}]}', b"\xff\xfe"])
+def test_a_server_that_does_not_speak_the_protocol(body: bytes) -> None:
+    with chat_server(lambda request, key: (200, body)) as url:
+        one = walk(ChatConfig(base_url=url, model="m", retries=0, corrections=0))[0]
+    assert one.stop_reason in (StopReason.INFRASTRUCTURE, StopReason.MALFORMED)
+    assert one.error
+
+
+def test_a_server_that_dies_in_the_middle_and_comes_back_loses_nothing(model: Model) -> None:
+    port = free_port()
+    model.reply = lambda request, number: (time.sleep(0.02), "Action: right")[1]
+    played: list[Trajectory] = []
+
+    def collect() -> None:
+        settings = ChatConfig(base_url=f"http://127.0.0.1:{port}/v1", model="m", retries=20, timeout=5)
+        played.extend(walk(settings, seeds=6))
+
+    with chat_server(model.answer, port):
+        thread = threading.Thread(target=collect)
+        thread.start()
+        while len(model.requests) < 8:
+            time.sleep(0.01)
+    before = len(model.requests)
+    time.sleep(0.5)
+    with chat_server(model.answer, port):
+        thread.join(60)
+    assert len(model.requests) > before
+    assert len(played) == 6 and all(one.success for one in played)
+
+
+def test_what_a_model_is_shown_does_not_grow_with_the_episode() -> None:
+    dialogue = Dialogue("Walk.", window=6)
+    lengths = []
+    for step in range(500):
+        seen = Observation(f"room {step % 7}", f"You walk {step}.", place=str(step % 7), valid_actions=("on", "back"))
+        text = worded(seen)
+        lengths.append(len(json.dumps(dialogue.messages(None, text))))
+        dialogue.add(seen, text, Said("on"))
+    assert max(lengths[400:]) <= 1.2 * max(lengths[20:40])
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+observations = st.builds(
+    Observation,
+    text=strategies.text,
+    event=strategies.text,
+    note=strategies.text,
+    place=strategies.text,
+    state_key=strategies.text,
+    valid_actions=st.none() | st.lists(strategies.text, max_size=4).map(tuple),
+    finish=st.none() | strategies.text.filter(bool),
+)
+
+
+@given(observations, strategies.text)
+def test_an_observation_is_read_as_it_was_worded(observation: Observation, audit: str) -> None:
+    assert observed(worded(observation, audit=audit, whole=True)) == (observation, audit)
+
+
+@given(st.text("[]\\\n- abview", max_size=30))
+def test_words_that_look_like_sections_are_only_words(text: str) -> None:
+    seen = Observation(text, event=text, note=text, valid_actions=(text,))
+    assert observed(worded(seen, whole=True)) == (seen, "")
+
+
+@given(strategies.text)
+def test_other_words_are_a_view(text: str) -> None:
+    if not re.match(r"\[[a-z]+\]", text):
+        assert observed(text) == (Observation(text), "")
+
+
+@given(strategies.text, strategies.text, strategies.text)
+def test_an_answer_is_understood_as_it_was_spoken(action: str, subgoal: str, thought: str) -> None:
+    said = Said(action.strip() or "go", subgoal.strip(), thought.strip())
+    assert understood(spoken(said), (said.action,)) == said
+
+
+@pytest.mark.parametrize(
+    ("answer", "action"),
+    [
+        ("Action: take knife", "take knife"),
+        ("  > **Action:** `TAKE KNIFE`.", "take knife"),
+        ("Thought: hm\nSubgoal: arm myself\naction : take knife\nAction: drop it", "take knife"),
+        ("take knife", "take knife"),
+        ("Take knife.", "take knife"),
+        ("Action: juggle", "juggle"),
+        ("I take the knife", None),
+        ("Action:", None),
+        ("", None),
+    ],
+)
+def test_answers_in_many_dresses(answer: str, action: str | None) -> None:
+    said = understood(answer, ("take knife", "drop it"))
+    assert (said.action if said else None) == action
+
+
+def test_policies_of_one_loop_do_not_leak_into_the_next(model: Model, url: str) -> None:
+    policy = ChatPolicy(ChatConfig(base_url=url, model="m"))
+    for seed in range(2):
+        jobs = [Job(task_of(seed))]
+        (one,) = Rollout(policy, jobs, here(CorridorWorld(), 1), budget=Budget(20), origin=ORIGIN)
+        assert one.success
+
+
+def test_one_line_of_the_config_says_who_collects(smoke: Config) -> None:
+    from flywheel.distill.collection import divided, plan
+
+    other = smoke.model_copy(update={"collect": smoke.collect.model_copy(update={"teachers": {"chat": 1.0}})})
+    assert [share.policy for share in plan(other, 1, "random")] == ["chat"]
+    assert other.identity() == smoke.identity()
+    assert divided({"a": 1, "b": 1, "c": 1}, 10) == {"a": 3, "b": 4, "c": 3}
+    with pytest.raises(FlywheelError):
+        load(ROOT / "configs" / "smoke.toml", ["collect.teachers={expert=-1}"])
