@@ -119,7 +119,10 @@ def _features(reads: ByValue, episodes: Sequence[Trajectory]) -> tuple[list[str]
     ends = [(one.trajectory_id, [_end(one, reads.limits, reads.role)]) for one in episodes if one.steps]
     pad = token_id(reads.tokenizer, PAD)
     states = states_of(reads.model, ends, PieceTokenizer(reads.tokenizer), reads.batch_tokens, pad)
-    return states.trajectory_M, np.asarray(states.features_MD, np.float64)
+    lengths = {one.trajectory_id: one.length for one in episodes}
+    last_M = states.step_M == np.array([lengths[one] for one in states.trajectory_M])
+    names = [one for one, last in zip(states.trajectory_M, last_M.tolist(), strict=True) if last]
+    return names, np.asarray(states.features_MD[last_M], np.float64)
 
 
 def _end(one: Trajectory, limits: Limits, role: Role) -> Window:
