@@ -56,7 +56,8 @@ def collect(
     lake = lake_of(settings, create=True)
     turn = begin(settings, lake, iteration or current(lake))
     with watched(f"collect {turn.number}", table=live) as (progress, company):
-        say(collect_episodes(settings, lake, turn.number, turn.champion_id, progress, company), as_json)
+        counts = collect_episodes(settings, lake, turn.number, turn.champion_id, progress, company)
+    say(counts, as_json)
 
 
 def evaluate(
