@@ -14,7 +14,7 @@ from flywheel.agents.collect import play
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.episode import Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.prompts import END, PAD, Role, Window
+from flywheel.agents.prompts import END, PAD, Piece, Role, Window
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.config import Config, VerifierConfig
 from flywheel.datasets.lake import Lake
@@ -35,7 +35,9 @@ FIT_START, FIT_TASKS = 8000, 200
 """Training tasks from whose outcomes a value head learns; collection draws from 0, practice from 6000."""
 FIT_PURPOSE = "evaluate+fit"
 HELD = 5
-"""One task in so many tells how good the head is."""
+"""One task in so many tells how good a head is."""
+Moment = tuple[str, Window, float]
+"""(task group, what is read, what it should say)."""
 
 
 class Chooser(Protocol):
@@ -51,10 +53,13 @@ def chooser(
     config: Config, lake: Lake, world: World, folder: Path, student: Policy, by: str, progress: Callable[[int], None]
 ) -> Chooser:
     """`value`, or a verifier by name."""
-    if by == VALUE:
-        return _by_value(config, lake, world, folder, student, progress)
-    made = make_verifiers([VerifierConfig(name=by)], Tools(world, config.data_dir / "judge"))
-    return ByVerifier(made[0])
+    if by != VALUE:
+        made = make_verifiers([VerifierConfig(name=by)], Tools(world, config.data_dir / "judge"))
+        return ByVerifier(made[0])
+    eye = Eye.of(config, folder)
+    played = outcomes(config, lake, world, student, progress)
+    head, notes = fitted(eye, [(one.task_group, eye.end(one), float(one.success)) for one in played])
+    return ByValue(eye, head, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,72 +75,86 @@ class ByVerifier:
 
 
 @dataclass(frozen=True, slots=True)
-class ByValue:
-    """A linear head on what the student's own model makes of the end of an episode (outcome-supervised, as in Cobbe et
-    al. 2021, arXiv 2110.14168). It sees what the agent saw, nothing else."""
+class Eye:
+    """A student's model as something that looks at windows: the executor's, or a flat student's."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     limits: Limits
     role: Role
     batch_tokens: int
+
+    @staticmethod
+    def of(config: Config, folder: Path) -> Eye:
+        card = read_card(folder)
+        role = ROLES[card.kind][-1]
+        model, tokenizer = load_part(folder / role)
+        model = on_device(model, pick_device(config.train.device))
+        return Eye(model, tokenizer, card.limits, role, config.train.batch_tokens)
+
+    def features(self, windows: Sequence[tuple[str, Window]]) -> tuple[list[str], Floats, int]:
+        """(names, what the model makes of the end of each window, tokens read). Windows end in a marked word."""
+        tokens, pad = PieceTokenizer(self.tokenizer), token_id(self.tokenizer, PAD)
+        only = [(name, [_only_end(window)]) for name, window in windows]
+        states = states_of(self.model, only, tokens, self.batch_tokens, pad)
+        read = sum(len(tokens.context(window.pieces)) for _, window in windows)
+        return states.trajectory_M, np.asarray(states.features_MD, np.float64), read
+
+    def end(self, one: Trajectory) -> Window:
+        """What the agent would read at the end of an episode, marked as if one more decision fell there."""
+        context = (FlatContext if self.role is Role.FLAT else HierarchicalContext)(one.instruction, self.limits)
+        for step in one.steps:
+            seen = observation_of(step)
+            if isinstance(context, HierarchicalContext):
+                context.follow(seen, step.action, step.subgoal, switched=step.switched)
+            else:
+                context.observe(seen)
+                context.act(seen, step.action)
+        last = Observation(one.final_observation, one.final_event, place=one.steps[-1].place)
+        window = context.observe(last)
+        window.act(END, target=True, decision=len(one.steps))
+        return window
+
+
+@dataclass(frozen=True, slots=True)
+class ByValue:
+    """A linear head on what the student's model makes of the end of an episode (outcome supervision, as in Cobbe et al.
+    2021, arXiv 2110.14168). It sees what the agent saw, nothing else."""
+
+    eye: Eye
     head: ValueHead
     notes: Mapping[str, float]
 
     def worth(self, lake: Lake, ids: Sequence[str]) -> dict[str, float]:
-        names, features_MD = _features(self, lake.trajectories(list(ids)))
+        ends = [(one.trajectory_id, self.eye.end(one)) for one in lake.trajectories(list(ids)) if one.steps]
+        names, features_MD, _ = self.eye.features(ends)
         return dict(zip(names, self.head(features_MD).tolist(), strict=True))
 
 
-def _by_value(
-    config: Config, lake: Lake, world: World, folder: Path, student: Policy, progress: Callable[[int], None]
-) -> ByValue:
-    """Fit a head on the outcomes of training tasks that the student plays as it will play the held-out ones."""
+def outcomes(
+    config: Config, lake: Lake, world: World, student: Policy, progress: Callable[[int], None]
+) -> list[Trajectory]:
+    """How a student fares on training tasks that are kept for this."""
     tasks = world.tasks(Split.TRAIN, FIT_START, FIT_TASKS)
     origin = Origin(0, FIT_PURPOSE, config.identity())
     ids = play(config, lake, world, student, [Job(task) for task in tasks], origin, progress)
     played = [one for one in lake.trajectories(sorted(lake.known_ids(ids))) if one.steps]
     if len(played) < 2:
         raise TrainingError("no episode of the student was played to its end; a value head has nothing to learn from")
-    card = read_card(folder)
-    role = ROLES[card.kind][-1]
-    model, tokenizer = load_part(folder / role)
-    model = on_device(model, pick_device(config.train.device))
-    blank = ByValue(
-        model, tokenizer, card.limits, role, config.train.batch_tokens, ValueHead(np.zeros(1), 0.0, 0.0), {}
-    )
-    names, features_MD = _features(blank, played)
-    won = {one.trajectory_id: float(one.success) for one in played}
-    group = {one.trajectory_id: one.task_group for one in played}
-    won_M = np.array([won[one] for one in names])
-    held_M = np.array([int(digest("fit", group[one]), 16) % HELD == 0 for one in names], np.bool_)
-    head = fit(features_MD, won_M, held_M)
-    notes = {"head explains": head.explained, "fitted on": float(len(names)), "of them won": float(won_M.mean())}
-    return ByValue(model, tokenizer, card.limits, role, config.train.batch_tokens, head, notes)
+    return played
 
 
-def _features(reads: ByValue, episodes: Sequence[Trajectory]) -> tuple[list[str], Floats]:
-    """(ids, what the model makes of the end of each episode)."""
-    ends = [(one.trajectory_id, [_end(one, reads.limits, reads.role)]) for one in episodes if one.steps]
-    pad = token_id(reads.tokenizer, PAD)
-    states = states_of(reads.model, ends, PieceTokenizer(reads.tokenizer), reads.batch_tokens, pad)
-    lengths = {one.trajectory_id: one.length for one in episodes}
-    last_M = states.step_M == np.array([lengths[one] for one in states.trajectory_M])
-    names = [one for one, last in zip(states.trajectory_M, last_M.tolist(), strict=True) if last]
-    return names, np.asarray(states.features_MD[last_M], np.float64)
+def fitted(eye: Eye, moments: Sequence[Moment]) -> tuple[ValueHead, dict[str, float]]:
+    """A head that says what moments should say, and how well it does so on tasks that were held out."""
+    names, features_MD, _ = eye.features([(str(number), window) for number, (_, window, _) in enumerate(moments)])
+    rows = [moments[int(name)] for name in names]
+    told_M = np.array([told for _, _, told in rows])
+    held_M = np.array([int(digest("fit", group), 16) % HELD == 0 for group, _, _ in rows], np.bool_)
+    head = fit(features_MD, told_M, held_M)
+    return head, {"head explains": head.explained, "fitted on": float(len(rows)), "of them won": float(told_M.mean())}
 
 
-def _end(one: Trajectory, limits: Limits, role: Role) -> Window:
-    """What the agent would read at the end, marked as if one more decision fell there."""
-    context = (FlatContext if role is Role.FLAT else HierarchicalContext)(one.instruction, limits)
-    for step in one.steps:
-        seen = observation_of(step)
-        if isinstance(context, HierarchicalContext):
-            context.follow(seen, step.action, step.subgoal, switched=step.switched)
-        else:
-            context.observe(seen)
-            context.act(seen, step.action)
-    last = one.steps[-1]
-    window = context.observe(Observation(one.final_observation, one.final_event, place=last.place))
-    window.act(END, target=True, decision=len(one.steps))
-    return window
+def _only_end(window: Window) -> Window:
+    """The window with its last word as the only decision."""
+    *before, last = window.pieces
+    return Window([*(Piece(piece.text) for piece in before), last])

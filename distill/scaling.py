@@ -17,9 +17,10 @@ from flywheel.agents.policy import Policy
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.reading import quoted
+from flywheel.distill.auditing import ValueAuditor, value_auditor
 from flywheel.distill.choosing import Chooser, chooser
 from flywheel.distill.evaluation import evaluate, held_out_tasks
-from flywheel.distill.policies import CHAMPION_NAME, make_policy
+from flywheel.distill.policies import CHAMPION_NAME, NAMES, make_policy
 from flywheel.distill.registry import champion, policy_directory, registered
 from flywheel.distill.statistics import Interval, clustered_mean, rate
 from flywheel.distill.students import load_policy
@@ -69,13 +70,31 @@ class Gain:
 
 
 def audited(
-    config: Config, lake: Lake, name: str, split: Split, iteration: int, progress: Progress = lambda done: None
+    config: Config,
+    lake: Lake,
+    name: str,
+    split: Split,
+    iteration: int,
+    by: str,
+    progress: Progress = lambda done: None,
 ) -> Gain:
-    """Let the auditor of the config look at whatever the policy calls done."""
-    auditor = ChatAuditor(config.auditor)
+    """Let an auditor look at whatever the policy calls done: `chat`, the model of the config; or `value`, a head on the
+    student's own model, or on the champion's where the policy is no student."""
+    auditor = ChatAuditor(config.auditor) if by == "chat" else _value_auditor(config, lake, name, progress)
     purpose = f"evaluate+auditor {auditor.identity[:8]}"
     gain = _measured(config, lake, name, split, iteration, "auditor", purpose, progress, Company(auditor))
-    return _with(gain, auditor.spent)
+    return _with(gain, auditor.spent, auditor.notes if isinstance(auditor, ValueAuditor) else {})
+
+
+def _value_auditor(config: Config, lake: Lake, name: str, progress: Progress) -> ValueAuditor:
+    folder = policy_directory(lake, _student(lake, champion(lake) if name in NAMES else name))
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        student = load_policy(folder, pick_device(config.train.device))
+        return value_auditor(config, lake, world, folder, student, progress)
+
+
+def _student(lake: Lake, name: str) -> str:
+    return str(registered(lake, champion(lake) if name == CHAMPION_NAME else name).policy_id)
 
 
 def longer(
@@ -110,8 +129,7 @@ def best_of(
     plain = evaluate(config, lake, name, split, iteration, progress)
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         tasks = held_out_tasks(config, world, split, iteration)
-        whole = champion(lake) if name == CHAMPION_NAME else name
-        folder = policy_directory(lake, str(registered(lake, whole).policy_id))
+        folder = policy_directory(lake, _student(lake, name))
         student = load_policy(folder, pick_device(config.train.device), temperature=temperature)
         origin = Origin(iteration, "evaluate+best", config.identity(), champion(lake))
         jobs = [Job(task, attempt) for task in tasks for attempt in range(attempts)]
@@ -250,11 +268,11 @@ def _cost(lake: Lake, ids: Sequence[str], tasks: int) -> Cost:
     return Cost(**{name: float(value or 0) / tasks for name, value in row.items()})
 
 
-def _with(gain: Gain, spent: Spent) -> Gain:
+def _with(gain: Gain, spent: Spent, more_notes: Mapping[str, float]) -> Gain:
     """A gain with what its auditor took, which is part of the cost."""
     cost, tasks = gain.scaled_cost, gain.tasks
     more = Cost(cost.steps, cost.tokens + spent.tokens / tasks, cost.seconds, cost.money + spent.cost / tasks)
-    notes = {"rulings": spent.rulings, "refusals": spent.refusals, "unreadable": spent.unreadable}
+    notes = {"rulings": spent.rulings, "refusals": spent.refusals, "unreadable": spent.unreadable, **more_notes}
     return Gain(**{**{name: getattr(gain, name) for name in Gain.__slots__}, "scaled_cost": more, "notes": notes})
 
 

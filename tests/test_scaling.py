@@ -72,6 +72,20 @@ def test_a_value_head_learns_from_training_tasks_alone(
     assert splits["split"].to_pylist() == ["train"]
 
 
+def test_a_students_own_auditor_learns_from_training_tasks_and_refuses(
+    lake_with_student: tuple[Config, Lake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, lake = lake_with_student
+    monkeypatch.setattr(choosing, "FIT_TASKS", 12)
+    hasty = {"wrong_action": 0.0, "early_stop": 0.3}
+    mistaken = settings.collect.model_copy(update={"mistakes": settings.collect.mistakes.model_copy(update=hasty)})
+    config = settings.model_copy(update={"collect": mistaken})
+    gain = scaling.audited(config, lake, "noisy_expert", Split.DEV, 1, "value")
+    assert gain.notes["rulings"] >= gain.notes["refusals"] > 0
+    assert gain.notes["fitted on"] > 12 and gain.notes["unreadable"] == 0
+    assert gain.scaled_cost.tokens > gain.plain_cost.tokens == 0
+
+
 def test_more_steps_are_another_budget_and_leave_the_plain_evaluation_alone(
     lake_with_student: tuple[Config, Lake],
 ) -> None:
@@ -106,6 +120,7 @@ def test_the_command_tells_gain_and_cost(lake_with_student: tuple[Config, Lake])
             "--split",
             "dev",
             "--auditor",
+            "chat",
         ]
         told = subprocess.run(
             [*command, *(part for one in sets for part in ("--set", one)), "--json"],

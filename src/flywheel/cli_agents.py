@@ -34,6 +34,13 @@ class HeldOut(StrEnum):
     TEST = "test"
 
 
+class Auditors(StrEnum):
+    """Who looks at what a policy calls done."""
+
+    CHAT = "chat"
+    VALUE = "value"
+
+
 def collect(
     config: ConfigFile,
     sets: Sets = None,
@@ -66,9 +73,7 @@ def evaluate(
         str, typer.Argument(help="expert, noisy_expert, chat, champion, …, or a policy id.")
     ] = "champion",
     split: Annotated[HeldOut, typer.Option(help="Which held-out tasks.")] = HeldOut.TEST,
-    auditor: Annotated[
-        bool, typer.Option("--auditor", help="Let [auditor] look at what the policy calls done.")
-    ] = False,
+    auditor: Annotated[Auditors | None, typer.Option(help="Who looks at what the policy calls done.")] = None,
     best_of: Annotated[int, typer.Option(min=0, help="Attempts at each task, of which one is chosen.")] = 0,
     by: Annotated[str, typer.Option(help="Who chooses: value, or a verifier by name.")] = "value",
     temperature: Annotated[float, typer.Option(min=0.01, help="Of the attempts.")] = 0.5,
@@ -99,7 +104,7 @@ def evaluate(
         return
     with bar(f"evaluate {policy}") as progress:
         if auditor:
-            gain = scaling.audited(settings, lake, policy, on, number, progress)
+            gain = scaling.audited(settings, lake, policy, on, number, str(auditor), progress)
         elif best_of:
             gain = scaling.best_of(settings, lake, policy, on, number, best_of, by, temperature, progress)
         elif max_steps:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 MAX_BATCH = 64
+PASS_TOKENS = 48
+"""What one more pass costs, in tokens that it could have computed instead (small models on a CPU, measured)."""
 
 
 class SlotCache(Cache):
@@ -25,10 +27,14 @@ class SlotCache(Cache):
         self._stored: list[tuple[Tensor, Tensor]] = []
         self._slots_B = torch.empty(0, dtype=torch.long)
         self._positions_BN = torch.empty(0, 0, dtype=torch.long)
+        self._every = False
 
-    def point(self, slots_B: Tensor, positions_BN: Tensor) -> None:
-        """Say where the next pass writes. Padding may write past a row's end: the next tokens overwrite it."""
-        self._slots_B, self._positions_BN = slots_B, positions_BN
+    def point(self, slots_B: Tensor, positions_BN: Tensor, *, every: bool) -> None:
+        """Say where the next pass writes. Padding may write past a row's end: the next tokens overwrite it.
+
+        `every`: the rows are the slots from 0 on, in order, so that nothing needs to be gathered.
+        """
+        self._slots_B, self._positions_BN, self._every = slots_B, positions_BN, every
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -45,6 +51,8 @@ class SlotCache(Cache):
             grown[self._slots_B[:, None], :, self._positions_BN] = new_BHND.transpose(1, 2)
             pair.append(grown)
         self._stored[layer_idx] = (pair[0], pair[1])
+        if self._every:
+            return pair[0][: len(self._slots_B), :, :width], pair[1][: len(self._slots_B), :, :width]
         return pair[0][self._slots_B, :, :width], pair[1][self._slots_B, :, :width]
 
 
@@ -72,10 +80,11 @@ class Reader:
     def read(self, slots: Sequence[int], contexts: Sequence[Sequence[int]]) -> Tensor:
         """Logits (B, V), on the CPU, of the token after each context. No slot may occur twice."""
         kept = [_common(self._read.get(slot, []), context) for slot, context in zip(slots, contexts, strict=True)]
-        order = sorted(range(len(slots)), key=lambda row: len(contexts[row]) - kept[row])
+        new = [len(context) - keep for context, keep in zip(contexts, kept, strict=True)]
+        order = sorted(range(len(slots)), key=new.__getitem__)
         logits: list[Tensor] = [torch.empty(0)] * len(slots)
-        for start in range(0, len(order), MAX_BATCH):
-            rows = order[start : start + MAX_BATCH]
+        for start, end in passes([new[row] for row in order]):
+            rows = order[start:end]
             found_BV = self._pass(
                 [slots[row] for row in rows],
                 [kept[row] for row in rows],
@@ -88,16 +97,31 @@ class Reader:
         return torch.stack(logits)
 
     def feed(self, slots: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """Append one token to the context of each slot; logits (B, V) of the next."""
-        return self.read(slots, [[*self._read[slot], token] for slot, token in zip(slots, tokens, strict=True)])
+        """Append one token to the context of each slot; logits (B, V) of the next.
 
-    def _pass(self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]]) -> Tensor:
+        Where most slots take part, all of them do, the others with a token that the next pass overwrites: to compute
+        a token too many is cheaper than to gather the keys and values of the others.
+        """
+        lengths = {slot: len(read) for slot, read in self._read.items()}
+        every = sorted(lengths) == list(range(len(lengths))) and 2 * len(slots) > len(lengths) <= MAX_BATCH
+        rows = list(range(len(lengths))) if every else list(slots)
+        fed = dict(zip(slots, tokens, strict=True))
+        logits_BV = self._pass(
+            rows, [lengths[slot] for slot in rows], [[fed.get(slot, 0)] for slot in rows], every=every
+        )
+        for slot, token in fed.items():
+            self._read[slot].append(token)
+        return logits_BV[torch.tensor(slots)] if every else logits_BV
+
+    def _pass(
+        self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]], *, every: bool = False
+    ) -> Tensor:
         device = self._model.device
         width = max(map(len, new))
         ids_BN = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in new], device=device)
         positions_BN = torch.tensor(starts, device=device)[:, None] + torch.arange(width, device=device)
         reach_T = torch.arange(int(positions_BN.max()) + 1, device=device)
-        self._cache.point(torch.tensor(slots, device=device), positions_BN)
+        self._cache.point(torch.tensor(slots, device=device), positions_BN, every=every)
         hidden_BND = self._model.base_model(
             input_ids=ids_BN,
             position_ids=positions_BN,
@@ -114,6 +138,22 @@ def vocabulary_layer(model: PreTrainedModel) -> nn.Module:
     """The layer from hidden states to logits."""
     layer: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return layer
+
+
+def passes(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut rows, sorted by their number of new tokens, into passes [start, end): the cheapest way, where padding to the
+    longest row of a pass costs as much as reading, and each pass costs `PASS_TOKENS` more."""
+    best: list[tuple[int, int]] = [(0, 0)]
+    for end in range(1, len(lengths) + 1):
+        first = max(0, end - MAX_BATCH)
+        best.append(
+            min((best[start][0] + PASS_TOKENS + (end - start) * lengths[end - 1], start) for start in range(first, end))
+        )
+    cuts, end = list[tuple[int, int]](), len(lengths)
+    while end:
+        cuts.append((best[end][1], end))
+        end = best[end][1]
+    return cuts[::-1]
 
 
 def _common(read: Sequence[int], context: Sequence[int]) -> int:

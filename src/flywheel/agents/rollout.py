@@ -87,6 +87,8 @@ class Rollout:
     clock: Clock = field(default_factory=Clock)
     _done: queue.SimpleQueue[Trajectory | BaseException | None] = field(default_factory=queue.SimpleQueue)
     _playing: int = 0
+    _conversant: tuple[Policy, bool] | None = None
+    """The policy that was asked last, and whether it needs no batch: telling so takes a while."""
     _batcher: Batcher = field(init=False)
 
     def swap(self, policy: Policy) -> None:
@@ -165,7 +167,9 @@ class Rollout:
         episode = running.episode
         try:
             async with asyncio.timeout(self.budget.seconds or None):
+                began = time.perf_counter()
                 episode.observation = await seat.reset(episode.job.task)
+                self.clock.environment += time.perf_counter() - began
                 while True:
                     turn, decision, seconds = await self._believed(running)
                     if decision.action is None:
@@ -215,8 +219,11 @@ class Rollout:
             job = running.episode.job
             await self._batcher.call(policy.begin, running.slot, job.task, job.attempt, tuple(running.episode.past))
             running.acting = policy
-        if not isinstance(policy, Conversant):
+        if self._conversant is None or self._conversant[0] is not policy:
+            self._conversant = policy, isinstance(policy, Conversant)
+        if not self._conversant[1]:
             return await self._batcher.decide(policy, turn)
+        assert isinstance(policy, Conversant)
         began = time.perf_counter()
         return await policy.decide(turn), time.perf_counter() - began
 

