@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from flywheel.agents.decode import choose, generate
+from flywheel.agents.decode import choose, generate, options_of
 from flywheel.agents.guard import Guard
 from flywheel.agents.prompts import END
 from flywheel.agents.reader import MAX_BATCH, Reader
@@ -51,7 +51,7 @@ def _walk(model: PreTrainedModel, context: list[int], options: list[list[int]]) 
 @torch.inference_mode()
 def test_choose_equals_walking_the_options(model: PreTrainedModel) -> None:
     contexts = _contexts(12)
-    picks = choose(Reader(model), range(12), contexts, [OPTIONS] * 12)
+    picks = choose(Reader(model), range(12), contexts, [options_of(OPTIONS)] * 12)
     for context, pick in zip(contexts, picks, strict=True):
         assert list(pick.tokens) == _walk(model, context, OPTIONS) == OPTIONS[pick.index]
         assert len(pick.logprobs) == len(pick.tokens)

@@ -96,8 +96,8 @@ class Reader:
             self._read[slot] = list(context)
         return torch.stack(logits)
 
-    def feed(self, slots: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """Append one token to the context of each slot; logits (B, V) of the next.
+    def feed(self, slots: Sequence[int], tokens: Sequence[list[int]]) -> Tensor:
+        """Append a few tokens to the context of each slot; logits (B, V) of the next.
 
         Where most slots take part, all of them do, the others with a token that the next pass overwrites: to compute
         a token too many is cheaper than to gather the keys and values of the others.
@@ -106,11 +106,10 @@ class Reader:
         every = sorted(lengths) == list(range(len(lengths))) and 2 * len(slots) > len(lengths) <= MAX_BATCH
         rows = list(range(len(lengths))) if every else list(slots)
         fed = dict(zip(slots, tokens, strict=True))
-        logits_BV = self._pass(
-            rows, [lengths[slot] for slot in rows], [[fed.get(slot, 0)] for slot in rows], every=every
-        )
-        for slot, token in fed.items():
-            self._read[slot].append(token)
+        new = [fed.get(slot, [0]) for slot in rows]
+        logits_BV = self._pass(rows, [lengths[slot] for slot in rows], new, every=every)
+        for slot, said in fed.items():
+            self._read[slot] += said
         return logits_BV[torch.tensor(slots)] if every else logits_BV
 
     def _pass(

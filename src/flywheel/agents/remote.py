@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from flywheel.agents.decode import Choice, branches, only_path, trie
+from flywheel.agents.decode import Choice, options_of
 from flywheel.agents.endpoint import Server, explained
 from flywheel.agents.prompts import END, SPECIAL_TOKENS, Piece, Window
 from flywheel.agents.speaker import Decoding
@@ -71,18 +71,14 @@ class RemoteSpeaker:
     def _choose(self, slot: int, context: list[int], offered: Sequence[str]) -> Choice | None:
         if not offered:
             return None
-        options = [tuple(self._tokens.ids(option + END)) for option in offered]
-        node = trie(options)
-        said: list[int] = []
-        logprobs: list[float] = []
-        while branches(node):
+        options = options_of([self._tokens.ids(option + END) for option in offered])
+        node, said, logprobs = options.root, list[int](), list[float]()
+        while node:
             token, logprob = self._token(slot, [*context, *said], list(node))
             said.append(token)
             logprobs.append(logprob)
             node = node[token]
-        rest = only_path(node)
-        tokens = (*said, *rest)
-        return Choice(options.index(tokens), tokens, (*logprobs, *([0.0] * len(rest))))
+        return Choice(options.place[tuple(said)], tuple(said), tuple(logprobs))
 
     def _token(self, slot: int, context: list[int], allowed: list[int]) -> tuple[int, float]:
         """The next token among those allowed, and its log-probability among them."""

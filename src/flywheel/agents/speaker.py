@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from flywheel.agents.decode import Choice, choose, generate
-from flywheel.agents.prompts import END, SPECIAL_TOKENS, Piece, Window
+from flywheel.agents.decode import Choice, Options, choose, generate, options_of
+from flywheel.agents.prompts import END, SPECIAL_TOKENS, Window
 from flywheel.agents.reader import Reader
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.trajectory import Task, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+MAX_KNOWN = 8192
+"""Windows and sets of options that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ class LocalSpeaker:
         self._tokens = PieceTokenizer(tokenizer)
         self._decoding = decoding
         self._chances: dict[int, torch.Generator] = {}
+        self._options: dict[tuple[str, ...], Options] = {}
+        self._windows: dict[int, tuple[Window, int, list[int]]] = {}
+        """Windows by identity, with the pieces of them that are tokenised already: they only grow."""
         self._end = token_id(tokenizer, END)
         self._markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
 
@@ -65,7 +72,14 @@ class LocalSpeaker:
             self._chances[slot] = torch.Generator().manual_seed(seed)
 
     def context(self, window: Window, cue: str) -> list[int]:
-        return self._tokens.context([*window.pieces, Piece(cue)])
+        known, read, ids = self._windows.get(id(window), (window, 0, []))
+        if known is not window:
+            read, ids = 0, []
+        ids = [*ids, *self._tokens.context(window.pieces[read:])]
+        if len(self._windows) >= MAX_KNOWN:
+            self._windows.clear()
+        self._windows[id(window)] = window, len(window.pieces), ids
+        return [*ids, *self._tokens.ids(cue)]
 
     def choose(
         self, slots: Sequence[int], contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
@@ -78,7 +92,7 @@ class LocalSpeaker:
             self._reader,
             asked,
             [contexts[row] for row in rows],
-            [[self._tokens.ids(option + END) for option in options[row]] for row in rows],
+            [self._known(tuple(options[row])) for row in rows],
             temperature=self._decoding.temperature,
             chances=self._drawing(asked),
         )
@@ -99,6 +113,14 @@ class LocalSpeaker:
             chances=self._drawing(slots),
         )
         return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
+
+    def _known(self, offered: tuple[str, ...]) -> Options:
+        """Options as a tree; the same ones come back many times in an episode."""
+        if offered not in self._options:
+            if len(self._options) >= MAX_KNOWN:
+                self._options.clear()
+            self._options[offered] = options_of([self._tokens.ids(option + END) for option in offered])
+        return self._options[offered]
 
     def _drawing(self, slots: Sequence[int]) -> list[torch.Generator] | None:
         return [self._chances[slot] for slot in slots] if self._decoding.temperature > 0 else None

@@ -71,7 +71,7 @@ class Completer:
                     going.append(row)
             rows = going
             if rows:
-                logits_BV = self._reader.feed([slots[row] for row in rows], [said[row].tokens[-1] for row in rows])
+                logits_BV = self._reader.feed([slots[row] for row in rows], [said[row].tokens[-1:] for row in rows])
         for slot, wish, one in zip(slots, wishes, said, strict=True):
             self._read[slot] = (*wish.prompt, *one.tokens)
         return said
