@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--concurrent", type=int, default=32)
     parser.add_argument("--start", type=int, default=7000, help="first training task")
     parser.add_argument("--inspect", default="", help="Python of an environment with Inspect")
+    parser.add_argument("--part", type=int, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     config = load(Path(given.config), [f"data_dir={given.data_dir}"])
     lake = Lake.of(config)
@@ -53,12 +54,21 @@ def main() -> None:
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         tasks = world.tasks(Split.TRAIN, given.start, given.episodes)
         student = make_policy(config, lake, world, given.policy)
+        world.environments(given.concurrent)
         played(config, world, student, tasks[:4], 4, 0)  # warm up
+        if given.part:
+            number, parts = given.part
+            print("ready", flush=True)
+            sys.stdin.readline()
+            print(json.dumps(played(config, world, student, tasks[number::parts], given.concurrent // parts, 0)))
+            return
         alone = played(config, world, student, tasks[: given.episodes // 4], 1, 0)
         many = played(config, world, student, tasks, given.concurrent, 0)
         found |= {"one at a time": alone, f"{given.concurrent} at once": many}
         found["ratio"] = many["steps_per_second"] / alone["steps_per_second"]
         found[f"{given.concurrent} at once, 2 workers"] = played(config, world, student, tasks, given.concurrent, 2)
+        found[f"{given.concurrent} at once, 2 processes"] = apart = in_processes(2)
+        found["ratio, 2 processes"] = apart["steps_per_second"] / alone["steps_per_second"]
         if given.inspect:
             found |= beside_inspect(config, lake, world, given, tasks)
     print(json.dumps(found, indent=2))
@@ -78,6 +88,33 @@ def played(config: Config, world: World, policy: Policy, tasks: Any, concurrent:
     clock = rollout.clock
     told = {"steps_per_second": clock.steps / clock.wall, "steps": clock.steps, "success": successes}
     return told if workers else {**told, "overhead": clock.wall / (clock.policy + clock.environment) - 1}
+
+
+def in_processes(count: int) -> dict[str, float]:
+    """The tasks dealt out to processes with a model and a simulator each, as `environment.processes` does it, from when
+    all of them are ready to when the last one is done."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *sys.argv, "--part", str(number), str(count)],
+            env=os.environ | {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    for one in processes:
+        assert one.stdout is not None
+        one.stdout.readline()
+    began = time.perf_counter()
+    for one in processes:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    told = [json.loads(one.communicate()[0]) for one in processes]
+    seconds = time.perf_counter() - began
+    steps = sum(one["steps"] for one in told)
+    return {"steps_per_second": steps / seconds, "steps": steps, "success": sum(one["success"] for one in told)}
 
 
 def beside_inspect(config: Config, lake: Lake, world: World, given: Any, tasks: tuple[Task, ...]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, islice
 
-from flywheel.agents.collect import ALONE, Company, play
+from flywheel.agents.collect import ALONE, Company
 from flywheel.agents.episode import Job, Origin
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.policies import EXPERT, NOISY_EXPERT, TUTORED, make_policy
 from flywheel.distill.registry import RANDOM
+from flywheel.distill.shards import play_apart
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.filters.curriculum import choose, horizon, success_by_horizon
@@ -64,7 +65,7 @@ def collect(
             policy = make_policy(config, lake, world, name, champion_id)
             jobs = [Job(task) for task in tasks]
             origin = Origin(iteration, "collect", config.identity(), champion_id)
-            counts[policy.name] = len(play(config, lake, world, policy, jobs, origin, progress, company))
+            counts[policy.name] = len(play_apart(config, lake, world, policy, jobs, origin, progress, company))
     return counts
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from sqlalchemy import delete, insert, select
 
-from flywheel.agents.collect import play
+from flywheel.agents.collect import ALONE
 from flywheel.agents.episode import Job, Origin
 from flywheel.agents.policy import Policy
 from flywheel.config import Config
@@ -19,6 +19,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.gate import Decision, at_look, decide, look_sizes
 from flywheel.distill.policies import make_policy
 from flywheel.distill.registry import champion, crown
+from flywheel.distill.shards import play_apart
 from flywheel.distill.statistics import rate as rate_of
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
@@ -72,7 +73,7 @@ def evaluate(
         policy = make_policy(config, lake, world, name)
         tasks = held_out_tasks(config, world, split, iteration) if some is None else tuple(some)
         origin = Origin(iteration, "evaluate", config.identity(), champion(lake))
-        play(config, lake, world, policy, [Job(task) for task in tasks], origin, progress)
+        play_apart(config, lake, world, policy, [Job(task) for task in tasks], origin, progress, ALONE)
     curate(config, lake)
     rate = _rate(policy, split, iteration, tasks, outcomes(lake, policy.policy_id, tasks))
     _record(lake, rate, digest("evaluation", policy.policy_id, policy.version, [task.task_id for task in tasks]))

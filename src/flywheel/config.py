@@ -23,6 +23,7 @@ APART = (
     ("train", "sharing"),
     ("train", "trackers"),
     ("environment", "workers"),
+    ("environment", "processes"),
     ("environment", "patience"),
     ("collect", "teachers"),
 )
@@ -42,6 +43,9 @@ class EnvironmentConfig(Section):
     parallel: Count = Field(default=64, description="Episodes that run at once.")
     workers: int = Field(
         default=0, ge=0, description="Processes for the environments, each with a simulator; 0: this process."
+    )
+    processes: Count = Field(
+        default=1, description="Processes that play a student's episodes, each with a model and a simulator of its own."
     )
     patience: float = Field(
         default=60.0, gt=0, description="Seconds without an answer after which a worker's environment counts as hung."

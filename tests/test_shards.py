@@ -1,0 +1,131 @@
+"""A student's episodes in several processes: the same as in one, each once, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flywheel.agents.collect import ALONE, play
+from flywheel.agents.episode import Job, Origin
+from flywheel.config import Config, load
+from flywheel.datasets.lake import Lake
+from flywheel.distill import shards
+from flywheel.distill.policies import make_policy
+from flywheel.distill.shards import play_apart
+from flywheel.distill.stage import distill
+from flywheel.environments.protocol import World
+from flywheel.errors import InfrastructureError
+from flywheel.filters.curate import curate
+from flywheel.trajectory import Split, Trajectory
+
+ROOT = Path(__file__).parents[1]
+ORIGIN = Origin(1, "collect", "test")
+pytestmark = pytest.mark.minutes
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, golden: list[Trajectory]) -> tuple[Config, str]:
+    settings = load(
+        ROOT / "configs" / "smoke.toml",
+        [f"data_dir={tmp_path_factory.mktemp('shards') / 'lake'}", "environment.processes=2", "environment.parallel=4"],
+    )
+    lake = Lake.of(settings, create=True)
+    lake.append(golden, "expert")
+    curate(settings, lake)
+    return settings, distill(settings, lake, "flat", 1).policy_id
+
+
+def actions(lake: Lake, purpose: str) -> dict[str, list[str]]:
+    rows = lake.sql(
+        f"""select task_id, list(action order by "index") as actions from steps join trajectories using (trajectory_id)
+            where purpose = '{purpose}' group by task_id"""
+    ).to_pylist()
+    return {row["task_id"]: row["actions"] for row in rows}
+
+
+def test_two_processes_play_what_one_plays(
+    taught: tuple[Config, str], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, student = taught
+    monkeypatch.setattr(shards, "WORTH", 5)
+    lake = Lake.of(settings)
+    jobs = [Job(task) for task in world.tasks(Split.TRAIN, 700, 11)]
+    policy = make_policy(settings, lake, world, student)
+    done: list[int] = []
+    apart = Origin(1, "apart", "test")
+    ids = play_apart(settings, lake, world, policy, jobs, apart, done.append, ALONE)
+    assert len(ids) == len(set(ids)) == sum(done) == len(jobs)
+    assert lake.known_ids(ids) == set(ids)
+    play(settings, lake, world, policy, jobs, Origin(1, "together", "test"))
+    assert actions(lake, "apart") == actions(lake, "together")
+    before = lake.snapshot()
+    assert play_apart(settings, lake, world, policy, jobs, apart, done.append, ALONE) == ids
+    assert lake.snapshot() == before
+
+
+def test_a_process_that_cannot_play_is_told(
+    taught: tuple[Config, str], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, student = taught
+    monkeypatch.setattr(shards, "WORTH", 2)
+    lake = Lake.of(settings)
+    policy = make_policy(settings, lake, world, student)
+    policy.version = "another"
+    jobs = [Job(task) for task in world.tasks(Split.TRAIN, 720, 4)]
+    with pytest.raises(InfrastructureError, match="decides otherwise here"):
+        play_apart(settings, lake, world, policy, jobs, ORIGIN, lambda done: None, ALONE)
+
+
+PLAY = """
+import sys
+from pathlib import Path
+from flywheel.agents.collect import ALONE
+from flywheel.agents.episode import Job, Origin
+from flywheel.config import load
+from flywheel.datasets.lake import Lake
+from flywheel.distill import shards
+from flywheel.distill.policies import make_policy
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.trajectory import Split
+shards.WORTH = 5
+told = ["data_dir=" + sys.argv[1], "environment.processes=2", "environment.parallel=2"]
+settings = load(Path("configs/smoke.toml"), told)
+lake = Lake.of(settings)
+with open_world(settings.environment.name, canonical(settings.environment.parameters)) as world:
+    jobs = [Job(task) for task in world.tasks(Split.TRAIN, 800, int(sys.argv[3]))]
+    policy = make_policy(settings, lake, world, sys.argv[2])
+    origin, say = Origin(1, "killed", "t"), lambda done: print(done, flush=True)
+    shards.play_apart(settings, lake, world, policy, jobs, origin, say, ALONE)
+print("done", flush=True)
+"""
+
+
+def test_kill_9_of_all_of_it_and_again(taught: tuple[Config, str]) -> None:
+    settings, student = taught
+    count = 60
+    command = [sys.executable, "-c", PLAY, str(settings.data_dir), student, str(count)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while int(process.stdout.readline()) == 0:
+        pass
+    children = [int(one) for one in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    shard = [one for one in children if "shards" in Path(f"/proc/{one}/cmdline").read_text()]
+    assert len(shard) == 1
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{shard[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{shard[0]}").exists()
+    told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert told.endswith("done\n")
+    rows = Lake.of(settings).sql(
+        "select count(*) as n, count(distinct seed) as seeds from trajectories where purpose = 'killed'"
+    )
+    assert rows.to_pylist() == [{"n": count, "seeds": count}]
