@@ -23,16 +23,16 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)  ## Two turns of the wheel on a real environment: minutes, on a laptop
 	"$(BIN)/flywheel" run "$(CONFIG)"
 
-test: $(STAMP)  ## Lint, types and every test
+test: $(STAMP)  ## Lint, types and the tests, but for the slowest proofs
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
-	"$(BIN)/python" -m pytest
-
-test-fast: $(STAMP)  ## The tests that take seconds
 	"$(BIN)/python" -m pytest -m "not slow"
 
-test-slow: $(STAMP)  ## The tests that take minutes
+test-fast: $(STAMP)  ## The tests that take seconds
+	"$(BIN)/python" -m pytest -m "not slow and not minutes"
+
+test-slow: $(STAMP)  ## The slowest proofs: kills on every backend, memory, several processes, a real instruct model
 	"$(BIN)/python" -m pytest -m slow
 
 test-reliability: $(STAMP)  ## Kill -9 writers a hundred times on each backend

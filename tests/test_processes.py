@@ -66,6 +66,8 @@ TRAINER = textwrap.dedent("""
     os._exit(0)  # as flywheel does: the interpreter's end is not what is tested
 """)
 
+pytestmark = pytest.mark.minutes
+
 
 def torchrun(processes: int, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command in so many processes, each with one thread."""

@@ -112,7 +112,7 @@ class Compactor:
         self.process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_is_lost_doubled_or_left_half(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url, chance = lake_url(backend, request, tmp_path), random.Random(ROUNDS)

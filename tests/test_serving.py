@@ -31,6 +31,7 @@ from flywheel.trajectory import Split, Trajectory
 
 ROOT = Path(__file__).parents[1]
 FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
+pytestmark = pytest.mark.minutes
 SEEN = Observation(
     "You are in the kitchen. You see a knife.",
     place="kitchen",

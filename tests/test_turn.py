@@ -26,7 +26,7 @@ FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
 SMOKE = ROOT / "configs" / "smoke.toml"
 PAYLOAD = "select trajectory_id, route, verified, score from trajectories where iteration = 1 order by trajectory_id"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.minutes
 
 
 def _run(data: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -167,7 +167,9 @@ def _start_and_reach(data: Path, stage: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("stage", sorted(STAGE_MARKS))
+@pytest.mark.parametrize(
+    "stage", ["collect", "distill", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("curate", "evaluate"))]
+)
 def test_kill_9_in_a_stage_and_resume(tmp_path: Path, turned: Path, stage: str) -> None:
     data = tmp_path / "killed"
     process = _start_and_reach(data, stage)
@@ -199,6 +201,7 @@ def _free_port() -> int:
     raise AssertionError("no free port")
 
 
+@pytest.mark.slow
 def test_a_scheduled_deployment_turns_the_wheel(tmp_path: Path) -> None:
     data = tmp_path / "served"
     process = subprocess.Popen(

@@ -173,7 +173,7 @@ KEEPER = textwrap.dedent("""
 """)
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 @pytest.mark.parametrize("seed", range(5))
 def test_kill_9_of_the_upkeep_loses_nothing(lake: Lake, golden: list[Trajectory], seed: int) -> None:
     keeper = subprocess.Popen([sys.executable, "-c", KEEPER, str(lake.root)], stdout=subprocess.PIPE, text=True)
