@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flywheel.config import Config
-from flywheel.errors import FlywheelError
+from flywheel.errors import ConfigError, FlywheelError
 
 FREE_BYTES = 1 << 30
 
@@ -27,6 +27,7 @@ def diagnose(config: Config) -> list[Finding]:
     checks: dict[str, Callable[[Config], str]] = {
         "environment": _environment,
         "verifiers": _verifiers,
+        "teachers": _teachers,
         "lake": _lake,
         "disk": _disk,
         "port of serve": _port,
@@ -57,6 +58,24 @@ def _verifiers(config: Config) -> str:
 
     made = make_verifiers(config.curate.verifiers, Tools(None, config.data_dir))
     return ", ".join(one.name for one in made)
+
+
+def _teachers(config: Config) -> str:
+    from flywheel.agents.endpoint import models_of
+    from flywheel.datasets.lake import Lake
+    from flywheel.distill.policies import CHAT, NAMES, SERVED
+    from flywheel.distill.registry import registered
+
+    for name in config.collect.teachers:
+        if name in (CHAT, SERVED):
+            server = config.chat if name == CHAT else config.served
+            if server.model not in (known := models_of(server)) and known:
+                raise ConfigError(f"{server.base_url} has no model '{server.model}'; it has: {', '.join(known)}")
+        elif name not in NAMES:
+            if not Lake.exists(config):
+                raise ConfigError(f"there is no teacher '{name}'; known: {', '.join(NAMES)}")
+            registered(Lake.of(config), name)
+    return ", ".join(config.collect.teachers)
 
 
 def _lake(config: Config) -> str:

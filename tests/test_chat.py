@@ -293,3 +293,22 @@ def test_one_line_of_the_config_says_who_collects(smoke: Config) -> None:
     assert divided({"a": 1, "b": 1, "c": 1}, 10) == {"a": 3, "b": 4, "c": 3}
     with pytest.raises(FlywheelError):
         load(ROOT / "configs" / "smoke.toml", ["collect.teachers={expert=-1}"])
+
+
+def test_the_doctor_asks_whether_teachers_are_there(model: Model, url: str, tmp_path: Path) -> None:
+    from flywheel.flows.doctor import diagnose
+
+    def found(*settings: str) -> tuple[bool, str]:
+        config = load(ROOT / "configs" / "smoke.toml", [f"data_dir={tmp_path / 'lake'}", *settings])
+        (one,) = [finding for finding in diagnose(config) if finding.check == "teachers"]
+        return one.ok, one.detail
+
+    assert found() == (True, "expert, noisy_expert")
+    assert found("collect.teachers={chat=1}", f"chat.base_url={url}", "chat.model=m") == (True, "chat")
+    nobody = f"http://127.0.0.1:{free_port()}/v1"
+    assert found("collect.teachers={chat=1}", f"chat.base_url={nobody}", "chat.model=m") == (
+        False,
+        f"the chat server at {nobody} does not answer: APIConnectionError",
+    )
+    ok, detail = found("collect.teachers={chta=1}")
+    assert not ok and "there is no teacher 'chta'; known: expert" in detail

@@ -69,6 +69,22 @@ def ask(server: Server, system: str, text: str, schema: type[BaseModel], *, temp
     return (reply.choices[0].message.content or "") if reply.choices else ""
 
 
+def models_of(settings: ChatConfig) -> list[str]:
+    """The models that a server says it has; none where it does not say. Raises `InfrastructureError` without one."""
+    server = Server("chat server", settings.base_url, settings.model, settings.key, timeout=5.0)
+    openai = _openai(server)
+    key = os.environ.get(settings.key, "none")
+    try:
+        with openai.OpenAI(base_url=settings.base_url, api_key=key, timeout=5.0, max_retries=0) as client:
+            return [one.id for one in client.models.list()]
+    except openai.APIStatusError as error:
+        if error.status_code in (401, 403):
+            raise explained(server, error) from error
+        return []
+    except openai.OpenAIError as error:
+        raise explained(server, error) from error
+
+
 class Endpoint:
     """A server that is asked turn by turn, by many episodes at once, with back-off, pace and accounts.
 
