@@ -10,7 +10,7 @@ from typing import Any
 
 from flywheel.agents.endpoint import Answer, Endpoint
 from flywheel.agents.memory import Memory
-from flywheel.agents.policy import Decision, Past, Turn
+from flywheel.agents.policy import Conversant, Decision, Past, Turn
 from flywheel.agents.wire import STOP, Said, spoken, understood, worded
 from flywheel.config_agents import ChatConfig
 from flywheel.environments.protocol import Observation
@@ -110,13 +110,7 @@ class ChatPolicy:
             dialogue.add(observation, worded(observation), said)
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
-        async def together() -> list[Decision]:
-            try:
-                return list(await asyncio.gather(*map(self.decide, turns)))
-            finally:
-                await self.close()
-
-        return asyncio.run(together())
+        return asyncio.run(_together(self, turns))
 
     async def decide(self, turn: Turn) -> Decision:
         dialogue, seen = self._dialogues[turn.slot], turn.observation
@@ -160,13 +154,7 @@ class ServedPolicy:
         self._histories[slot] = digest("episode", task.task_id, attempt), messages
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
-        async def together() -> list[Decision]:
-            try:
-                return list(await asyncio.gather(*map(self.decide, turns)))
-            finally:
-                await self.close()
-
-        return asyncio.run(together())
+        return asyncio.run(_together(self, turns))
 
     async def decide(self, turn: Turn) -> Decision:
         episode, history = self._histories[turn.slot]
@@ -188,6 +176,13 @@ class ServedPolicy:
 
     async def close(self) -> None:
         await self._endpoint.close()
+
+
+async def _together(policy: Conversant, turns: Sequence[Turn]) -> list[Decision]:
+    try:
+        return list(await asyncio.gather(*map(policy.decide, turns)))
+    finally:
+        await policy.close()
 
 
 def _tool(seen: Observation) -> dict[str, Any]:
