@@ -265,6 +265,7 @@ def test_an_answer_is_understood_as_it_was_spoken(action: str, subgoal: str, tho
         ("Thought: hm\nSubgoal: arm myself\naction : take knife\nAction: drop it", "take knife"),
         ("take knife", "take knife"),
         ("Take knife.", "take knife"),
+        ("- take knife", "take knife"),
         ("Action: juggle", "juggle"),
         ("I take the knife", None),
         ("Action:", None),

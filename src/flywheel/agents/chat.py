@@ -19,8 +19,10 @@ from flywheel.trajectory import StopReason, Task, digest
 SYSTEM = (
     "You act in an environment, one action a turn, until the task is solved. After each action you are told what came "
     "of it. Answer with one line `Action: …`. You may write `Thought: …` and `Subgoal: …` on lines before it. Where "
-    "actions are listed, choose one of them, word for word. If nothing is left to do, answer "
+    "actions are listed, choose one of them, word for word. For example:\nThought: something may be in the fridge\n"
+    "Action: open fridge\nIf nothing is left to do, answer "
 )
+CUE = "Answer with one line `Action: …`."
 TOOL = "act"
 EXCERPT = 200
 
@@ -50,7 +52,7 @@ class Dialogue:
         messages = [{"role": "system", "content": SYSTEM + f"`Action: {finish or STOP}`."}]
         for text, (_, _, answer) in zip(texts, self.turns, strict=False):
             messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-        return [*messages, {"role": "user", "content": texts[-1]}]
+        return [*messages, {"role": "user", "content": f"{texts[-1]}\n\n{CUE}"}]
 
     def add(self, seen: Observation, text: str, said: Said) -> None:
         self.turns.append((seen, text, spoken(said)))
@@ -126,7 +128,7 @@ class ChatPolicy:
                 dialogue.add(seen, text, said)
                 return asked.decision(said, seen.finish)
             heard = answer.text or json.dumps(dict(answer.arguments or {}))
-            complaint = "No action could be read from this. Answer with one line `Action: …`."
+            complaint = f"No action could be read from this. {CUE}"
             messages = [*messages, {"role": "assistant", "content": heard}, {"role": "user", "content": complaint}]
         return asked.decision(None, seen.finish, f"no action in: {heard[:EXCERPT]}")
 

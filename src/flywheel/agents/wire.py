@@ -100,7 +100,7 @@ def _spelt(action: str, valid: tuple[str, ...]) -> str:
     """As the environment spells it, whatever the case, the quotes or a full stop; else as it is."""
     if action in valid:
         return action
-    plain = action.strip(" `'\"*.").casefold()
+    plain = action.strip(" `'\"*.-").casefold()
     return next((one for one in valid if one.casefold() == plain), action)
 
 
