@@ -38,6 +38,8 @@ _TRAJECTORY_COLUMNS = {
     "started_at": "when the episode began",
     "schema_version": "version of the data contract",
     "extra": "the record that it was imported from, JSON by format, or NULL",
+    "tokens": "read and written for it, also for a last decision that led to no step",
+    "cost": "of them, by the endpoint's prices",
     "subject": "whose data this is, or NULL; see flywheel lake purge --subject",
     "verified": "1 if every verifier passed, 0 if not, NULL before curation",
     "route": "supervised, executor, continual, duplicate, held_out, quarantine",

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flywheel.agents.auditor import SHOWN, Spent
+from flywheel.agents.auditor import SHOWN, Record
 from flywheel.agents.memory import Memory
 from flywheel.agents.policy import Policy
 from flywheel.agents.prompts import END, Window, open_window
+from flywheel.agents.rollout import Ruling
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.choosing import Eye, fitted, outcomes
@@ -37,20 +38,17 @@ class ValueAuditor:
     head: ValueHead
     notes: dict[str, float]
     identity: str
-    spent: Spent = field(default_factory=Spent)
+    record: Record = field(default_factory=Record)
 
-    async def audit(self, task: Task, seen: Sequence[Observation]) -> str:
-        chance = await asyncio.to_thread(self._chance, task.instruction, seen)
-        self.spent.rulings += 1
+    async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
+        window = [("now", _shown(task.instruction, seen))]
+        _, features_MD, tokens = await asyncio.to_thread(self.eye.features, window)
+        chance = float(self.head(features_MD)[0])
+        self.record.rulings += 1
         if chance > DONE:
-            return ""
-        self.spent.refusals += 1
-        return f"The task does not look done (chance {max(0.0, min(1.0, chance)):.0%})."
-
-    def _chance(self, instruction: str, seen: Sequence[Observation]) -> float:
-        _, features_MD, tokens = self.eye.features([("now", _shown(instruction, seen))])
-        self.spent.tokens += tokens
-        return float(self.head(features_MD)[0])
+            return Ruling("", tokens)
+        self.record.refusals += 1
+        return Ruling(f"The task does not look done (chance {max(0.0, min(1.0, chance)):.0%}).", tokens)
 
     async def close(self) -> None:
         """There is nothing to let go of."""

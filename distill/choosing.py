@@ -28,12 +28,14 @@ from flywheel.errors import TrainingError
 from flywheel.filters.batch import Floats, batch_of
 from flywheel.filters.catalog import Tools, make_verifiers
 from flywheel.filters.verifier import Verifier
-from flywheel.trajectory import Split, Trajectory, digest
+from flywheel.trajectory import Split, StopReason, Trajectory, digest
 
 VALUE = "value"
 FIT_START, FIT_TASKS = 8000, 200
 """Training tasks from whose outcomes a value head learns; collection draws from 0, practice from 6000."""
 FIT_PURPOSE = "evaluate+fit"
+KNOWING = frozenset({"privileged", "process", "judge", "ensemble"})
+"""Verifiers that may know a task's solution: what they choose is a bound, not something that can be had."""
 HELD = 5
 """One task in so many tells how good a head is."""
 Moment = tuple[str, Window, float]
@@ -138,7 +140,8 @@ def outcomes(
     tasks = world.tasks(Split.TRAIN, FIT_START, FIT_TASKS)
     origin = Origin(0, FIT_PURPOSE, config.identity())
     ids = play(config, lake, world, student, [Job(task) for task in tasks], origin, progress)
-    played = [one for one in lake.trajectories(sorted(lake.known_ids(ids))) if one.steps]
+    found = lake.trajectories(sorted(lake.known_ids(ids)))
+    played = [one for one in found if one.steps and one.stop_reason is not StopReason.INFRASTRUCTURE]
     if len(played) < 2:
         raise TrainingError("no episode of the student was played to its end; a value head has nothing to learn from")
     return played

@@ -35,7 +35,9 @@ def plan(config: Config, iteration: int, champion_id: str) -> list[Share]:
     total = settings.episodes if iteration == 1 else settings.later_episodes
     own = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.champion_share)
     tutored = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.tutored_share)
-    counts = {**divided(settings.teachers, total - own - tutored), TUTORED: tutored, champion_id: own}
+    counts = divided(settings.teachers, total - own - tutored)
+    for name, count in ((TUTORED, tutored), (champion_id, own)):
+        counts[name] = counts.get(name, 0) + count
     shares = []
     for policy, count in counts.items():
         if count:
@@ -86,7 +88,7 @@ def _overlapping(tasks: dict[str, list[Task]], share: float) -> dict[str, list[T
 
 def _divided(config: Config, lake: Lake, world: World, iteration: int, champion_id: str) -> dict[str, list[Task]]:
     shares = plan(config, iteration, champion_id)
-    if not (config.collect.curriculum and shares[-1].policy == champion_id):
+    if not (config.collect.curriculum and shares and shares[-1].policy == champion_id):
         return {share.policy: list(world.tasks(Split.TRAIN, share.start, share.count)) for share in shares}
     tasks = world.tasks(Split.TRAIN, shares[0].start, sum(share.count for share in shares))
     rates = success_by_horizon(world, _played(lake, champion_id, iteration))

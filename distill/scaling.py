@@ -6,30 +6,31 @@ Each is measured against the plain evaluation of the same policy on the same tas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from flywheel.agents.auditor import ChatAuditor, Spent
-from flywheel.agents.collect import ALONE, Company, play
+from flywheel.agents.auditor import ChatAuditor
+from flywheel.agents.collect import ALONE, RETRY_STRIDE, Company
 from flywheel.agents.episode import Job, Origin
 from flywheel.agents.policy import Policy
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.reading import quoted
 from flywheel.distill.auditing import ValueAuditor, value_auditor
-from flywheel.distill.choosing import Chooser, chooser
+from flywheel.distill.choosing import KNOWING, VALUE, chooser
 from flywheel.distill.evaluation import evaluate, held_out_tasks
 from flywheel.distill.policies import CHAMPION_NAME, NAMES, make_policy
 from flywheel.distill.registry import champion, policy_directory, registered
+from flywheel.distill.shards import play_apart
 from flywheel.distill.statistics import Interval, clustered_mean, rate
 from flywheel.distill.students import load_policy
 from flywheel.distill.train import pick_device
 from flywheel.environments.catalog import canonical, open_world
-from flywheel.environments.protocol import World
-from flywheel.errors import FlywheelError
+from flywheel.errors import ConfigError, FlywheelError
+from flywheel.filters.catalog import VERIFIERS
 from flywheel.filters.curate import curate
-from flywheel.trajectory import Split, Task, trajectory_id
+from flywheel.trajectory import Split, StopReason, Task
 
 Progress = Callable[[int], None]
 
@@ -42,6 +43,14 @@ class Cost:
     tokens: float
     seconds: float
     money: float
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One attempt at a task, played to its end and verified."""
+
+    trajectory_id: str
+    verified: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +91,16 @@ def audited(
     student's own model, or on the champion's where the policy is no student."""
     auditor = ChatAuditor(config.auditor) if by == "chat" else _value_auditor(config, lake, name, progress)
     purpose = f"evaluate+auditor {auditor.identity[:8]}"
-    gain = _measured(config, lake, name, split, iteration, "auditor", purpose, progress, Company(auditor))
-    return _with(gain, auditor.spent, auditor.notes if isinstance(auditor, ValueAuditor) else {})
+    company = Company(auditor)
+    gain = _measured(config, lake, name, split, iteration, f"auditor: {by}", purpose, progress, company)
+    refused = lake.sql(
+        f"""select count(*) as n from steps join trajectories using (trajectory_id)
+            where audit <> '' and purpose = {quoted(purpose)} and trajectories.policy_id = {quoted(gain.policy_id)}"""
+    ).to_pylist()[0]["n"]
+    said = auditor.record
+    own = {"rulings of this run": said.rulings, "of them unreadable": said.unreadable} if said.rulings else {}
+    trusted = auditor.notes if isinstance(auditor, ValueAuditor) else {}
+    return replace(gain, notes={"steps after a refusal": refused, **own, **trusted})
 
 
 def _value_auditor(config: Config, lake: Lake, name: str, progress: Progress) -> ValueAuditor:
@@ -94,6 +111,7 @@ def _value_auditor(config: Config, lake: Lake, name: str, progress: Progress) ->
 
 
 def _student(lake: Lake, name: str) -> str:
+    """A student's whole id. Raises `PolicyError` for what is none."""
     return str(registered(lake, champion(lake) if name == CHAMPION_NAME else name).policy_id)
 
 
@@ -125,42 +143,30 @@ def best_of(
     progress: Progress = lambda done: None,
 ) -> Gain:
     """Let a student play each task several times at a temperature, and keep the attempt that a verifier or its own
-    value head thinks most of."""
+    value head thinks most of. A verifier that knows the solution tells what the best choice could be."""
+    if by != VALUE and by not in VERIFIERS:
+        raise ConfigError(f"there is no verifier '{by}'; use {VALUE}, or one of: {', '.join(VERIFIERS)}")
+    folder = policy_directory(lake, _student(lake, name))
     plain = evaluate(config, lake, name, split, iteration, progress)
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         tasks = held_out_tasks(config, world, split, iteration)
-        folder = policy_directory(lake, _student(lake, name))
         student = load_policy(folder, pick_device(config.train.device), temperature=temperature)
         origin = Origin(iteration, "evaluate+best", config.identity(), champion(lake))
         jobs = [Job(task, attempt) for task in tasks for attempt in range(attempts)]
-        play(config, lake, world, student, jobs, origin, progress)
-        names = [
-            [trajectory_id(task, student.policy_id, student.version, origin.purpose, n) for n in range(attempts)]
-            for task in tasks
-        ]
+        play_apart(config, lake, world, student, jobs, origin, progress, ALONE)
         judge = chooser(config, lake, world, folder, student, by, progress)
-        chosen = _chosen(lake, judge, names)
-    curate(config, lake)
-    verified = _verified(lake, [one for own in names for one in own])
-    ours = {task.task_id: verified[one] for task, one in zip(tasks, chosen, strict=True) if one in verified}
-    every = [[verified[one] for one in own if one in verified] for own in names]
+        curate(config, lake)
+        played = _played(lake, student, origin.purpose, tasks, attempts)
+        worth = judge.worth(lake, [one.trajectory_id for own in played.values() for one in own])
+    chosen = {task: max(own, key=lambda one: worth.get(one.trajectory_id, -np.inf)) for task, own in played.items()}
     notes = {
-        "any attempt": float(np.mean([any(own) for own in every])),
-        "one attempt": float(np.mean([won for own in every for won in own])),
+        "any attempt": float(np.mean([any(one.verified for one in own) for own in played.values()])),
+        "one attempt": float(np.mean([one.verified for own in played.values() for one in own])),
         **judge.notes,
     }
-    baseline = _plain(lake, plain.policy_id, tasks)
-    return _gain(
-        lake,
-        f"best of {attempts} by {by}",
-        plain.policy_id,
-        split,
-        tasks,
-        baseline,
-        ours,
-        [one for own in names for one in own],
-        notes,
-    )
+    what = f"best of {attempts} by {by}" + (", which may know the solution" if by in KNOWING else "")
+    ours = {task: one.verified for task, one in chosen.items()}
+    return _gain(lake, what, plain.policy_id, split, tasks, ours, played, notes)
 
 
 def _measured(
@@ -175,59 +181,33 @@ def _measured(
     company: Company,
     playing: Config | None = None,
 ) -> Gain:
-    plain = evaluate(config, lake, name, split, iteration, progress)
+    evaluate(config, lake, name, split, iteration, progress)
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         tasks = held_out_tasks(config, world, split, iteration)
         policy = make_policy(config, lake, world, name)
         origin = Origin(iteration, purpose, config.identity(), champion(lake))
-        ids = _played(playing or config, lake, world, policy, tasks, origin, progress, company)
+        play_apart(playing or config, lake, world, policy, [Job(task) for task in tasks], origin, progress, company)
     curate(config, lake)
-    verified = _verified(lake, list(ids))
-    ours = {ids[one].task_id: won for one, won in verified.items()}
-    baseline = _plain(lake, plain.policy_id, tasks)
-    return _gain(lake, what, policy.policy_id, split, tasks, baseline, ours, list(ids), {})
+    played = _played(lake, policy, purpose, tasks, 1)
+    ours = {task: own[0].verified for task, own in played.items()}
+    return _gain(lake, what, policy.policy_id, split, tasks, ours, played, {})
 
 
-def _played(
-    config: Config,
-    lake: Lake,
-    world: World,
-    policy: Policy,
-    tasks: Sequence[Task],
-    origin: Origin,
-    progress: Progress,
-    company: Company,
-) -> dict[str, Task]:
-    """Trajectory → its task."""
-    jobs = [Job(task) for task in tasks]
-    play(config, lake, world, policy, jobs, origin, progress, company)
-    return {trajectory_id(task, policy.policy_id, policy.version, origin.purpose, 0): task for task in tasks}
-
-
-def _verified(lake: Lake, ids: Sequence[str]) -> dict[str, bool]:
-    """Trajectory → was it verified? Broken ones are left out."""
+def _played(lake: Lake, policy: Policy, purpose: str, tasks: Sequence[Task], attempts: int) -> dict[str, list[Played]]:
+    """Task → its attempts, in order, each in its newest try. What broke is left out."""
     rows = lake.sql(
-        f"""select trajectory_id, verified from trajectories where trajectory_id in ({_listed(ids)})
-            and verified is not null and stop_reason <> 'infrastructure'"""
+        f"""select task_id, attempt % {RETRY_STRIDE} as number, arg_max(trajectory_id, attempt) as one,
+                   arg_max(verified, attempt) as verified
+            from trajectories where purpose = {quoted(purpose)} and policy_id = {quoted(policy.policy_id)}
+              and policy_version = {quoted(policy.version)} and verified is not null
+              and stop_reason <> '{StopReason.INFRASTRUCTURE}'
+              and task_id in ({_listed([task.task_id for task in tasks])})
+            group by all having number < {attempts} order by all"""
     ).to_pylist()
-    return {row["trajectory_id"]: bool(row["verified"]) for row in rows}
-
-
-def _plain(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tuple[str, bool]]:
-    """Task → (trajectory, verified) of the plain evaluation."""
-    rows = lake.sql(
-        f"""select task_id, arg_max(trajectory_id, attempt) as one, arg_max(verified, attempt) as verified
-            from trajectories where purpose = 'evaluate' and policy_id = {quoted(policy_id)} and verified is not null
-              and stop_reason <> 'infrastructure' and task_id in ({_listed([task.task_id for task in tasks])})
-            group by task_id"""
-    ).to_pylist()
-    return {row["task_id"]: (row["one"], bool(row["verified"])) for row in rows}
-
-
-def _chosen(lake: Lake, judge: Chooser, names: Sequence[Sequence[str]]) -> list[str]:
-    """Of each task the attempt that is thought most of; the first of equals."""
-    worth = judge.worth(lake, [one for own in names for one in own])
-    return [max(own, key=lambda one: worth.get(one, -np.inf)) for own in names]
+    found: dict[str, list[Played]] = {}
+    for row in rows:
+        found.setdefault(row["task_id"], []).append(Played(row["one"], bool(row["verified"])))
+    return found
 
 
 def _gain(
@@ -236,15 +216,22 @@ def _gain(
     policy_id: str,
     split: Split,
     tasks: Sequence[Task],
-    baseline: Mapping[str, tuple[str, bool]],
     ours: Mapping[str, bool],
-    played: Sequence[str],
+    played: Mapping[str, Sequence[Played]],
     notes: Mapping[str, float],
 ) -> Gain:
-    shared = [task for task in tasks if task.task_id in baseline and task.task_id in ours]
+    plain = {
+        row["task_id"]: (row["one"], bool(row["verified"]))
+        for row in lake.sql(
+            f"""select task_id, arg_max(trajectory_id, attempt) as one, arg_max(verified, attempt) as verified
+                from trajectories where purpose = 'evaluate' and policy_id = {quoted(policy_id)}
+                  and verified is not null and stop_reason <> '{StopReason.INFRASTRUCTURE}' group by task_id"""
+        ).to_pylist()
+    }
+    shared = [task for task in tasks if task.task_id in plain and task.task_id in ours]
     if not shared:
         raise FlywheelError('every episode broke; see: flywheel sql "select distinct error from trajectories"')
-    before = [baseline[task.task_id][1] for task in shared]
+    before = [plain[task.task_id][1] for task in shared]
     after = [ours[task.task_id] for task in shared]
     return Gain(
         what=what,
@@ -254,26 +241,20 @@ def _gain(
         plain=rate(sum(before), len(shared)),
         scaled=rate(sum(after), len(shared)),
         gain=clustered_mean(np.subtract(after, before, dtype=float), [task.group for task in shared]),
-        plain_cost=_cost(lake, [baseline[task.task_id][0] for task in shared], len(shared)),
-        scaled_cost=_cost(lake, played, len(shared)),
+        plain_cost=_cost(lake, [plain[task.task_id][0] for task in shared], len(shared)),
+        scaled_cost=_cost(lake, [one.trajectory_id for task in shared for one in played[task.task_id]], len(shared)),
         notes=notes,
     )
 
 
 def _cost(lake: Lake, ids: Sequence[str], tasks: int) -> Cost:
+    """What some trajectories took, per task; an auditor's rulings stand among their decisions."""
     row = lake.sql(
-        f"""select count(*) as steps, sum(prompt_tokens + completion_tokens) as tokens, sum(seconds) as seconds,
-                   sum(coalesce(cost, 0)) as money from steps where trajectory_id in ({_listed(ids)})"""
+        f"""select sum(length) as steps, sum(tokens) as tokens, sum(s.seconds) as seconds, sum(cost) as money
+            from trajectories left join (select trajectory_id, sum(seconds) as seconds from steps group by all) s
+              using (trajectory_id) where trajectory_id in ({_listed(ids)})"""
     ).to_pylist()[0]
     return Cost(**{name: float(value or 0) / tasks for name, value in row.items()})
-
-
-def _with(gain: Gain, spent: Spent, more_notes: Mapping[str, float]) -> Gain:
-    """A gain with what its auditor took, which is part of the cost."""
-    cost, tasks = gain.scaled_cost, gain.tasks
-    more = Cost(cost.steps, cost.tokens + spent.tokens / tasks, cost.seconds, cost.money + spent.cost / tasks)
-    notes = {"rulings": spent.rulings, "refusals": spent.refusals, "unreadable": spent.unreadable, **more_notes}
-    return Gain(**{**{name: getattr(gain, name) for name in Gain.__slots__}, "scaled_cost": more, "notes": notes})
 
 
 def _listed(ids: Sequence[str]) -> str:

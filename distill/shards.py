@@ -15,15 +15,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from flywheel.agents.collect import Company, play
+from flywheel.agents.collect import ALONE, Company, play
 from flywheel.agents.episode import Job, Origin, id_of
 from flywheel.agents.policy import Policy
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
@@ -49,10 +50,13 @@ def play_apart(
     progress: Callable[[int], None],
     company: Company,
 ) -> list[str]:
-    """`play`, with a student's episodes dealt out to `environment.processes` processes, this one among them."""
+    """`play`, with a student's episodes dealt out to `environment.processes` processes, this one among them.
+
+    Only where the student's models are on this machine, and where nobody looks on.
+    """
     new = len(jobs) - len(lake.known_ids([id_of(job, policy, origin) for job in jobs]))
     count = min(config.environment.processes, new // WORTH)
-    if count < 2 or not isinstance(policy, FlatAgent | HierarchicalAgent):
+    if count < 2 or company != ALONE or not (isinstance(policy, FlatAgent | HierarchicalAgent) and policy.is_local):
         return play(config, lake, world, policy, jobs, origin, progress, company)
     assign(lake, [job.task for job in jobs])
     parts = [jobs[number::count] for number in range(count)]
@@ -80,53 +84,52 @@ def _children(
 ) -> Iterator[Callable[[], None]]:
     """Processes that play these parts, and what waits for them. Leaving ends those that still run."""
     threads = str(max(1, torch.get_num_threads()))
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "flywheel.distill.shards"],
-            env=os.environ | {"OMP_NUM_THREADS": threads},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in parts
-    ]
-    errors: list[str] = [""] * len(children)
-    listening = [
-        threading.Thread(target=_listen, args=(child, progress, errors, number), daemon=True)
-        for number, child in enumerate(children)
-    ]
-    for child, part, thread in zip(children, parts, listening, strict=True):
-        assert child.stdin is not None
-        child.stdin.write(json.dumps(_order(config, policy, part, origin)) + "\n")
-        child.stdin.flush()
-        thread.start()
+    with ExitStack() as files:
+        # a pipe that nobody reads would fill and stop the child
+        said = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in parts]
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-m", "flywheel.distill.shards"],
+                env=os.environ | {"OMP_NUM_THREADS": threads},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+            for errors in said
+        ]
+        listening = [threading.Thread(target=_listen, args=(child, progress), daemon=True) for child in children]
+        for child, part, thread in zip(children, parts, listening, strict=True):
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(_order(config, policy, part, origin)) + "\n")
+            child.stdin.flush()
+            thread.start()
 
-    def wait() -> None:
-        for number, (child, thread) in enumerate(zip(children, listening, strict=True)):
-            thread.join()
-            if child.wait():
-                told = errors[number].strip().splitlines() or [f"exit code {child.returncode}"]
-                raise InfrastructureError(f"a process that played episodes ended: {told[-1]}")
+        def wait() -> None:
+            for child, thread, errors in zip(children, listening, said, strict=True):
+                thread.join()
+                if child.wait():
+                    errors.seek(0)
+                    told = errors.read().strip().splitlines() or [f"exit code {child.returncode}"]
+                    raise InfrastructureError(f"a process that played episodes ended: {told[-1]}")
 
-    try:
-        yield wait
-    finally:
-        for child, thread in zip(children, listening, strict=True):
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-            thread.join()
-            for pipe in (child.stdin, child.stdout, child.stderr):
-                if pipe is not None:
-                    pipe.close()
+        try:
+            yield wait
+        finally:
+            for child, thread in zip(children, listening, strict=True):
+                if child.poll() is None:
+                    child.kill()
+                child.wait()
+                thread.join()
+                for pipe in (child.stdin, child.stdout):
+                    if pipe is not None:
+                        pipe.close()
 
 
-def _listen(child: subprocess.Popen[str], progress: Callable[[int], None], errors: list[str], number: int) -> None:
-    assert child.stdout is not None and child.stderr is not None
+def _listen(child: subprocess.Popen[str], progress: Callable[[int], None]) -> None:
+    assert child.stdout is not None
     for line in child.stdout:
         progress(int(line))
-    errors[number] = child.stderr.read()
 
 
 def _order(config: Config, policy: Policy, part: Sequence[Job], origin: Origin) -> dict[str, Any]:
@@ -145,6 +148,8 @@ def main() -> None:
     from flywheel.distill.students import load_policy
     from flywheel.distill.train import pick_device
 
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     config = Config.model_validate(order["config"])
@@ -154,7 +159,15 @@ def main() -> None:
         raise FlywheelError(f"{order['policy']} decides otherwise here than where it was asked for")
     jobs = [Job(Task(**{**task, "split": Split(task["split"])}), attempt) for task, attempt in order["jobs"]]
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
-        play(config, lake, world, student, jobs, Origin(**order["origin"]), lambda done: print(done, flush=True))
+        play(
+            config,
+            lake,
+            world,
+            student,
+            jobs,
+            Origin(**order["origin"]),
+            lambda done: print(done, file=answers, flush=True),
+        )
 
 
 def _end_with_parent() -> None:

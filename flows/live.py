@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from flywheel.agents.collect import Company
@@ -62,8 +63,8 @@ class Board:
                 f"{episode.progress:.0%}",
                 str(episode.tokens),
                 f"{now - episode.started_at:.1f}",
-                subgoal,
-                action,
+                escape(subgoal),
+                escape(action),
             )
         more = f"{len(rows) - ROWS} more running; " if len(rows) > ROWS else ""
         return Group(table, more + ", ".join(f"{count} {reason}" for reason, count in ended.items()))
@@ -76,8 +77,8 @@ def watched(title: str, *, table: bool) -> Iterator[tuple[Callable[[int], None],
     with tracing() as spans:
         if not (table and console.is_terminal):
             with bar(title) as progress:
-                yield progress, Company(spectators=spans)
+                yield progress, Company(spectators=tuple(spans))
             return
         board = Board()
         with Live(board, console=console, refresh_per_second=4, transient=True):
-            yield (lambda done: None), Company(spectators=[board, *spans])
+            yield (lambda done: None), Company(spectators=(board, *spans))

@@ -73,6 +73,8 @@ episodes = st.builds(
     config_digest=text,
     started_at=number,
     schema_version=small,
+    tokens=small,
+    cost=number,
     extra=st.none() | text.map(lambda word: json.dumps({"other": word})),
     length=st.just(0),
     steps=st.lists(steps, max_size=4).map(

@@ -14,7 +14,7 @@ from flywheel.agents.auditor import UNREADABLE, ChatAuditor, evidence, understoo
 from flywheel.agents.chat import ChatPolicy
 from flywheel.agents.collect import Company, play
 from flywheel.agents.episode import Budget, Job, Origin
-from flywheel.agents.rollout import MAX_REFUSALS, Rollout, here
+from flywheel.agents.rollout import MAX_REFUSALS, Rollout, Ruling, here
 from flywheel.agents.scripted import Expert, Mistakes
 from flywheel.config import load
 from flywheel.config_agents import ChatConfig
@@ -43,18 +43,25 @@ class Believing:
 
     asked: int = 0
 
-    async def audit(self, task: Task, seen: Sequence[Observation]) -> str:
+    async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
         self.asked += 1
-        return "" if any("delicious" in one.event for one in seen) else "The meal was not eaten."
+        eaten = any("delicious" in one.event for one in seen)
+        return Ruling("" if eaten else "The meal was not eaten.", tokens=10)
+
+    async def close(self) -> None:
+        pass
 
 
 @dataclass
 class Never:
     asked: list[str] = field(default_factory=list)
 
-    async def audit(self, task: Task, seen: Sequence[Observation]) -> str:
+    async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
         self.asked.append(task.task_id)
-        return "No."
+        return Ruling("No.")
+
+    async def close(self) -> None:
+        pass
 
 
 def played(world: World, policy: Any, auditor: Any, count: int = 16) -> list[Trajectory]:
@@ -87,8 +94,8 @@ def test_a_chat_model_hears_the_reason_and_may_not_just_repeat_itself() -> None:
         return 200, "Action: stop" if len(heard) == 3 else "Action: right"
 
     class Once(Never):
-        async def audit(self, task: Task, seen: Sequence[Observation]) -> str:
-            return "You are not at the door."
+        async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
+            return Ruling("You are not at the door.", tokens=50)
 
     with chat_server(answer) as url:
         policy = ChatPolicy(ChatConfig(base_url=url, model="m"))
@@ -97,7 +104,7 @@ def test_a_chat_model_hears_the_reason_and_may_not_just_repeat_itself() -> None:
     assert one.success
     assert [step.index for step in one.steps if step.audit] == [2]
     assert "[audit] You are not at the door." in heard[3]
-    assert one.steps[2].prompt_tokens == 200, "the word that was not believed is paid for too"
+    assert one.steps[2].prompt_tokens == 250, "the word that was not believed is paid for too, and the ruling on it"
 
 
 def test_it_is_not_shown_what_was_done() -> None:
@@ -116,6 +123,8 @@ def test_it_is_not_shown_what_was_done() -> None:
         ('{"solved": "partial"}', "partial"),
         ('{"solved": "yes"}', None),
         ('{"solved": 1}', None),
+        ('{"solved": true, "reasoning": "the pot {of soup} is eaten"}', True),
+        ('First {"solved": false}, but then {"solved": true}', True),
         ("It is solved.", None),
         ('{"solved": true', None),
         ("", None),
@@ -137,9 +146,9 @@ def test_what_cannot_be_read_is_not_done_and_everything_is_counted(kitchen: Worl
     with chat_server(answer) as url:
         auditor = ChatAuditor(ChatConfig(base_url=url, model="m", price_prompt=1.0))
         (one,) = played(kitchen, Expert(kitchen), auditor, 1)
-    assert (auditor.spent.rulings, auditor.spent.refusals, auditor.spent.unreadable) == (3, 2, 1)
-    assert auditor.spent.tokens == 3 * 107
-    assert auditor.spent.cost == pytest.approx(3 * 100 / 1e6)
+    assert (auditor.record.rulings, auditor.record.refusals, auditor.record.unreadable) == (3, 2, 1)
+    assert one.tokens == 3 * 107
+    assert one.cost == pytest.approx(3 * 100 / 1e6)
     shown = json.dumps(told[0]["messages"])
     assert "You eat the meal" in shown and "take knife" not in shown
     assert one.stop_reason is not StopReason.INFRASTRUCTURE

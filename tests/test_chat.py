@@ -136,6 +136,7 @@ def test_answers_that_stay_unreadable_end_the_episode_and_the_reason_is_kept(mod
     one = walk(ChatConfig(base_url=url, model="m", corrections=1))[0]
     assert one.stop_reason is StopReason.MALFORMED
     assert one.error == "no action in: I would rather not."
+    assert one.tokens == 2 * 107, "answers that led to no step are paid for too"
     assert len(model.requests) == 2
 
 
@@ -164,6 +165,27 @@ def test_a_refusal_is_the_users_to_mend(model: Model, url: str) -> None:
         walk(ChatConfig(base_url=url, model="m"))
     with pytest.raises(ConfigError, match="the chat policy needs model"):
         ChatPolicy(ChatConfig(base_url=url))
+
+
+def test_a_request_that_is_refused_ends_its_episode_alone(model: Model, url: str) -> None:
+    def answer(request: dict[str, Any], number: int) -> Any:
+        return (400, "too long") if request["seed"] == refused else "Action: right"
+
+    jobs = [Job(task_of(seed)) for seed in range(4)]
+    policy = ChatPolicy(ChatConfig(base_url=url, model="m"))
+    policy.begin(0, task_of(2), 0)
+    refused = policy._seeds[0]
+    model.reply = answer
+    played = {
+        one.seed: one for one in Rollout(policy, jobs, here(CorridorWorld(), 4), budget=Budget(20), origin=ORIGIN)
+    }
+    assert "refuses a request: HTTP 400" in played[2].error
+    assert [one.success for _, one in sorted(played.items())] == [True, True, False, True]
+
+
+def test_addresses_hold_no_passwords() -> None:
+    with pytest.raises(ValueError, match="must not hold a password"):
+        ChatConfig(base_url="http://me:secret@127.0.0.1/v1")
 
 
 def test_a_server_that_fails_for_too_long_breaks_episodes_and_counts_against_nobody(

@@ -90,3 +90,15 @@ def test_the_champion_collects_from_the_second_iteration_on(smoke: Config) -> No
     assert [share.policy for share in plan(smoke, 1, "champ")] == ["expert", "noisy_expert"]
     assert [share.policy for share in plan(smoke, 2, "champ")] == ["expert", "noisy_expert", "champ"]
     assert [share.policy for share in plan(smoke, 2, "random")] == ["expert", "noisy_expert"]
+
+
+def test_a_teacher_may_have_the_champions_name(smoke: Config) -> None:
+    def shares(teachers: dict[str, float], iteration: int, champion: str) -> dict[str, int]:
+        collect = smoke.collect.model_copy(update={"teachers": teachers})
+        return {
+            one.policy: one.count for one in plan(smoke.model_copy(update={"collect": collect}), iteration, champion)
+        }
+
+    assert shares({"random": 1.0}, 1, "random") == {"random": 24}
+    assert shares({"tutored": 1.0}, 1, "random") == {"tutored": 24}
+    assert shares({"champ": 1.0}, 2, "champ") == {"champ": 12}

@@ -255,6 +255,43 @@ def test_a_policys_own_error_is_not_swallowed() -> None:
         walked([1], here(CorridorWorld(), 2), policy=Wrong("left"))
 
 
+def test_too_few_decisions_are_an_error_and_no_hang() -> None:
+    class Short(Walker):
+        def act(self, turns: Sequence[Turn]) -> list[Decision]:
+            return []
+
+    with pytest.raises(RuntimeError, match="0 answers to 1 questions"):
+        walked([1], here(CorridorWorld(), 1), policy=Short("left"))
+
+
+def test_what_ran_out_of_time_is_not_decided_in_the_next_episode() -> None:
+    """Turns that wait when their time is up are forgotten: the next episode in the slot starts with its own."""
+
+    class Watchful(Walker):
+        def __init__(self) -> None:
+            super().__init__("left")
+            self.fresh: set[int] = set()
+            self.problems: list[str] = []
+
+        def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+            self.fresh.add(slot)
+
+        def act(self, turns: Sequence[Turn]) -> list[Decision]:
+            time.sleep(0.03)
+            slots = [turn.slot for turn in turns]
+            if len(set(slots)) < len(slots):
+                self.problems.append("a slot twice in one batch")
+            for turn in turns:
+                if turn.slot in self.fresh and turn.observation.event:
+                    self.problems.append("another episode's turn first")
+                self.fresh.discard(turn.slot)
+            return super().act(turns)
+
+    policy = Watchful()
+    walked(range(40), here(CorridorWorld(), 6), Budget(0, seconds=0.1), policy)
+    assert policy.problems == []
+
+
 COLLECT = """
 import sys
 from pathlib import Path

@@ -16,6 +16,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill import choosing, scaling
 from flywheel.distill.registry import crown
 from flywheel.distill.stage import distill
+from flywheel.errors import ConfigError, PolicyError
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Split, Trajectory
 from tests.servers import chat_server
@@ -47,6 +48,16 @@ def test_best_of_n_by_a_perfect_verifier_is_any_attempt(lake_with_student: tuple
     before = lake.snapshot()
     assert scaling.best_of(settings, lake, "champion", Split.DEV, 1, 3, "privileged", 1.0) == gain
     assert lake.snapshot() == before, "the second time nothing is played"
+
+
+def test_what_cannot_be_measured_is_told_before_anything_is_played(lake_with_student: tuple[Config, Lake]) -> None:
+    settings, lake = lake_with_student
+    before = lake.snapshot()
+    with pytest.raises(ConfigError, match="no verifier 'nonsense'; use value, or one of"):
+        scaling.best_of(settings, lake, "champion", Split.TEST, 1, 3, "nonsense", 1.0)
+    with pytest.raises(PolicyError, match="'expert' is not registered"):
+        scaling.best_of(settings, lake, "expert", Split.TEST, 1, 3, "value", 1.0)
+    assert lake.snapshot() == before
 
 
 def test_attempts_differ_and_each_can_be_played_again(lake_with_student: tuple[Config, Lake]) -> None:
@@ -82,9 +93,11 @@ def test_a_students_own_auditor_learns_from_training_tasks_and_refuses(
     mistaken = settings.collect.model_copy(update={"mistakes": settings.collect.mistakes.model_copy(update=hasty)})
     config = settings.model_copy(update={"collect": mistaken})
     gain = scaling.audited(config, lake, "noisy_expert", Split.DEV, 1, "value")
-    assert gain.notes["rulings"] >= gain.notes["refusals"] > 0
-    assert gain.notes["fitted on"] > 12 and gain.notes["unreadable"] == 0
+    assert gain.notes["rulings of this run"] >= gain.notes["steps after a refusal"] > 0
+    assert gain.notes["fitted on"] > 12 and gain.notes["of them unreadable"] == 0
     assert gain.scaled_cost.tokens > gain.plain_cost.tokens == 0
+    again = scaling.audited(config, lake, "noisy_expert", Split.DEV, 1, "value")
+    assert again.scaled_cost == gain.scaled_cost, "what rulings took is in the lake"
 
 
 def test_more_steps_are_another_budget_and_leave_the_plain_evaluation_alone(
@@ -131,8 +144,9 @@ def test_the_command_tells_gain_and_cost(lake_with_student: tuple[Config, Lake])
         )
     assert told.returncode == 0, told.stderr
     gain = json.loads(told.stdout)
-    assert gain["what"] == "auditor" and gain["tasks"] == settings.evaluate.dev_tasks
-    assert gain["notes"]["refusals"] == gain["notes"]["rulings"] > 0
+    assert gain["what"] == "auditor: chat" and gain["tasks"] == settings.evaluate.dev_tasks
+    assert gain["notes"]["rulings of this run"] > 0 == gain["notes"]["of them unreadable"]
+    assert gain["notes"]["steps after a refusal"] > 0
     assert gain["gain"]["low"] <= gain["gain"]["value"] <= gain["gain"]["high"]
     refused = subprocess.run([*command, "--best-of", "2"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and "one at a time" in refused.stderr

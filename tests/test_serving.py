@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -26,6 +27,8 @@ from flywheel.distill.stage import distill
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import PrerequisiteError
 from flywheel.filters.curate import curate
+from flywheel.serving.dialogue import Message
+from flywheel.serving.loaded import Loaded
 from flywheel.serving.server import is_loopback, serve
 from flywheel.trajectory import Split, Trajectory
 
@@ -102,6 +105,21 @@ def test_openais_client_talks_to_the_whole_agent(students: tuple[Config, Lake, l
         assert reply.usage is not None and reply.usage.prompt_tokens > 0
         again = talking.chat.completions.create(model=reply.model, messages=ASKED)  # type: ignore[arg-type]
         assert again.choices[0].message.content == reply.choices[0].message.content
+
+
+def test_the_same_question_many_times_takes_no_more_room(students: tuple[Config, Lake, list[str]]) -> None:
+    _, lake, (_, flat, _) = students
+    from flywheel.distill.registry import policy_directory
+
+    async def ask() -> int:
+        student = Loaded(policy_directory(lake, flat), "cpu")
+        student.open()
+        for _ in range(20):
+            await student.chat([Message(**one) for one in ASKED])
+        await student.close()
+        return student._made
+
+    assert asyncio.run(ask()) <= 2
 
 
 def test_streams_say_the_same_in_pieces(url: str) -> None:
@@ -181,6 +199,8 @@ def test_curl_is_told_what_is_wrong(url: str) -> None:
     assert post("completions", {"model": "champion", "prompt": "x"})[0] == 404
     assert post("completions", {"model": "champion/planner", "prompt": [10**6]})[0] == 400
     assert post("completions", {"model": "champion/planner", "prompt": "x", "max_tokens": 10**9})[0] == 400
+    assert post("completions", {"model": "champion/planner", "prompt": "x", "seed": 2**64})[0] == 400
+    assert post("completions", {"model": "champion/planner", "prompt": "x", "max_tokens": 0})[0] == 200
 
 
 def test_a_served_student_plays_what_it_plays_here(

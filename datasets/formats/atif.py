@@ -27,6 +27,7 @@ OWN = "flywheel"
 _NATIVE = {"observation", "thought", "action", "prompt_tokens", "completion_tokens", "logprobs", "screenshot"}
 _LATER = {"label": None, "audit": "", "cost": 0.0, "top_tokens": None, "top_logprobs": None}
 """Fields that documents of earlier versions lack."""
+_SPENT = {"tokens": 0, "cost": 0.0}
 _STEP_EXTRA = [field.name for field in fields(Step) if field.name not in _NATIVE]
 _ROOT_EXTRA = [field.name for field in fields(Trajectory) if field.name not in ("steps", "images", "instruction")]
 
@@ -149,7 +150,7 @@ def _restored(document: atif.Trajectory, own: Any, folder: Path) -> Trajectory:
         contents = [_parts(content, folder) for content in seen]
         steps = tuple(_step(step, *content) for step, content in zip(acted, contents, strict=False))
         images = {image.sha256: image for _, image in contents if image is not None}
-        root = {name: own[name] for name in _ROOT_EXTRA}
+        root = {name: own.get(name, _SPENT[name]) if name in _SPENT else own[name] for name in _ROOT_EXTRA}
         restored = Trajectory(
             **{**root, "split": Split(own["split"]), "stop_reason": StopReason(own["stop_reason"])},
             instruction=str(document.steps[0].message),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import accumulate, islice
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -78,6 +78,8 @@ _TRAJECTORY = pa.schema(
         ("started_at", pa.float64()),
         ("schema_version", pa.int32()),
         ("extra", pa.string()),
+        ("tokens", pa.int64()),
+        ("cost", pa.float64()),
         ("subject", pa.string()),
     ]
 )
@@ -239,13 +241,19 @@ def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Tra
         by_id[owner].append(Step(**row))
     return [
         replace(
-            Trajectory(**{**row, "split": Split(row["split"]), "stop_reason": StopReason(row["stop_reason"])}),
+            _trajectory(row),
             steps=tuple(sorted(by_id[row["trajectory_id"]], key=lambda step: step.index)),
         )
         for row in pa.concat_tables([_TRAJECTORY.empty_table(), trajectories], promote_options="default")
         .select(_TRAJECTORY.names)
         .to_pylist()
     ]
+
+
+def _trajectory(row: dict[str, Any]) -> Trajectory:
+    """Without its steps."""
+    spent = {"tokens": row["tokens"] or 0, "cost": row["cost"] or 0.0}
+    return Trajectory(**{**row, **spent, "split": Split(row["split"]), "stop_reason": StopReason(row["stop_reason"])})
 
 
 def verdicts_to_arrow(verdicts: Sequence[Verdict]) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flywheel.section import Count, Section, Share
 
@@ -57,6 +57,13 @@ class ChatConfig(Section):
     price_cached: float | None = Field(default=None, ge=0, description="Of those from the server's cache; None: same.")
     price_completion: float = Field(default=0.0, ge=0, description="Price of a million tokens written.")
 
+    @field_validator("base_url")
+    @classmethod
+    def _no_password(cls, url: str) -> str:
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise ValueError("must not hold a password, errors are stored with the address; use the key's variable")
+        return url
+
 
 class ServedConfig(ChatConfig):
     """A student behind `flywheel serve-policy`, as a policy."""
@@ -80,4 +87,4 @@ class RemoteConfig(Section):
     flat: str = Field(default="http://127.0.0.1:8001/v1", description="Base URL of a flat student's server.")
     key: str = Field(default="FLYWHEEL_REMOTE_KEY", description="Environment variable that holds the API key.")
     timeout: float = Field(default=60.0, gt=0, description="Seconds for one answer.")
-    retries: int = Field(default=30, ge=0, description="Times a failed request is sent again, with back-off.")
+    retries: int = Field(default=8, ge=0, description="Times a failed request is sent again, with back-off.")

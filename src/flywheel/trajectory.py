@@ -204,6 +204,10 @@ class Trajectory:
     schema_version: int = SCHEMA_VERSION
     extra: str | None = None
     """The record that this was imported from, JSON by format, or None."""
+    tokens: int = 0
+    """Tokens read and written for it, also for a last decision that led to no step."""
+    cost: float = 0.0
+    """What they cost, in the currency of the endpoint's prices."""
     subject: str | None = None
     """Whose data this is (a pseudonym), so that all of it can be deleted; None where it is nobody's."""
     steps: tuple[Step, ...] = ()

@@ -7,7 +7,6 @@ counts as "not done".
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.agents.endpoint import Endpoint
+from flywheel.agents.rollout import Ruling
 from flywheel.config_agents import ChatConfig
 from flywheel.environments.protocol import Observation
 from flywheel.trajectory import Task, digest
@@ -29,10 +29,9 @@ SYSTEM = (
     'solved, what is missing"}.'
 )
 UNREADABLE = "The auditor's answer could not be read, so the task counts as not done. Check what is still missing."
-_OBJECT = re.compile(r"\{.*?\}", re.DOTALL)
 
 
-class Ruling(BaseModel):
+class Answered(BaseModel):
     """What the auditor answers."""
 
     model_config = ConfigDict(extra="ignore")
@@ -41,36 +40,34 @@ class Ruling(BaseModel):
 
 
 @dataclass(slots=True)
-class Spent:
-    """What an auditor has taken so far."""
+class Record:
+    """What an auditor has said so far."""
 
     rulings: int = 0
     unreadable: int = 0
     refusals: int = 0
-    tokens: int = 0
-    cost: float = 0.0
 
 
 class ChatAuditor:
-    """Asks a chat model. `spent` adds up what that takes."""
+    """Asks a chat model. `record` counts what it says."""
 
     def __init__(self, settings: ChatConfig) -> None:
         self.identity = digest("auditor", settings.model_dump(include={"base_url", "model", "temperature"}), SYSTEM)
-        self.spent = Spent()
+        self.record = Record()
         self._settings, self._endpoint = settings, Endpoint("auditor", settings)
 
-    async def audit(self, task: Task, seen: Sequence[Observation]) -> str:
+    async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": evidence(task, seen)}]
         answer = await self._endpoint.complete(messages, temperature=self._settings.temperature)
-        ruling = understood(answer.text)
-        self.spent.rulings += 1
-        self.spent.tokens += answer.prompt_tokens + answer.completion_tokens
-        self.spent.cost += answer.cost
-        if ruling is not None and ruling.solved is True:
-            return ""
-        self.spent.refusals += 1
-        self.spent.unreadable += ruling is None
-        return (ruling.reasoning or "The task is not done.") if ruling else UNREADABLE
+        said = understood(answer.text)
+        tokens = answer.prompt_tokens + answer.completion_tokens
+        self.record.rulings += 1
+        if said is not None and said.solved is True:
+            return Ruling("", tokens, answer.cost)
+        self.record.refusals += 1
+        self.record.unreadable += said is None
+        why = (said.reasoning or "The task is not done.") if said else UNREADABLE
+        return Ruling(why, tokens, answer.cost)
 
     async def close(self) -> None:
         await self._endpoint.close()
@@ -89,11 +86,12 @@ def evidence(task: Task, seen: Sequence[Observation]) -> str:
     return "\n".join(lines)
 
 
-def understood(text: str) -> Ruling | None:
-    """The first JSON object of an answer that is a ruling."""
-    for found in _OBJECT.findall(text):
+def understood(text: str) -> Answered | None:
+    """The last JSON object of an answer that is one."""
+    decoder = json.JSONDecoder()
+    for start in reversed([place for place, letter in enumerate(text) if letter == "{"]):
         try:
-            return Ruling.model_validate(json.loads(found), strict=True)
+            return Answered.model_validate(decoder.raw_decode(text, start)[0], strict=True)
         except (ValueError, ValidationError):
             continue
     return None

@@ -60,6 +60,9 @@ class Batcher:
         try:
             while True:
                 await self._gather()
+                self._waiting = [one for one in self._waiting if not one.future.done()]
+                if not self._waiting:
+                    continue
                 decider = self._waiting[0].decider
                 batch = [one for one in self._waiting if one.decider is decider]
                 self._waiting = [one for one in self._waiting if one.decider is not decider]
@@ -85,6 +88,8 @@ class Batcher:
         began = time.perf_counter()
         try:
             answers = await self.call(decider.act, [one.asked for one in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} questions")
         except Exception as error:
             for one in batch:
                 if not one.future.done():

@@ -14,6 +14,7 @@ from flywheel.agents.policy import Conversant, Decision, Past, Turn
 from flywheel.agents.wire import STOP, Said, spoken, understood, worded
 from flywheel.config_agents import ChatConfig
 from flywheel.environments.protocol import Observation
+from flywheel.errors import InfrastructureError
 from flywheel.trajectory import StopReason, Task, digest
 
 SYSTEM = (
@@ -181,8 +182,16 @@ class ServedPolicy:
 
 
 async def _together(policy: Conversant, turns: Sequence[Turn]) -> list[Decision]:
+    """Every turn's decision; a turn that the server fails breaks its own episode alone."""
+
+    async def decided(turn: Turn) -> Decision:
+        try:
+            return await policy.decide(turn)
+        except InfrastructureError as broken:
+            return Decision(None, stop=StopReason.INFRASTRUCTURE, error=str(broken))
+
     try:
-        return list(await asyncio.gather(*map(policy.decide, turns)))
+        return list(await asyncio.gather(*map(decided, turns)))
     finally:
         await policy.close()
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 PASSING = frozenset({408, 409, 429})
 """Refusals that pass."""
+STANDING = frozenset({401, 403, 404})
+"""Refusals that the next request will meet too; other ones are about one request, as one that is too long."""
+EXCERPT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Endpoint:
     """A server that is asked turn by turn, by many episodes at once, with back-off, pace and accounts.
 
     What passes (a lost connection, a time-out, a rate limit, a server's error) is tried again by OpenAI's client, which
-    heeds `Retry-After`; only then `InfrastructureError` is raised. A refusal is a `ConfigError`.
+    heeds `Retry-After`; only then `InfrastructureError` is raised. A refusal that stands is a `ConfigError`.
     """
 
     def __init__(self, role: str, settings: ChatConfig) -> None:
@@ -184,6 +187,9 @@ def explained(server: Server, error: Exception) -> FlywheelError:
         return InfrastructureError(f"the {server.role} at {server.base_url} does not answer: {type(error).__name__}")
     if status in PASSING or status >= 500:
         return InfrastructureError(f"the {server.role} at {server.base_url} fails: HTTP {status}")
+    if status not in STANDING:
+        told = " ".join(str(getattr(error, "message", error)).split())[:EXCERPT]
+        return InfrastructureError(f"the {server.role} at {server.base_url} refuses a request: HTTP {status}: {told}")
     return ConfigError(
         f"the {server.role} at {server.base_url} refuses: HTTP {status}; check base_url, model and {server.key}"
     )

@@ -70,8 +70,7 @@ class Episode:
     ) -> StopReason | None:
         """Append one step; why the episode is over, or None."""
         assert decision.action is not None
-        self.tokens += decision.prompt_tokens + decision.completion_tokens
-        self.cost += decision.cost
+        self.spend(decision)
         stop = self._stop(transition, budget)
         seen = turn.observation
         self.past.append((seen, decision))
@@ -108,6 +107,10 @@ class Episode:
         )
         self.observation, self.progress = transition.observation, transition.progress
         return stop
+
+    def spend(self, decision: Decision) -> None:
+        self.tokens += decision.prompt_tokens + decision.completion_tokens
+        self.cost += decision.cost
 
     def _stop(self, transition: Transition, budget: Budget) -> StopReason | None:
         if transition.success:
@@ -149,6 +152,8 @@ class Episode:
             parent_policy_id=self.origin.parent_policy_id,
             config_digest=self.origin.config_digest,
             started_at=self.started_at,
+            tokens=self.tokens,
+            cost=self.cost,
             steps=tuple(self.steps),
         )
 

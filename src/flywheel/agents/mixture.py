@@ -133,7 +133,7 @@ class Mixture:
             decision = _labelled(_signed(led, self._parts["student"]), told)
         else:
             assert told is not None
-            decision = _signed(told, self._parts["teacher"])
+            decision = _with_cost_of(_signed(told, self._parts["teacher"]), led)
         said = {"student": led, "teacher": told}
         episode.knows = {who for who, one in said.items() if one is not None and one.action == decision.action}
         episode.past.append((turn.observation, decision))
@@ -153,4 +153,16 @@ def _labelled(led: Decision, told: Decision | None) -> Decision:
     if told is None:
         return replace(led, trainable=False)
     label = told.action if told.trainable else None
-    return replace(led, trainable=led.action == told.action, label=label, cost=led.cost + told.cost)
+    return _with_cost_of(replace(led, trainable=led.action == told.action, label=label), told)
+
+
+def _with_cost_of(decision: Decision, other: Decision | None) -> Decision:
+    """Who was asked beside the one that acts is paid too."""
+    if other is None:
+        return decision
+    return replace(
+        decision,
+        prompt_tokens=decision.prompt_tokens + other.prompt_tokens,
+        completion_tokens=decision.completion_tokens + other.completion_tokens,
+        cost=decision.cost + other.cost,
+    )

@@ -14,7 +14,7 @@ A window holds at most `window` decisions, then a new one starts with a fresh he
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from flywheel.agents.memory import Memory
@@ -103,7 +103,7 @@ class Window:
 
     def branch(self, text: str) -> Window:
         """What would be read if this had been done instead; it alone is a target, and of no step that was taken."""
-        other = Window([replace(piece, target=False) for piece in self.pieces], self.decisions)
+        other = Window([Piece(piece.text) for piece in self.pieces], self.decisions)
         other.act(text, target=True, decision=-1)
         return other
 

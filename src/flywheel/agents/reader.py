@@ -43,29 +43,30 @@ class SlotCache(Cache):
         width = int(self._positions_BN.max()) + 1
         if layer_idx == len(self._stored):
             _, heads, _, width_D = key_states.shape
-            empty = key_states.new_zeros(0, heads, 0, width_D)
+            empty = key_states.new_zeros(0, 0, heads, width_D)
             self._stored.append((empty, empty))
+        slots = int(self._slots_B.max()) + 1
         pair = []
         for stored, new_BHND in zip(self._stored[layer_idx], (key_states, value_states), strict=True):
-            grown = _grown(stored, new_BHND, int(self._slots_B.max()) + 1, width)
-            grown[self._slots_B[:, None], :, self._positions_BN] = new_BHND.transpose(1, 2)
+            grown = _grown(stored, new_BHND, slots, width)
+            place_M = (self._slots_B[:, None] * grown.shape[1] + self._positions_BN).flatten()
+            grown.flatten(0, 1).index_copy_(0, place_M, new_BHND.transpose(1, 2).flatten(0, 1))
             pair.append(grown)
         self._stored[layer_idx] = (pair[0], pair[1])
-        if self._every:
-            return pair[0][: len(self._slots_B), :, :width], pair[1][: len(self._slots_B), :, :width]
-        return pair[0][self._slots_B, :, :width], pair[1][self._slots_B, :, :width]
+        rows = slice(0, len(self._slots_B)) if self._every else self._slots_B
+        return pair[0][rows, :width].transpose(1, 2), pair[1][rows, :width].transpose(1, 2)
 
 
 def _grown(stored: Tensor, like_BHND: Tensor, slots: int, length: int) -> Tensor:
-    """`stored` (slots, H, positions, D) if it has room for these slots and positions; else a larger copy."""
-    have_slots, _, have_length, _ = stored.shape
+    """`stored` (slots, positions, H, D) if it has room for these slots and positions; else a larger copy."""
+    have_slots, have_length, _, _ = stored.shape
     if slots <= have_slots and length <= have_length:
         return stored
     if length > have_length:
         length = max(length, 2 * have_length)
     _, heads, _, width = like_BHND.shape
-    larger = like_BHND.new_zeros(max(slots, have_slots), heads, max(length, have_length), width)
-    larger[:have_slots, :, :have_length] = stored
+    larger = like_BHND.new_zeros(max(slots, have_slots), max(length, have_length), heads, width)
+    larger[:have_slots, :have_length] = stored
     return larger
 
 

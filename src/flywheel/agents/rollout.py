@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -29,13 +29,25 @@ MAX_REFUSALS = 3
 Seats = Callable[[], AbstractAsyncContextManager[Sequence[Seat]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """Why a task is not done, or an empty string if it is; and what it took to say so."""
+
+    why: str = ""
+    tokens: int = 0
+    cost: float = 0.0
+
+
 class Auditor(Protocol):
-    """Asked when an agent says that it is done: why the task is not, or an empty string if it is.
+    """Asked when an agent says that it is done.
 
     It is shown what was seen and not what was done: an agent's own report would be believed too readily.
     """
 
-    async def audit(self, task: Task, seen: Sequence[Observation]) -> str: ...
+    async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling: ...
+
+    async def close(self) -> None:
+        """The event loop ends; connections must not outlive it."""
 
 
 class Spectator(Protocol):
@@ -89,6 +101,8 @@ class Rollout:
     _playing: int = 0
     _conversant: tuple[Policy, bool] | None = None
     """The policy that was asked last, and whether it needs no batch: telling so takes a while."""
+    _asked: list[Conversant] = field(default_factory=list)
+    """Whoever must be told when the loop ends."""
     _batcher: Batcher = field(init=False)
 
     def swap(self, policy: Policy) -> None:
@@ -130,7 +144,7 @@ class Rollout:
                 if one is None:
                     return
         finally:
-            if thread.is_alive():
+            with suppress(RuntimeError):  # the loop has just been closed
                 loop.call_soon_threadsafe(main.cancel)
             thread.join()
 
@@ -145,8 +159,10 @@ class Rollout:
                     group.create_task(self._fill(slot, seat, jobs))
         finally:
             batches.cancel()
-            if isinstance(self.policy, Conversant):
-                await self.policy.close()
+            for policy in self._asked:
+                await policy.close()
+            if self.auditor is not None:
+                await self.auditor.close()
             self.clock.wall, self.clock.policy = time.perf_counter() - began, self._batcher.busy
 
     async def _fill(self, slot: int, seat: Seat, jobs: Iterator[Job]) -> None:
@@ -173,6 +189,7 @@ class Rollout:
                 while True:
                     turn, decision, seconds = await self._believed(running)
                     if decision.action is None:
+                        episode.spend(decision)
                         return episode.finished(decision.stop, decision.error)
                     began = time.perf_counter()
                     transition = await seat.step(decision.action)
@@ -196,22 +213,24 @@ class Rollout:
         turn = Turn(running.slot, episode.observation)
         spent = 0.0
         refused: list[Decision] = []
+        rulings: list[Ruling] = []
         while True:
             decision, seconds = await self._decide(running, turn)
             spent += seconds
             for one in self.spectators:
                 one.decided(running.slot, episode, decision, seconds)
             if self.auditor is None or running.refusals == MAX_REFUSALS or not _says_done(turn, decision):
-                return turn, _paid(decision, refused), spent
+                return turn, _paid(decision, refused, rulings), spent
             began = time.perf_counter()
-            why = await self.auditor.audit(episode.job.task, [*(seen for seen, _ in episode.past), turn.observation])
+            ruling = await self.auditor.audit(episode.job.task, [*(seen for seen, _ in episode.past), turn.observation])
             spent += time.perf_counter() - began
-            if not why:
-                return turn, _paid(decision, refused), spent
+            rulings.append(ruling)
+            if not ruling.why:
+                return turn, _paid(decision, refused, rulings), spent
             running.refusals += 1
             running.acting = None  # taken over anew, without the word that was not believed
             refused.append(decision)
-            turn = replace(turn, audit=why)
+            turn = replace(turn, audit=ruling.why)
 
     async def _decide(self, running: _Running, turn: Turn) -> tuple[Decision, float]:
         policy = self.policy
@@ -221,6 +240,8 @@ class Rollout:
             running.acting = policy
         if self._conversant is None or self._conversant[0] is not policy:
             self._conversant = policy, isinstance(policy, Conversant)
+            if isinstance(policy, Conversant) and policy not in self._asked:
+                self._asked.append(policy)
         if not self._conversant[1]:
             return await self._batcher.decide(policy, turn)
         assert isinstance(policy, Conversant)
@@ -233,15 +254,16 @@ def _says_done(turn: Turn, decision: Decision) -> bool:
     return declares or (decision.action is None and decision.stop is StopReason.GAVE_UP)
 
 
-def _paid(decision: Decision, refused: Sequence[Decision]) -> Decision:
-    """The decision with what the refused ones before it have cost."""
-    if not refused:
+def _paid(decision: Decision, refused: Sequence[Decision], rulings: Sequence[Ruling]) -> Decision:
+    """The decision with what the refused ones before it have cost, and the rulings on them."""
+    if not rulings:
         return decision
+    said = (decision, *refused)
     return replace(
         decision,
-        prompt_tokens=sum((one.prompt_tokens for one in refused), decision.prompt_tokens),
-        completion_tokens=sum((one.completion_tokens for one in refused), decision.completion_tokens),
-        cost=sum((one.cost for one in refused), decision.cost),
+        prompt_tokens=sum(one.prompt_tokens for one in said) + sum(one.tokens for one in rulings),
+        completion_tokens=sum(one.completion_tokens for one in said),
+        cost=sum(one.cost for one in said) + sum(one.cost for one in rulings),
     )
 
 

@@ -123,12 +123,12 @@ class Worker:
             problem = f"answered more than {LINE_BYTES >> 20} MiB"
         finally:
             self._process = None
+            lost, self._asked = self._asked, []
             await _end(process)
-            for place, asked in enumerate(self._asked):
+            for place, asked in enumerate(lost):
                 why = f"the environment {problem} at {asked.what}" if place == 0 else f"a neighbour's worker {problem}"
                 if not asked.answer.done():
                     asked.answer.set_exception(InfrastructureError(f"{why}; it was restarted"))
-            self._asked.clear()
 
     async def _line(self, process: asyncio.subprocess.Process) -> bytes:
         """The next line; an idle worker may be silent for ever, one that was asked something may not."""

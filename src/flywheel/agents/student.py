@@ -9,7 +9,7 @@ from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.guard import Guard
 from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome
-from flywheel.agents.speaker import Decoding, Speaker
+from flywheel.agents.speaker import Decoding, LocalSpeaker, Speaker
 from flywheel.trajectory import Task
 
 
@@ -47,6 +47,11 @@ class FlatAgent:
         self.name, self.policy_id, self.version = name, policy_id, version
         self._speaker, self._limits, self._decoding = speaker, limits, decoding
         self._episodes: dict[int, _Episode] = {}
+
+    @property
+    def is_local(self) -> bool:
+        """Is the model in this process?"""
+        return isinstance(self._speaker, LocalSpeaker)
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         context, guard = FlatContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
@@ -119,6 +124,11 @@ class HierarchicalAgent:
             self._limits,
             self._decoding,
         )
+
+    @property
+    def is_local(self) -> bool:
+        """Are both models in this process?"""
+        return isinstance(self._planner, LocalSpeaker) and isinstance(self._executor, LocalSpeaker)
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         context, guard = HierarchicalContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)

@@ -56,9 +56,9 @@ class Tracing:
             "gen_ai.request.model": model,
             "gen_ai.usage.input_tokens": decision.prompt_tokens,
             "gen_ai.usage.output_tokens": decision.completion_tokens,
-            "flywheel.subgoal": decision.subgoal,
         }
         if self.content:
+            known["flywheel.subgoal"] = decision.subgoal
             seen = [("system", episode.job.task.instruction), ("user", episode.observation.text)]
             known["gen_ai.input.messages"] = _messages(seen)
             known["gen_ai.output.messages"] = _messages([("assistant", decision.action or "")])

@@ -154,7 +154,7 @@ class CookingWorld:
 
     def undo(self, action: str) -> str | None:
         verb, _, rest = action.partition(" ")
-        if verb == "move":
+        if verb == "move" and rest in OPPOSITE:
             return f"move {OPPOSITE[rest]}"
         if verb in ("open", "close"):
             return f"{'close' if verb == 'open' else 'open'} {rest}"

@@ -34,7 +34,7 @@ class CompletionRequest(BaseModel):
     prompt: str | list[int]
     max_tokens: int = Field(default=16, ge=0, le=MAX_TOKENS)
     temperature: float = Field(default=0.0, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     logprobs: int | None = None
@@ -96,7 +96,7 @@ def make_app(roster: Roster, key: str = "") -> FastAPI:
             return _refusal(400, "n: a decision is made once; ask again for another")
         if asked.temperature:
             return _refusal(400, "temperature: a student decides as it was evaluated; leave it out, or use completions")
-        async with roster.serving(asked.model, asked.user) as (student, part):
+        async with roster.serving(asked.model, asked.user or asked.beginning) as (student, part):
             if part:
                 return _refusal(400, f"{asked.model} is a part of an agent; it answers at /v1/completions")
             try:
@@ -119,7 +119,7 @@ def make_app(roster: Roster, key: str = "") -> FastAPI:
 
     @app.post("/v1/completions")
     async def completions(asked: CompletionRequest) -> Response:
-        async with roster.serving(asked.model, asked.user) as (student, part):
+        async with roster.serving(asked.model, asked.user or str(asked.prompt)) as (student, part):
             if part not in student.parts:
                 names = ", ".join(f"{student.card.policy_id}/{one}" for one in student.parts)
                 return _refusal(404, f"completions are for the parts of an agent, here {names}")

@@ -58,7 +58,8 @@ class Completer:
         chances = [torch.Generator().manual_seed(wish.seed) for wish in wishes]
         said = [Said() for _ in wishes]
         rows = [row for row, wish in enumerate(wishes) if wish.max_tokens > 0]
-        logits_BV = self._reader.read([slots[row] for row in rows], [wishes[row].prompt for row in rows])
+        if rows:
+            logits_BV = self._reader.read([slots[row] for row in rows], [wishes[row].prompt for row in rows])
         while rows:
             going = []
             for row, logits_V in zip(rows, logits_BV, strict=True):

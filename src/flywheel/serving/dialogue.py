@@ -50,6 +50,11 @@ class ChatRequest(BaseModel):
     n: int = 1
     user: str = ""
 
+    @property
+    def beginning(self) -> str:
+        """What stays the same for all requests of a dialogue."""
+        return "\n".join(one.text for one in self.messages[:2])
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:

@@ -68,8 +68,10 @@ class Loaded:
             decision, _ = await self._batcher.decide(self._agent, Turn(slot, told.now, told.audit))
             said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
             text = spoken(said) if decision.action is not None else ""
-            self._slots[continued(told, messages, text)] = slot
-            slot = None
+            name = continued(told, messages, text)
+            same = self._slots.pop(name, None)
+            self._slots[name] = slot
+            slot = same
             return text, decision
         finally:
             if slot is not None:
