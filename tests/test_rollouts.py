@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,10 @@ from flywheel.agents.scripted import Expert, RandomPolicy
 from flywheel.agents.seats import Seat, remote
 from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
-from flywheel.environments.protocol import World
+from flywheel.environments.protocol import Observation, Transition, World
 from flywheel.errors import ConfigError
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
-from tests.corridor import LENGTH, NAME, CorridorWorld, task_of
+from tests.corridor import LENGTH, NAME, Corridor, CorridorWorld, task_of
 
 ROOT = Path(__file__).parents[1]
 ORIGIN = Origin(1, "collect", "test")
@@ -288,8 +289,30 @@ def test_what_ran_out_of_time_is_not_decided_in_the_next_episode() -> None:
             return super().act(turns)
 
     policy = Watchful()
-    walked(range(40), here(CorridorWorld(), 6), Budget(0, seconds=0.1), policy)
+    walked(range(40), uneven(5), Budget(0, seconds=0.1), policy)
     assert policy.problems == []
+
+
+class Uneven:
+    """A corridor whose steps take longer the higher its number is."""
+
+    def __init__(self, number: int) -> None:
+        self._game, self._pause = Corridor(), 0.008 * number
+
+    async def reset(self, task: Task) -> Observation:
+        return self._game.reset(task)
+
+    async def step(self, action: str) -> Transition:
+        await asyncio.sleep(self._pause)
+        return self._game.step(action)
+
+
+def uneven(count: int) -> Seats:
+    @asynccontextmanager
+    async def seats() -> AsyncIterator[Sequence[Seat]]:
+        yield [Uneven(number) for number in range(count)]
+
+    return seats
 
 
 COLLECT = """
