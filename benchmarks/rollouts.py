@@ -27,6 +27,7 @@ from flywheel.agents.collect import seats_of
 from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Policy
 from flywheel.agents.rollout import Rollout
+from flywheel.agents.scripted import RandomPolicy
 from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.distill.policies import make_policy
@@ -55,7 +56,7 @@ def main() -> None:
         tasks = world.tasks(Split.TRAIN, given.start, given.episodes)
         student = make_policy(config, lake, world, given.policy)
         world.environments(given.concurrent)
-        played(config, world, student, tasks[:4], 4, 0)  # warm up
+        warm_up(config, world, student, given.concurrent)
         if given.part:
             number, parts = given.part
             print("ready", flush=True)
@@ -88,6 +89,13 @@ def played(config: Config, world: World, policy: Policy, tasks: Any, concurrent:
     clock = rollout.clock
     told = {"steps_per_second": clock.steps / clock.wall, "steps": clock.steps, "success": successes}
     return told if workers else {**told, "overhead": clock.wall / (clock.policy + clock.environment) - 1}
+
+
+def warm_up(config: Config, world: World, student: Policy, concurrent: int) -> None:
+    """Other tasks first, many of them by a random policy: a simulator on a JVM is slow until it is compiled."""
+    tasks = world.tasks(Split.TRAIN, 9000, 256)
+    played(config, world, RandomPolicy(), tasks, concurrent, 0)
+    played(config, world, student, tasks[:16], 16, 0)
 
 
 def in_processes(count: int) -> dict[str, float]:
