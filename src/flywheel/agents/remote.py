@@ -104,7 +104,10 @@ class RemoteSpeaker:
             logit_bias=self._biases,
             extra_body={"stop_token_ids": [self._end]},
         )
-        return str(reply.choices[0].text).removesuffix(END).strip()
+        ids = getattr(reply.choices[0], "token_ids", None)
+        if ids is None:
+            return str(reply.choices[0].text).removesuffix(END).strip()
+        return str(self._tokenizer.decode([token for token in ids if token != self._end])).strip()
 
     def _complete(self, slot: int, context: list[int], *, extra_body: dict[str, Any], **options: Any) -> Any:
         try:
