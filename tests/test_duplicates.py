@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flywheel.agents.policy import Past
 from flywheel.agents.scripted import NO_OP, Expert
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
@@ -77,8 +78,8 @@ def test_the_same_deeds_teach_once_in_every_iteration(smoke: Config, lake: Lake,
 class LateExpert(Expert):
     """The expert, after one idle step."""
 
-    def begin(self, slot: int, task: Task, attempt: int) -> None:
-        super().begin(slot, task, attempt)
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        super().begin(slot, task, attempt, past)
         self.policy_id = "late-expert"
         self._plans[slot].append(NO_OP)
 
