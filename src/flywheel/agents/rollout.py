@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from typing import Protocol
 
 from flywheel.agents.batching import Batcher
@@ -72,6 +73,13 @@ class Clock:
     steps: int = 0
 
 
+class _Sign(Enum):
+    """What comes from the rollouts' thread beside trajectories and errors."""
+
+    END = auto()
+    LATE = auto()
+
+
 @dataclass(slots=True)
 class _Running:
     """An episode with what the engine needs to know of it. `acting`: the policy that has taken it over last."""
@@ -97,7 +105,7 @@ class Rollout:
     auditor: Auditor | None = None
     spectators: Sequence[Spectator] = ()
     clock: Clock = field(default_factory=Clock)
-    _done: queue.SimpleQueue[Trajectory | BaseException | None] = field(default_factory=queue.SimpleQueue)
+    _done: queue.SimpleQueue[Trajectory | BaseException | _Sign] = field(default_factory=queue.SimpleQueue)
     _playing: int = 0
     _conversant: tuple[Policy, bool] | None = None
     """The policy that was asked last, and whether it needs no batch: telling so takes a while."""
@@ -124,29 +132,29 @@ class Rollout:
             batch: list[Trajectory] = []
             deadline = math.inf
             while True:
-                try:
-                    left = deadline - time.monotonic()
-                    one = self._done.get(timeout=None if left == math.inf else max(0.0, left))
-                except queue.Empty:
-                    one = batch[-1]
-                else:
-                    if isinstance(one, BaseException):
-                        if batch:
-                            yield batch
-                        raise one
-                    if one is not None:
-                        deadline = deadline if batch else time.monotonic() + seconds
-                        batch.append(one)
-                late = time.monotonic() >= deadline
-                if batch and (one is None or late or len(batch) >= most or sum(b.length for b in batch) >= steps):
+                arrived = self._next(deadline)
+                if isinstance(arrived, Trajectory):
+                    deadline = deadline if batch else time.monotonic() + seconds
+                    batch.append(arrived)
+                full = len(batch) >= most or sum(one.length for one in batch) >= steps
+                if batch and (full or not isinstance(arrived, Trajectory)):
                     yield batch
                     batch, deadline = [], math.inf
-                if one is None:
+                if isinstance(arrived, BaseException):
+                    raise arrived
+                if arrived is _Sign.END:
                     return
         finally:
             with suppress(RuntimeError):  # the loop has just been closed
                 loop.call_soon_threadsafe(main.cancel)
             thread.join()
+
+    def _next(self, deadline: float) -> Trajectory | BaseException | _Sign:
+        """What comes next, or `LATE`."""
+        try:
+            return self._done.get(timeout=None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return _Sign.LATE
 
     async def _main(self) -> None:
         began = time.perf_counter()
@@ -270,10 +278,10 @@ def _paid(decision: Decision, refused: Sequence[Decision], rulings: Sequence[Rul
 def _run(
     loop: asyncio.AbstractEventLoop,
     main: asyncio.Task[None],
-    done: queue.SimpleQueue[Trajectory | BaseException | None],
+    done: queue.SimpleQueue[Trajectory | BaseException | _Sign],
 ) -> None:
     asyncio.set_event_loop(loop)
-    end: BaseException | None = None
+    end: BaseException | _Sign = _Sign.END
     try:
         loop.run_until_complete(main)
     except asyncio.CancelledError:
