@@ -52,7 +52,9 @@ class ChatAuditor:
     """Asks a chat model. `record` counts what it says."""
 
     def __init__(self, settings: ChatConfig) -> None:
-        self.identity = digest("auditor", settings.model_dump(include={"base_url", "model", "temperature"}), SYSTEM)
+        self.identity = digest(
+            "auditor", settings.model_dump(include={"base_url", "model", "temperature", "max_tokens"}), SYSTEM
+        )
         self.record = Record()
         self._settings, self._endpoint = settings, Endpoint("auditor", settings)
 

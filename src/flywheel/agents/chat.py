@@ -24,6 +24,8 @@ SYSTEM = (
     "Action: open fridge\nIf nothing is left to do, answer "
 )
 CUE = "Answer with one line `Action: …`."
+DECIDING = {"base_url", "model", "temperature", "max_tokens", "tools", "window", "corrections"}
+"""Settings that make another policy."""
 TOOL = "act"
 EXCERPT = 200
 
@@ -97,8 +99,8 @@ class ChatPolicy:
 
     def __init__(self, settings: ChatConfig) -> None:
         self.name = "chat"
-        asked = settings.model_dump(include={"base_url", "model", "temperature", "max_tokens", "tools", "window"})
-        self.policy_id = f"chat-{digest(asked, SYSTEM, size=4)}"
+        asked = settings.model_dump(include=DECIDING)
+        self.policy_id = f"chat-{digest(asked, SYSTEM, CUE, size=4)}"
         self.version = "1"
         self._settings = settings
         self._endpoint = Endpoint("chat policy", settings)
@@ -165,14 +167,18 @@ class ServedPolicy:
         answer = await self._endpoint.complete(asked, user=episode)
         student, _, version = answer.model.partition("@")
         said = understood(answer.text)
-        if said is None:
-            return Decision(None, stop=StopReason.NO_ACTION, policy_id=student, policy_version=version)
-        history += [
-            {"role": "user", "content": worded(turn.observation, whole=True)},
-            {"role": "assistant", "content": answer.text},
-        ]
-        return replace(
-            _Asked([answer]).decision(said, said.action),
+        if said is not None:
+            history += [
+                {"role": "user", "content": worded(turn.observation, whole=True)},
+                {"role": "assistant", "content": answer.text},
+            ]
+        return Decision(
+            action=said.action if said else None,
+            subgoal=said.subgoal if said else "",
+            switched=bool(said and said.subgoal),
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            cost=answer.cost,
             policy_id=student,
             policy_version=version,
         )
