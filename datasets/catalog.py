@@ -31,9 +31,9 @@ from sqlalchemy import (
     inspect,
     select,
 )
-from sqlalchemy.exc import DatabaseError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
 
-from flywheel.errors import LakeError
+from flywheel.errors import LakeAwayError, LakeError
 
 METADATA = MetaData()
 
@@ -243,6 +243,7 @@ class Catalog:
     def __init__(self, url: URL) -> None:
         self.name = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
         self.engine = _engine(url)
+        self._remote = url.get_backend_name() != "sqlite"
         self.close = weakref.finalize(self, self.engine.dispose)
         """Closes every connection; done at the latest when nobody holds the catalog any more."""
         self._migrate()
@@ -259,12 +260,24 @@ class Catalog:
             yield connection
 
     @contextmanager
+    def session(self) -> Iterator[Connection]:
+        """A connection of one's own without a transaction, for locks that outlive transactions."""
+        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT", session=True)
+        try:
+            yield connection
+        finally:
+            connection.invalidate()  # its locks must not return to the pool
+            connection.close()
+
+    @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
         except DBAPIError as error:
             reason = " ".join(str(error.orig).split())
-            raise LakeError(f"the catalog {self.name} failed and changed nothing: {reason}") from error
+            gone = error.connection_invalidated or (self._remote and isinstance(error, OperationalError))
+            kind = LakeAwayError if gone else LakeError
+            raise kind(f"the catalog {self.name} failed and changed nothing: {reason}") from error
 
     def _migrate(self) -> None:
         try:
@@ -286,6 +299,8 @@ class Catalog:
                     connection.execute(insert(MIGRATION).values(version=version, applied_at=time.time()))
         except DatabaseError as error:
             reason = " ".join(str(error.orig).split())
+            if self._remote and isinstance(error, OperationalError):
+                raise LakeAwayError(f"the catalog {self.name} does not answer: {reason}") from error
             raise LakeError(
                 f"{self.name} is not a Flywheel catalog ({reason}); restore it or use another lake"
             ) from error
@@ -300,7 +315,7 @@ def has_catalog(url: URL) -> bool:
         return bool(inspect(engine).has_table(MIGRATION.name))
     except DBAPIError as error:
         name, reason = url.render_as_string(hide_password=True), " ".join(str(error.orig).split())
-        raise LakeError(f"the catalog {name} does not answer: {reason}") from error
+        raise LakeAwayError(f"the catalog {name} does not answer: {reason}") from error
     finally:
         engine.dispose()
 
@@ -343,7 +358,10 @@ def _postgresql(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _lock(connection: Connection) -> None:
-        if connection.get_execution_options().get("reading", False):
+        options = connection.get_execution_options()
+        if options.get("session", False):
+            return
+        if options.get("reading", False):
             connection.exec_driver_sql("set transaction isolation level repeatable read read only")
         else:
             connection.exec_driver_sql(f"select pg_advisory_xact_lock({WRITER_LOCK})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -12,6 +13,7 @@ from flywheel.arrow import segments_from_arrow
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
+from flywheel.datasets.pins import find, selected
 from flywheel.datasets.reading import check_condition, quoted
 from flywheel.distill.drawing import draw_weights
 from flywheel.distill.policies import NOISY_EXPERT, TUTORED
@@ -68,9 +70,10 @@ class Corpus:
 
 
 def load_corpus(
-    config: Config, lake: Lake, iteration: int, condition: str = "", *, hierarchical: bool = True
+    config: Config, lake: Lake, iteration: int, condition: str = "", dataset: str = "", *, hierarchical: bool = True
 ) -> Corpus:
-    """Training trajectories up to an iteration, or exactly those that a condition over `trajectories` selects.
+    """Training trajectories up to an iteration, or exactly those that a condition over `trajectories` selects, or
+    those of a version of a dataset (name@v3).
 
     Of an iteration: verified ones, and teachers' that at least hold completed segments; a student's failed episode
     teaches nobody, its way to a milestone is mostly its own wandering. Raises `LeakError` where one of them is of a
@@ -78,7 +81,12 @@ def load_corpus(
     where a hierarchy would learn from an episode without segments.
     """
     snapshot = agreed(lake.snapshot())
-    routes = _selected(lake, snapshot, condition) if condition else _collected(lake, snapshot, iteration)
+    if dataset:
+        routes, condition = _pinned(lake, snapshot, dataset), f"dataset {find(lake, dataset).title}"
+    elif condition:
+        routes = _selected(lake, snapshot, condition)
+    else:
+        routes = _collected(lake, snapshot, iteration)
     if not VERIFIED & set(routes.values()):
         said = (
             f"nothing verified satisfies: {condition}" if condition else "no verified training trajectory in the lake"
@@ -160,8 +168,28 @@ def _selected(lake: Lake, snapshot: int, condition: str) -> dict[str, RouteTo]:
 ) order by trajectory_id""",
         at=snapshot,
     ).to_pylist()
+    return _fit(rows, f"nothing in the lake satisfies: {condition}")
+
+
+def _pinned(lake: Lake, snapshot: int, title: str) -> dict[str, RouteTo]:
+    connection = lake.connect(snapshot)
+    try:
+        connection.register(
+            "pinned", pa.table({"trajectory_id": pa.array(selected(lake, find(lake, title)), pa.string())})
+        )
+        found = connection.sql(
+            """select trajectory_id, split, route, revoked is not null as revoked
+               from trajectories semi join pinned using (trajectory_id) order by trajectory_id"""
+        ).to_arrow_table()
+        return _fit(found.to_pylist(), f"the dataset {title} is empty")
+    finally:
+        connection.close()
+
+
+def _fit(rows: Sequence[dict[str, Any]], nothing: str) -> dict[str, RouteTo]:
+    """Routes of what was asked for; raises `TrainingError` or `LeakError` where some of it may not teach."""
     if not rows:
-        raise TrainingError(f"nothing in the lake satisfies: {condition}")
+        raise TrainingError(nothing)
     if held := [row for row in rows if row["split"] != "train"]:
         raise LeakError(
             f"{len(held)} of {len(rows)} selected trajectories are of held-out tasks, as {held[0]['trajectory_id']} "

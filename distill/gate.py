@@ -22,13 +22,18 @@ GUESS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of the tasks. `p_value`: one-sided, that the challenger is no worse there."""
+    """A part of the tasks. `both`: solved by both; `p_value`: one-sided, that the challenger is no worse there."""
 
     name: str
     tasks: int
+    both: int
     wins: int
     losses: int
     p_value: float
+
+    def solved(self, *, by_challenger: bool) -> int:
+        """Tasks that the challenger, or the champion, solved."""
+        return self.both + (self.wins if by_challenger else self.losses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ def foresight(tasks: int, alpha: float, power: float, looks: int = 1) -> str:
 def _slice(name: str, ours: Bools, theirs: Bools) -> Slice:
     wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     p_value = float(binomtest(wins, wins + losses, 0.5, alternative="less").pvalue) if wins + losses else 1.0
-    return Slice(name, int(ours.size), wins, losses, p_value)
+    return Slice(name, int(ours.size), int((ours & theirs).sum()), wins, losses, p_value)
 
 
 def minimum_detectable_effect(tasks: int, discordant: float, alpha: float, power: float) -> float:

@@ -5,8 +5,8 @@ so a process that is killed costs nothing but its unfinished episodes.
 
     python -m flywheel.distill.shards < ORDER
 
-A child reads one line of JSON, its order, plays it, and says how many more episodes are done, a line each time. When
-nobody listens any more, it ends.
+A child reads one line of JSON, its order, plays it, and says how many more episodes are done, a line each time. One
+more line tells it to begin no more of them. When nobody listens any more, it ends.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from flywheel.agents.collect import ALONE, Company, play
+from flywheel.agents.collect import Company, play
 from flywheel.agents.episode import Job, Origin, id_of
 from flywheel.agents.policy import Policy
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
@@ -36,6 +36,7 @@ from flywheel.environments.protocol import World
 from flywheel.errors import FlywheelError, InfrastructureError
 from flywheel.trajectory import Split, Task
 
+ENOUGH = "enough"
 WORTH = 48
 """Episodes below which a process more is not worth its start."""
 
@@ -56,11 +57,12 @@ def play_apart(
     """
     new = len(jobs) - len(lake.known_ids([id_of(job, policy, origin) for job in jobs]))
     count = min(config.environment.processes, new // WORTH)
-    if count < 2 or company != ALONE or not (isinstance(policy, FlatAgent | HierarchicalAgent) and policy.is_local):
+    watched = company.auditor is not None or company.spectators
+    if count < 2 or watched or not (isinstance(policy, FlatAgent | HierarchicalAgent) and policy.is_local):
         return play(config, lake, world, policy, jobs, origin, progress, company)
     assign(lake, [job.task for job in jobs])
     parts = [jobs[number::count] for number in range(count)]
-    with _threads(count), _children(config, policy, parts[1:], origin, progress) as wait:
+    with _threads(count), _children(config, policy, parts[1:], origin, progress, company) as wait:
         ids = play(config, lake, world, policy, parts[0], origin, progress, company)
         wait()
     own = {id_of(job, policy, origin) for job in parts[0]}
@@ -80,7 +82,12 @@ def _threads(processes: int) -> Iterator[None]:
 
 @contextmanager
 def _children(
-    config: Config, policy: Policy, parts: Sequence[Sequence[Job]], origin: Origin, progress: Callable[[int], None]
+    config: Config,
+    policy: Policy,
+    parts: Sequence[Sequence[Job]],
+    origin: Origin,
+    progress: Callable[[int], None],
+    company: Company,
 ) -> Iterator[Callable[[], None]]:
     """Processes that play these parts, and what waits for them. Leaving ends those that still run."""
     threads = str(max(1, torch.get_num_threads()))
@@ -98,7 +105,11 @@ def _children(
             )
             for errors in said
         ]
-        listening = [threading.Thread(target=_listen, args=(child, progress), daemon=True) for child in children]
+        stopped: list[BaseException] = []
+        listening = [
+            threading.Thread(target=_listen, args=(child, progress, company, stopped), daemon=True)
+            for child in children
+        ]
         for child, part, thread in zip(children, parts, listening, strict=True):
             assert child.stdin is not None
             child.stdin.write(json.dumps(_order(config, policy, part, origin)) + "\n")
@@ -108,6 +119,8 @@ def _children(
         def wait() -> None:
             for child, thread, errors in zip(children, listening, said, strict=True):
                 thread.join()
+                if stopped:
+                    raise stopped[0]
                 if child.wait():
                     errors.seek(0)
                     told = errors.read().strip().splitlines() or [f"exit code {child.returncode}"]
@@ -126,10 +139,25 @@ def _children(
                         pipe.close()
 
 
-def _listen(child: subprocess.Popen[str], progress: Callable[[int], None]) -> None:
+def _listen(
+    child: subprocess.Popen[str], progress: Callable[[int], None], company: Company, stopped: list[BaseException]
+) -> None:
+    """Pass on what a child says. Where `progress` wants no more, the child ends, and `stopped` says why."""
     assert child.stdout is not None
+    assert child.stdin is not None
+    told = False
     for line in child.stdout:
-        progress(int(line))
+        try:
+            progress(int(line))
+        except BaseException as error:
+            stopped.append(error)
+            child.kill()
+            return
+        if company.enough is not None and company.enough() and not told:
+            told = True
+            with suppress(BrokenPipeError):  # it has just ended
+                child.stdin.write(f"{ENOUGH}\n")
+                child.stdin.flush()
 
 
 def _order(config: Config, policy: Policy, part: Sequence[Job], origin: Origin) -> dict[str, Any]:
@@ -151,7 +179,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    enough = threading.Event()
+    threading.Thread(target=_end_with_parent, args=(enough,), daemon=True).start()
     config = Config.model_validate(order["config"])
     lake = Lake.of(config)
     student = load_policy(policy_directory(lake, order["policy"]), pick_device(config.train.device))
@@ -167,11 +196,13 @@ def main() -> None:
             jobs,
             Origin(**order["origin"]),
             lambda done: print(done, file=answers, flush=True),
+            Company(enough=enough.is_set),
         )
 
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
+def _end_with_parent(enough: threading.Event) -> None:
+    for _ in sys.stdin:
+        enough.set()
     os._exit(1)
 
 

@@ -51,7 +51,7 @@ Progress = Callable[[str, int, int, float], None]
 """Hears (role, updates done, updates in all, loss)."""
 AD_HOC = 0
 """The iteration of students that no turn asked for."""
-UNSEEN = {"checkpoint_seconds", "device", "refine", "sharing", "trackers"}
+UNSEEN = {"checkpoint_seconds", "device", "processes", "refine", "sharing", "trackers"}
 """Settings of training that another student does not come of."""
 
 
@@ -67,24 +67,27 @@ def distill(
     progress: Progress = lambda role, update, total, loss: None,
     *,
     condition: str = "",
+    dataset: str = "",
 ) -> PolicyCard:
     """Distill a student of a kind (`hierarchical` or `flat`) from all that was verified up to an iteration, or from
-    exactly what a condition over `trajectories` selects.
+    exactly what a condition over `trajectories` selects, or a dataset (name@v3) holds.
 
     The policy id is a digest of corpus, settings and parent: distilling the same again finds it done. Later
     iterations start from the student of the iteration before, ad-hoc students from scratch. Processes that torchrun
     started share the work; lake and students lie where all of them see them.
     """
     with together(pick_device(config.train.device)):
-        return _distilled(config, lake, kind, iteration, progress, condition)
+        return _distilled(config, lake, kind, iteration, progress, condition, dataset)
 
 
-def _distilled(config: Config, lake: Lake, kind: str, iteration: int, progress: Progress, condition: str) -> PolicyCard:
+def _distilled(
+    config: Config, lake: Lake, kind: str, iteration: int, progress: Progress, condition: str, dataset: str
+) -> PolicyCard:
     refine = config.train.refine
     if refine and refine.objective == "preference" and kind != "flat":
         raise ConfigError("preference compares whole episodes and refines flat students; set --kind flat")
-    corpus = load_corpus(config, lake, iteration, condition, hierarchical=kind == "hierarchical")
-    number = AD_HOC if condition else iteration
+    corpus = load_corpus(config, lake, iteration, condition, dataset, hierarchical=kind == "hierarchical")
+    number = AD_HOC if corpus.condition else iteration
     parent = newest(lake, kind, number - 1) if number > 1 else ""
     later = config.train.later_epochs if parent else config.train.epochs
     plain = Plan(lambda: cloned)

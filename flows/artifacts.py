@@ -1,13 +1,83 @@
-"""What each stage leaves in Prefect's UI: one table an iteration and stage."""
+"""What each stage leaves in Prefect's UI: a table an iteration and stage, progress, the report and its plot.
+
+None of it is needed: what lies in the lake counts, and a stage whose artifact was not written is done all the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flywheel.flows.logs import LOGGER
+
+EVERY = 5.0
+"""Seconds between two updates of a progress artifact."""
 
 
 def publish(stage: str, iteration: int, rows: Sequence[dict[str, object]]) -> None:
     """A table under the key of the stage, so that Prefect shows its versions as a history."""
-    key = f"flywheel-{stage}".replace("_", "-")
-    create_table_artifact(table=list(rows), key=key, description=f"iteration {iteration}")
+    _tried(create_table_artifact, table=list(rows), key=_key(stage), description=f"iteration {iteration}")
+
+
+def publish_report(iteration: int, files: dict[str, str]) -> None:
+    """The report to read, a link to its file, and the plot of P(verified) by iteration."""
+    report, picture = Path(files["md"]).absolute(), Path(files["png"])
+    about = f"iteration {iteration}"
+    _tried(create_markdown_artifact, markdown=report.read_text(), key=_key("report"), description=about)
+    _tried(create_link_artifact, link=report.as_uri(), link_text=report.name, key=_key("file"), description=about)
+    plot = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    _tried(create_image_artifact, image_url=plot, key=_key("plot"), description=f"P(verified) up to {about}")
+
+
+@contextmanager
+def progress_artifact(stage: str, iteration: int, total: int) -> Iterator[Callable[[int], None]]:
+    """A callback that hears how many more episodes of a stage are done and shows it in Prefect's UI."""
+    key, done, shown = _key(f"{stage}-progress"), 0, time.monotonic()
+    name = _tried(create_progress_artifact, progress=0.0, key=key, description=f"{stage}, iteration {iteration}")
+
+    def heard(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        if name and time.monotonic() - shown > EVERY:
+            shown = time.monotonic()
+            _tried(update_progress_artifact, artifact_id=name, progress=min(100.0, 100.0 * done / max(total, 1)))
+
+    yield heard
+    if name:
+        _tried(update_progress_artifact, artifact_id=name, progress=min(100.0, 100.0 * done / max(total, 1)))
+
+
+def both(one: Callable[[int], None], other: Callable[[int], None]) -> Callable[[int], None]:
+    """A callback that tells two."""
+
+    def heard(count: int) -> None:
+        one(count)
+        other(count)
+
+    return heard
+
+
+def _key(stage: str) -> str:
+    return f"flywheel-{stage}".replace("_", "-")
+
+
+def _tried(make: Callable[..., Any], **arguments: Any) -> Any:
+    """What Prefect made, or None if it did not answer."""
+    try:
+        return make(**arguments)
+    except Exception as error:
+        LOGGER.warning("an artifact was not written", extra={"key": arguments.get("key"), "error": str(error)})
+        return None

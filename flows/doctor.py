@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flywheel.config import Config
-from flywheel.errors import ConfigError, FlywheelError
+from flywheel.errors import ConfigError, FlywheelError, PrerequisiteError
 
 FREE_BYTES = 1 << 30
 
@@ -22,8 +22,8 @@ class Finding:
     detail: str
 
 
-def diagnose(config: Config) -> list[Finding]:
-    """Run every check; none changes anything."""
+def diagnose(config: Config, without: Sequence[str] = ()) -> list[Finding]:
+    """Run every check but those left out; none changes anything."""
     checks: dict[str, Callable[[Config], str]] = {
         "environment": _environment,
         "verifiers": _verifiers,
@@ -35,12 +35,22 @@ def diagnose(config: Config) -> list[Finding]:
         "prefect": _prefect,
     }
     findings = []
-    for name, check in checks.items():
+    for name, look in checks.items():
+        if name in without:
+            continue
         try:
-            findings.append(Finding(name, True, check(config)))
+            findings.append(Finding(name, True, look(config)))
         except (FlywheelError, ImportError, OSError) as error:
             findings.append(Finding(name, False, str(error)))
     return findings
+
+
+def check(config: Config) -> None:
+    """What a run would stumble over, told in one line before anything starts. Raises `PrerequisiteError`."""
+    wrong = [one for one in diagnose(config, without=("port of serve",)) if not one.ok]
+    if wrong:
+        told = "; ".join(f"{one.check}: {one.detail}" for one in wrong)
+        raise PrerequisiteError(f"nothing was started: {told}")
 
 
 def _environment(config: Config) -> str:
@@ -91,6 +101,8 @@ def _lake(config: Config) -> str:
 
 def _disk(config: Config) -> str:
     place = next(path for path in (config.data_dir.absolute(), *config.data_dir.absolute().parents) if path.exists())
+    if not os.access(place, os.W_OK):
+        raise OSError(f"{place} cannot be written; set another data_dir")
     free = shutil.disk_usage(place).free
     if free < FREE_BYTES:
         raise OSError(f"only {free >> 20} MiB free at {place}; a run needs 1 GiB")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from flywheel.distill.iterations import iterations
 from flywheel.filters.curate import route_counts, route_reasons
 
 
-def write_report(config: Config, lake: Lake, number: int, rates: Sequence[Rate], decision: Decision) -> dict[str, Any]:
+def write_report(
+    config: Config,
+    lake: Lake,
+    number: int,
+    rates: Sequence[Rate],
+    decision: Decision,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
     """Write `reports/iteration-N.{json,md,png}` in the data directory and return the report as plain data."""
     report: dict[str, Any] = {
         "name": config.name,
@@ -26,6 +33,7 @@ def write_report(config: Config, lake: Lake, number: int, rates: Sequence[Rate],
         "iteration": number,
         "rates": [asdict(rate) for rate in rates],
         "gate": {**asdict(decision), "sentence": decision.sentence},
+        "seconds": dict(seconds),
         "routes": route_counts(lake),
         "reasons": route_reasons(lake),
         "decoding": (

@@ -8,23 +8,28 @@ down before the run that it serves, and kill -9 leaves it behind.
 from __future__ import annotations
 
 import ctypes
+import http.client
 import inspect
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flywheel.errors import PrerequisiteError
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
+PULSE = 0.5
+"""Seconds between two looks at the server."""
+ADDRESS = "address"
+"""The file that says where the server of a data directory answers."""
 SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -32,8 +37,11 @@ SETTINGS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_CLIENT_MAX_RETRIES": "6",
 }
-"""No telemetry, no pickle, and no second copy of every log line on the console; the logs go to the server."""
+"""No telemetry, no pickle, and no second copy of every log line on the console; the logs go to the server. Who held a
+limit is known after a restart, too, and clients wait for a server that is started again."""
 
 
 @contextmanager
@@ -42,39 +50,108 @@ def prefect_api(data_dir: Path, port: int = 0) -> Iterator[str]:
 
     Call before anything imports prefect: it reads its settings then.
     """
-    home = data_dir.absolute() / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("PREFECT_HOME", str(home))
+    home = _configure(data_dir)
     if existing := os.environ.get("PREFECT_API_URL"):
         yield existing
         return
     port = free_port(port)
     url = f"http://{HOST}:{port}/api"
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        with _kept(home, port, url):
+            (home / ADDRESS).write_text(url)
+            try:
+                yield url
+            finally:
+                (home / ADDRESS).unlink(missing_ok=True)
+                _drain()
+    finally:
+        del os.environ["PREFECT_API_URL"]
+
+
+@contextmanager
+def reached_api(data_dir: Path, port: int) -> Iterator[str]:
+    """The address of the Prefect API that a running `flywheel serve`, or PREFECT_API_URL, offers.
+
+    Raises `PrerequisiteError` where none answers.
+    """
+    given = os.environ.get("PREFECT_API_URL", "")
+    url = given or running_api(data_dir) or f"http://{HOST}:{port}/api"
+    if not _answers(url):
+        raise PrerequisiteError(
+            f"no Prefect server answers at {url}; start one with: flywheel serve CONFIG, or set PREFECT_API_URL"
+        )
+    _configure(data_dir)
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        yield url
+    finally:
+        _drain()
+        if not given:
+            del os.environ["PREFECT_API_URL"]
+
+
+def running_api(data_dir: Path) -> str:
+    """The address of the server that serves this data directory now, or an empty string."""
+    with suppress(OSError):
+        url = (data_dir / "prefect" / ADDRESS).read_text()
+        return url if _answers(url) else ""
+    return ""
+
+
+def _configure(data_dir: Path) -> Path:
+    """Prefect's settings for this process and its children; its home."""
+    home = data_dir.absolute() / "prefect"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrerequisiteError(f"cannot write to {home}: {error.strerror}; set another data_dir") from None
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(home))
+    return home
+
+
+@contextmanager
+def _kept(home: Path, port: int, url: str) -> Iterator[None]:
+    """A server that is started again whenever it dies, until the context ends."""
+    current = _start(home, port)
+    ending = threading.Event()
+
+    def keep() -> None:
+        nonlocal current
+        while not ending.wait(PULSE):
+            if current.poll() is not None:
+                current = _start(home, port)
+
+    keeper = threading.Thread(target=keep, name="prefect server", daemon=True)
+    try:
+        _wait(current, url, home / "server.log")
+        keeper.start()
+        yield
+    finally:
+        ending.set()
+        if keeper.ident is not None:
+            keeper.join()
+        current.terminate()
+        try:
+            current.wait(10)
+        except subprocess.TimeoutExpired:
+            current.kill()
+            current.wait()
+
+
+def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
     with (home / "server.log").open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)],
             env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
-    os.environ["PREFECT_API_URL"] = url
-    try:
-        _wait(process, url, home / "server.log")
-        yield url
-    finally:
-        _drain()
-        del os.environ["PREFECT_API_URL"]
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def free_port(port: int) -> int:
@@ -93,17 +170,23 @@ def free_port(port: int) -> int:
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise PrerequisiteError(f"the Prefect server ended at once; the reason is in {log}")
-        try:
-            with opener.open(f"{url}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+        if _answers(url):
+            return
+        time.sleep(0.2)
     raise PrerequisiteError(f"the Prefect server did not answer within {START_SECONDS:.0f} s; see {log}")
+
+
+def _answers(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/health", timeout=5):
+            return True
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
 
 
 def _drain() -> None:
@@ -123,8 +206,8 @@ def _drain() -> None:
     run_coro_as_sync(drain())
 
 
-def _die_with_parent() -> None:
-    """Linux: have the kernel end this child when its parent is gone, however it went."""
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Linux: have the kernel send this process a signal when its parent is gone, however it went."""
     if sys.platform == "linux":
         parent_death_signal = 1
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(parent_death_signal, number)

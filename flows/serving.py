@@ -1,26 +1,100 @@
-"""Scheduled turns: a Prefect deployment that starts the next iteration whenever its cron says so."""
+"""Deployments of a flywheel: the next turn on a schedule, and distillation on demand; served here or on a work pool.
+
+Both flows hold one global concurrency limit, `flywheel-NAME`: one of them runs at a time, whoever started it.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import flow
 from prefect import serve as prefect_serve
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+    State,
+    StateType,
+)
+from prefect.concurrency.sync import concurrency
 from prefect.deployments.runner import RunnerDeployment
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
 
-from flywheel.config import Config, load
+from flywheel.config import Config
 from flywheel.datasets.lake import Lake
-from flywheel.distill.iterations import iterations
+from flywheel.distill.iterations import current, iterations
+from flywheel.distill.launching import distill_apart
+from flywheel.distill.stage import distill
+from flywheel.errors import BudgetError
+from flywheel.flows.events import DISTILLED, tell
+from flywheel.flows.logs import log_to_stderr
+from flywheel.flows.schedules import prefect_schedule
+from flywheel.flows.server import die_with_parent
+from flywheel.flows.source import settings_of
 from flywheel.flows.turn import turn
+
+LEASE = 60.0
+"""Seconds after which a limit is free again if its holder is gone and could not say so."""
+TOGETHER = 8
+"""Flow runs whose processes may wait beside the running one."""
+SCHEDULED = "auto-scheduled"
+"""Prefect's tag of runs that a schedule made."""
 
 
 @flow(name="next-turn", persist_result=False)
-def next_turn(config_file: str, overrides: list[str]) -> dict[str, Any]:
+def next_turn(
+    config_file: str = "", overrides: list[str] | None = None, settings: dict[str, Any] | None = None
+) -> dict[str, Any] | State[Any]:
     """Resume the iteration that a stopped run left, or begin the one after the last finished."""
-    config = load(Path(config_file), overrides)
-    return turn(config, next_number(config))
+    config = _begun(config_file, overrides, settings)
+    if _late(config):
+        return Cancelled(message=f"late by more than {config.serve.grace:g} s; serve.late = 'skip' leaves it out")
+    try:
+        with _alone(config):
+            return turn(config, next_number(config))
+    except TimeoutError:
+        return Cancelled(message="another turn or distillation runs; serve.late = 'skip' leaves this one out")
+    except BudgetError as spent:
+        return Cancelled(message=str(spent), name="Budget spent")
+
+
+@flow(name="distill-now", persist_result=False)
+def distill_now(
+    config_file: str = "",
+    overrides: list[str] | None = None,
+    settings: dict[str, Any] | None = None,
+    kind: str = "hierarchical",
+    where: str = "",
+    dataset: str = "",
+) -> dict[str, Any]:
+    """Distill a student of all that is verified, of what a condition selects, or of a dataset; once of the same."""
+    config = _begun(config_file, overrides, settings)
+    lake = Lake.of(config)
+    with _alone(config, wait=True):
+        number = current(lake)
+        if where or dataset:
+            card = distill(config, lake, kind, number, condition=where, dataset=dataset)
+        else:
+            card = distill_apart(config, lake, kind, number)
+    told = {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
+    tell(config.name, DISTILLED, iteration=card.iteration, **told)
+    return told
 
 
 def next_number(config: Config) -> int:
@@ -28,14 +102,113 @@ def next_number(config: Config) -> int:
     return 1 + sum(one.finished for one in iterations(Lake.of(config, create=True)))
 
 
-def serve(config: Config, config_file: Path, overrides: list[str]) -> None:
-    """Serve the deployment until Ctrl-C. One turn at a time: the next waits for the running one."""
-    deployment = RunnerDeployment.from_flow(
-        next_turn,
-        name=config.name,
-        cron=config.serve.cron,
-        parameters={"config_file": str(config_file.absolute()), "overrides": overrides},
-        concurrency_limit=1,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
-    prefect_serve(deployment, pause_on_shutdown=True, limit=1, print_starting_message=False)
+def limit_of(config: Config) -> str:
+    """The name of the global concurrency limit of a flywheel."""
+    return f"flywheel-{config.name}"
+
+
+def deployments(config: Config, source: dict[str, Any], pool: str | None = None) -> list[RunnerDeployment]:
+    """The scheduled turn and the distillation on demand. `source`: the parameters that say where settings are.
+
+    Raises `ConfigError` for a schedule that is none.
+    """
+    schedule = prefect_schedule(config)
+    skips = config.serve.late == "skip"
+    strategy = ConcurrencyLimitStrategy.CANCEL_NEW if skips else ConcurrencyLimitStrategy.ENQUEUE
+    common: dict[str, Any] = {"work_pool_name": pool, "entrypoint_type": EntrypointType.MODULE_PATH}
+    return [
+        RunnerDeployment.from_flow(
+            next_turn,
+            name=config.name,
+            schedule=schedule,
+            parameters=source,
+            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=strategy),
+            **common,
+        ),
+        RunnerDeployment.from_flow(
+            distill_now, name=config.name, parameters={**source, "kind": config.triggers.kind}, **common
+        ),
+    ]
+
+
+def serve(config: Config, config_file: Path, overrides: list[str], *, own_server: bool) -> None:
+    """Serve the deployments until Ctrl-C. `own_server`: nothing else uses the server, so that runs which it still takes
+    for running died with it."""
+    source = {"config_file": str(config_file.absolute()), "overrides": overrides}
+    made = deployments(config, source)
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(limit_of(config), 1)
+    names = _applied(made)
+    if own_server:
+        _bury(config, names)
+    from flywheel.flows.automations import install
+
+    install(config, *names)
+    prefect_serve(*made, pause_on_shutdown=False, limit=TOGETHER, print_starting_message=False)
+
+
+def deploy(config: Config, pool: str, pool_type: str, image: str) -> dict[str, Any]:
+    """Put the deployments on a work pool of Prefect, made if there is none of the name; what was made, by name."""
+    from flywheel.flows.automations import install
+    from flywheel.flows.pools import ensure
+
+    here = pool_type == "process"
+    data_dir = config.data_dir.absolute() if here else config.data_dir
+    config = config.model_copy(update={"data_dir": data_dir})
+    made = deployments(config, {"settings": config.model_dump(mode="json")}, pool)
+    with get_client(sync_client=True) as client:
+        ensure(client, pool, pool_type)
+        client.upsert_global_concurrency_limit_by_name(limit_of(config), 1)
+    names = _applied(made, work_pool_name=pool, image=image or None)
+    automations = install(config, *names)
+    return {
+        "deployments": [f"{one.flow_name}/{one.name}" for one in made],
+        "automations": automations,
+        "pool": pool,
+        "next": f"prefect worker start --pool {pool}",
+    }
+
+
+def _applied(made: list[RunnerDeployment], **where: Any) -> list[UUID]:
+    ids = [one.apply(**where) for one in made]
+    return [one for one in ids if isinstance(one, UUID)]
+
+
+def _begun(config_file: str, overrides: list[str] | None, settings: dict[str, Any] | None) -> Config:
+    """What every run does first: end with whoever started it, log as asked, read the settings."""
+    if os.environ.get("PREFECT__FLOW_RUN_ID"):  # a process of its own
+        die_with_parent(signal.SIGKILL)
+    log_to_stderr()
+    return settings_of(config_file, overrides, settings)
+
+
+def _late(config: Config) -> bool:
+    if config.serve.late == "queue" or SCHEDULED not in flow_run.get_tags():
+        return False
+    due: datetime = flow_run.get_scheduled_start_time()
+    return datetime.now(UTC) - due > timedelta(seconds=config.serve.grace)
+
+
+@contextmanager
+def _alone(config: Config, *, wait: bool = False) -> Iterator[None]:
+    """Hold the flywheel's limit. Raises `TimeoutError` at once where a scheduled run is not to wait."""
+    skips = config.serve.late == "skip" and SCHEDULED in flow_run.get_tags() and not wait
+    with concurrency(limit_of(config), timeout_seconds=1.0 if skips else None, strict=True, lease_duration=LEASE):
+        yield
+
+
+def _bury(config: Config, names: list[UUID]) -> None:
+    """Mark what ran when the server died as crashed, and free the limits that it held."""
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+    running = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    with get_client(sync_client=True) as client:
+        lost = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=names)),
+        )
+        for one in lost:
+            client.set_flow_run_state(one.id, Crashed(message="the server died while it ran"), force=True)
+        for limit in client.read_global_concurrency_limits(limit=200, offset=0):
+            if limit.name == limit_of(config) or limit.name in {f"deployment:{name}" for name in names}:
+                client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))

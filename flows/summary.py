@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from rich.table import Table
 
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.distill.gate import Decision
 from flywheel.distill.iterations import iterations
 from flywheel.distill.registry import champion, history
 from flywheel.flows.report import rate_rows
@@ -50,10 +54,11 @@ def _program() -> str:
 
 
 def status_of(lake: Lake) -> dict[str, Any]:
-    """The state of a flywheel in a few lines."""
+    """The state of a flywheel in a few lines; what runs and is next, where a server serves it."""
     turns = iterations(lake)
     reigns = history(lake)
     counts = lake.sql("select count(*) as episodes, count(*) filter (route is null) as waiting from trajectories")
+    gate = lake.sql("select iteration, challenger_id, result from gates order by iteration desc limit 1").to_pylist()
     return {
         "snapshot": lake.snapshot(),
         **counts.to_pylist()[0],
@@ -61,5 +66,49 @@ def status_of(lake: Lake) -> dict[str, Any]:
         "iteration_running": next((one.number for one in turns if not one.finished), None),
         "champion": champion(lake),
         "why": reigns[-1].reason if reigns else "no student was promoted yet",
-        "last_gate": turns[-1].report.get("gate", {}).get("sentence") if turns else None,
+        "last_gate": _told(gate[0]) if gate else None,
+        "served": _served(lake),
     }
+
+
+def _told(gate: dict[str, Any]) -> str:
+    sentence = Decision.from_json(json.loads(gate["result"])).sentence
+    return f"iteration {gate['iteration']}, {gate['challenger_id']}: {sentence}"
+
+
+def _served(lake: Lake) -> dict[str, Any] | None:
+    """What the running server knows of the lake's flywheel, or None if none serves it."""
+    from flywheel.flows.server import reached_api, running_api
+
+    if not (os.environ.get("PREFECT_API_URL") or running_api(lake.root)):
+        return None
+    with reached_api(lake.root, 0):
+        from flywheel.flows.control import standing_at
+
+        return standing_at(lake.root)
+
+
+def history_of(lake: Lake) -> dict[str, list[dict[str, Any]]]:
+    """Iterations with their rates and gates, and the champion's changes, oldest first."""
+    rows = []
+    for one in iterations(lake):
+        rates = {rate["policy"]: f"{rate['rate']:.1%}" for rate in one.report.get("rates", [])}
+        rows.append(
+            {
+                "iteration": one.number,
+                "finished": one.finished,
+                "began_under": one.champion_id,
+                "rates": ", ".join(f"{policy} {rate}" for policy, rate in rates.items()),
+                "gate": one.report.get("gate", {}).get("sentence", ""),
+                "seconds": round(sum(one.report.get("seconds", {}).values())),
+            }
+        )
+    changes = [
+        {
+            "champion": one.policy_id,
+            "since": datetime.fromtimestamp(one.created_at, UTC).isoformat(timespec="seconds"),
+            "why": one.reason,
+        }
+        for one in history(lake)
+    ]
+    return {"iterations": rows, "champion_changes": changes}

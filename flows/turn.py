@@ -6,7 +6,7 @@ results in the lake and does nothing, so a killed turn resumes by being run agai
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from prefect import flow, task
@@ -16,59 +16,83 @@ from prefect.client.schemas.objects import State
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.retention import tend
-from flywheel.distill.collection import collect
+from flywheel.datasets.turns import sole_turn
+from flywheel.distill.collection import collect, plan
 from flywheel.distill.evaluation import Rate, evaluate, gate
 from flywheel.distill.gate import Decision, foresight
 from flywheel.distill.iterations import Iteration, begin, finish
-from flywheel.distill.stage import distill
+from flywheel.distill.launching import distill_apart
 from flywheel.distill.students import PolicyCard
-from flywheel.errors import InfrastructureError
+from flywheel.errors import InfrastructureError, LakeAwayError
 from flywheel.filters.curate import curate
-from flywheel.flows.artifacts import publish
+from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
+from flywheel.flows.events import COLLECTED, CURATED, DECIDED, DISTILLED, EVALUATED, TURNED, tell
 from flywheel.flows.live import watched
+from flywheel.flows.meter import Meter
 from flywheel.flows.progress import bar, training_bar
 from flywheel.flows.report import write_report
+from flywheel.flows.signals import announce_gate
 from flywheel.trajectory import Split
 
 
 def broke(task: object, run: object, state: State[Any]) -> bool:
-    """Broken infrastructure deserves one more try; what a user must mend does not."""
-    return isinstance(state.result(raise_on_failure=False), InfrastructureError)
+    """Broken infrastructure deserves another try; what a user must mend does not."""
+    return isinstance(state.result(raise_on_failure=False), InfrastructureError | LakeAwayError)
+
+
+STAGE: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 3,
+    "retry_delay_seconds": [2, 10, 30],
+    "retry_condition_fn": broke,
+}
 
 
 @flow(name="turn", persist_result=False, validate_parameters=False)
 def turn(config: Config, number: int) -> dict[str, Any]:
-    """Run one iteration to its end and return its report. A finished iteration returns its report at once."""
+    """Run one iteration to its end and return its report. A finished iteration returns its report at once.
+
+    Raises `LakeError` while another turn runs on the lake, and `BudgetError` when the turn's budget is spent.
+    """
     lake = Lake.of(config, create=True)
-    iteration = begin(config, lake, number)
-    if iteration.finished:
-        return iteration.report
-    collect_stage(config, lake, iteration)
-    curate_stage(config, lake, number)
-    upkeep = upkeep_stage.submit(config, lake)
-    teachers = [evaluate_stage(config, lake, name, number) for name in config.collect.teachers]
-    challenger = distill_stage(config, lake, "hierarchical", number)
-    control = distill_stage(config, lake, "flat", number)
-    decision = gate_stage(config, lake, challenger, iteration)
-    students = [evaluate_stage(config, lake, one.policy_id, number) for one in (control, challenger)]
-    upkeep.wait()
-    report = write_report(config, lake, number, [*teachers, *students], decision)
-    finish(lake, number, report)
-    return report
+    with sole_turn(lake):
+        iteration = begin(config, lake, number)
+        if iteration.finished:
+            return iteration.report
+        meter = Meter(config, lake, number)
+        collect_stage(meter, iteration)
+        curate_stage(meter)
+        upkeep = upkeep_stage.submit(config, lake)
+        teachers = [evaluate_stage(meter, name) for name in config.collect.teachers]
+        challenger = distill_stage(meter, "hierarchical")
+        control = distill_stage(meter, "flat")
+        decision = gate_stage(meter, challenger, iteration)
+        students = [evaluate_stage(meter, one.policy_id) for one in (control, challenger)]
+        upkeep.wait()
+        return report_stage(meter, [*teachers, *students], decision)
 
 
-@task(name="collect", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)
-def collect_stage(config: Config, lake: Lake, iteration: Iteration) -> None:
-    with watched(f"collect {iteration.number}", table=False) as (progress, company):
-        counts = collect(config, lake, iteration.number, iteration.champion_id, progress, company)
+@task(name="collect", **STAGE)
+def collect_stage(meter: Meter, iteration: Iteration) -> None:
+    shares = plan(meter.config, iteration.number, iteration.champion_id)
+    with (
+        meter.stage("collect", COLLECTED) as told,
+        watched(f"collect {iteration.number}", table=False) as (progress, company),
+        progress_artifact("collect", iteration.number, sum(one.count for one in shares)) as shown,
+    ):
+        heard = both(progress, shown)
+        among = replace(company, enough=meter.over)
+        counts = collect(meter.config, meter.lake, iteration.number, iteration.champion_id, heard, among)
+        told["episodes"] = counts
+        meter.check("collect")
     publish("collect", iteration.number, [{"policy": name, "episodes": count} for name, count in counts.items()])
 
 
-@task(name="curate", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)
-def curate_stage(config: Config, lake: Lake, number: int) -> None:
-    with bar(f"curate {number}") as progress:
-        routes = curate(config, lake, progress)
-    publish("curate", number, [{"route": name, "trajectories": count} for name, count in routes.items()])
+@task(name="curate", **STAGE)
+def curate_stage(meter: Meter) -> None:
+    with meter.stage("curate", CURATED) as told, bar(f"curate {meter.iteration}") as progress:
+        told["routes"] = routes = curate(meter.config, meter.lake, meter.episodes("curate", progress))
+    publish("curate", meter.iteration, [{"route": name, "trajectories": count} for name, count in routes.items()])
 
 
 @task(name="upkeep", cache_policy=NO_CACHE)
@@ -77,28 +101,48 @@ def upkeep_stage(config: Config, lake: Lake) -> None:
     tend(lake, config.lake.retire)
 
 
-@task(name="distill", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)
-def distill_stage(config: Config, lake: Lake, kind: str, number: int) -> PolicyCard:
-    with training_bar(f"distill {number}") as progress:
-        card = distill(config, lake, kind, number, progress)
-    publish(f"distill-{kind}", number, [{"metric": name, "value": value} for name, value in card.metrics.items()])
+@task(name="distill", **STAGE)
+def distill_stage(meter: Meter, kind: str) -> PolicyCard:
+    with meter.stage("distill", DISTILLED) as told, training_bar(f"distill {meter.iteration}") as progress:
+        card = distill_apart(meter.config, meter.lake, kind, meter.iteration, meter.updates("distill", progress))
+        told |= {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
+    publish(
+        f"distill-{kind}", meter.iteration, [{"metric": name, "value": value} for name, value in card.metrics.items()]
+    )
     return card
 
 
-@task(name="gate", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)
-def gate_stage(config: Config, lake: Lake, challenger: PolicyCard, iteration: Iteration) -> Decision:
+@task(name="gate", **STAGE)
+def gate_stage(meter: Meter, challenger: PolicyCard, iteration: Iteration) -> Decision:
+    config, lake, number = meter.config, meter.lake, meter.iteration
     expected = foresight(config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks)
-    publish("gate-expects", iteration.number, [{"expects": expected}])
-    with bar(f"gate {iteration.number}") as progress:
-        decision = gate(config, lake, challenger.policy_id, iteration.champion_id, iteration.number, progress)
-    publish("gate", iteration.number, [{"decision": decision.sentence}])
-    publish("gate-slices", iteration.number, [asdict(one) for one in decision.slices])
+    publish("gate-expects", number, [{"expects": expected}])
+    with meter.stage("gate", DECIDED) as told, bar(f"gate {number}") as progress:
+        heard = meter.episodes("gate", progress)
+        decision = gate(config, lake, challenger.policy_id, iteration.champion_id, number, heard)
+        told |= {"promoted": decision.promoted, "decision": decision.sentence, "challenger": challenger.policy_id}
+    announce_gate(config, lake, number, challenger.policy_id, decision)
+    publish("gate", number, [{"decision": decision.sentence}])
+    publish("gate-slices", number, [asdict(one) for one in decision.slices])
     return decision
 
 
-@task(name="evaluate", cache_policy=NO_CACHE, retries=1, retry_condition_fn=broke)
-def evaluate_stage(config: Config, lake: Lake, name: str, number: int) -> Rate:
-    with bar(f"evaluate {number}") as progress:
-        rate = evaluate(config, lake, name, Split.TEST, number, progress)
-    publish(f"evaluate-{rate.policy}", number, [{"P(verified)": rate.rate, "low": rate.low, "high": rate.high}])
+@task(name="evaluate", **STAGE)
+def evaluate_stage(meter: Meter, name: str) -> Rate:
+    with meter.stage("evaluate", EVALUATED) as told, bar(f"evaluate {meter.iteration}") as progress:
+        heard = meter.episodes("evaluate", progress)
+        rate = evaluate(meter.config, meter.lake, name, Split.TEST, meter.iteration, heard)
+        told |= {"policy_id": rate.policy_id, "rate": rate.rate, "low": rate.low, "high": rate.high}
+    rows: list[dict[str, object]] = [{"P(verified)": rate.rate, "low": rate.low, "high": rate.high}]
+    publish(f"evaluate-{rate.policy}", meter.iteration, rows)
     return rate
+
+
+@task(name="report", **STAGE)
+def report_stage(meter: Meter, rates: list[Rate], decision: Decision) -> dict[str, Any]:
+    with meter.stage("report"):
+        report = write_report(meter.config, meter.lake, meter.iteration, rates, decision, meter.seconds)
+        publish_report(meter.iteration, report["files"])
+        finish(meter.lake, meter.iteration, report)
+    tell(meter.config.name, TURNED, iteration=meter.iteration, seconds=meter.seconds)
+    return report

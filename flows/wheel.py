@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flywheel.config import Config
-from flywheel.errors import ConfigError
-from flywheel.flows.server import prefect_api
+from flywheel.errors import ConfigError, PrerequisiteError
+from flywheel.flows.doctor import check
+from flywheel.flows.server import prefect_api, reached_api, running_api
+
+if TYPE_CHECKING:
+    from flywheel.datasets.lake import Lake
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -24,6 +31,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         done = [one.report for one in iterations(lake) if one.finished]
         if len(done) >= config.iterations:
             return done[: config.iterations]
+    check(config)
     with prefect_api(config.data_dir):
         from flywheel.flows.turn import turn
 
@@ -31,8 +39,65 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 
 def serve(config: Config, config_file: Path, overrides: list[str]) -> None:
-    """Serve the scheduled deployment until it is interrupted."""
-    with prefect_api(config.data_dir, config.serve.port):
-        from flywheel.flows.serving import serve as serve_deployment
+    """Serve the scheduled deployments until it is interrupted."""
+    check(config)
+    own = not os.environ.get("PREFECT_API_URL")
+    with prefect_api(config.data_dir, config.serve.port), metrics(config):
+        from flywheel.flows.serving import serve as serve_deployments
 
-        serve_deployment(config, config_file, overrides)
+        serve_deployments(config, config_file, overrides, own_server=own)
+
+
+def foreseen(config: Config) -> dict[str, Any]:
+    """What serving would do; nothing is started. Raises `ConfigError` for a schedule that is none."""
+    from flywheel.flows.schedules import ticks
+
+    return {
+        "deployment": config.name,
+        "next ticks": ticks(config),
+        "late": config.serve.late,
+        "triggers": {name: value for name, value in config.triggers.model_dump().items() if value and name != "kind"},
+        "port": config.serve.port,
+    }
+
+
+@contextmanager
+def steered(config: Config) -> Iterator[str]:
+    """Within the context, Prefect's API is that of the served or deployed flywheel; its name.
+
+    Raises `PrerequisiteError` where no server answers.
+    """
+    with reached_api(config.data_dir, config.serve.port):
+        yield config.name
+
+
+def curated(config: Config, lake: Lake) -> None:
+    """After a curation outside of a turn: tell a running server if there is enough to distill."""
+    if os.environ.get("PREFECT_API_URL") or running_api(config.data_dir):
+        with reached_api(config.data_dir, config.serve.port):
+            from flywheel.flows.signals import announce_curated
+
+            announce_curated(config, lake)
+
+
+def deploy(config: Config, pool: str, pool_type: str, image: str = "") -> dict[str, Any]:
+    """Put the deployments on a work pool of the Prefect server that PREFECT_API_URL names."""
+    if not os.environ.get("PREFECT_API_URL"):
+        raise PrerequisiteError("deploy needs a Prefect server that stays: set PREFECT_API_URL (see docs/operating.md)")
+    with reached_api(config.data_dir, config.serve.port):
+        from flywheel.flows.serving import deploy as deploy_to
+
+        return deploy_to(config, pool, pool_type, image)
+
+
+@contextmanager
+def metrics(config: Config) -> Iterator[None]:
+    """Prometheus metrics beside a served flywheel, if a port is set."""
+    if not config.serve.metrics_port:
+        yield
+        return
+    from flywheel.datasets.lake import Lake
+    from flywheel.flows.metrics import exposed
+
+    with exposed(Lake.of(config, create=True), config.serve.metrics_port):
+        yield

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flywheel.cli_agents import Number, collect, evaluate, serve_policy
+from flywheel.cli_flows import deploy, doctor, history, metrics, pause, resume, serve, status, trigger
 from flywheel.cli_formats import export, import_
 from flywheel.cli_lake import dataset as dataset_commands
 from flywheel.cli_lake import lake as lake_commands
@@ -33,7 +34,7 @@ from flywheel.console import (
     say,
     show_table,
 )
-from flywheel.errors import ConfigError, FlywheelError
+from flywheel.errors import BudgetError, ConfigError, FlywheelError
 
 if TYPE_CHECKING:
     from flywheel.config import Config
@@ -49,6 +50,31 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+SPENT = 3
+"""Exit code of work that stopped because its budget is spent."""
+
+
+class Log(StrEnum):
+    """How a log is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@app.callback()
+def root(
+    log: Annotated[
+        Log | None,
+        typer.Option(
+            "--log", envvar="FLYWHEEL_LOG", help="Write what happens to stderr: each stage as it ends, warnings."
+        ),
+    ] = None,
+) -> None:
+    """A data flywheel for trajectory distillation: collect, verify, store, distill, gate, redeploy."""
+    if log:
+        from flywheel.flows.logs import log_to_stderr
+
+        log_to_stderr(str(log))
 
 
 class Kind(StrEnum):
@@ -87,6 +113,10 @@ def curate(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_js
 
     with bar("curate") as progress:
         found = preview(settings, lake, progress) if dry_run else curate_lake(settings, lake, progress)
+    if not dry_run:
+        from flywheel.flows.wheel import curated
+
+        curated(settings, lake)
     if as_json or not isinstance(found, list):
         say(found, as_json)
         return
@@ -102,6 +132,7 @@ def distill(
     where: Annotated[
         str, typer.Option(help="SQL over the view trajectories: learn from exactly these, from scratch.")
     ] = "",
+    dataset: Annotated[str, typer.Option(help="A dataset (name@v3): learn from exactly that, from scratch.")] = "",
     student: Annotated[
         Path | None, typer.Option(metavar="CONFIG", help="A config whose [student] and [train] replace CONFIG's.")
     ] = None,
@@ -125,13 +156,15 @@ def distill(
     from flywheel.distill.stage import distill as distill_student
     from flywheel.flows.progress import training_bar
 
+    if where and dataset:
+        raise ConfigError("--where and --dataset exclude each other; give one of them")
     number = iteration or current(lake)
     if dry_run:
-        corpus = load_corpus(settings, lake, number, where, hierarchical=kind is Kind.HIERARCHICAL)
+        corpus = load_corpus(settings, lake, number, where, dataset, hierarchical=kind is Kind.HIERARCHICAL)
         say({"trajectories": len(corpus.routes), "snapshot": corpus.snapshot}, as_json)
         return
     with training_bar(f"distill {number}") as progress:
-        card = distill_student(settings, lake, str(kind), number, progress, condition=where)
+        card = distill_student(settings, lake, str(kind), number, progress, condition=where, dataset=dataset)
     if leads():
         say({"policy_id": card.policy_id, "parameters": card.parameters, **card.metrics}, as_json)
 
@@ -176,26 +209,6 @@ def rollback(data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json:
     from flywheel.distill.registry import rollback as roll_back
 
     say({"champion": previous_champion(lake) if dry_run else roll_back(lake)}, as_json)
-
-
-@app.command(epilog="Example: flywheel serve configs/quickstart.toml --set serve.cron='0 2 * * *'")
-def serve(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Serve a scheduled deployment: every tick of serve.cron starts the next turn. Ctrl-C stops it."""
-    settings = load_config(config, sets)
-    if dry_run:
-        say({"deployment": settings.name, "cron": settings.serve.cron, "port": settings.serve.port}, as_json)
-        return
-    from flywheel.flows.wheel import serve as serve_wheel
-
-    serve_wheel(settings, config, sets or [])
-
-
-@app.command(epilog="Example: flywheel status --data-dir data/quickstart --json")
-def status(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
-    """What the lake holds, which iterations are done, who is champion and why."""
-    from flywheel.flows.summary import status_of
-
-    say(status_of(open_lake(data_dir)), as_json)
 
 
 @app.command(
@@ -248,20 +261,15 @@ def show(
     )
 
 
-@app.command(epilog="Example: flywheel doctor configs/quickstart.toml")
-def doctor(config: ConfigFile, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Check everything that a run needs before it starts. Exit code 2 if something is missing."""
-    from flywheel.flows.doctor import diagnose
-
-    findings = diagnose(load_config(config, sets))
-    if as_json:
-        say([asdict(finding) for finding in findings], as_json)
-    else:
-        show_table(["check", "ok", "detail"], [[one.check, "yes" if one.ok else "NO", one.detail] for one in findings])
-    if not all(finding.ok for finding in findings):
-        raise typer.Exit(2)
-
-
+app.command(epilog="Example: flywheel serve configs/quickstart.toml --set serve.interval=3600")(serve)
+app.command(epilog="Example: flywheel deploy configs/quickstart.toml --pool nightly")(deploy)
+app.command(epilog="Example: flywheel pause configs/quickstart.toml")(pause)
+app.command(epilog="Example: flywheel resume configs/quickstart.toml")(resume)
+app.command(epilog="Example: flywheel trigger configs/quickstart.toml distill --dataset verified@v2 --wait")(trigger)
+app.command(epilog="Example: flywheel status --data-dir data/quickstart --json")(status)
+app.command(epilog="Example: flywheel history --data-dir data/quickstart")(history)
+app.command(epilog="Example: flywheel metrics --data-dir data/quickstart --port 9464")(metrics)
+app.command(epilog="Example: flywheel doctor configs/quickstart.toml")(doctor)
 app.command(epilog="Example: flywheel collect configs/quickstart.toml --set collect.episodes=50")(collect)
 app.command(epilog="Example: flywheel evaluate configs/quickstart.toml champion --split test")(evaluate)
 app.command(epilog="Example: flywheel serve-policy champion --data-dir data/quickstart")(serve_policy)
@@ -285,7 +293,7 @@ def main() -> None:
         app(standalone_mode=True)
     except FlywheelError as error:
         print(f"flywheel: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(SPENT if isinstance(error, BudgetError) else 2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print("flywheel: interrupted; the same command resumes", file=sys.stderr)

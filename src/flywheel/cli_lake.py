@@ -51,8 +51,10 @@ def create(
         say({"trajectories": min(found, sample or found)}, as_json)
         return
     from flywheel.datasets.pins import create as create_pin
+    from flywheel.flows.events import tell_of_dataset
 
     pin = create_pin(opened, name, where, sample=sample, seed=seed, leak=leak)
+    tell_of_dataset(opened, pin)
     say(
         {"dataset": pin.title, "snapshot": pin.snapshot, "trajectories": pin.trajectories, "digest": pin.digest},
         as_json,

@@ -13,14 +13,18 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flywheel.config_agents import AuditorConfig, ChatConfig, MistakesConfig, MixingConfig, RemoteConfig, ServedConfig
 from flywheel.config_distill import StudentConfig, TrainConfig
+from flywheel.config_flows import BudgetConfig, ClusterConfig, NotifyConfig, ServeConfig, TriggersConfig
 from flywheel.errors import ConfigError
 from flywheel.section import Count, Section, Share
 from flywheel.trajectory import digest
 
 LEAK = 0.8
 """Likeness from which a training episode gives a held-out task away."""
+AT_WORK = frozenset({"serve", "triggers", "budget", "notify", "cluster"})
+"""Sections that say when and where it is done."""
 APART = (
     ("train", "sharing"),
+    ("train", "processes"),
     ("train", "trackers"),
     ("environment", "workers"),
     ("environment", "processes"),
@@ -179,13 +183,6 @@ class GateConfig(Section):
     power: float = Field(default=0.8, gt=0, lt=1, description="Power at which the minimum detectable effect is told.")
 
 
-class ServeConfig(Section):
-    """The scheduled deployment of `flywheel serve`."""
-
-    cron: str = Field(default="0 2 * * *", description="When a new turn starts.")
-    port: int = Field(default=4200, ge=1, le=65535, description="Loopback port of the server that `serve` starts.")
-
-
 class LakeConfig(Section):
     """Where trajectories lie, and for how long."""
 
@@ -222,6 +219,10 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     serve: ServeConfig = ServeConfig()
+    triggers: TriggersConfig = TriggersConfig()
+    budget: BudgetConfig = BudgetConfig()
+    notify: NotifyConfig = NotifyConfig()
+    cluster: ClusterConfig = ClusterConfig()
     lake: LakeConfig = LakeConfig()
     chat: ChatConfig = ChatConfig()
     auditor: AuditorConfig = AuditorConfig()
@@ -241,7 +242,7 @@ class Config(Section):
     def identity(self) -> str:
         """Digest of all that decides results; where they lie, when they run and how they are measured does not. Nor
         does who else collects: each trajectory says who played it."""
-        apart: Any = {"name", "data_dir", "iterations", "serve", "lake", "chat", "auditor", "served", "remote"}
+        apart: Any = {"name", "data_dir", "iterations", "lake", "chat", "auditor", "served", "remote", *AT_WORK}
         measured: Any = {"workers", "calibration_tasks", "calibration_start"}
         settings = self.model_dump(mode="json", exclude=apart)
         for section, setting in APART:
@@ -259,12 +260,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"no config at {path}; shipped ones are in configs/") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return make(raw, overrides, str(path))
+
+
+def make(raw: dict[str, Any], overrides: Sequence[str] = (), name: str = "settings") -> Config:
+    """Settings as plain data, with overrides. Raises `ConfigError` in one line."""
     for override in overrides:
         _apply(raw, override)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error)}") from None
+        raise ConfigError(f"{name}: {explain(error)}") from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -125,6 +125,7 @@ class TrainConfig(Section):
     sharing: Literal["replicated", "sharded"] = Field(
         default="replicated", description="Under torchrun: DDP, or FSDP2, which spreads the model over the processes."
     )
+    processes: Count = Field(default=1, description="Processes of torchrun that a turn trains each student with.")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         default=("tensorboard",), description="Where training curves go; TensorBoard files lie in data_dir/tracking."
     )

@@ -17,6 +17,14 @@ class LakeError(FlywheelError):
     """The lake cannot be read or written as asked: broken file, newer schema, unknown id."""
 
 
+class LakeAwayError(LakeError):
+    """The catalog's server does not answer; the same may work a little later."""
+
+
+class BudgetError(FlywheelError):
+    """A budget is spent. Work stopped cleanly and is resumed by the same command."""
+
+
 class QueryError(FlywheelError):
     """A SQL statement that is wrong, or that tries to do more than read."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 
 from flywheel.agents.episode import Budget, Job, Origin, id_of
 from flywheel.agents.policy import Policy
@@ -34,6 +35,8 @@ class Company:
 
     auditor: Auditor | None = None
     spectators: Sequence[Spectator] = ()
+    enough: Callable[[], bool] | None = None
+    """Asked before each episode from the rollouts' thread: True begins no more of them; those that run end."""
 
 
 ALONE = Company()
@@ -89,7 +92,7 @@ def play(
         known = lake.known_ids(list(named))
         progress(len(known))
         broken = [named[one] for one in _broken(lake, known)]
-        rollout = start(policy, [job for one, job in named.items() if one not in known])
+        rollout = start(policy, _dealt([job for one, job in named.items() if one not in known], company))
         for batch in rollout.batches(COMMIT_EVERY, COMMIT_STEPS, COMMIT_SECONDS):
             lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
             progress(len(batch))
@@ -98,6 +101,13 @@ def play(
             break
         waiting = [Job(job.task, job.attempt + RETRY_STRIDE) for job in broken]
     return list(ids)
+
+
+def _dealt(jobs: Sequence[Job], company: Company) -> Iterable[Job]:
+    if company.enough is None:
+        return jobs
+    enough = company.enough
+    return takewhile(lambda _: not enough(), jobs)
 
 
 def rehearse(

@@ -1,0 +1,113 @@
+"""The distill stage in several processes of torchrun, started from wherever a turn runs.
+
+    python -m torch.distributed.run … -m flywheel.distill.launching ORDER
+
+ORDER is a JSON file: settings, kind and iteration. The first process says on a line of JSON how far it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from flywheel.config import Config
+from flywheel.datasets.lake import Lake
+from flywheel.distill.processes import leads
+from flywheel.distill.registry import policy_directory
+from flywheel.distill.stage import Progress, distill
+from flywheel.distill.students import PolicyCard, read_card
+from flywheel.errors import FlywheelError, InfrastructureError
+
+PULSE = 0.5
+
+
+def distill_apart(
+    config: Config, lake: Lake, kind: str, iteration: int, progress: Progress = lambda role, update, total, loss: None
+) -> PolicyCard:
+    """`distill`, in `train.processes` processes of this machine; the lake is where all of them see it.
+
+    Raises `InfrastructureError` when a process died; what was checkpointed is resumed by the next try.
+    """
+    if config.train.processes == 1:
+        return distill(config, lake, kind, iteration, progress)
+    with tempfile.TemporaryDirectory(dir=lake.staging) as folder:
+        order, errors = Path(folder) / "order.json", Path(folder) / "errors"
+        order.write_text(json.dumps({"config": config.model_dump(mode="json"), "kind": kind, "iteration": iteration}))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={config.train.processes}", "-m", "flywheel.distill.launching", str(order)]
+        threads = str(max(1, (os.cpu_count() or 1) // config.train.processes))
+        with errors.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, "OMP_NUM_THREADS": threads},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        name = ""
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                told = json.loads(line)
+                if "policy_id" in told:
+                    name = told["policy_id"]
+                elif "error" in told:
+                    raise FlywheelError(told["error"])
+                else:
+                    progress(told["role"], told["update"], told["total"], told["loss"])
+            if process.wait() or not name:
+                last = errors.read_text(errors="replace").strip().splitlines()[-1:] or ["no word"]
+                raise InfrastructureError(f"a process of training ended: {last[0]}")
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+    return read_card(policy_directory(lake, name))
+
+
+def main(order_file: str) -> None:
+    """One of torchrun's processes. It ends when whoever ordered it is gone."""
+    order = json.loads(Path(order_file).read_text())
+    config = Config.model_validate(order["config"])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
+
+    def say(**told: object) -> None:
+        if leads():
+            print(json.dumps(told), file=answers, flush=True)
+
+    try:
+        card = distill(
+            config,
+            Lake.of(config),
+            order["kind"],
+            order["iteration"],
+            lambda role, update, total, loss: say(role=role, update=update, total=total, loss=loss),
+        )
+    except FlywheelError as problem:
+        say(error=str(problem))
+        answers.flush()
+        os._exit(2)
+    say(policy_id=card.policy_id)
+    os._exit(0)  # gloo's threads may abort the interpreter's own end
+
+
+def _end_without(parent: int) -> None:
+    """End when torchrun has gone, as after kill -9."""
+    while os.getppid() == parent:
+        threading.Event().wait(PULSE)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,60 @@
+"""What a flywheel tells while it works: Prefect events, which automations listen to, and lines of a log.
+
+Every event is about one resource, `flywheel.NAME`; its name is `flywheel.` and what happened.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from flywheel.datasets.lake import Lake
+from flywheel.datasets.pins import Pin
+from flywheel.flows.logs import LOGGER
+from flywheel.trajectory import digest
+
+COLLECTED, CURATED, DISTILLED = "collect.finished", "curate.finished", "distill.finished"
+EVALUATED, DECIDED, TURNED = "evaluate.finished", "gate.decided", "turn.finished"
+READY = "trajectories.ready"
+"""Enough verified trajectories taught no student yet."""
+CROWNED, DROPPED, SPENT = "champion.changed", "slice.dropped", "budget.spent"
+TAGGED = "dataset.created"
+
+
+def resource(name: str) -> str:
+    """The resource id of a flywheel."""
+    return f"flywheel.{name}"
+
+
+def lake_resource(lake: Lake) -> str:
+    """The resource id of a lake, the same for all who use it."""
+    url = lake.catalog.engine.url
+    return f"flywheel.lake.{digest(Path(url.database or '').absolute() if url.get_backend_name() == 'sqlite' else url)}"
+
+
+def tell(name: str, happened: str, **payload: Any) -> None:
+    """Tell that something happened to the flywheel of a name. Never fails work that is done."""
+    _send({"prefect.resource.id": resource(name), "prefect.resource.name": name}, happened, payload)
+
+
+def tell_of_dataset(lake: Lake, pin: Pin) -> None:
+    """Tell of a new version of a dataset, if a Prefect server is there to hear it."""
+    from flywheel.flows.server import reached_api, running_api
+
+    about = {"prefect.resource.id": lake_resource(lake), "prefect.resource.name": lake.name, "dataset": pin.name}
+    if os.environ.get("PREFECT_API_URL") or running_api(lake.root):
+        with reached_api(lake.root, 0):
+            _send(about, TAGGED, {"title": pin.title, "trajectories": pin.trajectories})
+
+
+def _send(about: dict[str, str], happened: str, payload: dict[str, Any]) -> None:
+    LOGGER.info(happened, extra={"flywheel": about["prefect.resource.name"], **payload})
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    from prefect.events import emit_event
+
+    try:
+        emit_event(f"flywheel.{happened}", resource=about, payload=payload)
+    except Exception as error:
+        LOGGER.warning("an event was not sent", extra={"event": happened, "error": str(error)})

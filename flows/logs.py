@@ -1,0 +1,40 @@
+"""The log on stderr: a line for whatever is told, as text or as JSON."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+LOGGER = logging.getLogger("flywheel")
+LOG_FORMAT = "FLYWHEEL_LOG"
+"""The environment variable that asks for a log on stderr: text or json. Child processes inherit it."""
+
+
+def log_to_stderr(wanted: str | None = None) -> None:
+    """Write what is told to stderr as text or JSON lines, if `wanted` or FLYWHEEL_LOG says so. Children do the same."""
+    form = wanted or os.environ.get(LOG_FORMAT, "")
+    if not form or LOGGER.handlers:
+        return
+    os.environ[LOG_FORMAT] = form
+    handler = logging.StreamHandler(sys.stderr)
+    if form == "json":
+        from pythonjsonlogger.json import JsonFormatter
+
+        fields = {"asctime": "time", "levelname": "level", "message": "event"}
+        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(message)s", rename_fields=fields))
+    else:
+        handler.setFormatter(_Plain("%(asctime)s %(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+
+
+class _Plain(logging.Formatter):
+    """The message, then what was told with it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        usual = logging.LogRecord("", 0, "", 0, "", (), None).__dict__
+        told = {key: value for key, value in record.__dict__.items() if key not in usual}
+        told.pop("message", None), told.pop("asctime", None)
+        return super().format(record) + "".join(f" {key}={value}" for key, value in told.items())
