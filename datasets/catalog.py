@@ -233,6 +233,8 @@ MIGRATIONS: tuple[tuple[int, tuple[Table, ...]], ...] = (
 CATALOG_VERSION = MIGRATIONS[-1][0]
 
 
+SNAPSHOTS_APART, AFTER = 1e-3, 1e-5
+"""Seconds by which a snapshot, and what comes after one, are later at least."""
 WRITER_LOCK = 0x666C7977
 """The advisory lock that makes writers take turns on PostgreSQL, as SQLite's write lock does."""
 
@@ -321,10 +323,25 @@ def has_catalog(url: URL) -> bool:
 
 
 def new_snapshot(connection: Connection, message: str) -> int:
-    """The next snapshot number, gapless in commit order."""
+    """The next snapshot number, gapless in commit order; its time is never before the last one's."""
     number = (connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0) + 1
-    connection.execute(insert(SNAPSHOT).values(id=number, created_at=time.time(), message=message))
+    at = max(time.time(), _last(connection) + SNAPSHOTS_APART)
+    connection.execute(insert(SNAPSHOT).values(id=number, created_at=at, message=message))
     return number
+
+
+def now(connection: Connection) -> float:
+    """The time, in seconds since 1970, but never before what the catalog recorded last: a clock that was set back does
+    not let what is new look old."""
+    return max(time.time(), _last(connection) + AFTER)
+
+
+def _last(connection: Connection) -> float:
+    """When the newest of what is read as of a snapshot was recorded; 0 in an empty catalog."""
+    newest = select(SNAPSHOT.c.created_at).order_by(SNAPSHOT.c.id.desc()).limit(1)
+    stamps = (POLICY.c.created_at, CHAMPION.c.created_at, GATE.c.created_at, ITERATION.c.started_at)
+    found = [connection.scalar(newest), *(connection.scalar(select(func.max(one))) for one in stamps)]
+    return max((one for one in found if one is not None), default=0.0)
 
 
 def _engine(url: URL) -> Engine:

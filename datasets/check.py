@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import delete, select
 
+from flywheel.config import Config
 from flywheel.datasets.catalog import FACT, SEGMENT, TRAJECTORY, new_snapshot
 from flywheel.datasets.files import row_groups
 from flywheel.datasets.lake import Lake, file_name
@@ -71,6 +72,19 @@ def _reason(lake: Lake, file: str, size: int, sha256: str, rows: int) -> str:
     except (OSError, pa.ArrowInvalid) as error:
         return f"is not Parquet: {str(error).splitlines()[0]}"
     return "" if found == rows else f"has {found} rows instead of {rows}"
+
+
+def mend(config: Config, lake: Lake) -> list[Problem]:
+    """Find broken files by their checksums and set them aside (`lake.check`); what was wrong with which.
+
+    Files that the catalog does not list are left alone: another writer may be at work on them.
+    """
+    here = lake.storage.filesystem is None
+    if config.lake.check == "never" or (config.lake.check == "auto" and not here):
+        return []
+    broken = [problem for problem in check(lake) if problem.segment]
+    repair(lake, broken)
+    return broken
 
 
 def repair(lake: Lake, problems: list[Problem]) -> list[str]:

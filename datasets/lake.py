@@ -27,7 +27,17 @@ from flywheel.arrow import (
     trajectories_to_arrow,
 )
 from flywheel.config import Config
-from flywheel.datasets.catalog import FACT, REDACTION, SEGMENT, SNAPSHOT, TRAJECTORY, Catalog, has_catalog, new_snapshot
+from flywheel.datasets.catalog import (
+    FACT,
+    REDACTION,
+    SEGMENT,
+    SNAPSHOT,
+    TRAJECTORY,
+    Catalog,
+    has_catalog,
+    new_snapshot,
+    now,
+)
 from flywheel.datasets.files import Source, Written, read_rows, read_steps, write_parquet
 from flywheel.datasets.places import Place, place_of
 from flywheel.datasets.privacy import redacted
@@ -53,7 +63,10 @@ class Lake:
             raise LakeError(f"no lake at {place.name}; run `flywheel run` first, or point data_dir at an existing one")
         self.place, self.root, self.name = place, place.root, place.name
         self.staging = place.root / "staging"
-        self.staging.mkdir(parents=True, exist_ok=True)
+        try:
+            self.staging.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LakeError(f"cannot write to {place.root}: {error.strerror}; set another data_dir") from error
         self.storage = storage_at(place.files, place.root / "cache")
         self.catalog = Catalog(place.catalog)
 
@@ -183,6 +196,11 @@ class Lake:
         """Number of the newest commit; 0 for an empty lake."""
         with self.catalog.read() as connection:
             return connection.scalar(select(func.max(SNAPSHOT.c.id))) or 0
+
+    def now(self) -> float:
+        """The time, never before what the catalog recorded last."""
+        with self.catalog.read() as connection:
+            return now(connection)
 
     def known_ids(self, ids: Sequence[str]) -> set[str]:
         """Which of these trajectories the lake holds."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -14,7 +13,7 @@ from flywheel.agents.collect import ALONE
 from flywheel.agents.episode import Job, Origin
 from flywheel.agents.policy import Policy
 from flywheel.config import Config
-from flywheel.datasets.catalog import EVALUATION, GATE
+from flywheel.datasets.catalog import EVALUATION, GATE, now
 from flywheel.datasets.lake import Lake
 from flywheel.distill.gate import Decision, at_look, decide, look_sizes
 from flywheel.distill.policies import make_policy
@@ -82,7 +81,7 @@ def evaluate(
 
 def _record(lake: Lake, rate: Rate, evaluation_id: str) -> None:
     """Keep the newest count of the same policy on the same tasks: revocations and late verdicts change it."""
-    row = {**asdict(rate), "evaluation_id": evaluation_id, "snapshot": lake.snapshot(), "created_at": time.time()}
+    row = {**asdict(rate), "evaluation_id": evaluation_id, "snapshot": lake.snapshot(), "created_at": lake.now()}
     with lake.catalog.write() as connection:
         connection.execute(delete(EVALUATION).where(EVALUATION.c.evaluation_id == evaluation_id))
         connection.execute(insert(EVALUATION).values(**row))
@@ -141,7 +140,7 @@ def gate(
                 champion_id=opponent,
                 promoted=int(decision.promoted),
                 result=json.dumps(asdict(decision)),
-                created_at=time.time(),
+                created_at=now(connection),
             )
         )
     return decision

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import insert, select, update
 
 from flywheel.config import Config
-from flywheel.datasets.catalog import ITERATION
+from flywheel.datasets.catalog import ITERATION, now
 from flywheel.datasets.lake import Lake
 from flywheel.distill.registry import champion
 from flywheel.errors import ConfigError
@@ -41,7 +40,7 @@ def begin(config: Config, lake: Lake, number: int) -> Iteration:
                     config_digest=config.identity(),
                     champion_id=opponent,
                     report="{}",
-                    started_at=time.time(),
+                    started_at=now(connection),
                 )
             )
     return next(one for one in iterations(lake) if one.number == number)
@@ -63,7 +62,7 @@ def finish(lake: Lake, number: int, report: dict[str, Any]) -> None:
         connection.execute(
             update(ITERATION)
             .where(ITERATION.c.iteration == number)
-            .values(report=json.dumps(report), finished_at=time.time())
+            .values(report=json.dumps(report), finished_at=now(connection))
         )
 
 

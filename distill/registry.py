@@ -5,14 +5,13 @@ The champion is a pointer with a history, so a rollback is one more entry.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Row, func, insert, select
 
-from flywheel.datasets.catalog import CHAMPION, LINEAGE, POLICY
+from flywheel.datasets.catalog import CHAMPION, LINEAGE, POLICY, now
 from flywheel.datasets.lake import Lake
 from flywheel.distill.students import PolicyCard
 from flywheel.errors import PolicyError
@@ -53,7 +52,7 @@ def register(lake: Lake, card: PolicyCard, trajectory_ids: Sequence[str]) -> Non
                 parent_policy_id=card.parent_policy_id,
                 parameters=card.parameters,
                 card=card.to_json(),
-                created_at=time.time(),
+                created_at=now(connection),
             )
         )
         rows = [{"policy_id": card.policy_id, "trajectory_id": one} for one in trajectory_ids]
@@ -71,14 +70,15 @@ def registered(lake: Lake, policy_id: str) -> Row[tuple[object, ...]]:
 
 
 def newest(lake: Lake, kind: str, iteration: int) -> str:
-    """The policy of a kind that an iteration distilled last, or an empty string."""
-    query = (
-        select(POLICY.c.policy_id)
-        .where(POLICY.c.name == kind, POLICY.c.iteration == iteration)
-        .order_by(POLICY.c.created_at.desc())
-    )
+    """The policy of a kind that an iteration distilled last, or an empty string.
+
+    That of the newest snapshot, and of those the one from which no other of them goes on; time stamps decide nothing.
+    """
+    query = select(POLICY).where(POLICY.c.name == kind, POLICY.c.iteration == iteration)
     with lake.catalog.read() as connection:
-        return connection.scalar(query) or ""
+        rows = connection.execute(query.order_by(POLICY.c.snapshot, POLICY.c.created_at)).all()
+    parents = {row.parent_policy_id for row in rows}
+    return next((str(row.policy_id) for row in reversed(rows) if row.policy_id not in parents), "")
 
 
 def history(lake: Lake) -> list[Champion]:
@@ -100,7 +100,13 @@ def crown(lake: Lake, policy_id: str, reason: str, gate_id: str = "") -> None:
         if gate_id and connection.scalar(select(CHAMPION.c.id).where(CHAMPION.c.gate_id == gate_id)):
             return
         number = (connection.scalar(select(func.max(CHAMPION.c.id))) or 0) + 1
-        row = {"id": number, "policy_id": policy_id, "reason": reason, "gate_id": gate_id, "created_at": time.time()}
+        row = {
+            "id": number,
+            "policy_id": policy_id,
+            "reason": reason,
+            "gate_id": gate_id,
+            "created_at": now(connection),
+        }
         connection.execute(insert(CHAMPION).values(**row))
 
 

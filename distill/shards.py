@@ -31,6 +31,7 @@ from flywheel.agents.student import FlatAgent, HierarchicalAgent
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.splits import assign
+from flywheel.distill.cluster import play_on_ray, travels
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.errors import FlywheelError, InfrastructureError
@@ -38,7 +39,7 @@ from flywheel.trajectory import Split, Task
 
 ENOUGH = "enough"
 WORTH = 48
-"""Episodes below which a process more is not worth its start."""
+"""Episodes below which a process more, or a cluster, is not worth its start."""
 
 
 def play_apart(
@@ -51,13 +52,16 @@ def play_apart(
     progress: Callable[[int], None],
     company: Company,
 ) -> list[str]:
-    """`play`, with a student's episodes dealt out to `environment.processes` processes, this one among them.
+    """`play`, on a Ray cluster if there is one (`cluster.ray`); else with a student's episodes dealt out to
+    `environment.processes` processes, this one among them.
 
     Only where the student's models are on this machine, and where nobody looks on.
     """
     new = len(jobs) - len(lake.known_ids([id_of(job, policy, origin) for job in jobs]))
-    count = min(config.environment.processes, new // WORTH)
     watched = company.auditor is not None or company.spectators
+    if config.cluster.ray and new >= WORTH and travels(policy) and not watched:
+        return play_on_ray(config, lake, policy, jobs, origin, progress, company)
+    count = min(config.environment.processes, new // WORTH)
     if count < 2 or watched or not (isinstance(policy, FlatAgent | HierarchicalAgent) and policy.is_local):
         return play(config, lake, world, policy, jobs, origin, progress, company)
     assign(lake, [job.task for job in jobs])

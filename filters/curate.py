@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -72,7 +71,8 @@ def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Seq
             for split, verdicts in zip(findings.batch.texts("split"), findings.verdicts, strict=True)
         ]
         echo = echoes(lake, prints, teaching, config.curate.near_duplicate, unsaved)
-        yield group, echo, [one for findings in group for one in routes_of(findings, echo, gates)]
+        at = lake.now()
+        yield group, echo, [one for findings in group for one in routes_of(findings, echo, gates, at)]
         if dry_run:
             place = pa.array([-1] * len(teaching), pa.int64())
             told = prints.append_column("place", place).append_column("teaching", pa.array(teaching, pa.bool_()))
@@ -84,9 +84,9 @@ def decisive(verdicts: Sequence[Verdict], gates: Sequence[bool]) -> list[Verdict
     return [said for said, decides in zip(verdicts, gates, strict=True) if decides]
 
 
-def routes_of(findings: Findings, echo: Echoes, gates: Sequence[bool]) -> list[Route]:
-    """A decision a trajectory. `gates` says which of the pipeline's verifiers decide."""
-    batch, now = findings.batch, time.time()
+def routes_of(findings: Findings, echo: Echoes, gates: Sequence[bool], at: float) -> list[Route]:
+    """A decision a trajectory, made `at` a time. `gates` says which of the pipeline's verifiers decide."""
+    batch = findings.batch
     return [
         route(
             Case(
@@ -98,7 +98,7 @@ def routes_of(findings: Findings, echo: Echoes, gates: Sequence[bool]) -> list[R
                 one in echo.copies,
                 one in echo.repeats,
             ),
-            at=now,
+            at=at,
         )
         for one, split, stop, verdicts, segments in zip(
             batch.ids,
@@ -142,7 +142,7 @@ def waiting(lake: Lake, config: Config) -> list[list[str]]:
 
 def _broken(lake: Lake, config: Config) -> list[Route]:
     """Routes of the episodes that the infrastructure broke."""
-    now = time.time()
+    now = lake.now()
     found = _unrouted(lake, config, f"stop_reason = '{StopReason.INFRASTRUCTURE}'")
     return [route(Case(one, Split.TRAIN, StopReason.INFRASTRUCTURE, (), ()), at=now) for one, _ in found]
 

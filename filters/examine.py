@@ -1,4 +1,4 @@
-"""Examining batches: segments, verdicts and fingerprints of each, in this process or in several, each with a world."""
+"""Examining batches: segments, verdicts and fingerprints of each, in this process, in several, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from flywheel.clusters import actors, in_order
 from flywheel.config import Config
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.errors import InfrastructureError
@@ -63,6 +64,11 @@ def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterato
 
     Without simulators one process is faster: columnar verifiers take less time than handing batches over does.
     """
+    if config.cluster.ray and needs_world(config.curate.verifiers):
+        absolute = config.model_copy(update={"data_dir": config.data_dir.absolute()})
+        with actors(config.cluster.ray, min(config.cluster.actors, count), Examiner, absolute) as made:
+            yield from in_order(made, "examine", batches)
+        return
     workers = min(config.curate.workers, count)
     if workers < 2 or not needs_world(config.curate.verifiers):
         with running_verifiers(config) as verifiers:
@@ -74,6 +80,17 @@ def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterato
             yield from _in_order(batches, lambda batch: pool.submit(_examine, batch), ahead=workers + 1)
         except BrokenProcessPool as error:
             raise InfrastructureError("a process of verifiers died; see: flywheel doctor") from error
+
+
+class Examiner:
+    """An actor of a Ray cluster that has verifiers and their simulator."""
+
+    def __init__(self, config: Config) -> None:
+        self._stack = ExitStack()
+        self._verifiers = self._stack.enter_context(running_verifiers(config))
+
+    def examine(self, batch: Batch) -> Findings:
+        return examine(batch, self._verifiers)
 
 
 def _in_order(batches: Iterator[Batch], submit: Callable[[Batch], Future[Findings]], ahead: int) -> Iterator[Findings]:

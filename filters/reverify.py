@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 
@@ -73,7 +73,8 @@ def reverify(
     with running_verifiers(alone) as (verifier,):
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
-            said = verifier.verify(read_batch(lake, chunk))
+            at = lake.now()
+            said = [replace(one, created_at=at) for one in verifier.verify(read_batch(lake, chunk))]
             mine = f"list_contains({literal(chunk)}, trajectory_id)"
             before = _in_force(lake, mine)
             routes = _routes(lake, [one for one in said if _reroutes(before, one, gates)], before, gates, mine)

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from uuid import UUID
 
-from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events import (
     ActionTypes,
@@ -70,7 +69,7 @@ def _automation(prefix: str, one: Reaction) -> AutomationCore:
     trigger = EventTrigger(expect={one.event}, match=about, posture=Posture.Reactive, threshold=1)
     if one.event.startswith("prefect.flow-run."):
         trigger = EventTrigger(expect={one.event}, match_related=about, posture=Posture.Reactive, threshold=1)
-    return Automation(name=f"{prefix}{one.name}", trigger=trigger, actions=[one.action])
+    return AutomationCore(name=f"{prefix}{one.name}", trigger=trigger, actions=[one.action])
 
 
 def _triggers(config: Config, distill_id: UUID) -> list[Reaction]:

@@ -30,6 +30,7 @@ def diagnose(config: Config, without: Sequence[str] = ()) -> list[Finding]:
         "teachers": _teachers,
         "lake": _lake,
         "disk": _disk,
+        "cluster": _cluster,
         "port of serve": _port,
         "torch": _torch,
         "prefect": _prefect,
@@ -107,6 +108,14 @@ def _disk(config: Config) -> str:
     if free < FREE_BYTES:
         raise OSError(f"only {free >> 20} MiB free at {place}; a run needs 1 GiB")
     return f"{free >> 30} GiB free"
+
+
+def _cluster(config: Config) -> str:
+    if not config.cluster.ray:
+        return "this machine alone"
+    from flywheel.clusters import cores
+
+    return f"{cores(config.cluster.ray)} cores at {config.cluster.ray}"
 
 
 def _port(config: Config) -> str:

@@ -20,6 +20,8 @@ READY = "trajectories.ready"
 """Enough verified trajectories taught no student yet."""
 CROWNED, DROPPED, SPENT = "champion.changed", "slice.dropped", "budget.spent"
 TAGGED = "dataset.created"
+MENDED = "lake.mended"
+"""A file was not what had been written, and was set aside."""
 
 
 def resource(name: str) -> str:

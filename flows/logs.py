@@ -9,6 +9,8 @@ import sys
 LOGGER = logging.getLogger("flywheel")
 LOG_FORMAT = "FLYWHEEL_LOG"
 """The environment variable that asks for a log on stderr: text or json. Child processes inherit it."""
+FOREIGN = "_ray_timestamp_ns"
+"""What Ray adds to every record of a process."""
 
 
 def log_to_stderr(wanted: str | None = None) -> None:
@@ -19,10 +21,15 @@ def log_to_stderr(wanted: str | None = None) -> None:
     os.environ[LOG_FORMAT] = form
     handler = logging.StreamHandler(sys.stderr)
     if form == "json":
+        from pythonjsonlogger.core import RESERVED_ATTRS
         from pythonjsonlogger.json import JsonFormatter
 
         fields = {"asctime": "time", "levelname": "level", "message": "event"}
-        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(message)s", rename_fields=fields))
+        handler.setFormatter(
+            JsonFormatter(
+                "%(asctime)s %(levelname)s %(message)s", rename_fields=fields, reserved_attrs=[*RESERVED_ATTRS, FOREIGN]
+            )
+        )
     else:
         handler.setFormatter(_Plain("%(asctime)s %(message)s"))
     LOGGER.addHandler(handler)
@@ -36,5 +43,6 @@ class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         usual = logging.LogRecord("", 0, "", 0, "", (), None).__dict__
         told = {key: value for key, value in record.__dict__.items() if key not in usual}
-        told.pop("message", None), told.pop("asctime", None)
+        for name in ("message", "asctime", FOREIGN):
+            told.pop(name, None)
         return super().format(record) + "".join(f" {key}={value}" for key, value in told.items())

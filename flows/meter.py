@@ -13,7 +13,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.errors import BudgetError
 from flywheel.flows.events import SPENT, tell
 
-STAGES = ("collect", "curate", "evaluate", "distill", "gate", "report")
+STAGES = ("check", "collect", "curate", "evaluate", "distill", "gate", "report")
 LOOK_SECONDS = 2.0
 """The lake is asked for tokens and money at most this often."""
 

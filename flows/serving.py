@@ -53,6 +53,8 @@ LEASE = 60.0
 """Seconds after which a limit is free again if its holder is gone and could not say so."""
 TOGETHER = 8
 """Flow runs whose processes may wait beside the running one."""
+STARTER = "FLYWHEEL_STARTER"
+"""The environment variable with the process id of `flywheel serve`, without which its runs are not to go on."""
 SCHEDULED = "auto-scheduled"
 """Prefect's tag of runs that a schedule made."""
 
@@ -144,6 +146,7 @@ def serve(config: Config, config_file: Path, overrides: list[str], *, own_server
     from flywheel.flows.automations import install
 
     install(config, *names)
+    os.environ[STARTER] = str(os.getpid())
     prefect_serve(*made, pause_on_shutdown=False, limit=TOGETHER, print_starting_message=False)
 
 
@@ -176,8 +179,10 @@ def _applied(made: list[RunnerDeployment], **where: Any) -> list[UUID]:
 
 def _begun(config_file: str, overrides: list[str] | None, settings: dict[str, Any] | None) -> Config:
     """What every run does first: end with whoever started it, log as asked, read the settings."""
-    if os.environ.get("PREFECT__FLOW_RUN_ID"):  # a process of its own
+    if starter := os.environ.get(STARTER):
         die_with_parent(signal.SIGKILL)
+        if os.getppid() != int(starter):  # gone before the kernel was asked to tell
+            os._exit(1)
     log_to_stderr()
     return settings_of(config_file, overrides, settings)
 

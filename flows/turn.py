@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from flywheel.config import Config
+from flywheel.datasets.check import mend
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.retention import tend
 from flywheel.datasets.turns import sole_turn
@@ -26,7 +27,7 @@ from flywheel.distill.students import PolicyCard
 from flywheel.errors import InfrastructureError, LakeAwayError
 from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
-from flywheel.flows.events import COLLECTED, CURATED, DECIDED, DISTILLED, EVALUATED, TURNED, tell
+from flywheel.flows.events import COLLECTED, CURATED, DECIDED, DISTILLED, EVALUATED, MENDED, TURNED, tell
 from flywheel.flows.live import watched
 from flywheel.flows.meter import Meter
 from flywheel.flows.progress import bar, training_bar
@@ -60,6 +61,7 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         if iteration.finished:
             return iteration.report
         meter = Meter(config, lake, number)
+        check_stage(meter)
         collect_stage(meter, iteration)
         curate_stage(meter)
         upkeep = upkeep_stage.submit(config, lake)
@@ -70,6 +72,17 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         students = [evaluate_stage(meter, one.policy_id) for one in (control, challenger)]
         upkeep.wait()
         return report_stage(meter, [*teachers, *students], decision)
+
+
+@task(name="check", **STAGE)
+def check_stage(meter: Meter) -> None:
+    """Files that are no longer what was written are set aside; what they held is collected and curated again."""
+    with meter.stage("check"):
+        lost = mend(meter.config, meter.lake)
+    for one in lost:
+        tell(meter.config.name, MENDED, iteration=meter.iteration, file=one.file, reason=one.reason)
+    if lost:
+        publish("check", meter.iteration, [asdict(one) for one in lost])
 
 
 @task(name="collect", **STAGE)

@@ -15,6 +15,7 @@ LAYERS = {
     "trajectory": 0,
     "arrow": 0,
     "section": 0,
+    "clusters": 0,
     "config": 0,
     "config_agents": 0,
     "config_distill": 0,

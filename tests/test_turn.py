@@ -6,11 +6,9 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -190,43 +188,3 @@ def test_ctrl_c_leaves_everything_resumable(tmp_path: Path) -> None:
     assert error.splitlines()[-1] == "flywheel: interrupted; the same command resumes"
     assert "Traceback" not in error
     assert _run(data, "--set", "iterations=1").returncode == 0
-
-
-def _free_port() -> int:
-    """Below the ports that systems hand out by themselves, one of which another process may get meanwhile."""
-    for port in range(20_000, 30_000):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port")
-
-
-@pytest.mark.slow
-def test_a_scheduled_deployment_turns_the_wheel(tmp_path: Path) -> None:
-    data = tmp_path / "served"
-    process = subprocess.Popen(
-        [
-            FLYWHEEL,
-            "serve",
-            str(SMOKE),
-            *("--set", f"data_dir={data}"),
-            *("--set", "serve.cron='* * * * *'"),
-            *("--set", f"serve.port={_free_port()}"),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not list(data.glob("reports/iteration-1.json")):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.communicate(timeout=60)
-        finally:
-            process.kill()

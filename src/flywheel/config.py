@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -188,6 +188,11 @@ class LakeConfig(Section):
 
     url: str = Field(
         default="", description="Catalog and files of a shared lake; empty: in data_dir. See docs/lake.md."
+    )
+    check: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Does each turn first hold every file against its checksum, and set broken ones aside? auto: where "
+        "the files lie on this machine.",
     )
     retire: tuple[str, ...] = Field(
         default=(), description="Conditions over trajectories: what they select leaves the newest snapshot."

@@ -1,0 +1,89 @@
+"""Budgets: wall-clock, tokens and money stop a turn between episodes or updates, say what is left, and it goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flywheel.agents.collect import Company
+from flywheel.config import Config
+from flywheel.config_flows import BudgetConfig
+from flywheel.datasets.lake import Lake
+from flywheel.distill.collection import collect
+from flywheel.distill.registry import RANDOM
+from flywheel.errors import BudgetError
+from flywheel.flows.meter import Meter
+from flywheel.trajectory import Trajectory
+from tests.served import FLYWHEEL, ROOT, SMOKE
+
+
+def _with(config: Config, **budget: float) -> Config:
+    return config.model_copy(update={"budget": BudgetConfig.model_validate(budget)})
+
+
+def test_no_budget_stops_nothing(smoke: Config, lake: Lake) -> None:
+    meter = Meter(smoke, lake, 1)
+    meter.check("collect")
+    assert not meter.over()
+
+
+def test_seconds_are_those_of_one_run(smoke: Config, lake: Lake) -> None:
+    meter = Meter(_with(smoke, seconds=1.0), lake, 1, began=time.monotonic() - 2)
+    with pytest.raises(BudgetError, match=r"1 s is spent; gate of iteration 1 stopped; left: gate, report; the same"):
+        meter.check("gate")
+    assert not Meter(_with(smoke, seconds=1.0), lake, 1).over()
+
+
+def test_no_further_episode_begins_and_what_runs_ends(smoke: Config, lake: Lake) -> None:
+    asked = 0
+
+    def enough() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 4
+
+    counts = collect(smoke, lake, 1, RANDOM, company=Company(enough=enough))
+    stored = lake.sql("select count(*) as n, count_if(stop_reason = 'infrastructure') as broken from trajectories")
+    assert stored.to_pylist() == [{"n": 4, "broken": 0}]
+    assert counts
+    collect(smoke, lake, 1, RANDOM)
+    assert lake.sql("select count(*) as n from trajectories").to_pylist()[0]["n"] == 24
+
+
+def test_tokens_and_money_are_counted_in_the_lake(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
+    lake.append([replace(one, tokens=120, cost=0.5) for one in golden[:2]], "paid")
+    assert Meter(_with(smoke, tokens=240), lake, 1).over()
+    assert not Meter(_with(smoke, tokens=241), lake, 1).over()
+    assert not Meter(_with(smoke, tokens=240), lake, 2).over()
+    with pytest.raises(BudgetError, match=r"raise budget\.cost"):
+        Meter(_with(smoke, cost=1.0), lake, 1).check("curate")
+
+
+@pytest.mark.minutes
+def test_a_turn_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
+    data = ["--set", f"data_dir={tmp_path / 'data'}", "--set", "iterations=1"]
+    told = _run(*data, "--set", "budget.seconds=2.5")
+    assert told.returncode == 3, told.stderr
+    last = told.stderr.splitlines()[-1]
+    assert last.startswith("flywheel: the budget of 2.5 s is spent; ")
+    assert last.endswith("the same command goes on")
+    assert "Traceback" not in told.stderr
+    known = set(Lake(tmp_path / "data").sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist())
+    assert known
+    done = _run(*data)
+    assert done.returncode == 0, done.stderr
+    now = Lake(tmp_path / "data").sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist()
+    assert known < set(now)
+    assert len(now) == len(set(now))
+    assert json.loads(done.stdout)[0]["iteration"] == 1
+
+
+def _run(*more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [FLYWHEEL, "run", str(SMOKE), "--json", *more], capture_output=True, text=True, check=False, cwd=ROOT
+    )
