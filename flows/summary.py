@@ -112,3 +112,14 @@ def history_of(lake: Lake) -> dict[str, list[dict[str, Any]]]:
         for one in history(lake)
     ]
     return {"iterations": rows, "champion_changes": changes}
+
+
+def history_lines(told: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The same to read."""
+    lines = []
+    for one in told["iterations"]:
+        state = f"{one['seconds']} s" if one["finished"] else "not finished"
+        lines.append(f"iteration {one['iteration']} ({state}, began under {one['began_under']})")
+        lines += [f"  {one[key]}" for key in ("rates", "gate") if one[key]]
+    lines += [f"champion since {one['since']}: {one['champion']}, {one['why']}" for one in told["champion_changes"]]
+    return lines or ["no iteration was begun; start one with: flywheel run CONFIG"]

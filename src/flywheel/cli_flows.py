@@ -125,16 +125,10 @@ def status(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
 
 def history(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Every iteration with its gate, and every change of the champion."""
-    from flywheel.flows.summary import history_of
+    from flywheel.flows.summary import history_lines, history_of
 
     told = history_of(open_lake(data_dir))
-    if as_json:
-        say(told, as_json)
-        return
-    for title, rows in told.items():
-        print(title.replace("_", " "))
-        if rows:
-            show_table(list(rows[0]), [list(row.values()) for row in rows])
+    say(told if as_json else history_lines(told), as_json)
 
 
 def metrics(
