@@ -64,7 +64,7 @@ def test_tokens_and_money_are_counted_in_the_lake(smoke: Config, lake: Lake, gol
         Meter(_with(smoke, cost=1.0), lake, 1).check("curate")
 
 
-@pytest.mark.minutes
+@pytest.mark.slow
 def test_a_turn_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
     data = ["--set", f"data_dir={tmp_path / 'data'}", "--set", "iterations=1"]
     told = _run(*data, "--set", "budget.seconds=2.5")

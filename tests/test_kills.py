@@ -27,7 +27,8 @@ from flywheel.datasets.lake import Lake
 from tests.served import FLYWHEEL, ROOT, SMOKE
 from tests.servers import PostgreSQL
 
-SETS = ("iterations=1", "environment.workers=2", "train.processes=2", "environment.parallel=8")
+FEW = ("iterations=1", "environment.workers=1", "environment.parallel=8")
+MANY = ("iterations=1", "environment.workers=2", "environment.parallel=8", "train.processes=2")
 MARKS = {
     "prefect server": "Prefect server",
     "flywheel.agents.worker": "environment worker",
@@ -49,13 +50,15 @@ class Flywheel:
 
     folder: Path
     url: str
+    sets: tuple[str, ...]
     kills: Counter[str] = field(default_factory=Counter)
     starts: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self.starts += 1
-        sets = [part for one in (f"data_dir={self.folder}", f"lake.url={self.url}", *SETS) for part in ("--set", one)]
+        own = (f"data_dir={self.folder}", f"lake.url={self.url}")
+        sets = [part for one in (*own, *self.sets) for part in ("--set", one)]
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [FLYWHEEL, "--log", "json", "run", str(SMOKE), "--json", *sets],
@@ -90,8 +93,8 @@ class Flywheel:
 
 
 @contextmanager
-def turning(folder: Path, url: str) -> Iterator[Flywheel]:
-    made = Flywheel(folder, url)
+def turning(folder: Path, postgresql: PostgreSQL, sets: tuple[str, ...]) -> Iterator[Flywheel]:
+    made = Flywheel(folder, f"{postgresql.new_database()}?files={folder / 'files'}", sets)
     made.start()
     try:
         yield made
@@ -101,29 +104,20 @@ def turning(folder: Path, url: str) -> Iterator[Flywheel]:
         made.process.wait()
 
 
-def _url(postgresql: PostgreSQL, folder: Path) -> str:
-    return f"{postgresql.new_database()}?files={folder / 'files'}"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Flywheel:
-    folder = tmp_path_factory.mktemp("undisturbed") / "data"
-    with turning(folder, _url(postgresql, folder)) as made:
-        assert made.process is not None
-        assert made.process.wait(400) == 0, made.log()
-    return made
-
-
 @pytest.mark.parametrize(
-    "kills", [pytest.param(5, marks=pytest.mark.minutes), pytest.param(100, marks=pytest.mark.slow)]
+    ("kills", "sets"),
+    [pytest.param(5, FEW, marks=pytest.mark.minutes), pytest.param(100, MANY, marks=pytest.mark.slow)],
 )
-def test_kill_9_of_anything(kills: int, postgresql: PostgreSQL, undisturbed: Flywheel, tmp_path: Path) -> None:
+def test_kill_9_of_anything(kills: int, sets: tuple[str, ...], postgresql: PostgreSQL, tmp_path: Path) -> None:
+    with turning(tmp_path / "undisturbed", postgresql, sets) as undisturbed:
+        assert undisturbed.process is not None
+        assert undisturbed.process.wait(400) == 0, undisturbed.log()
     chance, done = random.Random(kills), Counter[str]()
     starts = turns = equal = ended = 0
     began = time.monotonic()
     while done.total() < kills or not turns:
         folder = tmp_path / f"turn-{turns}"
-        with turning(folder, _url(postgresql, folder)) as victim:
+        with turning(folder, postgresql, sets) as victim:
             ended += _torment(victim, postgresql, chance, kills - done.total())
             done += victim.kills
         _is_whole(victim)

@@ -47,7 +47,7 @@ def test_nothing_drops_that_does_not_fall(one: list[bool], other: list[bool]) ->
     assert all(drop.before > drop.after for drop in found)
 
 
-@pytest.mark.minutes
+@pytest.mark.slow
 def test_pause_trigger_and_what_starts_a_distillation(tmp_path: Path) -> None:
     """By hand, by a dataset's new version, and by new verified trajectories."""
     data = tmp_path / "data"

@@ -165,9 +165,8 @@ def _start_and_reach(data: Path, stage: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(
-    "stage", ["collect", "distill", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("curate", "evaluate"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGE_MARKS)
 def test_kill_9_in_a_stage_and_resume(tmp_path: Path, turned: Path, stage: str) -> None:
     data = tmp_path / "killed"
     process = _start_and_reach(data, stage)
