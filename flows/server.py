@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -114,25 +114,25 @@ def _configure(data_dir: Path) -> Path:
 
 @contextmanager
 def _kept(home: Path, port: int, url: str) -> Iterator[None]:
-    """A server that is started again whenever it dies, until the context ends."""
-    current = _start(home, port)
+    """A server that is started again whenever it dies, until the context ends; not where it ends by itself at first."""
+    current, up = _start(home, port), False
     ending = threading.Event()
 
     def keep() -> None:
         nonlocal current
         while not ending.wait(PULSE):
-            if current.poll() is not None:
+            if current.poll() is not None and (up or current.returncode < 0):
                 current = _start(home, port)
 
     keeper = threading.Thread(target=keep, name="prefect server", daemon=True)
+    keeper.start()
     try:
-        _wait(current, url, home / "server.log")
-        keeper.start()
+        _wait(lambda: current, url, home / "server.log")
+        up = True
         yield
     finally:
         ending.set()
-        if keeper.ident is not None:
-            keeper.join()
+        keeper.join()
         current.terminate()
         try:
             current.wait(10)
@@ -169,10 +169,10 @@ def free_port(port: int) -> int:
         return free
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait(current: Callable[[], subprocess.Popen[bytes]], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if (code := current().poll()) is not None and code >= 0:
             raise PrerequisiteError(f"the Prefect server ended at once; the reason is in {log}")
         if _answers(url):
             return

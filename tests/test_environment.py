@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from flywheel.config import load
+from flywheel.config import Config, load
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
-from flywheel.errors import ConfigError, PrerequisiteError
+from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
 from flywheel.trajectory import Split
 
 ROOT = Path(__file__).parents[1]
@@ -86,3 +87,14 @@ def test_the_simulator_dies_with_its_process() -> None:
             return
         subprocess.run(["sleep", "0.1"], check=True)
     pytest.fail(f"the JVM {pid} outlived its process")
+
+
+def test_a_simulator_that_dies_while_a_game_is_made_is_infrastructure(smoke: Config) -> None:
+    before = {one.pid for one in psutil.Process().children(recursive=True)}
+    with open_world(smoke.environment.name, canonical(smoke.environment.parameters)) as world:
+        for one in psutil.Process().children(recursive=True):
+            if one.pid not in before:
+                one.kill()
+                one.wait()
+        with pytest.raises(InfrastructureError, match="does not answer"):
+            world.environments(1)

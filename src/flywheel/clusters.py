@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from typing import Any
 
@@ -29,12 +30,13 @@ def actors(address: str, count: int, kind: type, *arguments: object) -> Iterator
     ray = _joined(address)
     shared = [ray.put(one) for one in arguments]  # held here, so that an actor that starts again finds them
     remote = ray.remote(num_cpus=1, max_restarts=RESTARTS, max_task_retries=RESTARTS)(_Actor)
-    made = [remote.remote(kind, shared) for _ in range(count)]
-    try:
-        yield made
-    finally:
-        for one in made:
-            ray.kill(one)
+    with redirect_stdout(sys.stderr):  # Ray tells of lost workers on stdout, which belongs to results
+        made = [remote.remote(kind, shared) for _ in range(count)]
+        try:
+            yield made
+        finally:
+            for one in made:
+                ray.kill(one)
 
 
 class _Actor:

