@@ -99,6 +99,13 @@ def running_api(data_dir: Path) -> str:
     return ""
 
 
+def await_api() -> None:
+    """Until the API of this process answers again, but not longer than a server takes to start."""
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(os.environ["PREFECT_API_URL"]) and time.monotonic() < deadline:
+        time.sleep(PULSE)
+
+
 def _configure(data_dir: Path) -> Path:
     """Prefect's settings for this process and its children; its home."""
     home = data_dir.absolute() / "prefect"

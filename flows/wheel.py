@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import Config
-from flywheel.errors import ConfigError, PrerequisiteError
+from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
 from flywheel.flows.doctor import check
-from flywheel.flows.server import prefect_api, reached_api, running_api
+from flywheel.flows.server import await_api, prefect_api, reached_api, running_api
 
 if TYPE_CHECKING:
     from flywheel.datasets.lake import Lake
+
+
+RETRIES = 3
+UNREACHED = "Failed to reach API"
+"""How Prefect's client says, in a bare RuntimeError, that nothing answers."""
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -35,7 +40,22 @@ def run(config: Config) -> list[dict[str, Any]]:
     with prefect_api(config.data_dir):
         from flywheel.flows.turn import turn
 
-        return [turn(config, number) for number in range(1, config.iterations + 1)]
+        return [_turned(turn, config, number) for number in range(1, config.iterations + 1)]
+
+
+def _turned(turn: Callable[[Config, int], dict[str, Any]], config: Config, number: int) -> dict[str, Any]:
+    """A turn, begun anew where the Prefect server went away under it: what is done is found."""
+    from httpx import TransportError
+
+    for _ in range(RETRIES):
+        try:
+            return turn(config, number)
+        except (TransportError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and UNREACHED not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+        await_api()
+    raise InfrastructureError(f"the Prefect server went away {RETRIES} times ({reason}); the same command goes on")
 
 
 def serve(config: Config, config_file: Path, overrides: list[str]) -> None:

@@ -27,10 +27,9 @@ def actors(address: str, count: int, kind: type, *arguments: object) -> Iterator
 
     Raises `PrerequisiteError` where no cluster answers.
     """
-    ray = _joined(address)
-    shared = [ray.put(one) for one in arguments]  # held here, so that an actor that starts again finds them
-    remote = ray.remote(num_cpus=1, max_restarts=RESTARTS, max_task_retries=RESTARTS)(_Actor)
-    with redirect_stdout(sys.stderr):  # Ray tells of lost workers on stdout, which belongs to results
+    with _joined(address) as ray:
+        shared = [ray.put(one) for one in arguments]  # held here, so that an actor that starts again finds them
+        remote = ray.remote(num_cpus=1, max_restarts=RESTARTS, max_task_retries=RESTARTS)(_Actor)
         made = [remote.remote(kind, shared) for _ in range(count)]
         try:
             yield made
@@ -106,18 +105,23 @@ def _told(answer: Any) -> Any:
 
 def cores(address: str) -> int:
     """How many cores a cluster has. Raises `PrerequisiteError` where none answers."""
-    return int(_joined(address).cluster_resources().get("CPU", 0))
+    with _joined(address) as ray:
+        return int(ray.cluster_resources().get("CPU", 0))
 
 
-def _joined(address: str) -> Any:
-    """The ray module, connected; no telemetry."""
+@contextmanager
+def _joined(address: str) -> Iterator[Any]:
+    """The ray module, connected, without telemetry. Its own words go to stderr, stdout belongs to results."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ModuleNotFoundError:
         raise PrerequisiteError("cluster.ray needs Ray; pip install 'trajectory-flywheel[ray]'") from None
-    if not ray.is_initialized():
+    with redirect_stdout(sys.stderr):
+        if ray.is_initialized():
+            yield ray
+            return
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -125,4 +129,7 @@ def _joined(address: str) -> Any:
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise PrerequisiteError(f"no Ray cluster at {address} ({reason}); start one: ray start --head") from None
-    return ray
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
