@@ -8,16 +8,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from flywheel.distill.processes import leads, spread_like, wait, whole
+from flywheel.distill.updates import MOMENTS, Updates
 
 CHECKPOINT, BEST = "state.safetensors", "best.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(
-    directory: Path, model: nn.Module, optimizer: AdamW, losses: Sequence[float], held_out: Sequence[float]
+    directory: Path, model: nn.Module, updates: Updates, losses: Sequence[float], held_out: Sequence[float]
 ) -> None:
     """Write the checkpoint aside, then rename it into place."""
     tensors: dict[str, Tensor] = {
@@ -26,8 +25,8 @@ def save(
     }
     for name, parameter in _learning(model):
         tensors[f"model/{name}"] = whole(parameter.detach())
-        for moment, value in optimizer.state[parameter].items():
-            tensors[f"{moment}/{name}"] = whole(value)
+        for moment, value in updates.state(parameter).items():
+            tensors[f"{moment}/{name}"] = value
     _write(directory / CHECKPOINT, tensors)
 
 
@@ -55,18 +54,22 @@ def restore_best(directory: Path, model: nn.Module) -> None:
         take_over(model, load_file(directory / BEST))
 
 
-def resume(directory: Path, model: nn.Module, optimizer: AdamW) -> tuple[list[float], list[float]]:
-    """Load the checkpoint, if there is one, into model and optimizer; losses by update, of held-out tasks by epoch."""
+def resume(directory: Path, model: nn.Module, updates: Updates) -> tuple[list[float], list[float]]:
+    """Load the checkpoint, if there is one, into model and optimizer; losses by update, of held-out tasks by epoch.
+
+    Everything in it is whole: processes of another number, or that share in another way, go on from it, too.
+    """
     path = directory / CHECKPOINT
     if not path.is_file():
         return [], []
     tensors = load_file(path)
+    states = {}
     with torch.no_grad():
         for name, parameter in _learning(model):
             parameter.copy_(spread_like(tensors[f"model/{name}"], parameter))
             if f"step/{name}" in tensors:
-                moments = {moment: spread_like(tensors[f"{moment}/{name}"], parameter) for moment in MOMENTS}
-                optimizer.state[parameter] = {**moments, "step": tensors[f"step/{name}"].to(parameter.device)}
+                states[parameter] = {key: tensors[f"{key}/{name}"] for key in (*MOMENTS, "step")}
+        updates.restore(states)
     return tensors["losses"].tolist(), tensors["held_out"].tolist()
 
 

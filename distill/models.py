@@ -150,7 +150,7 @@ def _loading(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def trainable(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     """What an optimizer moves: all of a model, or its adapter."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 

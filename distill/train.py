@@ -20,19 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from flywheel.config_distill import TrainConfig
 from flywheel.distill.checkpoints import keep_best, restore_best, resume, save
 from flywheel.distill.examples import Example
-from flywheel.distill.models import trainable
 from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.packing import Batch, Targets, batches, collate, pack, pack_groups, target_logits
-from flywheel.distill.processes import added, agreed, part_of_update, rank, shared, size, whole
+from flywheel.distill.processes import added, agreed, rank, size
 from flywheel.distill.schedules import factor
 from flywheel.distill.shelves import groups_of, lengths_of, weight_of
 from flywheel.distill.tracking import EVERY, Log
+from flywheel.distill.updates import Updates, updates_of
 from flywheel.errors import TrainingError
 
 Objective = Callable[[Tensor, Targets], Tensor]
@@ -90,13 +89,10 @@ def train(
     counts = [sum(1 for _ in _packed(examples, update_tokens, seed, epoch)) for epoch, examples in enumerate(epochs)]
     total = sum(counts)
     device = model.device
-    whole_layers = size() == 1 or config.sharing == "replicated"
-    learner = shared(Learner(model, narrow=whole_layers), _layers(model), config.sharing)
-    optimizer = AdamW(
-        trainable(model), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=True
-    )
+    whole_layers = size() == 1 or config.sharing != "sharded"
+    updates = updates_of(Learner(model, narrow=whole_layers), _layers(model), config)
     usual = sum(map(weight_of, epochs)) / max(total, 1)
-    losses, validations = resume(checkpoint, model, optimizer)
+    losses, validations = resume(checkpoint, model, updates)
     model.train()
     began, seen, first = time.perf_counter(), 0, len(losses)
     saved_at = time.monotonic()
@@ -105,15 +101,11 @@ def train(
         if _past_best(validations) >= config.patience:
             break
         rate = config.learning_rate * factor(config.schedule, update, total, config.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         torch.manual_seed(seed + (update << 20) + rank())  # of dropout, so that a resumed run drops the same
-        loss, told = _backward(learner, epochs[epoch], rows, config, objective, watch, usual, pad, device)
-        _refuse_infinite("loss", loss, optimizer, update, total, checkpoint)
-        norm = float(whole(nn.utils.clip_grad_norm_(trainable(model), 1.0)))
-        _refuse_infinite("gradient", norm, optimizer, update, total, checkpoint)
-        optimizer.step()
-        optimizer.zero_grad()
+        loss, told = _backward(updates, epochs[epoch], rows, config, objective, watch, usual, pad, device)
+        _refuse_infinite("loss", loss, update, total, checkpoint)
+        norm = updates.step(rate)
+        _refuse_infinite("gradient", norm, update, total, checkpoint)
         losses.append(loss)
         watched.append(told)
         seen += sum(len(epochs[epoch][document].ids_T) for row in rows for document in row)
@@ -123,12 +115,12 @@ def train(
             curves = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
             log(update + 1, {**curves, **told})
         if held_out and update + 1 == sum(counts[: epoch + 1]):
-            validations.append(mean_loss(model, held_out, config.batch_tokens, pad, forward=learner))
+            validations.append(mean_loss(model, held_out, config.batch_tokens, pad, forward=updates.learner))
             log(update + 1, {"held_out_loss": validations[-1]})
             if not _past_best(validations):
                 keep_best(checkpoint, model)
         if _due(update, time.monotonic() - saved_at > config.checkpoint_seconds):
-            save(checkpoint, model, optimizer, losses, validations)
+            save(checkpoint, model, updates, losses, validations)
             saved_at = time.monotonic()
     restore_best(checkpoint, model)
     edge = max(1, len(losses) // 20)
@@ -173,9 +165,8 @@ def _due(update: int, late: bool) -> bool:
     return late if size() == 1 else update % EVERY == 0 and bool(agreed(int(late)))
 
 
-def _refuse_infinite(what: str, value: float, optimizer: AdamW, update: int, total: int, checkpoint: Path) -> None:
+def _refuse_infinite(what: str, value: float, update: int, total: int, checkpoint: Path) -> None:
     if not math.isfinite(value):
-        optimizer.zero_grad()
         raise TrainingError(
             f"the {what} is {value} at update {update + 1} of {total}; the last good checkpoint is in {checkpoint}; "
             "lower train.learning_rate"
@@ -183,7 +174,7 @@ def _refuse_infinite(what: str, value: float, optimizer: AdamW, update: int, tot
 
 
 def _backward(
-    learner: nn.Module,
+    updates: Updates,
     examples: Sequence[Example],
     rows: Sequence[Row],
     config: TrainConfig,
@@ -203,10 +194,11 @@ def _backward(
         place = number * size() + rank()
         share = 1.0 if place < len(parts) else 0.0
         batch = collate(examples, parts[min(place, len(parts) - 1)], pad).to(device)
-        with part_of_update(learner, last=number + 1 == passes), _precision(config, device):
-            logits_NV = learner(batch)
+        last = number + 1 == passes
+        with updates.part(last=last), _precision(config, device):
+            logits_NV = updates.learner(batch)
             loss = objective(logits_NV, batch.targets) * share
-            torch.autograd.backward(loss * size() / usual)  # processes average their gradients
+            updates.backward(loss * size() / usual, last=last)  # processes average their gradients
         total += loss.item()
         weight += share * float(batch.targets.weight_N.sum())
         for name, value in watch(logits_NV.detach(), batch.targets).items():

@@ -36,6 +36,8 @@ MARKS = {
     "flywheel.distill.launching": "trainer",
     "java": "simulator",
 }
+A_TURN = 20
+"""Kills that one turn gets at most; then it is left to end."""
 RUN, DATABASE = "run", "PostgreSQL"
 EPISODES = """select policy, task_id, purpose, verified, score from trajectories
               where stop_reason <> 'infrastructure' and policy = 'expert' order by all"""
@@ -118,7 +120,7 @@ def test_kill_9_of_anything(kills: int, sets: tuple[str, ...], postgresql: Postg
     while done.total() < kills or not turns:
         folder = tmp_path / f"turn-{turns}"
         with turning(folder, postgresql, sets) as victim:
-            ended += _torment(victim, postgresql, chance, kills - done.total())
+            ended += _torment(victim, postgresql, chance, min(A_TURN, kills - done.total()))
             done += victim.kills
         _is_whole(victim)
         equal += _is_like(victim, undisturbed)

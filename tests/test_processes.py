@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,8 @@ def torchrun(processes: int, *command: str, check: bool = True) -> subprocess.Co
 
 
 def _train(processes: int, sharing: str, folder: Path, stop: int = -1) -> dict[str, torch.Tensor]:
+    if sharing == "deepspeed" and find_spec("deepspeed") is None:
+        pytest.skip("needs DeepSpeed, as `make test-slow` installs it")
     folder.mkdir(exist_ok=True)
     script = folder / "train.py"
     script.write_text(TRAINER)
@@ -95,7 +98,10 @@ def _train(processes: int, sharing: str, folder: Path, stop: int = -1) -> dict[s
     return weights
 
 
-@pytest.mark.parametrize("sharing", ["replicated", "sharded"])
+DEEPSPEED = pytest.param("deepspeed", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("sharing", ["replicated", "sharded", DEEPSPEED])
 def test_two_processes_train_the_model_of_one(tmp_path: Path, sharing: str) -> None:
     alone, both = (_train(count, sharing, tmp_path / str(count)) for count in (1, 2))
     for name, one in alone.items():
@@ -112,7 +118,7 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path, sharing: str) -> N
             assert local == whole
 
 
-@pytest.mark.parametrize("sharing", ["replicated", "sharded"])
+@pytest.mark.parametrize("sharing", ["replicated", "sharded", DEEPSPEED])
 def test_two_processes_resume_to_the_same_weights(tmp_path: Path, sharing: str) -> None:
     whole = _train(2, sharing, tmp_path / "whole")
     _train(2, sharing, tmp_path / "halves", stop=5)

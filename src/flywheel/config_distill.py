@@ -122,8 +122,10 @@ class TrainConfig(Section):
     refine: RefineConfig | None = Field(default=None, description="What follows cloning, if anything.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    sharing: Literal["replicated", "sharded"] = Field(
-        default="replicated", description="Under torchrun: DDP, or FSDP2, which spreads the model over the processes."
+    sharing: Literal["replicated", "sharded", "deepspeed"] = Field(
+        default="replicated",
+        description="Under torchrun: DDP; FSDP2, which spreads the model over the processes; or DeepSpeed's ZeRO stage "
+        "2, which spreads the optimizer.",
     )
     processes: Count = Field(default=1, description="Processes of torchrun that a turn trains each student with.")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
