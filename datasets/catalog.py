@@ -264,7 +264,8 @@ class Catalog:
     @contextmanager
     def session(self) -> Iterator[Connection]:
         """A connection of one's own without a transaction, for locks that outlive transactions."""
-        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT", session=True)
+        with self._told():
+            connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT", session=True)
         try:
             yield connection
         finally:

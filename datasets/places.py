@@ -18,6 +18,8 @@ from flywheel.errors import LakeError
 from flywheel.trajectory import digest
 
 CATALOG_FILE = "catalog.sqlite"
+SECRETS = frozenset({"password", "passfile", "sslpassword"})
+"""Parameters of a URL that are none of its business."""
 EXAMPLE = "postgresql://user@host/flywheel?files=s3://bucket/lake"
 
 
@@ -42,7 +44,7 @@ def place_of(where: Path | str, root: Path | None = None) -> Place:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise LakeError(f"not the URL of a lake; it looks like {EXAMPLE}") from error
-    if url.password is not None:
+    if url.password is not None or SECRETS & url.query.keys():
         raise LakeError("a lake's URL must not hold a password, it is shown and stored; use PGPASSWORD or ~/.pgpass")
     files = url.query.get("files", "")
     catalog = url.difference_update_query(["files"])

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flywheel.agents.collect import Company, play
+from flywheel.agents.collect import Company, broken, play
 from flywheel.agents.episode import Job, Origin, id_of
 from flywheel.agents.policy import Policy
 from flywheel.clusters import actors, as_they_come
@@ -31,6 +31,8 @@ PARTS = 4
 """An actor's share of the episodes comes in so many parts, so that none waits long for the slowest."""
 LEAST = 8
 """Episodes of a part: what is played together is decided together."""
+CHECKPOINTS = ".checkpoint"
+"""The suffix of folders that hold a training run, and no part of a student."""
 
 
 def travels(policy: Policy) -> bool:
@@ -50,9 +52,9 @@ def play_on_ray(
     """`agents.collect.play`, by the actors of a cluster."""
     assign(lake, [job.task for job in jobs])
     ids = [id_of(job, policy, origin) for job in jobs]
-    known = lake.known_ids(ids)
-    new = [job for one, job in zip(ids, jobs, strict=True) if one not in known]
-    progress(len(known))
+    done = lake.known_ids(ids) - set(broken(lake, ids))
+    new = [job for one, job in zip(ids, jobs, strict=True) if one not in done]
+    progress(len(done))
     played: list[str] = []
 
     def heard(answer: tuple[list[str], int]) -> None:
@@ -64,7 +66,7 @@ def play_on_ray(
         size = max(LEAST, -(-len(new) // (PARTS * count)))
         with actors(config.cluster.ray, count, Player, *_order(config, lake, policy, origin)) as made:
             as_they_come(made, "play", _parts(new, size, company), heard)
-    return [*ids, *(one for one in played if one not in set(ids))]
+    return list(dict.fromkeys([*ids, *played]))
 
 
 def _parts(jobs: Sequence[Job], size: int, company: Company) -> Iterator[list[Any]]:
@@ -86,8 +88,9 @@ def _order(config: Config, lake: Lake, policy: Policy, origin: Origin) -> tuple[
     }
     student = origin.parent_policy_id if policy.name in (TUTORED, REMOTE) else policy.policy_id
     folder = policy_directory(lake, student)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and "checkpoint" not in str(path))
-    return order, {str(path.relative_to(folder.parent)): path.read_bytes() for path in files}
+    files = {path.relative_to(folder.parent): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    whole = {name: path for name, path in files.items() if not any(part.endswith(CHECKPOINTS) for part in name.parts)}
+    return order, {str(name): path.read_bytes() for name, path in whole.items()}
 
 
 class Player:
@@ -107,6 +110,9 @@ class Player:
         self._policy = make_policy(config, self._lake, self._world, order["policy"], self._origin.parent_policy_id)
         if self._policy.version != order["version"]:
             raise FlywheelError(f"{order['policy']} decides otherwise on the cluster than where it was asked for")
+
+    def close(self) -> None:
+        self._stack.close()
 
     def play(self, part: list[Any]) -> tuple[list[str], int]:
         """Ids of what was played, and of how many jobs."""

@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
+import flywheel.errors
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.processes import leads
@@ -22,22 +22,29 @@ from flywheel.distill.registry import policy_directory
 from flywheel.distill.stage import Progress, distill
 from flywheel.distill.students import PolicyCard, read_card
 from flywheel.errors import FlywheelError, InfrastructureError
-
-PULSE = 0.5
+from flywheel.orphans import die_with_parent, end_without
 
 
 def distill_apart(
-    config: Config, lake: Lake, kind: str, iteration: int, progress: Progress = lambda role, update, total, loss: None
+    config: Config,
+    lake: Lake,
+    kind: str,
+    iteration: int,
+    progress: Progress = lambda role, update, total, loss: None,
+    *,
+    condition: str = "",
+    dataset: str = "",
 ) -> PolicyCard:
     """`distill`, in `train.processes` processes of this machine; the lake is where all of them see it.
 
     Raises `InfrastructureError` when a process died; what was checkpointed is resumed by the next try.
     """
     if config.train.processes == 1:
-        return distill(config, lake, kind, iteration, progress)
-    with tempfile.TemporaryDirectory(dir=lake.staging) as folder:
+        return distill(config, lake, kind, iteration, progress, condition=condition, dataset=dataset)
+    with tempfile.TemporaryDirectory() as folder:
         order, errors = Path(folder) / "order.json", Path(folder) / "errors"
-        order.write_text(json.dumps({"config": config.model_dump(mode="json"), "kind": kind, "iteration": iteration}))
+        what = {"kind": kind, "iteration": iteration, "condition": condition, "dataset": dataset}
+        order.write_text(json.dumps({"config": config.model_dump(mode="json"), **what}))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={config.train.processes}", "-m", "flywheel.distill.launching", str(order)]
         threads = str(max(1, (os.cpu_count() or 1) // config.train.processes))
@@ -45,10 +52,11 @@ def distill_apart(
             process = subprocess.Popen(
                 command,
                 env={**os.environ, "OMP_NUM_THREADS": threads},
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                preexec_fn=die_with_parent,
             )
         name = ""
         try:
@@ -58,7 +66,7 @@ def distill_apart(
                 if "policy_id" in told:
                     name = told["policy_id"]
                 elif "error" in told:
-                    raise FlywheelError(told["error"])
+                    raise getattr(flywheel.errors, told["kind"])(told["error"])
                 else:
                     progress(told["role"], told["update"], told["total"], told["loss"])
             if process.wait() or not name:
@@ -68,19 +76,18 @@ def distill_apart(
             if process.poll() is None:
                 process.terminate()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            if process.stdout is not None:
+                process.stdout.close()
     return read_card(policy_directory(lake, name))
 
 
 def main(order_file: str) -> None:
-    """One of torchrun's processes. It ends when whoever ordered it is gone."""
+    """One of torchrun's processes. It ends when torchrun is gone, which ends with whoever gave the order."""
     order = json.loads(Path(order_file).read_text())
     config = Config.model_validate(order["config"])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
+    end_without(os.getppid())
 
     def say(**told: object) -> None:
         if leads():
@@ -92,21 +99,16 @@ def main(order_file: str) -> None:
             Lake.of(config),
             order["kind"],
             order["iteration"],
-            lambda role, update, total, loss: say(role=role, update=update, total=total, loss=loss),
+            condition=order["condition"],
+            dataset=order["dataset"],
+            progress=lambda role, update, total, loss: say(role=role, update=update, total=total, loss=loss),
         )
     except FlywheelError as problem:
-        say(error=str(problem))
+        say(error=str(problem), kind=type(problem).__name__)
         answers.flush()
         os._exit(2)
     say(policy_id=card.policy_id)
     os._exit(0)  # gloo's threads may abort the interpreter's own end
-
-
-def _end_without(parent: int) -> None:
-    """End when torchrun has gone, as after kill -9."""
-    while os.getppid() == parent:
-        threading.Event().wait(PULSE)
-    os._exit(1)
 
 
 if __name__ == "__main__":

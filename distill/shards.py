@@ -153,11 +153,12 @@ def _listen(
     for line in child.stdout:
         try:
             progress(int(line))
+            enough = company.enough is not None and company.enough()
         except BaseException as error:
             stopped.append(error)
             child.kill()
             return
-        if company.enough is not None and company.enough() and not told:
+        if enough and not told:
             told = True
             with suppress(BrokenPipeError):  # it has just ended
                 child.stdin.write(f"{ENOUGH}\n")

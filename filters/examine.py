@@ -89,6 +89,9 @@ class Examiner:
         self._stack = ExitStack()
         self._verifiers = self._stack.enter_context(running_verifiers(config))
 
+    def close(self) -> None:
+        self._stack.close()
+
     def examine(self, batch: Batch) -> Findings:
         return examine(batch, self._verifiers)
 

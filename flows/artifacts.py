@@ -27,37 +27,37 @@ EVERY = 5.0
 """Seconds between two updates of a progress artifact."""
 
 
-def publish(stage: str, iteration: int, rows: Sequence[dict[str, object]]) -> None:
-    """A table under the key of the stage, so that Prefect shows its versions as a history."""
-    _tried(create_table_artifact, table=list(rows), key=_key(stage), description=f"iteration {iteration}")
+def publish(name: str, stage: str, iteration: int, rows: Sequence[dict[str, object]]) -> None:
+    """A table under the key of the flywheel and stage, so that Prefect shows its versions as a history."""
+    _tried(create_table_artifact, table=list(rows), key=_key(name, stage), description=f"iteration {iteration}")
 
 
-def publish_report(iteration: int, files: dict[str, str]) -> None:
+def publish_report(name: str, iteration: int, files: dict[str, str]) -> None:
     """The report to read, a link to its file, and the plot of P(verified) by iteration."""
     report, picture = Path(files["md"]).absolute(), Path(files["png"])
     about = f"iteration {iteration}"
-    _tried(create_markdown_artifact, markdown=report.read_text(), key=_key("report"), description=about)
-    _tried(create_link_artifact, link=report.as_uri(), link_text=report.name, key=_key("file"), description=about)
+    _tried(create_markdown_artifact, markdown=report.read_text(), key=_key(name, "report"), description=about)
+    _tried(create_link_artifact, link=report.as_uri(), link_text=report.name, key=_key(name, "file"), description=about)
     plot = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
-    _tried(create_image_artifact, image_url=plot, key=_key("plot"), description=f"P(verified) up to {about}")
+    _tried(create_image_artifact, image_url=plot, key=_key(name, "plot"), description=f"P(verified) up to {about}")
 
 
 @contextmanager
-def progress_artifact(stage: str, iteration: int, total: int) -> Iterator[Callable[[int], None]]:
+def progress_artifact(name: str, stage: str, iteration: int, total: int) -> Iterator[Callable[[int], None]]:
     """A callback that hears how many more episodes of a stage are done and shows it in Prefect's UI."""
-    key, done, shown = _key(f"{stage}-progress"), 0, time.monotonic()
-    name = _tried(create_progress_artifact, progress=0.0, key=key, description=f"{stage}, iteration {iteration}")
+    key, done, shown = _key(name, f"{stage}-progress"), 0, time.monotonic()
+    made = _tried(create_progress_artifact, progress=0.0, key=key, description=f"{stage}, iteration {iteration}")
 
     def heard(count: int) -> None:
         nonlocal done, shown
         done += count
-        if name and time.monotonic() - shown > EVERY:
+        if made and time.monotonic() - shown > EVERY:
             shown = time.monotonic()
-            _tried(update_progress_artifact, artifact_id=name, progress=min(100.0, 100.0 * done / max(total, 1)))
+            _tried(update_progress_artifact, artifact_id=made, progress=min(100.0, 100.0 * done / max(total, 1)))
 
     yield heard
-    if name:
-        _tried(update_progress_artifact, artifact_id=name, progress=min(100.0, 100.0 * done / max(total, 1)))
+    if made:
+        _tried(update_progress_artifact, artifact_id=made, progress=min(100.0, 100.0 * done / max(total, 1)))
 
 
 def both(one: Callable[[int], None], other: Callable[[int], None]) -> Callable[[int], None]:
@@ -70,8 +70,8 @@ def both(one: Callable[[int], None], other: Callable[[int], None]) -> Callable[[
     return heard
 
 
-def _key(stage: str) -> str:
-    return f"flywheel-{stage}".replace("_", "-")
+def _key(name: str, stage: str) -> str:
+    return f"{name}-{stage}".replace("_", "-")
 
 
 def _tried(make: Callable[..., Any], **arguments: Any) -> Any:

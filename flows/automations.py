@@ -21,34 +21,33 @@ from prefect.exceptions import ObjectNotFound
 
 from flywheel.config import Config
 from flywheel.config_flows import Occasion
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.places import place_of
 from flywheel.errors import PrerequisiteError
 from flywheel.flows.events import CROWNED, DROPPED, READY, SPENT, TAGGED, lake_resource, resource
 
+RUN_ENDED_BADLY = ("prefect.flow-run.Failed", "prefect.flow-run.Crashed")
 TITLE = "{{ event.payload['title'] }}"
-MESSAGES: dict[Occasion, tuple[str, str]] = {
-    "failed": ("prefect.flow-run.Failed", "a run failed: {{ flow_run.name }}: {{ flow_run.state.message }}"),
+MESSAGES: dict[Occasion, tuple[tuple[str, ...], str]] = {
+    "failed": (RUN_ENDED_BADLY, "'a run failed: ' ~ flow_run.name ~ ': ' ~ flow_run.state.message"),
     "champion": (
-        f"flywheel.{CROWNED}",
-        "new champion {{ event.payload['champion'] }}: {{ event.payload['decision'] }}",
+        (f"flywheel.{CROWNED}",),
+        "'new champion ' ~ event.payload['champion'] ~ ': ' ~ event.payload['decision']",
     ),
-    "budget": (f"flywheel.{SPENT}", "{{ event.payload['message'] }}"),
-    "drop": (
-        f"flywheel.{DROPPED}",
-        "{{ event.payload['slice'] }}: {{ event.payload['before'] }} before, {{ event.payload['after'] }} now",
-    ),
+    "budget": ((f"flywheel.{SPENT}",), "event.payload['said']"),
+    "drop": ((f"flywheel.{DROPPED}",), "event.payload['slice'] ~ ' fell to ' ~ event.payload['after']"),
 }
-"""Occasion → (event, what is said of it, as a template of Prefect's)."""
+"""Occasion → (events, what is said of them, as an expression of Jinja)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """One automation: on an event about a resource, do something."""
+    """One automation: on events about one of some resources, do something. `related`: the resource is beside theirs."""
 
     name: str
-    event: str
-    about: dict[str, str]
+    events: tuple[str, ...]
+    about: dict[str, list[str]]
     action: ActionTypes
+    related: bool = False
 
 
 def install(config: Config, turn_id: UUID, distill_id: UUID) -> list[str]:
@@ -65,28 +64,33 @@ def install(config: Config, turn_id: UUID, distill_id: UUID) -> list[str]:
 
 
 def _automation(prefix: str, one: Reaction) -> AutomationCore:
-    about = ResourceSpecification(root={key: [value] for key, value in one.about.items()})
-    trigger = EventTrigger(expect={one.event}, match=about, posture=Posture.Reactive, threshold=1)
-    if one.event.startswith("prefect.flow-run."):
-        trigger = EventTrigger(expect={one.event}, match_related=about, posture=Posture.Reactive, threshold=1)
+    nothing, about = ResourceSpecification(root={}), ResourceSpecification(root=dict(one.about))
+    trigger = EventTrigger(
+        expect=set(one.events),
+        match=nothing if one.related else about,
+        match_related=about if one.related else nothing,
+        posture=Posture.Reactive,
+        threshold=1,
+    )
     return AutomationCore(name=f"{prefix}{one.name}", trigger=trigger, actions=[one.action])
 
 
 def _triggers(config: Config, distill_id: UUID) -> list[Reaction]:
-    settings, mine = config.triggers, {"prefect.resource.id": resource(config.name)}
+    settings, mine = config.triggers, {"prefect.resource.id": [resource(config.name)]}
     plain = RunDeployment(source="selected", deployment_id=distill_id, parameters={}, job_variables={})
     found = []
     if settings.new_verified:
         name = f"distill when {settings.new_verified} verified trajectories are new"
-        found.append(Reaction(name, f"flywheel.{READY}", mine, plain))
+        found.append(Reaction(name, (f"flywheel.{READY}",), mine, plain))
     if settings.slice_drop:
         name = f"distill when a slice drops by {settings.slice_drop:.0%}"
-        found.append(Reaction(name, f"flywheel.{DROPPED}", mine, plain))
+        found.append(Reaction(name, (f"flywheel.{DROPPED}",), mine, plain))
     if settings.dataset:
-        about = {"prefect.resource.id": lake_resource(Lake.of(config, create=True)), "dataset": settings.dataset}
+        lake = lake_resource(place_of(config.lake.url or config.data_dir))
+        about = {"prefect.resource.id": [lake], "dataset": [settings.dataset]}
         title = {"__prefect_kind": "jinja", "template": TITLE}
         action = plain.model_copy(update={"parameters": {"dataset": title}})
-        found.append(Reaction(f"distill dataset {settings.dataset}", f"flywheel.{TAGGED}", about, action))
+        found.append(Reaction(f"distill dataset {settings.dataset}", (f"flywheel.{TAGGED}",), about, action))
     return found
 
 
@@ -102,16 +106,20 @@ def _notices(config: Config, client: SyncPrefectClient, turn_id: UUID, distill_i
         ) from None
     found = []
     for occasion in config.notify.on:
-        event, text = MESSAGES[occasion]
-        said = f"flywheel {config.name}: {text}"
-        action: ActionTypes = SendNotification(block_document_id=block.id, subject=f"flywheel {config.name}", body=said)
-        if kind == "webhook":
-            payload = json.dumps({"flywheel": config.name, "occasion": occasion, "message": text})
-            action = CallWebhook(block_document_id=block.id, payload=payload)
-        if event.startswith("prefect."):
-            for deployment in (turn_id, distill_id):
-                about = {"prefect.resource.id": f"prefect.deployment.{deployment}"}
-                found.append(Reaction(f"tell of {occasion} {str(deployment)[:8]}", event, about, action))
-        else:
-            found.append(Reaction(f"tell of {occasion}", event, {"prefect.resource.id": resource(config.name)}, action))
+        events, said = MESSAGES[occasion]
+        related = events == RUN_ENDED_BADLY
+        about = [f"prefect.deployment.{one}" for one in (turn_id, distill_id)] if related else [resource(config.name)]
+        action = _told(kind, block.id, config.name, occasion, said)
+        found.append(Reaction(f"tell of {occasion}", events, {"prefect.resource.id": about}, action, related))
     return found
+
+
+def _told(kind: str, block_id: UUID, name: str, occasion: Occasion, said: str) -> ActionTypes:
+    """JSON for a web hook, plain words for any notification."""
+    if kind == "webhook":
+        fixed = json.dumps({"flywheel": name, "occasion": occasion})
+        return CallWebhook(
+            block_document_id=block_id, payload=f'{fixed[:-1]}, "message": {{{{ ({said}) | tojson }}}}}}'
+        )
+    body = f"flywheel {name}: {{{{ {said} }}}}"
+    return SendNotification(block_document_id=block_id, subject=f"flywheel {name}", body=body)

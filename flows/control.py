@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -21,10 +20,14 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from flywheel.errors import FlywheelError, PrerequisiteError
+from flywheel.datasets.places import Place, place_of
+from flywheel.errors import BudgetError, FlywheelError, PrerequisiteError
+from flywheel.flows.events import lake_resource
 from flywheel.flows.source import SOURCE, settings_of
 
 TURN, DISTILL = "next-turn", "distill-now"
+SPENT_STATE = "Budget spent"
+"""The name of the state in which a turn whose budget is spent ends."""
 
 
 def pause(name: str) -> dict[str, Any]:
@@ -55,6 +58,8 @@ def trigger(name: str, flow: str, overrides: list[str], parameters: dict[str, An
     )
     assert isinstance(run, FlowRun)
     state = run.state
+    if wait and state is not None and state.name == SPENT_STATE:
+        raise BudgetError(str(state.message))
     if wait and state is not None and not state.is_completed():
         raise FlywheelError(
             f"{run.name} ended as {state.name if state else 'unknown'}: {state.message if state else ''}"
@@ -88,15 +93,15 @@ def standing(client: SyncPrefectClient, name: str) -> dict[str, Any]:
     }
 
 
-def standing_at(data_dir: Path) -> dict[str, Any] | None:
-    """The standing of the deployment whose flywheel works in a data directory, if the server has one."""
+def standing_at(place: Place) -> dict[str, Any] | None:
+    """The standing of the deployment whose flywheel works on the lake at a place, if the server has one."""
     with get_client(sync_client=True) as client:
         for one in client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[TURN]))):
             try:
                 config = settings_of(**{key: one.parameters.get(key) for key in SOURCE})
             except FlywheelError:  # of another machine
                 continue
-            if config.data_dir.absolute() == data_dir.absolute():
+            if lake_resource(place_of(config.lake.url or config.data_dir)) == lake_resource(place):
                 return {"deployment": f"{TURN}/{one.name}", **standing(client, one.name)}
     return None
 

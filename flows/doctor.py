@@ -115,7 +115,12 @@ def _cluster(config: Config) -> str:
         return "this machine alone"
     from flywheel.clusters import cores
 
-    return f"{cores(config.cluster.ray)} cores at {config.cluster.ray}"
+    found = cores(config.cluster.ray)
+    if found < config.cluster.actors:
+        raise ConfigError(
+            f"the cluster has {found} cores; lower cluster.actors ({config.cluster.actors}) or add machines"
+        )
+    return f"{found} cores at {config.cluster.ray}"
 
 
 def _port(config: Config) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.pins import Pin
+from flywheel.datasets.places import Place
 from flywheel.flows.logs import LOGGER
 from flywheel.trajectory import digest
 
@@ -29,10 +30,11 @@ def resource(name: str) -> str:
     return f"flywheel.{name}"
 
 
-def lake_resource(lake: Lake) -> str:
-    """The resource id of a lake, the same for all who use it."""
-    url = lake.catalog.engine.url
-    return f"flywheel.lake.{digest(Path(url.database or '').absolute() if url.get_backend_name() == 'sqlite' else url)}"
+def lake_resource(place: Place) -> str:
+    """The resource id of the lake at a place, the same for all who use it."""
+    url = place.catalog
+    where = Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else url.render_as_string()
+    return f"flywheel.lake.{digest(where)}"
 
 
 def tell(name: str, happened: str, **payload: Any) -> None:
@@ -42,16 +44,16 @@ def tell(name: str, happened: str, **payload: Any) -> None:
 
 def tell_of_dataset(lake: Lake, pin: Pin) -> None:
     """Tell of a new version of a dataset, if a Prefect server is there to hear it."""
-    from flywheel.flows.server import reached_api, running_api
+    from flywheel.flows.server import heard
 
-    about = {"prefect.resource.id": lake_resource(lake), "prefect.resource.name": lake.name, "dataset": pin.name}
-    if os.environ.get("PREFECT_API_URL") or running_api(lake.root):
-        with reached_api(lake.root, 0):
+    about = {"prefect.resource.id": lake_resource(lake.place), "prefect.resource.name": lake.name, "dataset": pin.name}
+    with heard(lake.root) as somebody:
+        if somebody:
             _send(about, TAGGED, {"title": pin.title, "trajectories": pin.trajectories})
 
 
 def _send(about: dict[str, str], happened: str, payload: dict[str, Any]) -> None:
-    LOGGER.info(happened, extra={"flywheel": about["prefect.resource.name"], **payload})
+    LOGGER.info(happened, extra={"flywheel": about["prefect.resource.name"], **payload})  # no key may be `message`
     if not os.environ.get("PREFECT_API_URL"):
         return
     from prefect.events import emit_event

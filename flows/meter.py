@@ -25,6 +25,8 @@ class Meter:
     config: Config
     lake: Lake
     iteration: int
+    assure: Callable[[], None] = lambda: None
+    """Raises `LakeBusyError` where the lake's turn was lost to somebody else."""
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     _done: int = 0
@@ -36,6 +38,7 @@ class Meter:
         """Time a stage; what the caller puts into the dict is told when it ends. Raises `BudgetError` before it begins
         if the budget is spent."""
         self._done = 0
+        self.assure()
         self.check(name)
         told: dict[str, Any] = {}
         began = time.monotonic()
@@ -77,7 +80,7 @@ class Meter:
         left = ", ".join(STAGES[STAGES.index(stage) :])
         done = f" after {self._done} episodes" if self._done else ""
         message = f"{why}; {stage} of iteration {self.iteration} stopped{done}; left: {left}; the same command goes on"
-        tell(self.config.name, SPENT, iteration=self.iteration, stage=stage, message=message)
+        tell(self.config.name, SPENT, iteration=self.iteration, stage=stage, said=message)
         raise BudgetError(message)
 
     def _why(self) -> str:

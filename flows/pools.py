@@ -8,8 +8,6 @@ from prefect.exceptions import ObjectNotFound
 
 from flywheel.errors import ConfigError
 
-TYPES = ("process", "docker", "kubernetes")
-
 
 def ensure(client: SyncPrefectClient, pool: str, pool_type: str) -> None:
     """The pool exists and is of this type. Raises `ConfigError` where it is of another."""

@@ -7,7 +7,6 @@ down before the run that it serves, and kill -9 leaves it behind.
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import inspect
 import os
@@ -19,10 +18,15 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
-from flywheel.errors import PrerequisiteError
+from filelock import FileLock, Timeout
+
+from flywheel.errors import PrerequisiteError, reason_of
+from flywheel.flows.logs import LOGGER
+from flywheel.orphans import die_with_parent
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
@@ -33,7 +37,6 @@ ADDRESS = "address"
 SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(START_SECONDS)),
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -46,34 +49,60 @@ limit is known after a restart, too, and clients wait for a server that is start
 
 @contextmanager
 def prefect_api(data_dir: Path, port: int = 0) -> Iterator[str]:
-    """The address of a Prefect API that lives at least as long as the context. Port 0 takes a free one.
+    """The address of a Prefect API: that of PREFECT_API_URL, of whoever serves the data directory now, or of a server
+    of our own, which lives as long as the context. Port 0 takes a free one.
 
-    Call before anything imports prefect: it reads its settings then.
+    Another port must be ours: raises `PrerequisiteError` where the data directory is served already. Call before
+    anything imports prefect: it reads its settings then.
     """
-    home = _configure(data_dir)
+    quiet()
     if existing := os.environ.get("PREFECT_API_URL"):
         yield existing
         return
-    port = free_port(port)
-    url = f"http://{HOST}:{port}/api"
-    os.environ["PREFECT_API_URL"] = url
-    try:
-        with _kept(home, port, url):
+    if served := running_api(data_dir):
+        if port:
+            raise PrerequisiteError(f"{data_dir} is served already, at {served}; stop that, or set another data_dir")
+        with _addressed(served):
+            yield served
+        return
+    home = _home(data_dir)
+    with _sole_server(home):
+        port = free_port(port)
+        url = f"http://{HOST}:{port}/api"
+        with _addressed(url), _kept(home, port, url):
             (home / ADDRESS).write_text(url)
             try:
                 yield url
             finally:
                 (home / ADDRESS).unlink(missing_ok=True)
                 _drain()
+
+
+@contextmanager
+def _addressed(url: str) -> Iterator[None]:
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        yield
     finally:
         del os.environ["PREFECT_API_URL"]
+
+
+@contextmanager
+def _sole_server(home: Path) -> Iterator[None]:
+    """One server at a time on a home: two would share its database."""
+    lock = FileLock(home / "server.lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise PrerequisiteError(f"another flywheel starts a Prefect server in {home}; try again in a moment") from None
 
 
 @contextmanager
 def reached_api(data_dir: Path, port: int) -> Iterator[str]:
     """The address of the Prefect API that a running `flywheel serve`, or PREFECT_API_URL, offers.
 
-    Raises `PrerequisiteError` where none answers.
+    Raises `PrerequisiteError` where none answers, or where it refuses what is asked of it.
     """
     given = os.environ.get("PREFECT_API_URL", "")
     url = given or running_api(data_dir) or f"http://{HOST}:{port}/api"
@@ -81,14 +110,39 @@ def reached_api(data_dir: Path, port: int) -> Iterator[str]:
         raise PrerequisiteError(
             f"no Prefect server answers at {url}; start one with: flywheel serve CONFIG, or set PREFECT_API_URL"
         )
-    _configure(data_dir)
-    os.environ["PREFECT_API_URL"] = url
-    try:
-        yield url
-    finally:
-        _drain()
-        if not given:
-            del os.environ["PREFECT_API_URL"]
+    quiet()
+    if not given:
+        _home(data_dir)
+    with nullcontext() if given else _addressed(url):
+        try:
+            yield url
+        except Exception as error:
+            from prefect.exceptions import PrefectHTTPStatusError
+
+            if not isinstance(error, PrefectHTTPStatusError):
+                raise
+            raise PrerequisiteError(f"the Prefect server at {url} refused: {reason_of(error)[:300]}") from error
+        finally:
+            _drain()
+
+
+@contextmanager
+def heard(data_dir: Path) -> Iterator[bool]:
+    """Is there a Prefect server that hears of what happens here? Within the context, events reach it.
+
+    A server that should be there and does not answer is no reason to fail: False, and a warning in the log.
+    """
+    if not (os.environ.get("PREFECT_API_URL") or running_api(data_dir)):
+        yield False
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(reached_api(data_dir, 0))
+        except PrerequisiteError as error:
+            LOGGER.warning("nobody hears", extra={"error": str(error)})
+            yield False
+            return
+        yield True
 
 
 def running_api(data_dir: Path) -> str:
@@ -106,15 +160,19 @@ def await_api() -> None:
         time.sleep(PULSE)
 
 
-def _configure(data_dir: Path) -> Path:
-    """Prefect's settings for this process and its children; its home."""
+def quiet() -> None:
+    """Prefect's settings for this process and its children. Call before anything imports prefect."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def _home(data_dir: Path) -> Path:
+    """Prefect's home, where the server is our own."""
     home = data_dir.absolute() / "prefect"
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrerequisiteError(f"cannot write to {home}: {error.strerror}; set another data_dir") from None
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(home))
     return home
 
@@ -157,7 +215,7 @@ def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),
         )
 
 
@@ -211,10 +269,3 @@ def _drain() -> None:
         await APILogHandler.aflush()
 
     run_coro_as_sync(drain())
-
-
-def die_with_parent(number: int = signal.SIGTERM) -> None:
-    """Linux: have the kernel send this process a signal when its parent is gone, however it went."""
-    if sys.platform == "linux":
-        parent_death_signal = 1
-        ctypes.CDLL(None).prctl(parent_death_signal, number)

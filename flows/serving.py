@@ -6,9 +6,8 @@ Both flows hold one global concurrency limit, `flywheel-NAME`: one of them runs 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import AbstractContextManager, ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from prefect.client.schemas.objects import (
 )
 from prefect.concurrency.sync import concurrency
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 from prefect.types.entrypoint import EntrypointType
@@ -40,17 +40,22 @@ from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.iterations import current, iterations
 from flywheel.distill.launching import distill_apart
-from flywheel.distill.stage import distill
-from flywheel.errors import BudgetError
+from flywheel.errors import BudgetError, LakeBusyError
+from flywheel.flows.automations import install
+from flywheel.flows.control import SPENT_STATE
 from flywheel.flows.events import DISTILLED, tell
 from flywheel.flows.logs import log_to_stderr
+from flywheel.flows.pools import ensure
+from flywheel.flows.retrying import turned
 from flywheel.flows.schedules import prefect_schedule
-from flywheel.flows.server import die_with_parent
 from flywheel.flows.source import settings_of
-from flywheel.flows.turn import turn
+from flywheel.orphans import die_with_parent
 
 LEASE = 60.0
 """Seconds after which a limit is free again if its holder is gone and could not say so."""
+BUSY_SECONDS = 10.0
+"""Between two looks at a lake on which somebody else's turn runs."""
+ELSEWHERE = "another turn or distillation runs; serve.late = 'skip' leaves this one out"
 TOGETHER = 8
 """Flow runs whose processes may wait beside the running one."""
 STARTER = "FLYWHEEL_STARTER"
@@ -65,15 +70,23 @@ def next_turn(
 ) -> dict[str, Any] | State[Any]:
     """Resume the iteration that a stopped run left, or begin the one after the last finished."""
     config = _begun(config_file, overrides, settings)
-    if _late(config):
+    skips = config.serve.late == "skip" and SCHEDULED in flow_run.get_tags()
+    if skips and _late(config):
         return Cancelled(message=f"late by more than {config.serve.grace:g} s; serve.late = 'skip' leaves it out")
-    try:
-        with _alone(config):
-            return turn(config, next_number(config))
-    except TimeoutError:
-        return Cancelled(message="another turn or distillation runs; serve.late = 'skip' leaves this one out")
-    except BudgetError as spent:
-        return Cancelled(message=str(spent), name="Budget spent")
+    with ExitStack() as held:
+        try:
+            held.enter_context(_alone(config, 1.0 if skips else None))
+        except TimeoutError:
+            return Cancelled(message=ELSEWHERE)
+        while True:
+            try:
+                return turned(config, next_number(config))
+            except BudgetError as spent:
+                return Cancelled(message=str(spent), name=SPENT_STATE)
+            except LakeBusyError:
+                if skips:
+                    return Cancelled(message=ELSEWHERE)
+            time.sleep(BUSY_SECONDS)
 
 
 @flow(name="distill-now", persist_result=False)
@@ -88,12 +101,8 @@ def distill_now(
     """Distill a student of all that is verified, of what a condition selects, or of a dataset; once of the same."""
     config = _begun(config_file, overrides, settings)
     lake = Lake.of(config)
-    with _alone(config, wait=True):
-        number = current(lake)
-        if where or dataset:
-            card = distill(config, lake, kind, number, condition=where, dataset=dataset)
-        else:
-            card = distill_apart(config, lake, kind, number)
+    with _alone(config):
+        card = distill_apart(config, lake, kind, current(lake), condition=where, dataset=dataset)
     told = {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
     tell(config.name, DISTILLED, iteration=card.iteration, **told)
     return told
@@ -136,34 +145,23 @@ def deployments(config: Config, source: dict[str, Any], pool: str | None = None)
 def serve(config: Config, config_file: Path, overrides: list[str], *, own_server: bool) -> None:
     """Serve the deployments until Ctrl-C. `own_server`: nothing else uses the server, so that runs which it still takes
     for running died with it."""
-    source = {"config_file": str(config_file.absolute()), "overrides": overrides}
-    made = deployments(config, source)
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(limit_of(config), 1)
-    names = _applied(made)
+    placed = [*overrides, f"data_dir={config.data_dir.absolute()}"]
+    made = deployments(config, {"config_file": str(config_file.absolute()), "overrides": placed})
+    names, _ = _installed(config, made)
     if own_server:
-        _bury(config, names)
-    from flywheel.flows.automations import install
-
-    install(config, *names)
+        _bury(names)
     os.environ[STARTER] = str(os.getpid())
     prefect_serve(*made, pause_on_shutdown=False, limit=TOGETHER, print_starting_message=False)
 
 
 def deploy(config: Config, pool: str, pool_type: str, image: str) -> dict[str, Any]:
     """Put the deployments on a work pool of Prefect, made if there is none of the name; what was made, by name."""
-    from flywheel.flows.automations import install
-    from flywheel.flows.pools import ensure
-
-    here = pool_type == "process"
-    data_dir = config.data_dir.absolute() if here else config.data_dir
-    config = config.model_copy(update={"data_dir": data_dir})
+    if pool_type == "process":
+        config = config.model_copy(update={"data_dir": config.data_dir.absolute()})
     made = deployments(config, {"settings": config.model_dump(mode="json")}, pool)
     with get_client(sync_client=True) as client:
         ensure(client, pool, pool_type)
-        client.upsert_global_concurrency_limit_by_name(limit_of(config), 1)
-    names = _applied(made, work_pool_name=pool, image=image or None)
-    automations = install(config, *names)
+    _, automations = _installed(config, made, work_pool_name=pool, image=image or None)
     return {
         "deployments": [f"{one.flow_name}/{one.name}" for one in made],
         "automations": automations,
@@ -172,15 +170,23 @@ def deploy(config: Config, pool: str, pool_type: str, image: str) -> dict[str, A
     }
 
 
-def _applied(made: list[RunnerDeployment], **where: Any) -> list[UUID]:
+def _installed(config: Config, made: list[RunnerDeployment], **where: Any) -> tuple[list[UUID], list[str]]:
+    """Make limit, deployments and automations; ids of the deployments and names of the automations. A schedule that was
+    paused stays so."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(limit_of(config), 1)
+        for one in made:
+            with suppress(ObjectNotFound):
+                one.paused = client.read_deployment_by_name(f"{one.flow_name}/{one.name}").paused
     ids = [one.apply(**where) for one in made]
-    return [one for one in ids if isinstance(one, UUID)]
+    names = [one for one in ids if isinstance(one, UUID)]
+    return names, install(config, *names)
 
 
 def _begun(config_file: str, overrides: list[str] | None, settings: dict[str, Any] | None) -> Config:
     """What every run does first: end with whoever started it, log as asked, read the settings."""
     if starter := os.environ.get(STARTER):
-        die_with_parent(signal.SIGKILL)
+        die_with_parent()
         if os.getppid() != int(starter):  # gone before the kernel was asked to tell
             os._exit(1)
     log_to_stderr()
@@ -188,24 +194,26 @@ def _begun(config_file: str, overrides: list[str] | None, settings: dict[str, An
 
 
 def _late(config: Config) -> bool:
-    if config.serve.late == "queue" or SCHEDULED not in flow_run.get_tags():
-        return False
     due: datetime = flow_run.get_scheduled_start_time()
     return datetime.now(UTC) - due > timedelta(seconds=config.serve.grace)
 
 
-@contextmanager
-def _alone(config: Config, *, wait: bool = False) -> Iterator[None]:
-    """Hold the flywheel's limit. Raises `TimeoutError` at once where a scheduled run is not to wait."""
-    skips = config.serve.late == "skip" and SCHEDULED in flow_run.get_tags() and not wait
-    with concurrency(limit_of(config), timeout_seconds=1.0 if skips else None, strict=True, lease_duration=LEASE):
-        yield
+def _alone(config: Config, patience: float | None = None) -> AbstractContextManager[None]:
+    """Hold the flywheel's limit. Raises `TimeoutError` after so many seconds of waiting; None: waits for ever.
+
+    A lease that was not renewed while the server was away ends nothing: the lake's own lock is what counts.
+    """
+    return concurrency(
+        limit_of(config),
+        timeout_seconds=patience,
+        strict=True,
+        lease_duration=LEASE,
+        raise_on_lease_renewal_failure=False,
+    )
 
 
-def _bury(config: Config, names: list[UUID]) -> None:
-    """Mark what ran when the server died as crashed, and free the limits that it held."""
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
-
+def _bury(names: list[UUID]) -> None:
+    """Mark what ran when the server died as crashed. The limit that it held is free when its lease has run out."""
     running = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     with get_client(sync_client=True) as client:
         lost = client.read_flow_runs(
@@ -214,6 +222,3 @@ def _bury(config: Config, names: list[UUID]) -> None:
         )
         for one in lost:
             client.set_flow_run_state(one.id, Crashed(message="the server died while it ran"), force=True)
-        for limit in client.read_global_concurrency_limits(limit=200, offset=0):
-            if limit.name == limit_of(config) or limit.name in {f"deployment:{name}" for name in names}:
-                client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -78,14 +77,14 @@ def _told(gate: dict[str, Any]) -> str:
 
 def _served(lake: Lake) -> dict[str, Any] | None:
     """What the running server knows of the lake's flywheel, or None if none serves it."""
-    from flywheel.flows.server import reached_api, running_api
+    from flywheel.flows.server import heard
 
-    if not (os.environ.get("PREFECT_API_URL") or running_api(lake.root)):
-        return None
-    with reached_api(lake.root, 0):
+    with heard(lake.root) as somebody:
+        if not somebody:
+            return None
         from flywheel.flows.control import standing_at
 
-        return standing_at(lake.root)
+        return standing_at(lake.place)
 
 
 def history_of(lake: Lake) -> dict[str, list[dict[str, Any]]]:

@@ -53,14 +53,14 @@ STAGE: dict[str, Any] = {
 def turn(config: Config, number: int) -> dict[str, Any]:
     """Run one iteration to its end and return its report. A finished iteration returns its report at once.
 
-    Raises `LakeError` while another turn runs on the lake, and `BudgetError` when the turn's budget is spent.
+    Raises `LakeBusyError` while another turn runs on the lake, and `BudgetError` when the turn's budget is spent.
     """
     lake = Lake.of(config, create=True)
-    with sole_turn(lake):
+    with sole_turn(lake) as assure:
         iteration = begin(config, lake, number)
         if iteration.finished:
             return iteration.report
-        meter = Meter(config, lake, number)
+        meter = Meter(config, lake, number, assure)
         check_stage(meter)
         collect_stage(meter, iteration)
         curate_stage(meter)
@@ -82,7 +82,7 @@ def check_stage(meter: Meter) -> None:
     for one in lost:
         tell(meter.config.name, MENDED, iteration=meter.iteration, file=one.file, reason=one.reason)
     if lost:
-        publish("check", meter.iteration, [asdict(one) for one in lost])
+        publish(meter.config.name, "check", meter.iteration, [asdict(one) for one in lost])
 
 
 @task(name="collect", **STAGE)
@@ -91,21 +91,31 @@ def collect_stage(meter: Meter, iteration: Iteration) -> None:
     with (
         meter.stage("collect", COLLECTED) as told,
         watched(f"collect {iteration.number}", table=False) as (progress, company),
-        progress_artifact("collect", iteration.number, sum(one.count for one in shares)) as shown,
+        progress_artifact(meter.config.name, "collect", iteration.number, sum(one.count for one in shares)) as shown,
     ):
         heard = both(progress, shown)
         among = replace(company, enough=meter.over)
         counts = collect(meter.config, meter.lake, iteration.number, iteration.champion_id, heard, among)
         told["episodes"] = counts
         meter.check("collect")
-    publish("collect", iteration.number, [{"policy": name, "episodes": count} for name, count in counts.items()])
+    publish(
+        meter.config.name,
+        "collect",
+        iteration.number,
+        [{"policy": name, "episodes": count} for name, count in counts.items()],
+    )
 
 
 @task(name="curate", **STAGE)
 def curate_stage(meter: Meter) -> None:
     with meter.stage("curate", CURATED) as told, bar(f"curate {meter.iteration}") as progress:
         told["routes"] = routes = curate(meter.config, meter.lake, meter.episodes("curate", progress))
-    publish("curate", meter.iteration, [{"route": name, "trajectories": count} for name, count in routes.items()])
+    publish(
+        meter.config.name,
+        "curate",
+        meter.iteration,
+        [{"route": name, "trajectories": count} for name, count in routes.items()],
+    )
 
 
 @task(name="upkeep", cache_policy=NO_CACHE)
@@ -119,9 +129,8 @@ def distill_stage(meter: Meter, kind: str) -> PolicyCard:
     with meter.stage("distill", DISTILLED) as told, training_bar(f"distill {meter.iteration}") as progress:
         card = distill_apart(meter.config, meter.lake, kind, meter.iteration, meter.updates("distill", progress))
         told |= {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
-    publish(
-        f"distill-{kind}", meter.iteration, [{"metric": name, "value": value} for name, value in card.metrics.items()]
-    )
+    rows = [{"metric": name, "value": value} for name, value in card.metrics.items()]
+    publish(meter.config.name, f"distill-{kind}", meter.iteration, rows)
     return card
 
 
@@ -129,14 +138,14 @@ def distill_stage(meter: Meter, kind: str) -> PolicyCard:
 def gate_stage(meter: Meter, challenger: PolicyCard, iteration: Iteration) -> Decision:
     config, lake, number = meter.config, meter.lake, meter.iteration
     expected = foresight(config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks)
-    publish("gate-expects", number, [{"expects": expected}])
+    publish(config.name, "gate-expects", number, [{"expects": expected}])
     with meter.stage("gate", DECIDED) as told, bar(f"gate {number}") as progress:
         heard = meter.episodes("gate", progress)
         decision = gate(config, lake, challenger.policy_id, iteration.champion_id, number, heard)
         told |= {"promoted": decision.promoted, "decision": decision.sentence, "challenger": challenger.policy_id}
     announce_gate(config, lake, number, challenger.policy_id, decision)
-    publish("gate", number, [{"decision": decision.sentence}])
-    publish("gate-slices", number, [asdict(one) for one in decision.slices])
+    publish(config.name, "gate", number, [{"decision": decision.sentence}])
+    publish(config.name, "gate-slices", number, [asdict(one) for one in decision.slices])
     return decision
 
 
@@ -147,7 +156,7 @@ def evaluate_stage(meter: Meter, name: str) -> Rate:
         rate = evaluate(meter.config, meter.lake, name, Split.TEST, meter.iteration, heard)
         told |= {"policy_id": rate.policy_id, "rate": rate.rate, "low": rate.low, "high": rate.high}
     rows: list[dict[str, object]] = [{"P(verified)": rate.rate, "low": rate.low, "high": rate.high}]
-    publish(f"evaluate-{rate.policy}", meter.iteration, rows)
+    publish(meter.config.name, f"evaluate-{rate.policy}", meter.iteration, rows)
     return rate
 
 
@@ -155,7 +164,7 @@ def evaluate_stage(meter: Meter, name: str) -> Rate:
 def report_stage(meter: Meter, rates: list[Rate], decision: Decision) -> dict[str, Any]:
     with meter.stage("report"):
         report = write_report(meter.config, meter.lake, meter.iteration, rates, decision, meter.seconds)
-        publish_report(meter.iteration, report["files"])
+        publish_report(meter.config.name, meter.iteration, report["files"])
         finish(meter.lake, meter.iteration, report)
     tell(meter.config.name, TURNED, iteration=meter.iteration, seconds=meter.seconds)
     return report

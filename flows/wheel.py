@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flywheel.config import Config
-from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
+from flywheel.errors import ConfigError, PrerequisiteError
 from flywheel.flows.doctor import check
-from flywheel.flows.server import await_api, prefect_api, reached_api, running_api
+from flywheel.flows.server import heard, prefect_api, quiet, reached_api
 
 if TYPE_CHECKING:
     from flywheel.datasets.lake import Lake
-
-
-RETRIES = 3
-UNREACHED = "Failed to reach API"
-"""How Prefect's client says, in a bare RuntimeError, that nothing answers."""
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -38,24 +33,9 @@ def run(config: Config) -> list[dict[str, Any]]:
             return done[: config.iterations]
     check(config)
     with prefect_api(config.data_dir):
-        from flywheel.flows.turn import turn
+        from flywheel.flows.retrying import turned
 
-        return [_turned(turn, config, number) for number in range(1, config.iterations + 1)]
-
-
-def _turned(turn: Callable[[Config, int], dict[str, Any]], config: Config, number: int) -> dict[str, Any]:
-    """A turn, begun anew where the Prefect server went away under it: what is done is found."""
-    from httpx import TransportError
-
-    for _ in range(RETRIES):
-        try:
-            return turn(config, number)
-        except (TransportError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and UNREACHED not in str(error):
-                raise
-            reason = str(error).splitlines()[0]
-        await_api()
-    raise InfrastructureError(f"the Prefect server went away {RETRIES} times ({reason}); the same command goes on")
+        return [turned(config, number) for number in range(1, config.iterations + 1)]
 
 
 def serve(config: Config, config_file: Path, overrides: list[str]) -> None:
@@ -70,6 +50,7 @@ def serve(config: Config, config_file: Path, overrides: list[str]) -> None:
 
 def foreseen(config: Config) -> dict[str, Any]:
     """What serving would do; nothing is started. Raises `ConfigError` for a schedule that is none."""
+    quiet()
     from flywheel.flows.schedules import ticks
 
     return {
@@ -93,8 +74,8 @@ def steered(config: Config) -> Iterator[str]:
 
 def curated(config: Config, lake: Lake) -> None:
     """After a curation outside of a turn: tell a running server if there is enough to distill."""
-    if os.environ.get("PREFECT_API_URL") or running_api(config.data_dir):
-        with reached_api(config.data_dir, config.serve.port):
+    with heard(config.data_dir) as somebody:
+        if somebody:
             from flywheel.flows.signals import announce_curated
 
             announce_curated(config, lake)

@@ -40,6 +40,8 @@ class Served:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Until it is served. A new one is resumed, which changes nothing and says that it is there."""
+        old = (self.data / "catalog.sqlite").exists()
         with (self.data.parent / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [FLYWHEEL, "--log", "json", "serve", str(self.config), *self._sets()],
@@ -48,7 +50,12 @@ class Served:
                 cwd=ROOT,
                 start_new_session=True,
             )
-        self.until(lambda: (self.data / "prefect" / "address").exists() and self._deployed())
+        self.until(
+            lambda: (
+                (self.data / "prefect" / "address").exists()
+                and (self.status()["served"] is not None if old else self._deployed())
+            )
+        )
 
     def stop(self) -> int:
         assert self.process is not None
@@ -88,10 +95,8 @@ class Served:
             time.sleep(0.5)
 
     def _deployed(self) -> bool:
-        done = subprocess.run(
-            [FLYWHEEL, "resume", str(self.config), "--json", *self._sets()], capture_output=True, cwd=ROOT, check=False
-        )
-        return done.returncode == 0
+        command = [FLYWHEEL, "resume", str(self.config), "--json", *self._sets()]
+        return subprocess.run(command, capture_output=True, cwd=ROOT, check=False).returncode == 0
 
     def _sets(self) -> list[str]:
         return [part for one in (f"data_dir={self.data}", *self.sets) for part in ("--set", one)]

@@ -67,10 +67,11 @@ def test_tokens_and_money_are_counted_in_the_lake(smoke: Config, lake: Lake, gol
 @pytest.mark.slow
 def test_a_turn_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
     data = ["--set", f"data_dir={tmp_path / 'data'}", "--set", "iterations=1"]
-    told = _run(*data, "--set", "budget.seconds=2.5")
+    told = _run("--log", "json", *data, "--set", "budget.seconds=6")
     assert told.returncode == 3, told.stderr
+    assert any(json.loads(line)["event"] == "budget.spent" for line in told.stderr.splitlines() if line[0] == "{")
     last = told.stderr.splitlines()[-1]
-    assert last.startswith("flywheel: the budget of 2.5 s is spent; ")
+    assert last.startswith("flywheel: the budget of 6 s is spent; ")
     assert last.endswith("the same command goes on")
     assert "Traceback" not in told.stderr
     known = set(Lake(tmp_path / "data").sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist())
@@ -84,6 +85,6 @@ def test_a_turn_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
 
 
 def _run(*more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [FLYWHEEL, "run", str(SMOKE), "--json", *more], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    root, rest = (more[:2], more[2:]) if more[0] == "--log" else ((), more)
+    command = [FLYWHEEL, *root, "run", str(SMOKE), "--json", *rest]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -16,6 +16,7 @@ LAYERS = {
     "arrow": 0,
     "section": 0,
     "clusters": 0,
+    "orphans": 0,
     "config": 0,
     "config_agents": 0,
     "config_distill": 0,

@@ -151,6 +151,8 @@ def _torment(victim: Flywheel, postgresql: PostgreSQL, chance: random.Random, ki
             code = victim.process.wait(pause)
         except subprocess.TimeoutExpired:
             name = _kill(victim, postgresql, chance)
+            if not name:
+                continue
             victim.kills[name] += 1
             if name == RUN:
                 victim.process.wait()
@@ -167,6 +169,7 @@ def _torment(victim: Flywheel, postgresql: PostgreSQL, chance: random.Random, ki
 
 
 def _kill(victim: Flywheel, postgresql: PostgreSQL, chance: random.Random) -> str:
+    """What was killed; nothing if it had just gone."""
     running = victim.running()
     name = chance.choice(sorted(running))
     if name == DATABASE:
@@ -177,7 +180,7 @@ def _kill(victim: Flywheel, postgresql: PostgreSQL, chance: random.Random) -> st
     try:
         os.kill(chance.choice(running[name]), signal.SIGKILL)
     except ProcessLookupError:
-        return f"{name}, just gone"
+        return ""
     return name
 
 

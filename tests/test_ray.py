@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.config import Config
 from flywheel.datasets.lake import Lake
-from flywheel.errors import InfrastructureError, LeakError, PrerequisiteError
+from flywheel.errors import InfrastructureError, LeakError
 from tests.served import FLYWHEEL, ROOT, SMOKE
 from tests.servers import free_port
 
@@ -100,7 +99,9 @@ def test_kill_9_of_a_worker_s_actor_loses_and_doubles_nothing(cluster: str, alon
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        os.kill(_actors()[0], signal.SIGKILL)
+        while not (actors := _actors()):
+            time.sleep(0.02)
+        os.kill(actors[0], signal.SIGKILL)
         _finished(process)
     finally:
         process.kill()
@@ -151,10 +152,9 @@ for items in ([1, 2, 3], [4], [5]):
 """
 
 
-def test_no_cluster_is_told_in_one_line(smoke: Config, tmp_path: Path) -> None:
+def test_no_cluster_is_told_in_one_line(tmp_path: Path) -> None:
     process = _start(tmp_path / "data", "cluster.ray=127.0.0.1:1")
     _, error = process.communicate(timeout=200)
     assert process.returncode == 2
     assert "no Ray cluster at 127.0.0.1:1" in error.splitlines()[-1]
-    assert PrerequisiteError
     assert not (tmp_path / "data" / "catalog.sqlite").exists()

@@ -82,8 +82,7 @@ def test_three_iterations_unattended_every_two_minutes(tmp_path: Path) -> None:
     with serving(tmp_path / "data", "serve.cron='*/2 * * * *'", *SMALL, config=QUICKSTART) as served:
         served.until(lambda: bool(served.events("turn.finished")))
         served.told("pause")
-        ticks = [datetime.fromisoformat(one["time"].replace(",", ".")) for one in served.events("turn.finished")]
-        count = len(ticks)
+        count = len(served.events("turn.finished"))
         time.sleep(130)  # a tick passes
         assert len(served.events("turn.finished")) == count
         served.told("resume")

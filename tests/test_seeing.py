@@ -50,7 +50,8 @@ def test_history_tells_iterations_and_changes_of_the_champion(turned: Lake) -> N
     assert told["champion_changes"][-1]["why"] == "rollback of student-b"
 
 
-def test_status_tells_what_runs_and_why_the_champion_is_champion(turned: Lake) -> None:
+def test_status_tells_what_runs_and_why_the_champion_is_champion(turned: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     told = status_of(turned)
     assert told["iterations_finished"] == [1]
     assert told["iteration_running"] == 2

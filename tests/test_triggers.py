@@ -53,10 +53,12 @@ def test_pause_trigger_and_what_starts_a_distillation(tmp_path: Path) -> None:
     data = tmp_path / "data"
     triggers = ("triggers.dataset='easy'", "triggers.new_verified=6", "triggers.kind='flat'")
     with serving(data, "serve.interval=3600", *triggers) as served:
+        assert served.told("trigger", "--wait")["state"] == "Completed"
         assert served.told("pause")["paused"] is True
+        assert served.stop() == 0
+        served.start()
         assert served.status()["served"]["paused"] is True
         assert served.told("resume")["paused"] is False
-        assert served.told("trigger", "--wait")["state"] == "Completed"
         assert served.status()["iterations_finished"] == [1]
         lake = Lake(data)
         assert untaught(lake) == 0

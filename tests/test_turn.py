@@ -95,7 +95,7 @@ def test_prefect_recorded_stages_and_artifacts_inside_the_data_directory(turned:
         states = {state for (state,) in database.execute("select state_type from flow_run")}
     database.close()
     assert {"collect", "curate", "distill", "gate", "evaluate"} <= {re.split("-", name)[0] for name in tasks}
-    assert {"flywheel-collect", "flywheel-curate", "flywheel-gate", "flywheel-distill-hierarchical"} <= keys
+    assert {"smoke-collect", "smoke-curate", "smoke-gate", "smoke-distill-hierarchical", "smoke-plot"} <= keys
     assert states == {"COMPLETED"}
 
 

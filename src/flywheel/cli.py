@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -289,6 +290,7 @@ app.add_typer(verifier_commands, name="verifiers")
 
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr and exit code 2; Ctrl-C is 130."""
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # it greets on stdout
     try:
         app(standalone_mode=True)
     except FlywheelError as error:

@@ -19,6 +19,7 @@ from flywheel.console import (
     say,
     show_table,
 )
+from flywheel.errors import ConfigError
 
 
 class Pool(StrEnum):
@@ -27,6 +28,13 @@ class Pool(StrEnum):
     PROCESS = "process"
     DOCKER = "docker"
     KUBERNETES = "kubernetes"
+
+
+class Kind(StrEnum):
+    """Which student."""
+
+    HIERARCHICAL = "hierarchical"
+    FLAT = "flat"
 
 
 class What(StrEnum):
@@ -62,6 +70,8 @@ def deploy(
     as_json: AsJson = False,
 ) -> None:
     """Put the flywheel's deployments and automations on a Prefect server's work pool (PREFECT_API_URL)."""
+    if type is not Pool.PROCESS and not image:
+        raise ConfigError(f"a {type} pool needs an image that has Flywheel: --image NAME")
     settings = load_config(config, sets)
     if dry_run:
         from flywheel.flows.wheel import foreseen
@@ -98,15 +108,19 @@ def trigger(
     what: Annotated[What, typer.Argument(help="The next turn, or a distillation.")] = What.TURN,
     where: Annotated[str, typer.Option(help="Distill what this condition over trajectories selects.")] = "",
     dataset: Annotated[str, typer.Option(help="Distill a dataset, as verified@v3.")] = "",
-    kind: Annotated[str, typer.Option(help="hierarchical or flat; default: triggers.kind.")] = "",
+    kind: Annotated[Kind | None, typer.Option(help="Which student; default: triggers.kind.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until it ends; exit code 2 if it fails.")] = False,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a turn or a distillation of a served or deployed flywheel now; --set adds overrides to this run."""
+    options = {"where": where, "dataset": dataset, "kind": str(kind or "")}
+    if what is What.TURN and any(options.values()):
+        raise ConfigError("--where, --dataset and --kind are of distillations: flywheel trigger CONFIG distill …")
+    if where and dataset:
+        raise ConfigError("--where and --dataset exclude each other; give one of them")
     from flywheel.flows.wheel import steered
 
-    options = {"where": where, "dataset": dataset, "kind": kind} if what is What.DISTILL else {}
     with steered(load_config(config, sets)) as name:
         from flywheel.flows.control import DISTILL, TURN
         from flywheel.flows.control import trigger as start

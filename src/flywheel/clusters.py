@@ -15,39 +15,67 @@ from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from typing import Any
 
-from flywheel.errors import FlywheelError, InfrastructureError, PrerequisiteError
+from flywheel.errors import FlywheelError, InfrastructureError, PrerequisiteError, reason_of
 
+START_SECONDS, GRACE_SECONDS, CLOSE_SECONDS = 300.0, 30.0, 10.0
+"""How long to wait for the first actor, then for the others, and in the end for what they hold."""
 RESTARTS = 3
 """How often an actor whose process or machine is gone is started elsewhere, and its work done again."""
 
 
 @contextmanager
 def actors(address: str, count: int, kind: type, *arguments: object) -> Iterator[list[Any]]:
-    """So many actors of a class, each with one core, made of the same arguments; they end with the context.
+    """Up to so many actors of a class, each with one core, made of the same arguments; they end with the context, and
+    so does what the objects hold, if they have a `close`.
 
-    Raises `PrerequisiteError` where no cluster answers.
+    No more than the cluster has cores. Raises `PrerequisiteError` where no cluster answers, `InfrastructureError` where
+    no core is free for minutes, and what making an object raises.
     """
     with _joined(address) as ray:
         shared = [ray.put(one) for one in arguments]  # held here, so that an actor that starts again finds them
         remote = ray.remote(num_cpus=1, max_restarts=RESTARTS, max_task_retries=RESTARTS)(_Actor)
-        made = [remote.remote(kind, shared) for _ in range(count)]
+        most = max(1, int(ray.cluster_resources().get("CPU", 0)))
+        started = [remote.remote(kind, shared) for _ in range(min(count, most))]
         try:
-            yield made
+            yield _ready(ray, started)
         finally:
-            for one in made:
+            ray.wait([one.close.remote() for one in started], num_returns=len(started), timeout=CLOSE_SECONDS)
+            for one in started:
                 ray.kill(one)
 
 
+def _ready(ray: Any, started: list[Any]) -> list[Any]:
+    """The actors that have a core and are made, as soon as there is one of them and the others had a moment."""
+    answers = {one.ready.remote(): one for one in started}
+    first, _ = ray.wait(list(answers), num_returns=1, timeout=START_SECONDS)
+    if not first:
+        raise InfrastructureError(f"no core of the Ray cluster was free for {START_SECONDS:.0f} s; see: ray status")
+    done, _ = ray.wait(list(answers), num_returns=len(answers), timeout=GRACE_SECONDS)
+    for answer in done:
+        _told(answer)
+    return [answers[answer] for answer in done]
+
+
 class _Actor:
-    """Makes an object over there and calls its methods."""
+    """Makes an object over there and calls its methods. What making it raises is told by the call that needs it."""
 
     def __init__(self, kind: type, shared: list[Any]) -> None:
+        self._kind, self._shared = kind, shared
+        self._made: Any = None
+
+    def ready(self) -> None:
         import ray
 
-        self._made = kind(*ray.get(shared))
+        if self._made is None:
+            self._made = self._kind(*ray.get(self._shared))
 
     def call(self, method: str, item: Any) -> Any:
+        self.ready()
         return getattr(self._made, method)(item)
+
+    def close(self) -> None:
+        if hasattr(self._made, "close"):
+            self._made.close()
 
 
 def in_order(made: list[Any], method: str, items: Iterable[Any]) -> Iterator[Any]:
@@ -100,7 +128,7 @@ def _told(answer: Any) -> Any:
             raise error.cause from None
         raise
     except RayError as error:
-        raise InfrastructureError(f"the Ray cluster failed: {str(error).strip().splitlines()[0]}") from error
+        raise InfrastructureError(f"the Ray cluster failed: {reason_of(error)[:300]}") from error
 
 
 def cores(address: str) -> int:
@@ -127,7 +155,7 @@ def _joined(address: str) -> Iterator[Any]:
                 warnings.simplefilter("ignore")
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="flywheel")
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = reason_of(error)[:200]
             raise PrerequisiteError(f"no Ray cluster at {address} ({reason}); start one: ray start --head") from None
         try:
             yield ray

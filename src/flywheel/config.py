@@ -32,7 +32,7 @@ APART = (
     ("collect", "teachers"),
 )
 """Settings that decide how something is done, and not what comes of it."""
-_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&](password|passfile|sslpassword)=")
 
 
 class EnvironmentConfig(Section):
@@ -263,6 +263,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         raw = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"no config at {path}; shipped ones are in configs/") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     return make(raw, overrides, str(path))

@@ -17,6 +17,10 @@ class LakeError(FlywheelError):
     """The lake cannot be read or written as asked: broken file, newer schema, unknown id."""
 
 
+class LakeBusyError(LakeError):
+    """Another turn runs on the lake."""
+
+
 class LakeAwayError(LakeError):
     """The catalog's server does not answer; the same may work a little later."""
 
@@ -43,3 +47,8 @@ class LeakError(FlywheelError):
 
 class InfrastructureError(FlywheelError):
     """The environment or its server failed, not the agent. Such episodes never count as failures of a policy."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library's error says, in one line; its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

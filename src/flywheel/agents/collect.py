@@ -91,15 +91,15 @@ def play(
         ids |= named
         known = lake.known_ids(list(named))
         progress(len(known))
-        broken = [named[one] for one in _broken(lake, known)]
+        again = [named[one] for one in broken(lake, known)]
         rollout = start(policy, _dealt([job for one, job in named.items() if one not in known], company))
         for batch in rollout.batches(COMMIT_EVERY, COMMIT_STEPS, COMMIT_SECONDS):
             lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
             progress(len(batch))
-            broken += [named[one.trajectory_id] for one in batch if one.stop_reason is StopReason.INFRASTRUCTURE]
-        if not broken or retry == INFRASTRUCTURE_RETRIES:
+            again += [named[one.trajectory_id] for one in batch if one.stop_reason is StopReason.INFRASTRUCTURE]
+        if not again or retry == INFRASTRUCTURE_RETRIES:
             break
-        waiting = [Job(job.task, job.attempt + RETRY_STRIDE) for job in broken]
+        waiting = [Job(job.task, job.attempt + RETRY_STRIDE) for job in again]
     return list(ids)
 
 
@@ -120,10 +120,12 @@ def rehearse(
     return list(Rollout(policy, [Job(task) for task in tasks], seats, budget=budget, origin=origin))
 
 
-def _broken(lake: Lake, ids: set[str]) -> list[str]:
-    if not ids:
+def broken(lake: Lake, ids: Iterable[str]) -> list[str]:
+    """Those of the ids whose episodes the infrastructure broke."""
+    wanted = set(ids)
+    if not wanted:
         return []
     found = lake.sql(
         f"select trajectory_id, stop_reason from trajectories where stop_reason = '{StopReason.INFRASTRUCTURE}'"
     )
-    return [one for one in found["trajectory_id"].to_pylist() if one in ids]
+    return [one for one in found["trajectory_id"].to_pylist() if one in wanted]
