@@ -143,12 +143,12 @@ class Square:
         return number ** 2
 
 for items in ([1, 2, 3], [4], [5]):
-    with actors(sys.argv[1], 1, Square) as made:
-        try:
-            for one in in_order(made, "of", items):
-                print(one)
-        except FlywheelError as error:
-            print(type(error).__name__)
+    try:
+        with actors(sys.argv[1], 1, Square) as made:
+            found = list(in_order(made, "of", items))
+        print(*found)
+    except FlywheelError as error:
+        print(type(error).__name__)
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.pins import create, find
 from flywheel.distill.gate import Decision, decide
+from flywheel.flows.events import tell_of_dataset
 from flywheel.flows.signals import drops_between, untaught
-from tests.served import SMOKE, run, serving
+from flywheel.trajectory import Trajectory
+from tests.served import FLYWHEEL, SMOKE, run, serving
 
 
 def _decision(ours: list[bool], theirs: list[bool], *, promoted: bool) -> Decision:
@@ -47,12 +51,30 @@ def test_nothing_drops_that_does_not_fall(one: list[bool], other: list[bool]) ->
     assert all(drop.before > drop.after for drop in found)
 
 
+def test_a_dataset_is_made_though_the_server_that_should_hear_of_it_is_away(
+    lake: Lake, golden: list[Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    lake.append(golden, "collect")
+    pin = create(lake, "all", "true")
+    tell_of_dataset(lake, pin)
+    assert find(lake, "all@v1") == pin
+
+
 @pytest.mark.slow
 def test_pause_trigger_and_what_starts_a_distillation(tmp_path: Path) -> None:
     """By hand, by a dataset's new version, and by new verified trajectories."""
     data = tmp_path / "data"
     triggers = ("triggers.dataset='easy'", "triggers.new_verified=6", "triggers.kind='flat'")
     with serving(data, "serve.interval=3600", *triggers) as served:
+        again = subprocess.run(
+            [FLYWHEEL, "serve", str(SMOKE), "--set", f"data_dir={data}", "--set", "serve.port=19999"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert again.returncode == 2
+        assert "is served already" in again.stderr
         assert served.told("trigger", "--wait")["state"] == "Completed"
         assert served.told("pause")["paused"] is True
         assert served.stop() == 0
