@@ -4,7 +4,8 @@
 
 Plain: collect, curate, evaluate, distill, gate, report, called one after the other. Prefect: `flywheel run`, which
 checks the settings, starts a server with an empty database, and runs the same functions as tasks. Both in fresh data
-directories, taking turns. `in_turn` is what a turn takes beyond its stages, as a share of it.
+directories, taking turns. `in_turns`: what turns take beyond their stages, as a share of them; `all`: with what
+Prefect's process takes outside of them more than the plain one (checks, server, clients).
 """
 
 from __future__ import annotations
@@ -45,8 +46,7 @@ for number in range(1, config.iterations + 1):
     rates += [evaluate(config, lake, one.policy_id, Split.TEST, number) for one in students]
     finish(lake, number, write_report(config, lake, number, rates, decision, {}))
 """
-TURNS = """select iteration, finished_at - started_at as seconds, report->'seconds' as stages
-           from iterations order by iteration"""
+TURNS = """select finished_at - started_at as seconds, report->'seconds' as stages from iterations order by iteration"""
 
 
 def main() -> None:
@@ -55,39 +55,33 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=int, default=1)
     given = parser.parse_args()
-    plain, through, shares = [], [], []
+    found: dict[str, list[dict[str, float]]] = {"plain": [], "prefect": []}
     for _ in range(given.runs):
         with tempfile.TemporaryDirectory() as folder:
             sets = [*given.set, f"data_dir={folder}/plain"]
-            plain.append(_timed([sys.executable, "-c", PLAIN, given.config, *sets]))
+            found["plain"].append(_timed([sys.executable, "-c", PLAIN, given.config, *sets], Path(folder) / "plain"))
             sets = [part for one in (*given.set, f"data_dir={folder}/prefect") for part in ("--set", one)]
-            through.append(_timed([FLYWHEEL, "run", given.config, "--json", *sets]))
-            shares += _in_turn(Path(folder) / "prefect")
-    print(
-        json.dumps(
-            {
-                "plain_seconds": [round(one, 1) for one in plain],
-                "prefect_seconds": [round(one, 1) for one in through],
-                "overhead": round(statistics.median(through) / statistics.median(plain) - 1, 4),
-                "in_turn": [round(one, 4) for one in shares],
-            },
-            indent=2,
-        )
-    )
+            command = [FLYWHEEL, "run", given.config, "--json", *sets]
+            found["prefect"].append(_timed(command, Path(folder) / "prefect"))
+    outside = {name: statistics.median(one["outside"] for one in runs) for name, runs in found.items()}
+    turns = statistics.median(one["turns"] for one in found["prefect"])
+    between = statistics.median(one["between"] for one in found["prefect"])
+    overhead = (outside["prefect"] - outside["plain"] + between) / turns
+    print(json.dumps({**found, "in_turns": round(between / turns, 4), "all": round(overhead, 4)}, indent=2))
 
 
-def _timed(command: list[str]) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - began
-
-
-def _in_turn(data: Path) -> list[float]:
-    """For each turn, the share of its wall-clock that no stage accounts for. The report's own stage is left out."""
+def _timed(command: list[str], data: Path) -> dict[str, float]:
+    """Seconds of the whole process, of its turns, of what is outside of them, and of what lies between their stages."""
     from flywheel.datasets.lake import Lake
 
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    whole = time.perf_counter() - began
     rows = Lake(data).sql(TURNS).to_pylist()
-    return [1 - sum(json.loads(row["stages"]).values()) / row["seconds"] for row in rows]
+    turns = sum(row["seconds"] for row in rows)
+    stages = sum(sum(json.loads(row["stages"]).values()) for row in rows)
+    told = {"whole": whole, "turns": turns, "outside": whole - turns, "between": turns - stages if stages else 0.0}
+    return {name: round(value, 2) for name, value in told.items()}
 
 
 if __name__ == "__main__":

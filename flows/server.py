@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import inspect
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,34 +49,53 @@ limit is known after a restart, too, and clients wait for a server that is start
 
 
 @contextmanager
-def prefect_api(data_dir: Path, port: int = 0) -> Iterator[str]:
+def prefect_api(data_dir: Path, port: int = 0, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """The address of a Prefect API: that of PREFECT_API_URL, of whoever serves the data directory now, or of a server
     of our own, which lives as long as the context. Port 0 takes a free one.
 
     Another port must be ours: raises `PrerequisiteError` where the data directory is served already. Call before
-    anything imports prefect: it reads its settings then.
+    anything imports prefect: it reads its settings then. `meanwhile` is called while a server starts; what it raises
+    leaves nothing behind.
     """
     quiet()
     if existing := os.environ.get("PREFECT_API_URL"):
+        meanwhile()
         yield existing
         return
     if served := running_api(data_dir):
         if port:
             raise PrerequisiteError(f"{data_dir} is served already, at {served}; stop that, or set another data_dir")
         with _addressed(served):
+            meanwhile()
             yield served
         return
+    new = not (data_dir / "prefect").exists()
     home = _home(data_dir)
-    with _sole_server(home):
-        port = free_port(port)
-        url = f"http://{HOST}:{port}/api"
-        with _addressed(url), _kept(home, port, url):
-            (home / ADDRESS).write_text(url)
-            try:
-                yield url
-            finally:
-                (home / ADDRESS).unlink(missing_ok=True)
-                _drain()
+    with ExitStack() as undo:
+        if new:
+            undo.callback(_remove, home)
+
+        def prepare() -> None:
+            meanwhile()
+            undo.pop_all()
+
+        with _sole_server(home):
+            port = free_port(port)
+            url = f"http://{HOST}:{port}/api"
+            with _addressed(url), _kept(home, port, url, prepare):
+                (home / ADDRESS).write_text(url)
+                try:
+                    yield url
+                finally:
+                    (home / ADDRESS).unlink(missing_ok=True)
+                    _drain()
+
+
+def _remove(home: Path) -> None:
+    """A home that was made for nothing, and the data directory around it if there is nothing else."""
+    shutil.rmtree(home, ignore_errors=True)
+    with suppress(OSError):
+        home.parent.rmdir()
 
 
 @contextmanager
@@ -178,7 +198,7 @@ def _home(data_dir: Path) -> Path:
 
 
 @contextmanager
-def _kept(home: Path, port: int, url: str) -> Iterator[None]:
+def _kept(home: Path, port: int, url: str, meanwhile: Callable[[], object]) -> Iterator[None]:
     """A server that is started again whenever it dies, until the context ends; not where it ends by itself at first."""
     current, up = _start(home, port), False
     ending = threading.Event()
@@ -192,6 +212,7 @@ def _kept(home: Path, port: int, url: str) -> Iterator[None]:
     keeper = threading.Thread(target=keep, name="prefect server", daemon=True)
     keeper.start()
     try:
+        meanwhile()
         _wait(lambda: current, url, home / "server.log")
         up = True
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,18 +32,22 @@ def run(config: Config) -> list[dict[str, Any]]:
         done = [one.report for one in iterations(lake) if one.finished]
         if len(done) >= config.iterations:
             return done[: config.iterations]
-    check(config)
-    with prefect_api(config.data_dir):
+    with prefect_api(config.data_dir, meanwhile=lambda: _prepare(config)):
         from flywheel.flows.retrying import turned
 
         return [turned(config, number) for number in range(1, config.iterations + 1)]
 
 
+def _prepare(config: Config) -> None:
+    """Look for what a run would stumble over, and import what it needs."""
+    check(config)
+    importlib.import_module("flywheel.flows.retrying")
+
+
 def serve(config: Config, config_file: Path, overrides: list[str]) -> None:
     """Serve the scheduled deployments until it is interrupted."""
-    check(config)
     own = not os.environ.get("PREFECT_API_URL")
-    with prefect_api(config.data_dir, config.serve.port), metrics(config):
+    with prefect_api(config.data_dir, config.serve.port, lambda: check(config)), metrics(config):
         from flywheel.flows.serving import serve as serve_deployments
 
         serve_deployments(config, config_file, overrides, own_server=own)
