@@ -26,6 +26,10 @@ from flywheel.filters.verifier import Verifier
 from flywheel.trajectory import Segment, Verdict
 
 
+WORTH = 2
+"""Batches that a process more must get to be worth its start."""
+
+
 @dataclass(frozen=True)
 class Findings:
     """What is known of a batch: for each trajectory its segments and its verdicts in the order of the pipeline."""
@@ -69,7 +73,7 @@ def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterato
         with actors(config.cluster.ray, min(config.cluster.actors, count), Examiner, absolute) as made:
             yield from in_order(made, "examine", batches)
         return
-    workers = min(config.curate.workers, count)
+    workers = min(config.curate.workers, count // WORTH)
     if workers < 2 or not needs_world(config.curate.verifiers):
         with running_verifiers(config) as verifiers:
             yield from (examine(batch, verifiers) for batch in batches)
