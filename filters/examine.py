@@ -25,7 +25,6 @@ from flywheel.filters.segments import segments_of
 from flywheel.filters.verifier import Verifier
 from flywheel.trajectory import Segment, Verdict
 
-
 WORTH = 2
 """Batches that a process more must get to be worth its start."""
 
