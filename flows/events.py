@@ -44,7 +44,7 @@ def tell(name: str, happened: str, **payload: Any) -> None:
 
 def tell_of_dataset(lake: Lake, pin: Pin) -> None:
     """Tell of a new version of a dataset, if a Prefect server is there to hear it."""
-    from flywheel.flows.server import heard
+    from flywheel.flows.api import heard
 
     about = {"prefect.resource.id": lake_resource(lake.place), "prefect.resource.name": lake.name, "dataset": pin.name}
     with heard(lake.root) as somebody:

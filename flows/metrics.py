@@ -13,7 +13,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.iterations import iterations
 from flywheel.distill.registry import champion, history
 from flywheel.errors import LakeError, PrerequisiteError
-from flywheel.flows.server import HOST
+from flywheel.flows.api import HOST
 from flywheel.flows.signals import untaught
 
 

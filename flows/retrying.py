@@ -8,7 +8,7 @@ from httpx import TransportError
 
 from flywheel.config import Config
 from flywheel.errors import InfrastructureError, reason_of
-from flywheel.flows.server import await_api
+from flywheel.flows.api import await_api
 from flywheel.flows.turn import turn
 
 RETRIES = 3

@@ -7,8 +7,6 @@ down before the run that it serves, and kill -9 leaves it behind.
 
 from __future__ import annotations
 
-import http.client
-import inspect
 import os
 import shutil
 import signal
@@ -17,35 +15,27 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flywheel.errors import PrerequisiteError, reason_of
-from flywheel.flows.logs import LOGGER
+from flywheel.errors import PrerequisiteError
+from flywheel.flows.api import (
+    ADDRESS,
+    HOST,
+    PULSE,
+    START_SECONDS,
+    addressed,
+    answers,
+    drain,
+    home_in,
+    quiet,
+    running_api,
+)
 from flywheel.orphans import die_with_parent
-
-HOST = "127.0.0.1"
-START_SECONDS = 120.0
-PULSE = 0.5
-"""Seconds between two looks at the server."""
-ADDRESS = "address"
-"""The file that says where the server of a data directory answers."""
-SETTINGS = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "PREFECT_CLIENT_MAX_RETRIES": "6",
-}
-"""No telemetry, no pickle, and no second copy of every log line on the console; the logs go to the server. Who held a
-limit is known after a restart, too, and clients wait for a server that is started again."""
 
 
 @contextmanager
@@ -65,12 +55,12 @@ def prefect_api(data_dir: Path, port: int = 0, meanwhile: Callable[[], object] =
     if served := running_api(data_dir):
         if port:
             raise PrerequisiteError(f"{data_dir} is served already, at {served}; stop that, or set another data_dir")
-        with _addressed(served):
+        with addressed(served):
             meanwhile()
             yield served
         return
     new = not (data_dir / "prefect").exists()
-    home = _home(data_dir)
+    home = home_in(data_dir)
     with ExitStack() as undo:
         if new:
             undo.callback(_remove, home)
@@ -82,13 +72,13 @@ def prefect_api(data_dir: Path, port: int = 0, meanwhile: Callable[[], object] =
         with _sole_server(home):
             port = free_port(port)
             url = f"http://{HOST}:{port}/api"
-            with _addressed(url), _kept(home, port, url, prepare):
+            with addressed(url), _kept(home, port, url, prepare):
                 (home / ADDRESS).write_text(url)
                 try:
                     yield url
                 finally:
                     (home / ADDRESS).unlink(missing_ok=True)
-                    _drain()
+                    drain()
 
 
 def _remove(home: Path) -> None:
@@ -96,15 +86,6 @@ def _remove(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
     with suppress(OSError):
         home.parent.rmdir()
-
-
-@contextmanager
-def _addressed(url: str) -> Iterator[None]:
-    os.environ["PREFECT_API_URL"] = url
-    try:
-        yield
-    finally:
-        del os.environ["PREFECT_API_URL"]
 
 
 @contextmanager
@@ -116,85 +97,6 @@ def _sole_server(home: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise PrerequisiteError(f"another flywheel starts a Prefect server in {home}; try again in a moment") from None
-
-
-@contextmanager
-def reached_api(data_dir: Path, port: int) -> Iterator[str]:
-    """The address of the Prefect API that a running `flywheel serve`, or PREFECT_API_URL, offers.
-
-    Raises `PrerequisiteError` where none answers, or where it refuses what is asked of it.
-    """
-    given = os.environ.get("PREFECT_API_URL", "")
-    url = given or running_api(data_dir) or f"http://{HOST}:{port}/api"
-    if not _answers(url):
-        raise PrerequisiteError(
-            f"no Prefect server answers at {url}; start one with: flywheel serve CONFIG, or set PREFECT_API_URL"
-        )
-    quiet()
-    if not given:
-        _home(data_dir)
-    with nullcontext() if given else _addressed(url):
-        try:
-            yield url
-        except Exception as error:
-            from prefect.exceptions import PrefectHTTPStatusError
-
-            if not isinstance(error, PrefectHTTPStatusError):
-                raise
-            raise PrerequisiteError(f"the Prefect server at {url} refused: {reason_of(error)[:300]}") from error
-        finally:
-            _drain()
-
-
-@contextmanager
-def heard(data_dir: Path) -> Iterator[bool]:
-    """Is there a Prefect server that hears of what happens here? Within the context, events reach it.
-
-    A server that should be there and does not answer is no reason to fail: False, and a warning in the log.
-    """
-    if not (os.environ.get("PREFECT_API_URL") or running_api(data_dir)):
-        yield False
-        return
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(reached_api(data_dir, 0))
-        except PrerequisiteError as error:
-            LOGGER.warning("nobody hears", extra={"error": str(error)})
-            yield False
-            return
-        yield True
-
-
-def running_api(data_dir: Path) -> str:
-    """The address of the server that serves this data directory now, or an empty string."""
-    with suppress(OSError):
-        url = (data_dir / "prefect" / ADDRESS).read_text()
-        return url if _answers(url) else ""
-    return ""
-
-
-def await_api() -> None:
-    """Until the API of this process answers again, but not longer than a server takes to start."""
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(os.environ["PREFECT_API_URL"]) and time.monotonic() < deadline:
-        time.sleep(PULSE)
-
-
-def quiet() -> None:
-    """Prefect's settings for this process and its children. Call before anything imports prefect."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-
-
-def _home(data_dir: Path) -> Path:
-    """Prefect's home, where the server is our own."""
-    home = data_dir.absolute() / "prefect"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PrerequisiteError(f"cannot write to {home}: {error.strerror}; set another data_dir") from None
-    os.environ.setdefault("PREFECT_HOME", str(home))
-    return home
 
 
 @contextmanager
@@ -260,33 +162,7 @@ def _wait(current: Callable[[], subprocess.Popen[bytes]], url: str, log: Path) -
     while time.monotonic() < deadline:
         if (code := current().poll()) is not None and code >= 0:
             raise PrerequisiteError(f"the Prefect server ended at once; the reason is in {log}")
-        if _answers(url):
+        if answers(url):
             return
         time.sleep(0.2)
     raise PrerequisiteError(f"the Prefect server did not answer within {START_SECONDS:.0f} s; see {log}")
-
-
-def _answers(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{url}/health", timeout=5):
-            return True
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-
-
-def _drain() -> None:
-    """Send what Prefect's workers still hold; with the server gone they would retry for a minute at exit."""
-    if "prefect" not in sys.modules:
-        return
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogHandler
-    from prefect.utilities.asyncutils import run_coro_as_sync
-
-    async def drain() -> None:
-        draining = EventsWorker.drain_all()
-        if inspect.isawaitable(draining):
-            await draining
-        await APILogHandler.aflush()
-
-    run_coro_as_sync(drain())

@@ -77,7 +77,7 @@ def _told(gate: dict[str, Any]) -> str:
 
 def _served(lake: Lake) -> dict[str, Any] | None:
     """What the running server knows of the lake's flywheel, or None if none serves it."""
-    from flywheel.flows.server import heard
+    from flywheel.flows.api import heard
 
     with heard(lake.root) as somebody:
         if not somebody:

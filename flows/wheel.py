@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from flywheel.config import Config
 from flywheel.errors import ConfigError, PrerequisiteError
+from flywheel.flows.api import heard, quiet, reached_api
 from flywheel.flows.doctor import check
-from flywheel.flows.server import heard, prefect_api, quiet, reached_api
+from flywheel.flows.server import prefect_api
 
 if TYPE_CHECKING:
     from flywheel.datasets.lake import Lake

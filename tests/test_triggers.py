@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,11 +63,25 @@ def test_a_dataset_is_made_though_the_server_that_should_hear_of_it_is_away(
     assert find(lake, "all@v1") == pin
 
 
+DROPPED = """
+from flywheel.flows.events import DROPPED, tell
+from flywheel.flows.api import reached_api
+from pathlib import Path
+with reached_api(Path("."), 0):
+    tell("smoke", DROPPED, slice="long", before=0.8, after=0.4, p_value=0.01)
+"""
+
+
 @pytest.mark.slow
 def test_pause_trigger_and_what_starts_a_distillation(tmp_path: Path) -> None:
-    """By hand, by a dataset's new version, and by new verified trajectories."""
+    """By hand, by a dataset's new version, by new verified trajectories, and by a slice that dropped."""
     data = tmp_path / "data"
-    triggers = ("triggers.dataset='easy'", "triggers.new_verified=6", "triggers.kind='flat'")
+    triggers = (
+        "triggers.dataset='easy'",
+        "triggers.new_verified=6",
+        "triggers.slice_drop=0.2",
+        "triggers.kind='flat'",
+    )
     with serving(data, "serve.interval=3600", *triggers) as served:
         again = subprocess.run(
             [FLYWHEEL, "serve", str(SMOKE), "--set", f"data_dir={data}", "--set", "serve.port=19999"],
@@ -96,6 +112,10 @@ def test_pause_trigger_and_what_starts_a_distillation(tmp_path: Path) -> None:
         run("curate", str(SMOKE), "--set", f"data_dir={data}", "--set", "triggers.new_verified=6", "--json")
         assert untaught(lake) >= 6
         served.until(lambda: _students(lake, 2) == ["flat"])
+        done = len(served.events("distill.finished"))
+        env = {**os.environ, "PREFECT_API_URL": (data / "prefect" / "address").read_text()}
+        subprocess.run([sys.executable, "-c", DROPPED], check=True, env=env)
+        served.until(lambda: len(served.events("distill.finished")) > done)
         assert untaught(lake) == 0
 
 

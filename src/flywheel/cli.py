@@ -27,6 +27,7 @@ from flywheel.console import (
     DataDir,
     DryRun,
     Format,
+    Kind,
     Sets,
     give,
     lake_of,
@@ -76,13 +77,6 @@ def root(
         from flywheel.flows.logs import log_to_stderr
 
         log_to_stderr(str(log))
-
-
-class Kind(StrEnum):
-    """Which student to distill."""
-
-    HIERARCHICAL = "hierarchical"
-    FLAT = "flat"
 
 
 @app.command(epilog="Example: flywheel run configs/quickstart.toml --set iterations=3")

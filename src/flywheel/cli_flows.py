@@ -13,6 +13,7 @@ from flywheel.console import (
     ConfigFile,
     DataDir,
     DryRun,
+    Kind,
     Sets,
     load_config,
     open_lake,
@@ -28,13 +29,6 @@ class Pool(StrEnum):
     PROCESS = "process"
     DOCKER = "docker"
     KUBERNETES = "kubernetes"
-
-
-class Kind(StrEnum):
-    """Which student."""
-
-    HIERARCHICAL = "hierarchical"
-    FLAT = "flat"
 
 
 class What(StrEnum):

@@ -47,6 +47,13 @@ DataDir = Annotated[
 DEFAULT_DATA = "data/quickstart"
 
 
+class Kind(StrEnum):
+    """Which student."""
+
+    HIERARCHICAL = "hierarchical"
+    FLAT = "flat"
+
+
 class Format(StrEnum):
     """How `flywheel sql` gives its result."""
 
