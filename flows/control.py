@@ -47,7 +47,7 @@ def resume(name: str) -> dict[str, Any]:
 def trigger(name: str, flow: str, overrides: list[str], parameters: dict[str, Any], *, wait: bool) -> dict[str, Any]:
     """Start a run now, with more overrides and parameters than its deployment has; its name and state.
 
-    Raises `FlywheelError` if it was waited for and did not complete.
+    Raises `FlywheelError` if it was waited for and did not complete, `BudgetError` if its budget was spent.
     """
     with get_client(sync_client=True) as client:
         deployment = _deployment(client, flow, name)
@@ -61,9 +61,7 @@ def trigger(name: str, flow: str, overrides: list[str], parameters: dict[str, An
     if wait and state is not None and state.name == SPENT_STATE:
         raise BudgetError(str(state.message))
     if wait and state is not None and not state.is_completed():
-        raise FlywheelError(
-            f"{run.name} ended as {state.name if state else 'unknown'}: {state.message if state else ''}"
-        )
+        raise FlywheelError(f"{run.name} ended as {state.name}: {state.message}")
     return {"run": run.name, "id": str(run.id), "state": state.name if state else "Scheduled"}
 
 
