@@ -103,6 +103,8 @@ def train(
         rate = config.learning_rate * factor(config.schedule, update, total, config.warmup)
         torch.manual_seed(seed + (update << 20) + rank())  # of dropout, so that a resumed run drops the same
         loss, told = _backward(updates, epochs[epoch], rows, config, objective, watch, usual, pad, device)
+        if not math.isfinite(loss):
+            model.zero_grad()  # whoever goes on with the model goes on without it
         _refuse_infinite("loss", loss, update, total, checkpoint)
         norm = updates.step(rate)
         _refuse_infinite("gradient", norm, update, total, checkpoint)
