@@ -2,7 +2,8 @@
 
     python -m torch.distributed.run … -m flywheel.distill.launching ORDER
 
-ORDER is a JSON file: settings, kind and iteration. The first process says on a line of JSON how far it is.
+ORDER is a JSON file: settings, kind and iteration, and torchrun's process id, without which its processes end. The
+first process says on a line of JSON how far it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import flywheel.errors
@@ -22,7 +24,7 @@ from flywheel.distill.registry import policy_directory
 from flywheel.distill.stage import Progress, distill
 from flywheel.distill.students import PolicyCard, read_card
 from flywheel.errors import FlywheelError, InfrastructureError
-from flywheel.orphans import die_with_parent, end_without
+from flywheel.orphans import PULSE, die_with_parent, end_without
 
 
 def distill_apart(
@@ -43,8 +45,6 @@ def distill_apart(
         return distill(config, lake, kind, iteration, progress, condition=condition, dataset=dataset)
     with tempfile.TemporaryDirectory() as folder:
         order, errors = Path(folder) / "order.json", Path(folder) / "errors"
-        what = {"kind": kind, "iteration": iteration, "condition": condition, "dataset": dataset}
-        order.write_text(json.dumps({"config": config.model_dump(mode="json"), **what}))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={config.train.processes}", "-m", "flywheel.distill.launching", str(order)]
         threads = str(max(1, (os.cpu_count() or 1) // config.train.processes))
@@ -58,6 +58,10 @@ def distill_apart(
                 text=True,
                 preexec_fn=die_with_parent,
             )
+        what = {"kind": kind, "iteration": iteration, "condition": condition, "dataset": dataset}
+        aside = order.with_suffix(".new")
+        aside.write_text(json.dumps({"config": config.model_dump(mode="json"), "parent": process.pid, **what}))
+        aside.rename(order)
         name = ""
         try:
             assert process.stdout is not None
@@ -83,11 +87,15 @@ def distill_apart(
 
 def main(order_file: str) -> None:
     """One of torchrun's processes. It ends when torchrun is gone, which ends with whoever gave the order."""
-    order = json.loads(Path(order_file).read_text())
+    while not (path := Path(order_file)).exists():  # written once torchrun's process id is known
+        if not path.parent.exists():
+            os._exit(1)
+        time.sleep(PULSE)
+    order = json.loads(path.read_text())
+    end_without(order["parent"])
     config = Config.model_validate(order["config"])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    end_without(os.getppid())
 
     def say(**told: object) -> None:
         if leads():

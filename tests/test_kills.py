@@ -36,6 +36,7 @@ MARKS = {
     "flywheel.distill.launching": "trainer",
     "java": "simulator",
 }
+MOST = int(os.environ.get("FLYWHEEL_KILLS", "100"))
 A_TURN = 20
 """Kills that one turn gets at most; then it is left to end."""
 RUN, DATABASE = "run", "PostgreSQL"
@@ -108,7 +109,10 @@ def turning(folder: Path, postgresql: PostgreSQL, sets: tuple[str, ...]) -> Iter
 
 @pytest.mark.parametrize(
     ("kills", "sets"),
-    [pytest.param(5, FEW, marks=pytest.mark.minutes), pytest.param(100, MANY, marks=pytest.mark.slow)],
+    [
+        pytest.param(5, FEW, marks=pytest.mark.minutes, id="few"),
+        pytest.param(MOST, MANY, marks=pytest.mark.slow, id="many"),
+    ],
 )
 def test_kill_9_of_anything(kills: int, sets: tuple[str, ...], postgresql: PostgreSQL, tmp_path: Path) -> None:
     with turning(tmp_path / "undisturbed", postgresql, sets) as undisturbed:

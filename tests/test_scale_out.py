@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flywheel.config import Config
@@ -122,3 +123,44 @@ def test_what_processes_of_training_refuse_is_told_here(smoke: Config, lake: Lak
     both = smoke.model_copy(update={"data_dir": lake.root, "train": smoke.train.model_copy(update={"processes": 2})})
     with pytest.raises(FlywheelError, match="no verified training trajectory"):
         distill_apart(both, lake, "flat", 1)
+
+
+WANTS = """
+import sys
+from flywheel.config import load
+from flywheel.datasets.lake import Lake
+from flywheel.distill.launching import distill_apart
+from pathlib import Path
+config = load(Path(sys.argv[1]), [f"data_dir={sys.argv[2]}", "train.processes=2", "train.epochs.flat=1000"])
+distill_apart(config, Lake.of(config), "flat", 1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0.0, 12.0], ids=["while they start", "while they train"])
+def test_trainers_end_with_whoever_wanted_them(
+    smoke: Config, lake: Lake, golden: list[Trajectory], pause: float
+) -> None:
+    lake.append(golden, "collect")
+    curate(smoke.model_copy(update={"data_dir": lake.root}), lake)
+    process = subprocess.Popen([sys.executable, "-c", WANTS, str(SMOKE), str(lake.root)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(trainers := _trainers(process.pid)) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(pause)
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(trainers, timeout=20)
+    assert not alive
+    assert len(gone) == 2
+
+
+def _trainers(parent: int) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(parent).children(recursive=True):
+        with suppress(psutil.Error):
+            if "flywheel.distill.launching" in child.cmdline() and "torch.distributed.run" not in child.cmdline():
+                found.append(child)
+    return found

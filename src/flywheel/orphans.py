@@ -20,7 +20,7 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
 
 
 def end_without(parent: int) -> None:
-    """End this process, without any cleaning up, when that is no longer its parent."""
+    """End this process, without any cleaning up, as soon as that is not its parent (any more)."""
 
     def watch() -> None:
         while os.getppid() == parent:
