@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import warnings
 from collections import deque
@@ -19,6 +20,7 @@ from flywheel.errors import FlywheelError, InfrastructureError, PrerequisiteErro
 
 START_SECONDS, GRACE_SECONDS, CLOSE_SECONDS = 300.0, 30.0, 10.0
 """How long to wait for the first actor, then for the others, and in the end for what they hold."""
+KNOCK_SECONDS = 5.0
 RESTARTS = 3
 """How often an actor whose process or machine is gone is started elsewhere, and its work done again."""
 
@@ -137,6 +139,18 @@ def cores(address: str) -> int:
         return int(ray.cluster_resources().get("CPU", 0))
 
 
+def _knock(address: str) -> None:
+    """Raise `PrerequisiteError` where nothing listens; Ray itself would try for minutes. `auto` names no place."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    except OSError as error:
+        reason = reason_of(error)
+        raise PrerequisiteError(f"no Ray cluster at {address} ({reason}); start one: ray start --head") from None
+
+
 @contextmanager
 def _joined(address: str) -> Iterator[Any]:
     """The ray module, connected, without telemetry. Its own words go to stderr, stdout belongs to results."""
@@ -151,6 +165,7 @@ def _joined(address: str) -> Iterator[Any]:
         if ray.is_initialized():
             yield ray
             return
+        _knock(address)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
