@@ -34,7 +34,7 @@ def _busy(lake: Lake) -> LakeBusyError:
 
 @contextmanager
 def _file(lake: Lake) -> Iterator[Callable[[], None]]:
-    lock = FileLock(lake.root / "turn.lock")
+    lock = FileLock(f"{lake.catalog.engine.url.database}.turn")  # where the catalog is: roots may differ
     try:
         lock.acquire(timeout=0)
     except Timeout:

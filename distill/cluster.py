@@ -16,11 +16,12 @@ from typing import Any
 from flywheel.agents.collect import Company, broken, play
 from flywheel.agents.episode import Job, Origin, id_of
 from flywheel.agents.policy import Policy
+from flywheel.agents.student import FlatAgent, HierarchicalAgent
 from flywheel.clusters import actors, as_they_come
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.splits import assign
-from flywheel.distill.policies import HUMAN, NAMES, REMOTE, TUTORED, make_policy
+from flywheel.distill.policies import HUMAN, NAMES, TUTORED, make_policy
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.students import POLICY_FILE
 from flywheel.environments.catalog import canonical, open_world
@@ -36,7 +37,9 @@ CHECKPOINTS = ".checkpoint"
 
 
 def travels(policy: Policy) -> bool:
-    """Can another machine play it? A person cannot."""
+    """Can another machine play it? Not a person, nor a student whose models are behind servers."""
+    if isinstance(policy, FlatAgent | HierarchicalAgent):
+        return policy.is_local
     return policy.name != HUMAN
 
 
@@ -86,7 +89,7 @@ def _order(config: Config, lake: Lake, policy: Policy, origin: Origin) -> tuple[
         "version": policy.version,
         "origin": asdict(origin),
     }
-    student = origin.parent_policy_id if policy.name in (TUTORED, REMOTE) else policy.policy_id
+    student = origin.parent_policy_id if policy.name == TUTORED else policy.policy_id
     folder = policy_directory(lake, student)
     files = {path.relative_to(folder.parent): path for path in sorted(folder.rglob("*")) if path.is_file()}
     whole = {name: path for name, path in files.items() if not any(part.endswith(CHECKPOINTS) for part in name.parts)}

@@ -221,11 +221,19 @@ def running_prefect(home: Path, database: str = "") -> Iterator[str]:
 def web_hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The URL of a web hook, and what it was told."""
     heard: list[dict[str, Any]] = []
+    with listening(lambda body: heard.append(json.loads(body))) as url:
+        yield url, heard
+
+
+@contextmanager
+def listening(hear: Callable[[bytes], None]) -> Iterator[str]:
+    """The URL of a server that hands on the body of every POST."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
+            hear(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -235,7 +243,7 @@ def web_hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/", heard
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()

@@ -154,7 +154,10 @@ for items in ([1, 2, 3], [4], [5]):
 
 def test_no_cluster_is_told_in_one_line(tmp_path: Path) -> None:
     process = _start(tmp_path / "data", "cluster.ray=127.0.0.1:1")
-    _, error = process.communicate(timeout=200)
+    try:
+        _, error = process.communicate(timeout=200)
+    finally:
+        process.kill()
     assert process.returncode == 2
     assert "no Ray cluster at 127.0.0.1:1" in error.splitlines()[-1]
     assert not (tmp_path / "data" / "catalog.sqlite").exists()

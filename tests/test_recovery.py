@@ -16,6 +16,7 @@ from flywheel.config import Config
 from flywheel.config_distill import StudentConfig
 from flywheel.datasets.check import check, mend
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.places import place_of
 from flywheel.datasets.turns import sole_turn
 from flywheel.distill.registry import champion, crown, newest, register
 from flywheel.distill.students import PolicyCard, decoding_of, limits_of
@@ -27,6 +28,7 @@ from tests.servers import PostgreSQL
 HOLDER = """
 import sys, time
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.places import place_of
 from flywheel.datasets.turns import sole_turn
 with sole_turn(Lake(sys.argv[1])):
     print("held", flush=True)
@@ -56,6 +58,13 @@ def test_one_turn_at_a_time_and_kill_9_lets_go(any_lake: Lake, request: pytest.F
         except LakeError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_two_data_directories_on_one_catalog_share_its_turn(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'catalog.sqlite'}?files={tmp_path / 'files'}"
+    one, other = (Lake(place_of(url, tmp_path / name), create=True) for name in ("one", "other"))
+    with one, other, sole_turn(one), pytest.raises(LakeError, match="another turn runs"), sole_turn(other):
+        raise AssertionError("two turns at once")
 
 
 def test_a_turn_lets_go_when_it_ends_or_fails(any_lake: Lake) -> None:

@@ -7,10 +7,8 @@ import os
 import pty
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.flows.live import Board
 from flywheel.trajectory import Split, StopReason
 from tests.corridor import LENGTH, CorridorWorld, task_of
+from tests.servers import listening
 
 ROOT = Path(__file__).parents[1]
 FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
@@ -39,27 +38,13 @@ def collector() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """An OTLP collector: its endpoint, and the exports that it has received."""
     exports: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = ExportTraceServiceRequest()
-            request.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
-            exports.append(MessageToDict(request))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def hear(body: bytes) -> None:
+        request = ExportTraceServiceRequest()
+        request.ParseFromString(body)
+        exports.append(MessageToDict(request))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", exports
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(hear) as url:
+        yield url, exports
 
 
 def spans_of(exports: list[dict[str, Any]]) -> list[dict[str, Any]]:

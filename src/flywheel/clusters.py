@@ -156,7 +156,7 @@ def _joined(address: str) -> Iterator[Any]:
     """The ray module, connected, without telemetry. Its own words go to stderr, stdout belongs to results."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it fears for the arguments that `actors` holds
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without a GPU keep CUDA_VISIBLE_DEVICES
     try:
         import ray
     except ModuleNotFoundError:
