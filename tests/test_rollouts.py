@@ -24,7 +24,7 @@ from flywheel.agents.seats import Seat, remote
 from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.environments.protocol import Observation, Transition, World
-from flywheel.errors import ConfigError
+from flywheel.errors import ConfigError, InfrastructureError
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
 from tests.corridor import LENGTH, NAME, Corridor, CorridorWorld, task_of
 
@@ -91,6 +91,21 @@ def test_a_crashed_environment_takes_only_its_worker_along(faults: Path) -> None
     assert "died with code 3" in found[201].error
     assert all("neighbour" in one.error for one in broken if one.seed != 201)
     assert all(one.success for one in found.values() if one not in broken)
+
+
+def test_who_asks_a_dead_worker_first_hears_whose_fault_it_was(faults: Path) -> None:
+    async def asked() -> str:
+        async with workers(2, 1)() as (one, other):
+            await other.reset(task_of(1))
+            await one.reset(task_of(201))
+            await one.step("right")
+            with pytest.raises(InfrastructureError, match="died with code 3 at step"):
+                await one.step("right")
+            with pytest.raises(InfrastructureError) as late:
+                await other.step("right")
+            return str(late.value)
+
+    assert asyncio.run(asked()) == "a neighbour's worker died with code 3; it was restarted"
 
 
 def test_nonsense_and_chatter_do_not_get_through(faults: Path) -> None:

@@ -80,6 +80,8 @@ class Worker:
         self._starting = asyncio.Lock()
         self.generation = 0
         """How often it was started."""
+        self._end = ""
+        """How the last process ended."""
 
     async def ready(self) -> None:
         """Start the process if it does not run."""
@@ -99,7 +101,7 @@ class Worker:
     async def ask(self, what: str, seat: int, argument: Any) -> Any:
         """The answer of one environment, as plain data."""
         if self._process is None:
-            raise InfrastructureError("the environment's worker is gone")
+            raise self.lost()
         assert self._process.stdin is not None
         asked = _Asked(what, asyncio.get_running_loop().create_future())
         self._asked.append(asked)
@@ -108,27 +110,31 @@ class Worker:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         """Hand out answers until the process is silent for too long or dies; then end it and break what waits."""
-        problem = "stopped"
+        self._end = "was stopped"
         try:
             while True:
                 line = await self._line(process)
                 if not line:
-                    problem = f"died with code {await process.wait()}"
+                    self._end = f"died with code {await process.wait()}"
                     return
                 if self._asked:
                     _settle(self._asked.pop(0), line)
         except TimeoutError:
-            problem = f"did not answer within {self._patience:g} s"
+            self._end = f"did not answer within {self._patience:g} s"
         except ValueError:
-            problem = f"answered more than {LINE_BYTES >> 20} MiB"
+            self._end = f"answered more than {LINE_BYTES >> 20} MiB"
         finally:
             self._process = None
             lost, self._asked = self._asked, []
             await _end(process)
             for place, asked in enumerate(lost):
-                why = f"the environment {problem} at {asked.what}" if place == 0 else f"a neighbour's worker {problem}"
                 if not asked.answer.done():
-                    asked.answer.set_exception(InfrastructureError(f"{why}; it was restarted"))
+                    asked.answer.set_exception(self.lost(asked.what if place == 0 else ""))
+
+    def lost(self, asked: str = "") -> InfrastructureError:
+        """Why there is no answer; `asked`: the question that ended the process, where it was not a neighbour's."""
+        who = f"the environment {self._end} at {asked}" if asked else f"a neighbour's worker {self._end}"
+        return InfrastructureError(f"{who}; it was restarted")
 
     async def _line(self, process: asyncio.subprocess.Process) -> bytes:
         """The next line; an idle worker may be silent for ever, one that was asked something may not."""
@@ -194,7 +200,7 @@ class Remote:
 
     async def step(self, action: str) -> Transition:
         if self.generation != self.worker.generation:
-            raise InfrastructureError("the environment's worker was restarted, for a neighbour's sake")
+            raise self.worker.lost()
         try:
             return sound(_TRANSITION.validate_python(await self.worker.ask("step", self.number, action)))
         except ValidationError as error:
