@@ -61,7 +61,8 @@ def main() -> None:
             number, parts = given.part
             print("ready", flush=True)
             sys.stdin.readline()
-            print(json.dumps(played(config, world, student, tasks[number::parts], given.concurrent // parts, 0)))
+            told = played(config, world, student, tasks[number::parts], given.concurrent // parts, 0)
+            print(json.dumps(told), flush=True)
             return
         alone = played(config, world, student, tasks[: given.episodes // 4], 1, 0)
         many = played(config, world, student, tasks, given.concurrent, 0)
@@ -119,8 +120,13 @@ def in_processes(count: int) -> dict[str, float]:
         assert one.stdin is not None
         one.stdin.write("\n")
         one.stdin.flush()
-    told = [json.loads(one.communicate()[0]) for one in processes]
+    told = []
+    for one in processes:
+        assert one.stdout is not None
+        told.append(json.loads(one.stdout.readline()))
     seconds = time.perf_counter() - began
+    for one in processes:
+        one.communicate()
     steps = sum(one["steps"] for one in told)
     return {"steps_per_second": steps / seconds, "steps": steps, "success": sum(one["success"] for one in told)}
 

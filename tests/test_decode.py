@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from flywheel.agents.decode import choose, generate, options_of
 from flywheel.agents.guard import Guard
 from flywheel.agents.prompts import END
-from flywheel.agents.reader import MAX_BATCH, Reader
+from flywheel.agents.reader import Reader
+from flywheel.agents.slots import MAX_ROWS
 from flywheel.agents.tokens import token_id
 from flywheel.config_distill import StudentConfig
 from flywheel.distill.models import new_model
@@ -84,9 +85,9 @@ def test_what_was_read_before_changes_nothing(model: PreTrainedModel) -> None:
     """Contexts grow, start anew and share slots with strangers; logits stay those of a fresh forward pass."""
     chance = np.random.default_rng(2)
     reader = Reader(model)
-    contexts = dict(enumerate(_contexts(MAX_BATCH + 6)))
+    contexts = dict(enumerate(_contexts(MAX_ROWS + 6)))
     for _ in range(8):
-        slots = chance.choice(len(contexts), MAX_BATCH + 2, replace=False).tolist()
+        slots = chance.choice(len(contexts), MAX_ROWS + 2, replace=False).tolist()
         for slot in slots:
             kept = contexts[slot][: chance.integers(0, len(contexts[slot]) + 1)] if chance.random() < 0.3 else None
             new = chance.integers(12, len(TOKENIZER), chance.integers(1, 12)).tolist()

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from flywheel.agents.reader import Reader
-
-Trie = dict[int, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +26,53 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Some options as a tree of their tokens, and the place of each. None may be a prefix of another."""
+    """Some options, sorted by their tokens, and the place of each. None may be a prefix of another.
 
-    root: Trie
+    Options that begin alike lie side by side: a node of the tree that they form (`Branch`) is a range of them and a depth.
+    """
+
+    sorted: Sequence[tuple[int, ...]]
     place: Mapping[tuple[int, ...], int]
+
+
+class Branch:
+    """Where one row has got to in the tree of its options."""
+
+    def __init__(self, options: Options) -> None:
+        self._options, self._start, self._end = options.sorted, 0, len(options.sorted)
+        self.said: list[int] = []
+        self._follow()
+
+    @property
+    def is_open(self) -> bool:
+        """Is there still a choice?"""
+        return self._end - self._start > 1
+
+    def ways(self) -> list[int]:
+        """The tokens that may come next."""
+        depth = len(self.said)
+        return list(dict.fromkeys(option[depth] for option in self._options[self._start : self._end]))
+
+    def take(self, token: int) -> list[int]:
+        """Say one of them, and whatever follows without a choice."""
+        depth = len(self.said)
+        places = [place for place in range(self._start, self._end) if self._options[place][depth] == token]
+        self._start, self._end = places[0], places[-1] + 1
+        self._follow()
+        return self.said[depth:]
+
+    def _follow(self) -> None:
+        first, last = self._options[self._start], self._options[self._end - 1]
+        depth = len(self.said)
+        while depth < len(first) and first[depth] == last[depth]:
+            depth += 1
+        self.said += first[len(self.said) : depth]
 
 
 def options_of(rows: Sequence[Sequence[int]]) -> Options:
     """Options by their token ids."""
-    root: Trie = {}
-    for option in rows:
-        node = root
-        for token in option:
-            node = node.setdefault(token, {})
-    return Options(root, {tuple(option): number for number, option in reversed(list(enumerate(rows)))})
+    place = {tuple(option): number for number, option in reversed(list(enumerate(rows)))}
+    return Options(sorted(place), place)
 
 
 @torch.inference_mode()
@@ -61,37 +91,26 @@ def choose(
     next one that has, and once a single option is left, it has won. `chances`: a generator a row, so that what is drawn
     for one does not depend on what runs beside it.
     """
-    said: list[list[int]] = [[] for _ in contexts]
-    nodes = [_follow(row.root, tokens) for row, tokens in zip(options, said, strict=True)]
-    logprobs = [[0.0] * len(tokens) for tokens in said]
-    rows = [row for row, node in enumerate(nodes) if node]
+    branches = [Branch(row) for row in options]
+    logprobs = [[0.0] * len(branch.said) for branch in branches]
+    rows = [row for row, branch in enumerate(branches) if branch.is_open]
     if rows:
-        logits_BV = reader.read([slots[row] for row in rows], [[*contexts[row], *said[row]] for row in rows]).numpy()
+        logits_BV = reader.read([slots[row] for row in rows], [[*contexts[row], *branches[row].said] for row in rows])
     while rows:
         unread: dict[int, list[int]] = {}
-        for row, logits_V in zip(rows, logits_BV, strict=True):
-            allowed = list(nodes[row])
+        for row, logits_V in zip(rows, logits_BV.numpy(), strict=True):
+            allowed = branches[row].ways()
             scores = _log_softmax(logits_V[allowed])
             pick = _pick(scores, temperature, chances[row] if chances else None)
-            unread[row] = [allowed[pick]]
-            nodes[row] = _follow(nodes[row][allowed[pick]], unread[row])
-            said[row] += unread[row]
+            unread[row] = branches[row].take(allowed[pick])
             logprobs[row] += [float(scores[pick]), *[0.0] * (len(unread[row]) - 1)]
-        rows = [row for row in rows if nodes[row]]
+        rows = [row for row in rows if branches[row].is_open]
         if rows:
-            logits_BV = reader.feed([slots[row] for row in rows], [unread[row] for row in rows]).numpy()
+            logits_BV = reader.feed([slots[row] for row in rows], [unread[row] for row in rows])
     return [
-        Choice(row.place[tuple(tokens)], tuple(tokens), tuple(values))
-        for row, tokens, values in zip(options, said, logprobs, strict=True)
+        Choice(row.place[tuple(branch.said)], tuple(branch.said), tuple(values))
+        for row, branch, values in zip(options, branches, logprobs, strict=True)
     ]
-
-
-def _follow(node: Trie, said: list[int]) -> Trie:
-    """Go on while there is no choice; the node where there is one again, or the end."""
-    while len(node) == 1:
-        ((token, node),) = node.items()
-        said.append(token)
-    return node
 
 
 @torch.inference_mode()

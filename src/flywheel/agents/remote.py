@@ -1,6 +1,6 @@
 """A student's model behind a completion server, such as vLLM: the same contexts and the same choices, made over HTTP.
 
-The server gets token ids. Options are chosen along their trie as `decode.choose` does it, with `allowed_token_ids`: one
+The server gets token ids. Options are chosen along their tree as `decode.choose` does it, with `allowed_token_ids`: one
 request a branching point, each of which finds the prefix of the one before in the server's cache.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from flywheel.agents.decode import Choice, options_of
+from flywheel.agents.decode import Branch, Choice, options_of
 from flywheel.agents.endpoint import Server, explained
 from flywheel.agents.prompts import END, SPECIAL_TOKENS, Piece, Window
 from flywheel.agents.speaker import Decoding
@@ -72,18 +72,15 @@ class RemoteSpeaker:
         if not offered:
             return None
         options = options_of([self._tokens.ids(option + END) for option in offered])
-        node, said, logprobs = options.root, list[int](), list[float]()
-        while node:
-            token, logprob = self._token(slot, [*context, *said], list(node))
-            said.append(token)
-            logprobs.append(logprob)
-            node = node[token]
-        return Choice(options.place[tuple(said)], tuple(said), tuple(logprobs))
+        branch = Branch(options)
+        logprobs = [0.0] * len(branch.said)
+        while branch.is_open:
+            token, logprob = self._token(slot, [*context, *branch.said], branch.ways())
+            logprobs += [logprob, *[0.0] * (len(branch.take(token)) - 1)]
+        return Choice(options.place[tuple(branch.said)], tuple(branch.said), tuple(logprobs))
 
     def _token(self, slot: int, context: list[int], allowed: list[int]) -> tuple[int, float]:
         """The next token among those allowed, and its log-probability among them."""
-        if len(allowed) == 1:
-            return allowed[0], 0.0
         reply = self._complete(slot, context, max_tokens=1, logprobs=1, extra_body={"allowed_token_ids": allowed})
         spelt = {self._tokenizer.decode([token]): token for token in allowed}
         ids = getattr(reply.choices[0], "token_ids", None)

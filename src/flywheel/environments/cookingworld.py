@@ -192,7 +192,7 @@ def open_world(parameters: str) -> Iterator[CookingWorld]:
             classpath=JAR_PATH,
             java_path=str(java),
             cwd=BASEPATH,
-            javaopts=["-Xmx1g", "-XX:+UseSerialGC"],
+            javaopts=["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],  # compiled in half the time
             die_on_exit=True,
             create_new_process_group=True,
             return_proc=True,

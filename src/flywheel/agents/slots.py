@@ -1,0 +1,163 @@
+"""Keys and values by slot, and attention over them, so that new tokens of many contexts are computed without padding.
+
+A model is given the new tokens of all contexts as one row, as transformers' continuous batching does it. Only attention
+knows that they belong to different slots: there, rows of like length form groups that are padded among themselves.
+
+Shapes: M new tokens of all rows, B rows of a group, N the most new tokens of one of them, T positions of the longest
+context, H heads, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from flywheel.errors import ConfigError
+
+NAME = "slots"
+"""Of this attention, among those of transformers."""
+MAX_ROWS = 64
+GROUP_TOKENS = 24
+"""What one more group costs, in tokens of padding that it could have saved (small models on a CPU, measured)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows that attend together. `rows`: their slots, or a slice of slots, which costs no copy of keys and values."""
+
+    rows: Tensor | slice
+    new_BN: Tensor
+    """Each row's new tokens by their place among the M."""
+    mask_B1NT: Tensor
+    """To be added to the scores."""
+    back: Tensor
+    """The places of the group's own tokens among its B * N."""
+
+
+class Slots:
+    """What each slot has read, as keys and values of each layer."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        AttentionInterface.register(NAME, _attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+        if model.config._attn_implementation != NAME:
+            raise ConfigError(f"{type(model).__name__} cannot be run here: its attention cannot be exchanged")
+        self._device, self._dtype = model.device, model.dtype
+        self._stored: list[tuple[Tensor, Tensor]] = []
+        self._room = (0, 0)
+        """Slots and positions that there is room for."""
+        self._place_M = torch.empty(0, dtype=torch.long)
+        self._groups: list[_Group] = []
+
+    def point(self, slots: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Say whose tokens come next, rows with few of them first; the positions (1, M) of the tokens."""
+        lengths_B = np.asarray(lengths)
+        first_B = lengths_B.cumsum() - lengths_B
+        positions_M = np.repeat(np.asarray(starts) - first_B, lengths_B) + np.arange(lengths_B.sum())
+        self._reserve(max(slots) + 1, int(positions_M.max()) + 1)
+        self._place_M = self._there(np.repeat(np.asarray(slots), lengths_B) * self._room[1] + positions_M)
+        positions = self._there(positions_M)
+        self._groups = [
+            self._group(slots[start:end], first_B[start:end], lengths_B[start:end], positions)
+            for start, end in groups(lengths)
+        ]
+        return positions[None]
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
+        """Keep keys and values (1, H, M, D) of one layer; what its tokens hear, (1, M, H, D)."""
+        layer = module.layer_idx
+        assert isinstance(layer, int)
+        if layer == len(self._stored):
+            _, heads, _, width = key.shape
+            self._stored.append((key.new_zeros(*self._room, heads, width), key.new_zeros(*self._room, heads, width)))
+        stored_K, stored_V = self._stored[layer]
+        for stored, new in ((stored_K, key), (stored_V, value)):
+            stored.flatten(0, 1).index_copy_(0, self._place_M, new[0].transpose(0, 1))
+        heard = []
+        for group in self._groups:
+            reach = group.mask_B1NT.shape[-1]
+            heard_BNHD, _ = sdpa_attention_forward(
+                module,
+                query[0][:, group.new_BN].transpose(0, 1),
+                stored_K[group.rows, :reach].transpose(1, 2),
+                stored_V[group.rows, :reach].transpose(1, 2),
+                group.mask_B1NT,
+                **options,
+            )
+            heard.append(heard_BNHD.flatten(0, 1)[group.back])
+        return torch.cat(heard)[None]
+
+    def _group(self, slots: Sequence[int], first_B: np.ndarray, lengths_B: np.ndarray, positions_M: Tensor) -> _Group:
+        count, most = len(slots), int(lengths_B[-1])
+        rows = slice(slots[0], slots[0] + 1) if count == 1 else self._there(np.asarray(slots))
+        place_BN = np.minimum(np.arange(most), lengths_B[:, None] - 1)
+        new = self._there(first_B[:, None] + place_BN)
+        back = (np.arange(count)[:, None] * most + np.arange(most))[np.arange(most) < lengths_B[:, None]]
+        positions_BN = positions_M[new]
+        reach_T = torch.arange(int(positions_BN.max()) + 1, device=self._device)
+        unseen = reach_T > positions_BN[:, None, :, None]
+        mask = torch.zeros(unseen.shape, dtype=self._dtype, device=self._device).masked_fill_(unseen, -torch.inf)
+        return _Group(rows, new, mask, self._there(back))
+
+    def _reserve(self, slots: int, length: int) -> None:
+        """Make room for so many slots and positions."""
+        have_slots, have_length = self._room
+        if slots <= have_slots and length <= have_length:
+            return
+        if length > have_length:
+            have_length = max(length, 2 * have_length)
+        before, self._room = self._room, (max(slots, have_slots), have_length)
+        self._stored = [
+            (_grown(keys, before, self._room), _grown(values, before, self._room)) for keys, values in self._stored
+        ]
+
+    def _there(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self._device)
+
+
+def _grown(stored: Tensor, before: tuple[int, int], room: tuple[int, int]) -> Tensor:
+    larger = stored.new_zeros(*room, *stored.shape[2:])
+    larger[: before[0], : before[1]] = stored
+    return larger
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    slots: Slots | None = None,
+    **options: object,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it; without `slots`, its own."""
+    if slots is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return slots.attend(module, query, key, value, **options), None
+
+
+def groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut rows, sorted by their number of new tokens, into groups [start, end): the cheapest way, where padding to the
+    longest row of a group costs as much as its tokens, and each group costs `GROUP_TOKENS` more."""
+    best: list[tuple[int, int]] = [(0, 0)]
+    for end in range(1, len(lengths) + 1):
+        first = max(0, end - MAX_ROWS)
+        best.append(
+            min(
+                (best[start][0] + GROUP_TOKENS + (end - start) * lengths[end - 1], start) for start in range(first, end)
+            )
+        )
+    cuts, end = list[tuple[int, int]](), len(lengths)
+    while end:
+        cuts.append((best[end][1], end))
+        end = best[end][1]
+    return cuts[::-1]
