@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from flywheel.agents.decode import choose, generate, options_of
 from flywheel.agents.guard import Guard
 from flywheel.agents.prompts import END
-from flywheel.agents.reader import Reader
-from flywheel.agents.slots import MAX_ROWS
+from flywheel.agents.reader import PASS_ROWS, Reader
+from flywheel.agents.slots import GROUP_TOKENS, groups
 from flywheel.agents.tokens import token_id
 from flywheel.config_distill import StudentConfig
 from flywheel.distill.models import new_model
@@ -81,13 +86,17 @@ def test_what_must_never_be_said_is_not(model: PreTrainedModel) -> None:
 
 
 @torch.inference_mode()
-def test_what_was_read_before_changes_nothing(model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("most", [20, 4096])
+def test_what_was_read_before_changes_nothing(
+    model: PreTrainedModel, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Contexts grow, start anew and share slots with strangers; logits stay those of a fresh forward pass."""
+    monkeypatch.setattr("flywheel.agents.reader.PASS_TOKENS", most)
     chance = np.random.default_rng(2)
     reader = Reader(model)
-    contexts = dict(enumerate(_contexts(MAX_ROWS + 6)))
+    contexts = dict(enumerate(_contexts(PASS_ROWS + 6)))
     for _ in range(8):
-        slots = chance.choice(len(contexts), MAX_ROWS + 2, replace=False).tolist()
+        slots = chance.choice(len(contexts), PASS_ROWS + 2, replace=False).tolist()
         for slot in slots:
             kept = contexts[slot][: chance.integers(0, len(contexts[slot]) + 1)] if chance.random() < 0.3 else None
             new = chance.integers(12, len(TOKENIZER), chance.integers(1, 12)).tolist()
@@ -95,6 +104,39 @@ def test_what_was_read_before_changes_nothing(model: PreTrainedModel) -> None:
         logits = reader.read(slots, [contexts[slot] for slot in slots])
         for slot, logits_V in zip(slots, logits, strict=True):
             assert torch.allclose(logits_V, model(torch.tensor([contexts[slot]])).logits[0, -1], atol=1e-4)
+
+
+def test_a_model_that_was_read_trains_as_before(tmp_path: Path) -> None:
+    """Padded batches keep their mask, and what is saved knows nothing of slots."""
+    fresh, read = (
+        new_model(StudentConfig(hidden=32, layers=2, heads=2, vocabulary=300), TOKENIZER, 3) for _ in range(2)
+    )
+    generate(Reader(read), range(6), _contexts(6), end=END_ID, max_tokens=2)
+    ids_BT = torch.randint(12, len(TOKENIZER), (3, 9), generator=torch.Generator().manual_seed(0))
+    mask_BT = torch.tensor([[1] * 9, [0] * 4 + [1] * 5, [1] * 7 + [0] * 2])
+    losses = []
+    for one in (fresh, read):
+        loss = one(ids_BT, attention_mask=mask_BT, labels=ids_BT).loss
+        loss.backward()
+        losses.append((loss.item(), [weight.grad for weight in one.parameters()]))
+        one.save_pretrained(tmp_path)
+        assert "slots" not in (tmp_path / "config.json").read_text()
+    assert losses[0][0] == losses[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(losses[0][1], losses[1][1], strict=True))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9).map(sorted))
+def test_groups_are_the_cheapest(lengths: list[int]) -> None:
+    def cost(cuts: list[tuple[int, int]]) -> int:
+        return sum(GROUP_TOKENS + (end - start) * lengths[end - 1] for start, end in cuts)
+
+    inner = range(1, len(lengths))
+    every = (
+        list(pairwise([0, *cuts, len(lengths)])) for count in range(len(lengths)) for cuts in combinations(inner, count)
+    )
+    found = groups(lengths)
+    assert [0, *(end for _, end in found)] == [*(start for start, _ in found), len(lengths)]
+    assert cost(found) == min(map(cost, every))
 
 
 def test_the_guard_offers_nothing_that_changed_nothing() -> None:

@@ -28,7 +28,7 @@ class Choice:
 class Options:
     """Some options, sorted by their tokens, and the place of each. None may be a prefix of another.
 
-    Options that begin alike lie side by side: a node of the tree that they form (`Branch`) is a range of them and a depth.
+    Options that begin alike lie side by side, so a branch of the tree that they form is a range of them.
     """
 
     sorted: Sequence[tuple[int, ...]]

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from flywheel.agents.slots import Slots
 
+PASS_ROWS = 64
 PASS_TOKENS = 4096
-"""The most new tokens of a pass, unless one row has more: what a pass needs is bounded."""
+"""The most rows and new tokens of a pass, unless one row has more: what a pass needs is bounded."""
 
 
 class Reader:
@@ -59,17 +60,16 @@ class Reader:
     def _pass(self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]]) -> Tensor:
         """The logits of some rows, those with few new tokens first."""
         device = self._model.device
-        lengths = torch.tensor([len(tokens) for tokens in new])
+        lengths = [len(tokens) for tokens in new]
         hidden_MD = self._model.base_model(
             input_ids=torch.tensor([[token for tokens in new for token in tokens]], device=device),
-            position_ids=self._slots.point(slots, starts, lengths.tolist()),
-            attention_mask=torch.empty(
-                1, 1, 1, 1, device=device
-            ),  # `Slots` makes its own; this one says that there is one
+            position_ids=self._slots.point(slots, starts, lengths),
+            attention_mask=torch.empty(1, 1, 1, 1, device=device),  # has four axes, so that the model makes none
             use_cache=False,
             slots=self._slots,
         ).last_hidden_state[0]
-        logits_BV: Tensor = vocabulary_layer(self._model)(hidden_MD[lengths.cumsum(0).to(device) - 1])
+        last_B = torch.tensor(lengths, device=device).cumsum(0) - 1
+        logits_BV: Tensor = vocabulary_layer(self._model)(hidden_MD[last_B])
         return logits_BV.float().cpu()
 
 
@@ -84,7 +84,7 @@ def _passes(order: Sequence[int], new: Sequence[list[int]]) -> Iterator[list[int
     rows: list[int] = []
     tokens = 0
     for row in order:
-        if rows and tokens + len(new[row]) > PASS_TOKENS:
+        if rows and (len(rows) == PASS_ROWS or tokens + len(new[row]) > PASS_TOKENS):
             yield rows
             rows, tokens = [], 0
         rows.append(row)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from flywheel.errors import ConfigError
 
 NAME = "slots"
 """Of this attention, among those of transformers."""
-MAX_ROWS = 64
 GROUP_TOKENS = 24
 """What one more group costs, in tokens of padding that it could have saved (small models on a CPU, measured)."""
 
@@ -50,7 +50,7 @@ class Slots:
         model.set_attn_implementation(NAME)
         if model.config._attn_implementation != NAME:
             raise ConfigError(f"{type(model).__name__} cannot be run here: its attention cannot be exchanged")
-        self._device, self._dtype = model.device, model.dtype
+        self._model = model
         self._stored: list[tuple[Tensor, Tensor]] = []
         self._room = (0, 0)
         """Slots and positions that there is room for."""
@@ -71,7 +71,7 @@ class Slots:
         ]
         return positions[None]
 
-    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Keep keys and values (1, H, M, D) of one layer; what its tokens hear, (1, M, H, D)."""
         layer = module.layer_idx
         assert isinstance(layer, int)
@@ -102,9 +102,9 @@ class Slots:
         new = self._there(first_B[:, None] + place_BN)
         back = (np.arange(count)[:, None] * most + np.arange(most))[np.arange(most) < lengths_B[:, None]]
         positions_BN = positions_M[new]
-        reach_T = torch.arange(int(positions_BN.max()) + 1, device=self._device)
+        reach_T = torch.arange(int(positions_BN.max()) + 1, device=new.device)
         unseen = reach_T > positions_BN[:, None, :, None]
-        mask = torch.zeros(unseen.shape, dtype=self._dtype, device=self._device).masked_fill_(unseen, -torch.inf)
+        mask = torch.zeros(unseen.shape, dtype=self._model.dtype, device=new.device).masked_fill_(unseen, -torch.inf)
         return _Group(rows, new, mask, self._there(back))
 
     def _reserve(self, slots: int, length: int) -> None:
@@ -120,7 +120,7 @@ class Slots:
         ]
 
     def _there(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).to(self._device)
+        return torch.from_numpy(numbers).to(self._model.device)
 
 
 def _grown(stored: Tensor, before: tuple[int, int], room: tuple[int, int]) -> Tensor:
@@ -137,7 +137,7 @@ def _attend(
     attention_mask: Tensor | None,
     *,
     slots: Slots | None = None,
-    **options: object,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it; without `slots`, its own."""
     if slots is None:
@@ -148,14 +148,11 @@ def _attend(
 def groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Cut rows, sorted by their number of new tokens, into groups [start, end): the cheapest way, where padding to the
     longest row of a group costs as much as its tokens, and each group costs `GROUP_TOKENS` more."""
-    best: list[tuple[int, int]] = [(0, 0)]
-    for end in range(1, len(lengths) + 1):
-        first = max(0, end - MAX_ROWS)
-        best.append(
-            min(
-                (best[start][0] + GROUP_TOKENS + (end - start) * lengths[end - 1], start) for start in range(first, end)
-            )
-        )
+    ends = [row for row in range(1, len(lengths) + 1) if row == len(lengths) or lengths[row] != lengths[row - 1]]
+    best: dict[int, tuple[int, int]] = {0: (0, 0)}
+    for end in ends:
+        longest = lengths[end - 1]
+        best[end] = min((cost + GROUP_TOKENS + (end - start) * longest, start) for start, (cost, _) in best.items())
     cuts, end = list[tuple[int, int]](), len(lengths)
     while end:
         cuts.append((best[end][1], end))
