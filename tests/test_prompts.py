@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Piece, Role
+from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
 from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.speaker import Decoding, LocalSpeaker
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
@@ -125,6 +125,21 @@ def test_the_context_at_step_500_is_no_longer_than_at_step_20() -> None:
 
     early, late = longest(1000)
     assert late <= early * 1.1
+
+
+def test_a_fresh_window_still_knows_the_subgoal_in_force() -> None:
+    context = HierarchicalContext("task", LIMITS)
+    for step in range(2 * LIMITS.window_steps):
+        seen = Observation(f"In room {step}.", place=f"room {step}", state_key=str(step))
+        window = context.observe(seen)
+        if context.failed:
+            context.finish(Outcome.TIMEOUT)
+        if context.must_plan:
+            context.plan(seen)
+            context.adopt(f"look for key {step}")
+        said = [piece.text for piece in window.pieces]
+        assert f"{context.subgoal}<|end|>" in said
+        context.act(seen, "go on")
 
 
 def test_done_is_the_executors_own_word_and_injected_actions_are_not() -> None:

@@ -91,7 +91,10 @@ class HierarchicalContext(FlatContext):
         if self._last is not None and self.steps_in_segment:
             idle = self._last[0].state_key == observation.state_key != "" and not observation.note
             self.idle_steps = self.idle_steps + 1 if idle else 0
-        return FlatContext.observe(self, observation)
+        before, window = self.window, FlatContext.observe(self, observation)
+        if window is not before and self.subgoal:
+            window.subgoal(self.subgoal)
+        return window
 
     @property
     def must_plan(self) -> bool:
