@@ -57,7 +57,7 @@ def main() -> None:
     mean = {name: np.mean(rows, axis=0) for name, rows in counted.items()}
     told = {
         name: {
-            f"steps {a} to {b}": float(row[a:b].mean())
+            f"steps {a} to {b - 1}": float(row[a:b].mean())
             for a, b in ((16, 32), (given.steps // 4, given.steps // 4 + 16), (given.steps - 16, given.steps))
         }
         for name, row in mean.items()

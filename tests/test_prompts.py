@@ -105,7 +105,7 @@ def _run(policy: Policy, world: World, origin: Origin) -> list[Trajectory]:
     return list(Rollout(policy, jobs, here(world, 6), budget=Budget(23), origin=origin))
 
 
-def test_the_context_at_step_500_is_no_longer_than_at_step_20() -> None:
+def test_contexts_stop_growing() -> None:
     def longest(steps: int) -> tuple[int, int]:
         context = HierarchicalContext("task", Limits())
         sizes = []
