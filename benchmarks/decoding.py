@@ -25,9 +25,9 @@ from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.datasets.lake import Lake
 from flywheel.distill.examples import hierarchical_windows
 from flywheel.distill.models import load_part
+from flywheel.distill.policy_card import read_card
 from flywheel.distill.registry import champion, policy_directory, registered
 from flywheel.distill.segmentation import by_plan
-from flywheel.distill.students import read_card
 
 LONGEST = 16
 Turns = list[list[tuple[int, list[int]]]]

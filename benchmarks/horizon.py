@@ -27,8 +27,8 @@ from flywheel.config import load
 from flywheel.datasets.lake import Lake
 from flywheel.distill.examples import observation_of
 from flywheel.distill.models import load_tokenizer
+from flywheel.distill.policy_card import ROLES, read_card
 from flywheel.distill.registry import champion, policy_directory, registered
-from flywheel.distill.students import ROLES, read_card
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.trajectory import Split, Step
 

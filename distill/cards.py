@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flywheel.agents.prompts import Role
-from flywheel.distill.students import PolicyCard
+from flywheel.distill.policy_card import PolicyCard
 
 
 def part_card(card: PolicyCard, role: Role, verifiers: Sequence[str]) -> str:

@@ -21,7 +21,8 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.critics import ValueHead, fit, states_of
 from flywheel.distill.examples import observation_of
 from flywheel.distill.models import load_part
-from flywheel.distill.students import ROLES, on_device, read_card
+from flywheel.distill.policy_card import ROLES, read_card
+from flywheel.distill.students import on_device
 from flywheel.distill.train import pick_device
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import TrainingError

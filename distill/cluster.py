@@ -22,8 +22,8 @@ from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.splits import assign
 from flywheel.distill.policies import HUMAN, NAMES, TUTORED, make_policy
+from flywheel.distill.policy_card import POLICY_FILE
 from flywheel.distill.registry import policy_directory
-from flywheel.distill.students import POLICY_FILE
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.errors import FlywheelError
 from flywheel.trajectory import Split, Task

@@ -19,10 +19,10 @@ from pathlib import Path
 import flywheel.errors
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.distill.policy_card import PolicyCard, read_card
 from flywheel.distill.processes import leads
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.stage import Progress, distill
-from flywheel.distill.students import PolicyCard, read_card
 from flywheel.errors import FlywheelError, InfrastructureError
 from flywheel.orphans import PULSE, die_with_parent, end_without
 

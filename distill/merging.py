@@ -13,8 +13,8 @@ from flywheel.datasets.catalog import LINEAGE
 from flywheel.datasets.lake import Lake
 from flywheel.distill.cards import part_card
 from flywheel.distill.models import BASE, load_part, save_part
+from flywheel.distill.policy_card import POLICY_FILE, ROLES, PolicyCard, finish, read_card
 from flywheel.distill.registry import policy_directory, register, registered
-from flywheel.distill.students import POLICY_FILE, ROLES, PolicyCard, finish, read_card
 from flywheel.errors import PolicyError
 from flywheel.trajectory import digest
 

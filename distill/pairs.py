@@ -16,8 +16,9 @@ from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.models import load_part
 from flywheel.distill.objectives.preference import PAIR, REFERENCE, SIDE
 from flywheel.distill.packing import token_logprobs
+from flywheel.distill.policy_card import limits_of
 from flywheel.distill.rows import Drawn, Rows
-from flywheel.distill.students import limits_of, on_device
+from flywheel.distill.students import on_device
 from flywheel.distill.train import pick_device
 from flywheel.errors import TrainingError
 

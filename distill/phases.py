@@ -21,9 +21,10 @@ from flywheel.distill.objectives.cloning import cloning
 from flywheel.distill.objectives.imitation import imitation
 from flywheel.distill.objectives.preference import preference
 from flywheel.distill.pairs import Pair, pair_rows
+from flywheel.distill.policy_card import PolicyCard
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.rows import Drawn, Rows
-from flywheel.distill.students import PolicyCard, on_device
+from flywheel.distill.students import on_device
 from flywheel.distill.teachings import stored, teach, with_teachings
 from flywheel.distill.train import Objective, Watch, pick_device
 from flywheel.distill.weighing import credited

@@ -16,8 +16,9 @@ from flywheel.agents.speaker import Speaker
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.models import load_tokenizer
+from flywheel.distill.policy_card import ROLES, read_card
 from flywheel.distill.registry import RANDOM, champion, policy_directory, registered
-from flywheel.distill.students import ROLES, agent_of, load_policy, read_card
+from flywheel.distill.students import agent_of, load_policy
 from flywheel.distill.train import pick_device
 from flywheel.environments.protocol import World
 from flywheel.errors import PolicyError

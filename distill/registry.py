@@ -13,7 +13,7 @@ from sqlalchemy import Row, func, insert, select
 
 from flywheel.datasets.catalog import CHAMPION, LINEAGE, POLICY, now
 from flywheel.datasets.lake import Lake
-from flywheel.distill.students import PolicyCard
+from flywheel.distill.policy_card import PolicyCard
 from flywheel.errors import PolicyError
 
 RANDOM = "random"

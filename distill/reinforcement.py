@@ -20,10 +20,11 @@ from flywheel.distill.examples import Example
 from flywheel.distill.models import load_part, load_tokenizer
 from flywheel.distill.objectives.proximal import Clip, practised, watched
 from flywheel.distill.phases import Lesson, More
+from flywheel.distill.policy_card import PolicyCard
 from flywheel.distill.practice import PURPOSE
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.rows import Rows
-from flywheel.distill.students import PolicyCard, on_device
+from flywheel.distill.students import on_device
 from flywheel.distill.train import pick_device
 from flywheel.distill.weighing import appraised, by_decision
 

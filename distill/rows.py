@@ -13,8 +13,8 @@ from flywheel.agents.tokens import PieceTokenizer
 from flywheel.config import Config
 from flywheel.distill.corpus import VERIFIED, Corpus
 from flywheel.distill.examples import Example, example, windows_of
+from flywheel.distill.policy_card import limits_of
 from flywheel.distill.renaming import renamed, shuffled
-from flywheel.distill.students import limits_of
 from flywheel.trajectory import digest
 
 Weighs = Callable[[str, Piece], float]

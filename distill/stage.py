@@ -25,12 +25,7 @@ from flywheel.distill.corpus import Corpus, load_corpus, refuse_revoked
 from flywheel.distill.models import base_digest, load_tokenizer, save_part
 from flywheel.distill.pairs import pairs_of
 from flywheel.distill.phases import Lesson, cloned, lessons
-from flywheel.distill.practice import SEGMENTS, practise
-from flywheel.distill.preparation import prepare
-from flywheel.distill.processes import agreed, leads, together, wait
-from flywheel.distill.registry import newest, policy_directory, register
-from flywheel.distill.reinforcement import practice_lessons
-from flywheel.distill.students import (
+from flywheel.distill.policy_card import (
     POLICY_FILE,
     ROLES,
     PolicyCard,
@@ -38,9 +33,14 @@ from flywheel.distill.students import (
     decoding_of,
     finish,
     limits_of,
-    on_device,
     read_card,
 )
+from flywheel.distill.practice import SEGMENTS, practise
+from flywheel.distill.preparation import prepare
+from flywheel.distill.processes import agreed, leads, together, wait
+from flywheel.distill.registry import newest, policy_directory, register
+from flywheel.distill.reinforcement import practice_lessons
+from flywheel.distill.students import on_device
 from flywheel.distill.tracking import tracked
 from flywheel.distill.train import pick_device, train
 from flywheel.errors import ConfigError, PolicyError, TrainingError

@@ -1,89 +1,20 @@
-"""Students on disk and in memory: small transformers language models, one a role, beside one `policy.json`.
-
-A policy directory holds one plain Hugging Face folder a role (safetensors, tokenizer, model card), so that
-`AutoModelForCausalLM.from_pretrained` loads each part by itself. `policy.json` is written last: without it the
-directory is unfinished work.
-"""
+"""Students in memory: small transformers language models, one a role, loaded from a policy's directory."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from flywheel.agents.context import Limits
 from flywheel.agents.policy import Policy
 from flywheel.agents.prompts import Role
-from flywheel.agents.speaker import Decoding, LocalSpeaker, Speaker
+from flywheel.agents.speaker import LocalSpeaker, Speaker
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
-from flywheel.config_distill import StudentConfig
 from flywheel.distill.models import load_part
-from flywheel.errors import PolicyError
-from flywheel.trajectory import digest
-
-POLICY_FILE = "policy.json"
-ROLES: dict[str, tuple[Role, ...]] = {"flat": (Role.FLAT,), "hierarchical": (Role.PLANNER, Role.EXECUTOR)}
-"""Kinds of student and the models that each is made of."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyCard:
-    """What `policy.json` says: which student, how it acts, and where it comes from."""
-
-    kind: str
-    policy_id: str
-    version: str
-    limits: Limits
-    decoding: Decoding
-    iteration: int
-    snapshot: int
-    condition: str
-    """The SQL that chose the trajectories, or empty where the iteration did."""
-    trajectories: int
-    training_digest: str
-    config_digest: str
-    parent_policy_id: str
-    base: str
-    """Digest of the checkpoint that it was first made from, with its adapter's rank; empty for one from scratch."""
-    parameters: int
-    metrics: dict[str, float]
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True)
-
-    @staticmethod
-    def from_json(text: str) -> PolicyCard:
-        raw: dict[str, Any] = json.loads(text)
-        return PolicyCard(**{**raw, "limits": Limits(**raw["limits"]), "decoding": Decoding(**raw["decoding"])})
-
-
-def limits_of(config: StudentConfig) -> Limits:
-    return Limits(config.window_steps, config.planner_window, config.segment_steps)
-
-
-def decoding_of(config: StudentConfig, seed: int) -> Decoding:
-    return Decoding(max_repeats=config.max_repeats, seed=seed)
-
-
-def acting_version(limits: Limits, decoding: Decoding) -> str:
-    """How a policy acts is part of what it is: other limits or decoding make another version."""
-    return digest(asdict(limits), asdict(decoding), size=4)
-
-
-def read_card(directory: Path) -> PolicyCard:
-    path = directory / POLICY_FILE
-    try:
-        return PolicyCard.from_json(path.read_text())
-    except FileNotFoundError:
-        raise PolicyError(f"no finished student in {directory}; run `flywheel distill` again") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise PolicyError(f"{path} is not a policy card ({error}); delete its folder and distill it again") from error
+from flywheel.distill.policy_card import ROLES, PolicyCard, acting_version, read_card
 
 
 def load_policy(directory: Path, device: str = "cpu", *, temperature: float = 0.0) -> Policy:
@@ -117,12 +48,3 @@ def agent_of(card: PolicyCard, speakers: Mapping[Role, Speaker]) -> FlatAgent | 
 def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
     torch.nn.Module.to(model, torch.device(device))
     return model
-
-
-def finish(directory: Path, card: PolicyCard) -> None:
-    """Mark the policy complete, atomically, and drop what only training needed."""
-    for leftover in (*directory.glob("*.checkpoint"), *directory.glob("*.start")):
-        shutil.rmtree(leftover)
-    temporary = directory / f"{POLICY_FILE}.new"
-    temporary.write_text(card.to_json())
-    temporary.replace(directory / POLICY_FILE)

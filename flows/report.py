@@ -7,14 +7,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
-from flywheel.distill.evaluation import Rate
 from flywheel.distill.gate import Decision
 from flywheel.distill.iterations import iterations
 from flywheel.filters.curate import route_counts, route_reasons
+
+if TYPE_CHECKING:
+    from flywheel.distill.evaluation import Rate
 
 
 def write_report(

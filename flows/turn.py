@@ -23,7 +23,7 @@ from flywheel.distill.evaluation import Rate, evaluate, gate
 from flywheel.distill.gate import Decision, foresight
 from flywheel.distill.iterations import Iteration, begin, finish
 from flywheel.distill.launching import distill_apart
-from flywheel.distill.students import PolicyCard
+from flywheel.distill.policy_card import PolicyCard
 from flywheel.errors import InfrastructureError, LakeAwayError
 from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report

@@ -66,8 +66,12 @@ def test_every_command_has_an_example(command: str) -> None:
     assert f"flywheel {command}" in told.stdout.split("Example:")[1]
 
 
-def test_help_loads_no_heavy_library() -> None:
-    code = "import sys, flywheel.cli; print([m for m in ('torch', 'prefect', 'duckdb') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "libraries"), [("cli", ["torch", "prefect", "duckdb"]), ("flows.summary", ["torch", "prefect"])]
+)
+def test_who_only_tells_loads_no_heavy_library(module: str, libraries: list[str]) -> None:
+    """`--help`, and what `flywheel status` and `flywheel history` read."""
+    code = f"import sys, flywheel.{module}; print([m for m in {libraries} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

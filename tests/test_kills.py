@@ -194,8 +194,8 @@ def _is_readable(victim: Flywheel) -> None:
     """Nothing half is visible: whole files, whole episodes, whole students."""
     from flywheel.datasets.catalog import has_catalog
     from flywheel.datasets.places import place_of
+    from flywheel.distill.policy_card import read_card
     from flywheel.distill.registry import policy_directory
-    from flywheel.distill.students import read_card
 
     if not has_catalog(place_of(victim.url).catalog):
         return

@@ -15,9 +15,9 @@ from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.distill.evaluation import evaluate
 from flywheel.distill.merging import merge
+from flywheel.distill.policy_card import PolicyCard
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.stage import distill
-from flywheel.distill.students import PolicyCard
 from flywheel.errors import PolicyError
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Split, Trajectory

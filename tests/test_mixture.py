@@ -16,9 +16,10 @@ from flywheel.distill.collection import plan
 from flywheel.distill.corpus import load_corpus
 from flywheel.distill.examples import windows_of
 from flywheel.distill.policies import TUTORED
+from flywheel.distill.policy_card import limits_of
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.stage import distill
-from flywheel.distill.students import limits_of, load_policy
+from flywheel.distill.students import load_policy
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import batch_of

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.episode import Budget, Job, Origin
-from flywheel.agents.policy import Policy
+from flywheel.agents.policy import Decoding, Policy
 from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
 from flywheel.agents.rollout import Rollout, here
-from flywheel.agents.speaker import Decoding, LocalSpeaker
+from flywheel.agents.speaker import LocalSpeaker
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
 from flywheel.agents.tokens import PieceTokenizer
 from flywheel.config_distill import StudentConfig

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from flywheel.cli import app
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.distill.policy_card import PolicyCard
 from flywheel.distill.publishing import push
 from flywheel.distill.registry import policy_directory
 from flywheel.distill.stage import distill
-from flywheel.distill.students import PolicyCard
 from flywheel.errors import InfrastructureError, PolicyError
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory

@@ -18,8 +18,8 @@ from flywheel.datasets.check import check, mend
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.places import place_of
 from flywheel.datasets.turns import sole_turn
+from flywheel.distill.policy_card import PolicyCard, decoding_of, limits_of
 from flywheel.distill.registry import champion, crown, newest, register
-from flywheel.distill.students import PolicyCard, decoding_of, limits_of
 from flywheel.errors import LakeError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 from tests.served import FLYWHEEL, ROOT, SMOKE

@@ -17,9 +17,10 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.corpus import load_corpus
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.models import new_model
+from flywheel.distill.policy_card import limits_of
 from flywheel.distill.rows import rows_of
 from flywheel.distill.stage import distill
-from flywheel.distill.students import limits_of, load_policy
+from flywheel.distill.students import load_policy
 from flywheel.distill.tokenizer import named_things, train_tokenizer
 from flywheel.distill.train import _plan, mean_loss, train
 from flywheel.errors import FlywheelError, PolicyError, TrainingError

@@ -44,6 +44,16 @@ class Decision:
     policy_version: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a student's words are chosen; part of the policy's version. Temperature 0 is greedy, for both levels."""
+
+    max_repeats: int = 2
+    max_subgoal_tokens: int = 16
+    temperature: float = 0.0
+    seed: int = 0
+
+
 Past = Sequence[tuple[Observation, Decision]]
 """The turns of an episode so far, as they were seen and decided, whoever decided them."""
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from flywheel.agents.decode import Branch, Choice, options_of
 from flywheel.agents.endpoint import Server, explained
+from flywheel.agents.policy import Decoding
 from flywheel.agents.prompts import END, SPECIAL_TOKENS, Piece, Window
-from flywheel.agents.speaker import Decoding
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.errors import InfrastructureError, PrerequisiteError
 from flywheel.trajectory import Task, digest

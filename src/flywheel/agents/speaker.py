@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from flywheel.agents.decode import Choice, Options, choose, generate, options_of
+from flywheel.agents.policy import Decoding
 from flywheel.agents.prompts import END, SPECIAL_TOKENS, Window
 from flywheel.agents.reader import Reader
 from flywheel.agents.tokens import PieceTokenizer, token_id
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 
 MAX_KNOWN = 8192
 """Windows and sets of options that are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How a student's words are chosen; part of the policy's version. Temperature 0 is greedy, for both levels."""
-
-    max_repeats: int = 2
-    max_subgoal_tokens: int = 16
-    temperature: float = 0.0
-    seed: int = 0
 
 
 class Speaker(Protocol):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.guard import Guard
-from flywheel.agents.policy import Decision, Past, Turn
+from flywheel.agents.policy import Decision, Decoding, Past, Turn
 from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome
-from flywheel.agents.speaker import Decoding, LocalSpeaker, Speaker
+from flywheel.agents.speaker import LocalSpeaker, Speaker
 from flywheel.trajectory import Task
 
 

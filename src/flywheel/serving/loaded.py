@@ -13,7 +13,8 @@ from flywheel.agents.prompts import Role
 from flywheel.agents.speaker import LocalSpeaker, Speaker
 from flywheel.agents.wire import Said, spoken
 from flywheel.distill.models import load_part
-from flywheel.distill.students import ROLES, agent_of, on_device, read_card
+from flywheel.distill.policy_card import ROLES, read_card
+from flywheel.distill.students import agent_of, on_device
 from flywheel.serving.completions import Completer, Wish
 from flywheel.serving.completions import Said as Completed
 from flywheel.serving.dialogue import Message, continued, scene
