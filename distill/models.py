@@ -20,10 +20,11 @@ from transformers.utils import logging
 from xxhash import xxh3_128
 
 from flywheel.agents.prompts import END, PAD, SPECIAL_TOKENS
+from flywheel.agents.reader import Reader
 from flywheel.agents.tokens import token_id
 from flywheel.config_distill import StudentConfig
 from flywheel.distill.tokenizer import train_tokenizer
-from flywheel.errors import PolicyError, PrerequisiteError
+from flywheel.errors import ConfigError, PolicyError, PrerequisiteError
 
 BASE = "base"
 """The folder, beside the roles', of the model that adapters sit on."""
@@ -42,6 +43,7 @@ def first_part(config: StudentConfig, texts: Iterable[str], names: list[str], se
     torch.manual_seed(seed)  # embeddings of the markers are drawn
     model, tokenizer = _load_base(Path(config.base))
     _refuse_mixing(model, config.base)
+    _refuse_misreading(model, config.base)
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     model.resize_token_embeddings(len(tokenizer))
     if config.lora_rank:
@@ -193,6 +195,22 @@ def _refuse_mixing(model: PreTrainedModel, base: str) -> None:
             f"{base} cannot learn from packed rows: its documents would read each other; "
             "take an architecture that goes by position ids, as Llama, Qwen, Mistral or Gemma"
         )
+
+
+@torch.inference_mode()
+def _refuse_misreading(model: PreTrainedModel, base: str) -> None:
+    """Raise `PolicyError` if several contexts that are read at once do not stay apart, as they must in play."""
+    contexts = [[token % model.config.get_text_config().vocab_size for token in range(1, length)] for length in (9, 6)]
+    usual = model.config._attn_implementation
+    try:
+        together = Reader(model).read([0, 1], contexts)
+    except ConfigError as error:
+        raise PolicyError(f"{base} cannot be a student: {error}") from error
+    finally:
+        model.set_attn_implementation(usual)
+    alone = torch.cat([model(torch.tensor([context])).logits[:, -1] for context in contexts])
+    if not torch.allclose(together, alone, atol=1e-4, rtol=1e-3):
+        raise PolicyError(f"{base} cannot be a student: read at once, contexts change each other")
 
 
 def _add_adapter(model: PreTrainedModel, rank: int, markers: list[int]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from flywheel.agents.context import Limits
 from flywheel.agents.policy import Decoding
-from flywheel.agents.prompts import Role
+from flywheel.agents.prompts import WORDING, Role
 from flywheel.config_distill import StudentConfig
 from flywheel.errors import PolicyError
 from flywheel.trajectory import digest
@@ -65,8 +65,8 @@ def decoding_of(config: StudentConfig, seed: int) -> Decoding:
 
 
 def acting_version(limits: Limits, decoding: Decoding) -> str:
-    """How a policy acts is part of what it is: other limits or decoding make another version."""
-    return digest(asdict(limits), asdict(decoding), size=4)
+    """How a policy acts is part of what it is: other contexts, limits or decoding make another version."""
+    return digest(WORDING, asdict(limits), asdict(decoding), size=4)
 
 
 def read_card(directory: Path) -> PolicyCard:

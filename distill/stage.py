@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.prompts import PAD, Role
+from flywheel.agents.prompts import PAD, WORDING, Role
 from flywheel.agents.tokens import token_id
 from flywheel.config import Config
 from flywheel.config_distill import Epochs, RefineConfig
@@ -164,6 +164,7 @@ def _student(
     limits, decoding = limits_of(config.student), decoding_of(config.student, config.seed)
     contents = base_digest(config.student)
     settings = [
+        WORDING,
         config.student.model_dump(),
         config.train.model_dump(exclude=UNSEEN),
         epochs.model_dump(),

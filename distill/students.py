@@ -21,8 +21,7 @@ def load_policy(directory: Path, device: str = "cpu", *, temperature: float = 0.
     """A student ready to act, by its card, or, with a temperature, sampling what it does."""
     card = read_card(directory)
     if temperature:
-        decoding = replace(card.decoding, temperature=temperature)
-        card = replace(card, decoding=decoding, version=acting_version(card.limits, decoding))
+        card = replace(card, decoding=replace(card.decoding, temperature=temperature))
     speakers: dict[Role, Speaker] = {}
     for role in ROLES[card.kind]:
         model, tokenizer = load_part(directory / role)
@@ -31,13 +30,14 @@ def load_policy(directory: Path, device: str = "cpu", *, temperature: float = 0.
 
 
 def agent_of(card: PolicyCard, speakers: Mapping[Role, Speaker]) -> FlatAgent | HierarchicalAgent:
-    """The agent of a card, whose models speak here or elsewhere."""
+    """The agent of a card, whose models speak here or elsewhere; its version says how it acts now."""
+    version = acting_version(card.limits, card.decoding)
     if card.kind == "flat":
-        return FlatAgent(card.kind, card.policy_id, card.version, speakers[Role.FLAT], card.limits, card.decoding)
+        return FlatAgent(card.kind, card.policy_id, version, speakers[Role.FLAT], card.limits, card.decoding)
     return HierarchicalAgent(
         card.kind,
         card.policy_id,
-        card.version,
+        version,
         speakers[Role.PLANNER],
         speakers[Role.EXECUTOR],
         card.limits,

@@ -12,11 +12,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma2Config,
+    GPTJConfig,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
+    StableLmConfig,
     ViTConfig,
     ViTModel,
 )
@@ -40,6 +44,8 @@ SHAPE = LlamaConfig(
     num_key_value_heads=2,
     max_position_embeddings=2048,
 )
+
+SMALL = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +153,24 @@ def test_a_base_whose_packed_documents_would_read_each_other_is_refused(
     AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "opt")
     with pytest.raises(PolicyError, match="would read each other"):
         distill(config(filled, tmp_path / "opt"), filled, "flat", 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        (StableLmConfig(**SMALL, num_attention_heads=2, num_key_value_heads=2), "do not hand on"),
+        (Gemma2Config(**SMALL, num_attention_heads=2, num_key_value_heads=2, head_dim=16), "soft cap"),
+        (GPTJConfig(vocab_size=300, n_embd=32, n_layer=1, n_head=2, rotary_dim=8), "cannot be exchanged"),
+    ],
+    ids=["stablelm", "gemma2", "gptj"],
+)
+def test_a_base_that_could_not_be_played_is_refused_before_it_is_trained(
+    filled: Lake, checkpoint: Path, tmp_path: Path, shape: PretrainedConfig, why: str
+) -> None:
+    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "base")
+    with pytest.raises(PolicyError, match=f"cannot be a student: .*{why}"):
+        distill(config(filled, tmp_path / "base"), filled, "flat", 1)
 
 
 def test_another_base_cannot_take_over_a_parent(filled: Lake, smoke: Config, checkpoint: Path) -> None:

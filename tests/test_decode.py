@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPTJConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    StableLmConfig,
+)
 
 from flywheel.agents.decode import choose, generate, options_of
 from flywheel.agents.guard import Guard
@@ -22,6 +30,7 @@ from flywheel.config_distill import StudentConfig
 from flywheel.distill.models import new_model
 from flywheel.distill.tokenizer import train_tokenizer
 from flywheel.environments.protocol import Observation
+from flywheel.errors import ConfigError
 
 TOKENIZER = train_tokenizer(["take the carrot. open the fridge. move north."], [], 300)
 END_ID = token_id(TOKENIZER, END)
@@ -85,12 +94,29 @@ def test_what_must_never_be_said_is_not(model: PreTrainedModel) -> None:
     assert not said & {token for tokens, _ in again for token in tokens}
 
 
+SHAPE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+GROUPED = {**SHAPE, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("most", [20, 4096])
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        LlamaConfig(**GROUPED),
+        MistralConfig(**GROUPED, sliding_window=5),
+        Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    ],
+    ids=["student", "grouped queries", "sliding window", "one layer with a window"],
+)
 def test_what_was_read_before_changes_nothing(
-    model: PreTrainedModel, most: int, monkeypatch: pytest.MonkeyPatch
+    model: PreTrainedModel, config: PretrainedConfig | None, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Contexts grow, start anew and share slots with strangers; logits stay those of a fresh forward pass."""
+    if config is not None:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
     monkeypatch.setattr("flywheel.agents.reader.PASS_TOKENS", most)
     chance = np.random.default_rng(2)
     reader = Reader(model)
@@ -106,8 +132,35 @@ def test_what_was_read_before_changes_nothing(
             assert torch.allclose(logits_V, model(torch.tensor([contexts[slot]])).logits[0, -1], atol=1e-4)
 
 
-def test_a_model_that_was_read_trains_as_before(tmp_path: Path) -> None:
-    """Padded batches keep their mask, and what is saved knows nothing of slots."""
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (StableLmConfig(**SHAPE, num_attention_heads=2, num_key_value_heads=2), "do not hand on"),
+        (GPTJConfig(vocab_size=300, n_embd=32, n_layer=1, n_head=2, rotary_dim=8), "cannot be exchanged"),
+    ],
+    ids=["stablelm", "gptj"],
+)
+def test_a_model_whose_contexts_would_mix_is_refused(config: PretrainedConfig, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        Reader(AutoModelForCausalLM.from_config(config).eval()).read([0, 1], [[12, 13, 14], [15, 16]])
+
+
+@torch.inference_mode()
+def test_a_pass_that_failed_leaves_nothing_wrong_behind(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader(model)
+    reader.read([0], [[20, 21, 22, 23]])
+    with monkeypatch.context() as patch:
+        patch.setattr(model.base_model.norm, "forward", lambda hidden: hidden / 0 + [])
+        with pytest.raises(TypeError):
+            reader.read([0], [[20, 30, 31, 32]])
+    logits_BV = reader.read([0], [[20, 21, 22, 23, 24]])
+    assert torch.allclose(logits_BV[0], model(torch.tensor([[20, 21, 22, 23, 24]])).logits[0, -1], atol=1e-4)
+
+
+def test_a_model_that_was_read_trains_as_before() -> None:
+    """Padded batches keep their mask."""
     fresh, read = (
         new_model(StudentConfig(hidden=32, layers=2, heads=2, vocabulary=300), TOKENIZER, 3) for _ in range(2)
     )
@@ -119,8 +172,6 @@ def test_a_model_that_was_read_trains_as_before(tmp_path: Path) -> None:
         loss = one(ids_BT, attention_mask=mask_BT, labels=ids_BT).loss
         loss.backward()
         losses.append((loss.item(), [weight.grad for weight in one.parameters()]))
-        one.save_pretrained(tmp_path)
-        assert "slots" not in (tmp_path / "config.json").read_text()
     assert losses[0][0] == losses[1][0]
     assert all(torch.equal(a, b) for a, b in zip(losses[0][1], losses[1][1], strict=True))
 

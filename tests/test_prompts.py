@@ -129,7 +129,7 @@ def test_contexts_stop_growing() -> None:
 
 def test_a_fresh_window_still_knows_the_subgoal_in_force() -> None:
     context = HierarchicalContext("task", LIMITS)
-    for step in range(2 * LIMITS.window_steps):
+    for step in range(6 * LIMITS.window_steps):
         seen = Observation(f"In room {step}.", place=f"room {step}", state_key=str(step))
         window = context.observe(seen)
         if context.failed:
@@ -137,8 +137,9 @@ def test_a_fresh_window_still_knows_the_subgoal_in_force() -> None:
         if context.must_plan:
             context.plan(seen)
             context.adopt(f"look for key {step}")
-        said = [piece.text for piece in window.pieces]
+        said = text_of(window.pieces)
         assert f"{context.subgoal}<|end|>" in said
+        assert said.partition(ACT)[0].count(SUBGOAL) == 1
         context.act(seen, "go on")
 
 

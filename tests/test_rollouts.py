@@ -20,7 +20,7 @@ from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Decision, Past, Policy, Turn
 from flywheel.agents.rollout import Rollout, Seats, here
 from flywheel.agents.scripted import Expert, RandomPolicy
-from flywheel.agents.seats import Seat, remote
+from flywheel.agents.seats import Remote, Seat, remote
 from flywheel.config import Config, load
 from flywheel.datasets.lake import Lake
 from flywheel.environments.protocol import Observation, Transition, World
@@ -103,9 +103,27 @@ def test_who_asks_a_dead_worker_first_hears_whose_fault_it_was(faults: Path) -> 
                 await one.step("right")
             with pytest.raises(InfrastructureError) as late:
                 await other.step("right")
+            await one.reset(task_of(201))
+            with pytest.raises(InfrastructureError) as later:
+                await other.step("right")
+            assert str(later.value) == str(late.value)
             return str(late.value)
 
     assert asyncio.run(asked()) == "a neighbour's worker died with code 3; it was restarted"
+
+
+def test_a_worker_that_dies_while_nobody_asks_blames_no_neighbour() -> None:
+    async def asked() -> None:
+        async with workers(1, 1)() as (seat,):
+            await seat.reset(task_of(1))
+            assert isinstance(seat, Remote) and seat.worker._process is not None
+            seat.worker._process.kill()
+            while seat.worker._process is not None:
+                await asyncio.sleep(0.01)
+            with pytest.raises(InfrastructureError, match=r"^the environment's worker died with code -9; it was"):
+                await seat.step("right")
+
+    asyncio.run(asked())
 
 
 def test_nonsense_and_chatter_do_not_get_through(faults: Path) -> None:
@@ -199,7 +217,7 @@ def test_an_update_may_start_on_a_partly_filled_pool_and_running_episodes_go_on_
     first, second = Expert(world), Walker("right")
     gate = Gated(first)
     jobs = [Job(task_of(seed)) for seed in range(8)]
-    rollout = Rollout(gate, jobs, here(world, 4), budget=Budget(40), origin=ORIGIN)
+    rollout = Rollout(gate, jobs, here(world, 4), budget=Budget(0), origin=ORIGIN)
     played: list[Trajectory] = []
     for one in rollout:
         played.append(one)

@@ -162,8 +162,8 @@ def test_only_a_hierarchy_needs_segments(smoke: Config, lake: Lake, golden: list
         distill(settings, lake, "hierarchical", 1)
 
 
-def test_nothing_verified_and_broken_students_are_told(
-    smoke: Config, lake: Lake, golden: list[Trajectory], tmp_path: Path
+def test_nothing_verified_broken_students_and_other_wordings_are_told(
+    smoke: Config, lake: Lake, golden: list[Trajectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(FlywheelError, match="no verified training trajectory"):
         distill(smoke, lake, "flat", 1)
@@ -173,6 +173,12 @@ def test_nothing_verified_and_broken_students_are_told(
     curate(smoke, lake)
     card = distill(smoke, lake, "flat", 1)
     folder = lake.root / "policies" / card.policy_id
+    assert load_policy(folder).version == card.version
+    with monkeypatch.context() as reworded:
+        reworded.setattr("flywheel.distill.policy_card.WORDING", 10**6)
+        reworded.setattr("flywheel.distill.stage.WORDING", 10**6)
+        assert load_policy(folder).version != card.version
+        assert distill(smoke, lake, "flat", 1).policy_id != card.policy_id
     (folder / "flat" / "model.safetensors").write_bytes(b"not a model")
     with pytest.raises(PolicyError, match="does not load") as caught:
         load_policy(folder)

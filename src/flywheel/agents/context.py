@@ -92,7 +92,7 @@ class HierarchicalContext(FlatContext):
             idle = self._last[0].state_key == observation.state_key != "" and not observation.note
             self.idle_steps = self.idle_steps + 1 if idle else 0
         before, window = self.window, FlatContext.observe(self, observation)
-        if window is not before and self.subgoal:
+        if window is not before and self.subgoal and not self.failed:
             window.subgoal(self.subgoal)
         return window
 

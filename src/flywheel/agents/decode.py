@@ -26,12 +26,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Some options, sorted by their tokens, and the place of each. None may be a prefix of another.
+    """Some options, sorted by their tokens, and the place of each among those offered. None may be a prefix of another.
 
     Options that begin alike lie side by side, so a branch of the tree that they form is a range of them.
     """
 
-    sorted: Sequence[tuple[int, ...]]
+    rows: Sequence[tuple[int, ...]]
     place: Mapping[tuple[int, ...], int]
 
 
@@ -39,7 +39,7 @@ class Branch:
     """Where one row has got to in the tree of its options."""
 
     def __init__(self, options: Options) -> None:
-        self._options, self._start, self._end = options.sorted, 0, len(options.sorted)
+        self._options, self._start, self._end = options.rows, 0, len(options.rows)
         self.said: list[int] = []
         self._follow()
 

@@ -20,6 +20,9 @@ from enum import StrEnum
 from flywheel.agents.memory import Memory
 from flywheel.environments.protocol import Observation
 
+WORDING = 2
+"""Counts the ways in which contexts have been worded. Who learned from another one acts as another version under this
+one, and is distilled anew where it is asked for again."""
 TASK, NOTE, ROUTES, PAST, VIEW = "<|task|>", "<|note|>", "<|routes|>", "<|past|>", "<|view|>"
 SUBGOAL, ACT, EVENT, OUTCOME, DONE, END = "<|subgoal|>", "<|act|>", "<|event|>", "<|outcome|>", "<|done|>", "<|end|>"
 PAD = "<|pad|>"

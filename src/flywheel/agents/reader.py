@@ -33,6 +33,8 @@ class Reader:
         """Logits (B, V), on the CPU, of the token after each context. No slot may occur twice."""
         kept = [_common(self._read.get(slot, []), context) for slot, context in zip(slots, contexts, strict=True)]
         new = [list(context[keep:]) for context, keep in zip(contexts, kept, strict=True)]
+        for slot, context, keep in zip(slots, contexts, kept, strict=True):
+            self._read[slot] = list(context[:keep])  # what stays true if the pass fails
         logits_BV = self._computed(slots, kept, new)
         for slot, context in zip(slots, contexts, strict=True):
             self._read[slot] = list(context)
@@ -68,6 +70,7 @@ class Reader:
             use_cache=False,
             slots=self._slots,
         ).last_hidden_state[0]
+        self._slots.check()
         last_B = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits_BV: Tensor = vocabulary_layer(self._model)(hidden_MD[last_B])
         return logits_BV.float().cpu()

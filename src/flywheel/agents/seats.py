@@ -80,8 +80,8 @@ class Worker:
         self._starting = asyncio.Lock()
         self.generation = 0
         """How often it was started."""
-        self._end = ""
-        """How the last process ended."""
+        self._end = "the environment's worker was not started"
+        """How the last process ended, as those hear it who ask afterwards."""
 
     async def ready(self) -> None:
         """Start the process if it does not run."""
@@ -110,31 +110,32 @@ class Worker:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         """Hand out answers until the process is silent for too long or dies; then end it and break what waits."""
-        self._end = "was stopped"
+        problem = "was stopped"
         try:
             while True:
                 line = await self._line(process)
                 if not line:
-                    self._end = f"died with code {await process.wait()}"
+                    problem = f"died with code {await process.wait()}"
                     return
                 if self._asked:
                     _settle(self._asked.pop(0), line)
         except TimeoutError:
-            self._end = f"did not answer within {self._patience:g} s"
+            problem = f"did not answer within {self._patience:g} s"
         except ValueError:
-            self._end = f"answered more than {LINE_BYTES >> 20} MiB"
+            problem = f"answered more than {LINE_BYTES >> 20} MiB"
         finally:
             self._process = None
             lost, self._asked = self._asked, []
+            self._end = f"{'a neighbour' if lost else 'the environment'}'s worker {problem}"
             await _end(process)
             for place, asked in enumerate(lost):
+                why = f"the environment {problem} at {asked.what}" if place == 0 else f"a neighbour's worker {problem}"
                 if not asked.answer.done():
-                    asked.answer.set_exception(self.lost(asked.what if place == 0 else ""))
+                    asked.answer.set_exception(InfrastructureError(f"{why}; it was restarted"))
 
-    def lost(self, asked: str = "") -> InfrastructureError:
-        """Why there is no answer; `asked`: the question that ended the process, where it was not a neighbour's."""
-        who = f"the environment {self._end} at {asked}" if asked else f"a neighbour's worker {self._end}"
-        return InfrastructureError(f"{who}; it was restarted")
+    def lost(self) -> InfrastructureError:
+        """Why there is no answer for one who asks after the end."""
+        return InfrastructureError(f"{self._end}; it was restarted")
 
     async def _line(self, process: asyncio.subprocess.Process) -> bytes:
         """The next line; an idle worker may be silent for ever, one that was asked something may not."""

@@ -1,6 +1,6 @@
 """Keys and values by slot, and attention over them, so that new tokens of many contexts are computed without padding.
 
-A model is given the new tokens of all contexts as one row, as transformers' continuous batching does it. Only attention
+A model is given the new tokens of a pass as one row, as transformers' continuous batching does it. Only attention
 knows that they belong to different slots: there, rows of like length form groups that are padded among themselves.
 
 Shapes: M new tokens of all rows, B rows of a group, N the most new tokens of one of them, T positions of the longest
@@ -10,11 +10,12 @@ context, H heads, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -22,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from flywheel.errors import ConfigError
 
+Ints = NDArray[np.int64]
 NAME = "slots"
 """Of this attention, among those of transformers."""
 GROUP_TOKENS = 24
@@ -35,10 +37,21 @@ class _Group:
     rows: Tensor | slice
     new_BN: Tensor
     """Each row's new tokens by their place among the M."""
-    mask_B1NT: Tensor
-    """To be added to the scores."""
+    positions_BN: Tensor
+    reach: int
+    """T: positions that are kept of the longest of them."""
     back: Tensor
     """The places of the group's own tokens among its B * N."""
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    """What each new token sees (B, 1, N, T), by the width of the layer's sliding window."""
+
+    def mask(self, window: int | None) -> Tensor:
+        if window not in self.masks:
+            reach_T = torch.arange(self.reach, device=self.positions_BN.device)
+            positions_B1N1 = self.positions_BN[:, None, :, None]
+            seen = reach_T <= positions_B1N1
+            self.masks[window] = seen if window is None else seen & (reach_T > positions_B1N1 - window)
+        return self.masks[window]
 
 
 class Slots:
@@ -48,14 +61,15 @@ class Slots:
         AttentionInterface.register(NAME, _attend)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
-        if model.config._attn_implementation != NAME:
-            raise ConfigError(f"{type(model).__name__} cannot be run here: its attention cannot be exchanged")
         self._model = model
-        self._stored: list[tuple[Tensor, Tensor]] = []
+        if model.config._attn_implementation != NAME:
+            raise self._refusal("its attention cannot be exchanged")
+        self._stored: list[tuple[Tensor, ...]] = []
         self._room = (0, 0)
         """Slots and positions that there is room for."""
         self._place_M = torch.empty(0, dtype=torch.long)
         self._groups: list[_Group] = []
+        self._attended = False
 
     def point(self, slots: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """Say whose tokens come next, rows with few of them first; the positions (1, M) of the tokens."""
@@ -64,48 +78,53 @@ class Slots:
         positions_M = np.repeat(np.asarray(starts) - first_B, lengths_B) + np.arange(lengths_B.sum())
         self._reserve(max(slots) + 1, int(positions_M.max()) + 1)
         self._place_M = self._there(np.repeat(np.asarray(slots), lengths_B) * self._room[1] + positions_M)
-        positions = self._there(positions_M)
         self._groups = [
-            self._group(slots[start:end], first_B[start:end], lengths_B[start:end], positions)
+            self._group(slots[start:end], first_B[start:end], lengths_B[start:end], positions_M)
             for start, end in groups(lengths)
         ]
-        return positions[None]
+        self._attended = False
+        return self._there(positions_M)[None]
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """Keep keys and values (1, H, M, D) of one layer; what its tokens hear, (1, M, H, D)."""
+        """Keep keys and values (1, H, M, D) of one layer; what its tokens hear, (1, M, H, D).
+
+        Raises `ConfigError` for attention that is more than a softmax over keys.
+        """
+        if options.get("s_aux") is not None or options.get("softcap") is not None:
+            raise self._refusal("its attention has sinks or a soft cap")
+        self._attended = True
         layer = module.layer_idx
         assert isinstance(layer, int)
         if layer == len(self._stored):
-            _, heads, _, width = key.shape
-            self._stored.append((key.new_zeros(*self._room, heads, width), key.new_zeros(*self._room, heads, width)))
-        stored_K, stored_V = self._stored[layer]
-        for stored, new in ((stored_K, key), (stored_V, value)):
+            self._stored.append(tuple(new.new_zeros(*self._room, new.shape[1], new.shape[3]) for new in (key, value)))
+        for stored, new in zip(self._stored[layer], (key, value), strict=True):
             stored.flatten(0, 1).index_copy_(0, self._place_M, new[0].transpose(0, 1))
         heard = []
         for group in self._groups:
-            reach = group.mask_B1NT.shape[-1]
-            heard_BNHD, _ = sdpa_attention_forward(
-                module,
-                query[0][:, group.new_BN].transpose(0, 1),
-                stored_K[group.rows, :reach].transpose(1, 2),
-                stored_V[group.rows, :reach].transpose(1, 2),
-                group.mask_B1NT,
-                **options,
-            )
+            keys, values = (stored[group.rows, : group.reach].transpose(1, 2) for stored in self._stored[layer])
+            new = query[0][:, group.new_BN].transpose(0, 1)
+            mask = group.mask(options.get("sliding_window"))
+            heard_BNHD, _ = sdpa_attention_forward(module, new, keys, values, mask, **options)
             heard.append(heard_BNHD.flatten(0, 1)[group.back])
         return torch.cat(heard)[None]
 
-    def _group(self, slots: Sequence[int], first_B: np.ndarray, lengths_B: np.ndarray, positions_M: Tensor) -> _Group:
+    def check(self) -> None:
+        """Raises `ConfigError` if the last pass attended to something else: rows would have read each other."""
+        if not self._attended:
+            raise self._refusal("its layers do not hand on what its attention is given")
+
+    def _refusal(self, why: str) -> ConfigError:
+        return ConfigError(f"{type(self._model).__name__} cannot be run here: {why}; take Llama, Qwen or Mistral")
+
+    def _group(self, slots: Sequence[int], first_B: Ints, lengths_B: Ints, positions_M: Ints) -> _Group:
         count, most = len(slots), int(lengths_B[-1])
         rows = slice(slots[0], slots[0] + 1) if count == 1 else self._there(np.asarray(slots))
-        place_BN = np.minimum(np.arange(most), lengths_B[:, None] - 1)
-        new = self._there(first_B[:, None] + place_BN)
-        back = (np.arange(count)[:, None] * most + np.arange(most))[np.arange(most) < lengths_B[:, None]]
-        positions_BN = positions_M[new]
-        reach_T = torch.arange(int(positions_BN.max()) + 1, device=new.device)
-        unseen = reach_T > positions_BN[:, None, :, None]
-        mask = torch.zeros(unseen.shape, dtype=self._model.dtype, device=new.device).masked_fill_(unseen, -torch.inf)
-        return _Group(rows, new, mask, self._there(back))
+        new_BN = first_B[:, None] + np.minimum(np.arange(most), lengths_B[:, None] - 1)
+        own_BN = np.arange(most) < lengths_B[:, None]
+        back = (np.arange(count)[:, None] * most + np.arange(most))[own_BN]
+        positions_BN = positions_M[new_BN]
+        reach = int(positions_BN.max()) + 1
+        return _Group(rows, self._there(new_BN), self._there(positions_BN), reach, self._there(back))
 
     def _reserve(self, slots: int, length: int) -> None:
         """Make room for so many slots and positions."""
@@ -115,11 +134,9 @@ class Slots:
         if length > have_length:
             have_length = max(length, 2 * have_length)
         before, self._room = self._room, (max(slots, have_slots), have_length)
-        self._stored = [
-            (_grown(keys, before, self._room), _grown(values, before, self._room)) for keys, values in self._stored
-        ]
+        self._stored = [tuple(_grown(one, before, self._room) for one in pair) for pair in self._stored]
 
-    def _there(self, numbers: np.ndarray) -> Tensor:
+    def _there(self, numbers: Ints) -> Tensor:
         return torch.from_numpy(numbers).to(self._model.device)
 
 
@@ -139,7 +156,7 @@ def _attend(
     slots: Slots | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it; without `slots`, its own."""
+    """Attention as transformers calls it: without `slots`, as in training, its SDPA."""
     if slots is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return slots.attend(module, query, key, value, **options), None

@@ -105,7 +105,7 @@ class LocalSpeaker:
         return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
 
     def _known(self, offered: tuple[str, ...]) -> Options:
-        """Options as a tree; the same ones come back many times in an episode."""
+        """Options by their tokens; the same ones come back many times in an episode."""
         if offered not in self._options:
             if len(self._options) >= MAX_KNOWN:
                 self._options.clear()

@@ -35,6 +35,7 @@ class Loaded:
             speakers[role] = LocalSpeaker(on_device(model, device), tokenizer, self.card.decoding)
             self.parts[str(role)] = Completer(model, tokenizer)
         self._agent = agent_of(self.card, speakers)
+        self.version = self._agent.version
         self._slots: OrderedDict[str, int] = OrderedDict()
         """Dialogue → the slot that is right behind it, the longest unused first."""
         self._spare: list[int] = []
@@ -45,7 +46,7 @@ class Loaded:
     @property
     def name(self) -> str:
         """Who exactly answers."""
-        return f"{self.card.policy_id}@{self.card.version}"
+        return f"{self.card.policy_id}@{self.version}"
 
     def open(self) -> None:
         """Begin to decide."""

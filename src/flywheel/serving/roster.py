@@ -71,8 +71,8 @@ class Roster:
         if policy == CHAMPION:
             policy = self._chosen(user)
         student = await self._load(policy)
-        if version and version != student.card.version:
-            raise PolicyError(f"{policy} is served in version {student.card.version}, not {version}")
+        if version and version != student.version:
+            raise PolicyError(f"{policy} is served in version {student.version}, not {version}")
         student.under_way += 1
         try:
             yield student, part
