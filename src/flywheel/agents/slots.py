@@ -43,14 +43,17 @@ class _Group:
     back: Tensor
     """The places of the group's own tokens among its B * N."""
     masks: dict[int | None, Tensor] = field(default_factory=dict)
-    """What each new token sees (B, 1, N, T), by the width of the layer's sliding window."""
+    """What is added to scores (B, 1, N, T), by the width of the layer's sliding window: what a token must not see."""
 
-    def mask(self, window: int | None) -> Tensor:
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         if window not in self.masks:
             reach_T = torch.arange(self.reach, device=self.positions_BN.device)
             positions_B1N1 = self.positions_BN[:, None, :, None]
-            seen = reach_T <= positions_B1N1
-            self.masks[window] = seen if window is None else seen & (reach_T > positions_B1N1 - window)
+            unseen = reach_T > positions_B1N1
+            if window is not None:
+                unseen |= reach_T <= positions_B1N1 - window
+            mask = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
+            self.masks[window] = mask.masked_fill_(unseen, -torch.inf)
         return self.masks[window]
 
 
@@ -103,7 +106,7 @@ class Slots:
         for group in self._groups:
             keys, values = (stored[group.rows, : group.reach].transpose(1, 2) for stored in self._stored[layer])
             new = query[0][:, group.new_BN].transpose(0, 1)
-            mask = group.mask(options.get("sliding_window"))
+            mask = group.mask(options.get("sliding_window"), query.dtype)
             heard_BNHD, _ = sdpa_attention_forward(module, new, keys, values, mask, **options)
             heard.append(heard_BNHD.flatten(0, 1)[group.back])
         return torch.cat(heard)[None]
