@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.datasets.lake import Lake
 from flywheel.errors import LakeBusyError, LakeError
@@ -63,7 +63,7 @@ def _postgresql(lake: Lake) -> Iterator[Callable[[], None]]:
             nonlocal current
             try:
                 current.exec_driver_sql("select 1")
-            except DBAPIError:
+            except SQLAlchemyError:  # lost just now, or before, when it could not be taken again
                 current = take()
 
         yield assure

@@ -20,7 +20,7 @@ from flywheel.datasets.places import place_of
 from flywheel.datasets.turns import sole_turn
 from flywheel.distill.policy_card import PolicyCard, decoding_of, limits_of
 from flywheel.distill.registry import champion, crown, newest, register
-from flywheel.errors import LakeError
+from flywheel.errors import LakeAwayError, LakeError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 from tests.served import FLYWHEEL, ROOT, SMOKE
 from tests.servers import PostgreSQL
@@ -85,6 +85,25 @@ def test_postgresql_that_dies_under_a_turn_ends_it_without_a_second_error(
             postgresql.start()
         with sole_turn(lake):
             assert lake.snapshot() == 0
+
+
+def test_a_turn_is_taken_again_however_often_postgresql_was_asked_in_vain(
+    postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    with (
+        Lake(f"{postgresql.new_database()}?files={tmp_path / 'files'}", create=True) as lake,
+        sole_turn(lake) as assure,
+    ):
+        postgresql.stop(signal.SIGKILL)
+        try:
+            for _ in range(3):
+                with pytest.raises(LakeAwayError):
+                    assure()
+        finally:
+            postgresql.start()
+        assure()
+        with pytest.raises(LakeError, match="another turn runs"), sole_turn(lake):
+            raise AssertionError("two turns at once")
 
 
 def _card(policy_id: str, parent: str, snapshot: int) -> PolicyCard:
