@@ -75,8 +75,8 @@ def test_a_work_pool_turns_the_wheel_on_a_shared_lake(api: str, request: pytest.
         assert any("tell of budget" in one for one in told["automations"])
         with _worker("nightly", env, tmp_path / "worker.log"):
             spent = _trigger(env, "turn", "--set", "budget.seconds=0.001")
-            assert spent.returncode == 2
-            assert "Budget spent" in spent.stderr
+            assert spent.returncode == 3
+            assert "the budget of 0.001 s is spent" in spent.stderr
             done = _trigger(env, "turn")
             assert done.returncode == 0, (tmp_path / "worker.log").read_text()
             failed = _trigger(env, "distill", "--where", "false")
