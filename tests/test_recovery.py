@@ -28,7 +28,6 @@ from tests.servers import PostgreSQL
 HOLDER = """
 import sys, time
 from flywheel.datasets.lake import Lake
-from flywheel.datasets.places import place_of
 from flywheel.datasets.turns import sole_turn
 with sole_turn(Lake(sys.argv[1])):
     print("held", flush=True)
