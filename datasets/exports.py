@@ -16,12 +16,14 @@ from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, TUNING
 from flywheel.datasets.formats.images import image_path
 from flywheel.datasets.formats.tuning import dpo_row, sft_rows, sharegpt_row
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.provenance import teachable
 from flywheel.datasets.reading import check_condition, literal
-from flywheel.errors import LakeError
+from flywheel.errors import LakeError, reason_of
 from flywheel.trajectory import Image, Segment, Trajectory
 
 CHUNK = 32
 """Trajectories in memory at once."""
+EXCERPT = 200
 TAUGHT = "route = 'supervised' and revoked is null"
 Row = tuple[str, Any]
 """A file's name and a record for it: a line of a `.jsonl`, or the whole of any other file."""
@@ -47,8 +49,12 @@ def export(
     format: str,
     ids: Sequence[str],
     progress: Callable[[int], None] = lambda done: None,
+    leave_out: Callable[[str, str], None] = lambda trajectory_id, reason: None,
 ) -> dict[str, int]:
-    """Write trajectories as a format into a new folder. Records by file, documents counted together."""
+    """Write trajectories as a format into a new folder. Records by file, documents counted together.
+
+    `leave_out` is told the id of what the format cannot hold, and why; the rest is written.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise LakeError(f"{folder} is not empty; name a new folder")
     if not ids:
@@ -63,41 +69,65 @@ def export(
             progress(len(ids))
         else:
             counts = Counter()
-            for name, record in _rows(lake, format, ids, draft, progress):
-                _write(draft / name, record)
+            for name, text in _texts(lake, format, ids, draft, progress, leave_out):
+                _write(draft / name, text)
                 counts[name if name.endswith(".jsonl") else f"*{Path(name).suffix}"] += 1
         if not counts:
             draft.rmdir()
-            raise LakeError("nothing to export: no task has both a verified and a failed training episode")
+            raise LakeError(
+                "nothing to export: no task has both a verified and a failed training episode"
+                if format == "dpo"
+                else f"nothing to export: {format} can hold none of {len(ids)} trajectories"
+            )
         if folder.exists():
             folder.rmdir()
         draft.rename(folder)
     return dict(counts)
 
 
-def _write(path: Path, record: Any) -> None:
-    text = json.dumps(record, ensure_ascii=False)
+def _write(path: Path, text: str) -> None:
     if path.suffix == ".jsonl":
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
     else:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
-def _rows(lake: Lake, format: str, ids: Sequence[str], folder: Path, progress: Callable[[int], None]) -> Iterator[Row]:
+def _texts(
+    lake: Lake,
+    format: str,
+    ids: Sequence[str],
+    folder: Path,
+    progress: Callable[[int], None],
+    leave_out: Callable[[str, str], None],
+) -> Iterator[tuple[str, str]]:
+    """(file, JSON) of every record; a trajectory that the format cannot hold is left out whole."""
     for start in range(0, len(ids), CHUNK):
         chunk = list(ids[start : start + CHUNK])
         trajectories = lake.trajectories(chunk)
         segments = _segments(lake, chunk) if format == "sft" else {}
+        if format in TUNING:
+            trajectories = [one if one.claims is None else teachable(one) for one in trajectories]
         if format == "dpo":
-            yield from _pairs(lake, trajectories)
+            yield from ((name, _json(pair)) for name, pair in _pairs(lake, trajectories))
         for one in trajectories if format != "dpo" else ():
             seen = any(step.screenshot for step in one.steps)
             images = lake.images(one.trajectory_id) if seen else {}
+            try:
+                rows = list(_of(format, one, segments.get(one.trajectory_id, ()), images))
+                texts = [(name, _json(row)) for name, row in rows]
+            except Exception as error:
+                leave_out(one.trajectory_id, f"{type(error).__name__}: {reason_of(error)[:EXCERPT]}")
+                continue
             if format == "atif":
                 _write_images(folder, images)
-            yield from _of(format, one, segments.get(one.trajectory_id, ()), images)
+            yield from texts
         progress(len(chunk))
+
+
+def _json(record: Any) -> str:
+    """As one line. Raises `ValueError` for what JSON has no words for."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
 
 def _of(format: str, trajectory: Trajectory, segments: Sequence[Segment], images: Mapping[str, Image]) -> Iterator[Row]:

@@ -1,13 +1,17 @@
-"""Importing what other tools recorded: a record at a time, once, and what cannot be taken is told with its place."""
+"""Importing what other tools recorded: a record at a time, once, and what cannot be taken is told with its place.
+
+What comes in is a claim (`flywheel.datasets.provenance`), unless a person trusts it by an explicit word.
+"""
 
 from __future__ import annotations
 
-import json
+import getpass
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +20,15 @@ from sqlalchemy import insert, select
 
 from flywheel.arrow import images_to_arrow, steps_to_arrow, trajectories_to_arrow
 from flywheel.datasets.catalog import QUARANTINED
-from flywheel.datasets.formats.catalog import READERS, SPLITTERS, SUFFIXES
-from flywheel.datasets.formats.records import RecordError
+from flywheel.datasets.formats.catalog import SPLITTERS, SUFFIXES, read
+from flywheel.datasets.formats.parsing import RECORD_BYTES, Raw, parsed, raw_records
+from flywheel.datasets.formats.records import Source
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.privacy import redact
+from flywheel.datasets.provenance import IMPORTED, as_claim, as_trusted, check_numbers
 from flywheel.datasets.splits import By, assign
-from flywheel.errors import LakeError
+from flywheel.errors import LakeError, LeakError, RecordError
+from flywheel.text import printable
 from flywheel.trajectory import Split, Trajectory, digest
 
 BATCH_STEPS = 2048
@@ -31,25 +38,36 @@ ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 """Ids name files of exports: nothing in them may lead elsewhere."""
 SHOWN = 200
 """Characters of a bad record that the quarantine keeps."""
+REASONS = 10
+"""Reasons that are told at once; all of them stand in the quarantine."""
 
 
 @dataclass(slots=True)
 class Imported:
-    """What an import did. `reasons` are the first few of the quarantine, as `file:line: reason`."""
+    """What an import did. `reasons` are the first few of the quarantine, as `file:line: reason`; `unread` counts what
+    readers left out of records that came in."""
 
     trajectories: int = 0
     known: int = 0
     quarantined: int = 0
     reasons: list[str] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def all_bad(self) -> bool:
+        """Was there something, and nothing of it good?"""
+        return bool(self.quarantined) and not self.trajectories and not self.known
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
-    """A record as it stands in a file; `line` counts from 1, and documents of one record have line 1."""
+class _Reading:
+    """What every record of an import shares."""
 
-    path: Path
-    line: int
-    text: bytes
+    format: str
+    split: Split
+    subject: str | None
+    by: str
+    trust: bool
 
 
 def import_files(
@@ -61,43 +79,106 @@ def import_files(
     *,
     subject: str | None = None,
     by: By = "task",
+    trust: bool = False,
+    most: int = RECORD_BYTES,
 ) -> Imported:
     """Import files, and the files of folders.
 
     `subject` says whose data they are, so that it can be deleted; `by`, what else belongs to the split for ever.
+    `trust`: what records of ours say of themselves holds, as after a restore. `most`: bytes of a record.
 
-    Raises `LakeError`, having changed nothing, if a file is not there, and `LeakError` for a task of another split.
+    Raises `LakeError`, having changed nothing, if a file is not there. A record that cannot be taken, a task of another
+    split among them, is quarantined, and the rest comes in.
     """
-    files = find_files(paths, format)
-    read, done = READERS[format], Imported()
-    waiting: list[Trajectory] = []
+    reading, done = _Reading(format, split, subject, _user(), trust), Imported()
+    waiting: list[tuple[Raw, list[Trajectory]]] = []
     rejected: list[dict[str, Any]] = []
 
+    def reject(raw: Raw, reason: str) -> None:
+        done.quarantined += 1
+        if len(done.reasons) < REASONS:
+            done.reasons.append(printable(f"{raw.path}:{raw.line}: {reason}"))
+        rejected.append(_row(raw, format, reason, show=not subject))
+
     def commit() -> None:
-        assign(lake, [one.task for one in waiting], by)
-        new = lake.append(waiting, f"import {format}")
+        fit = [one for raw, found in _assigned(lake, waiting, by, reject) for one in found]
+        new = lake.append(fit, f"import {format}")
         done.trajectories += new
-        done.known += len(waiting) - new
+        done.known += len(fit) - new
         _quarantine(lake, rejected)
         waiting.clear()
         rejected.clear()
 
-    for path in files:
-        for raw in _records(path, format):
+    for path, root in _found(paths, format):
+        for raw in raw_records(path, root, SPLITTERS.get(format), most):
+            source = Source(path.parent)
             try:
-                found = [_checked(one) for one in read(_parsed(raw.text), split, path.parent)]
+                waiting.append((raw, _read(raw, reading, source)))
             except RecordError as error:
-                done.quarantined += 1
-                if len(done.reasons) < 10:
-                    done.reasons.append(f"{path}:{raw.line}: {error}")
-                rejected.append(_row(raw, format, str(error), show=not subject))
+                reject(raw, str(error))
             else:
-                waiting += [replace(one, subject=subject) for one in found] if subject else found
+                done.unread += source.unread
             progress(1)
-            if len(waiting) + len(rejected) >= BATCH_EPISODES or sum(one.length for one in waiting) >= BATCH_STEPS:
+            steps = sum(one.length for _, found in waiting for one in found)
+            if len(waiting) + len(rejected) >= BATCH_EPISODES or steps >= BATCH_STEPS:
                 commit()
     commit()
     return done
+
+
+def _read(raw: Raw, reading: _Reading, source: Source) -> list[Trajectory]:
+    """The trajectories of a record, as they will be written. Raises `RecordError` where it cannot be taken."""
+    if raw.problem:
+        raise RecordError(raw.problem)
+    record = parsed(raw.text, source)
+    told = read(reading.format, record, reading.split, source)
+    identity = digest(IMPORTED, reading.format, record, size=16)
+    found = []
+    for one in told:
+        check_numbers(one)
+        if reading.trust:
+            one = as_trusted(one, printable(str(raw.path)), reading.by)
+        else:
+            one = as_claim(one, identity, printable(str(raw.path)), reading.by)
+        found.append(_checked(replace(one, subject=reading.subject) if reading.subject else one))
+    return found
+
+
+def _assigned(
+    lake: Lake,
+    waiting: Sequence[tuple[Raw, list[Trajectory]]],
+    by: By,
+    reject: Callable[[Raw, str], None],
+) -> list[tuple[Raw, list[Trajectory]]]:
+    """Those whose tasks belong to the split that they name, which is recorded.
+
+    A record that only claims to be of a world's task decides nothing: what split it is of, curation asks the world.
+    """
+
+    def record(some: Sequence[tuple[Raw, list[Trajectory]]]) -> None:
+        assign(lake, [one.task for _, found in some for one in found if one.claims is None], by)
+
+    try:
+        record(waiting)
+    except LeakError:
+        fit = []
+        for entry in waiting:
+            try:
+                record([entry])
+            except LeakError as error:
+                reject(entry[0], str(error))
+            else:
+                fit.append(entry)
+        return fit
+    return list(waiting)
+
+
+def _user() -> str:
+    """Who imports, by the name that the system knows."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 def find_files(paths: Sequence[Path], format: str) -> list[Path]:
@@ -105,47 +186,20 @@ def find_files(paths: Sequence[Path], format: str) -> list[Path]:
     return [file for path in paths for file in _files(path, format)]
 
 
+def _found(paths: Sequence[Path], format: str) -> list[tuple[Path, Path]]:
+    """(file, what was asked for: itself or the folder that it lies in)."""
+    return [(file, path) for path in paths for file in _files(path, format)]
+
+
 def _files(path: Path, format: str) -> list[Path]:
     if path.is_dir():
-        found = sorted(one for one in path.rglob("*") if one.suffix in SUFFIXES[format] and one.is_file())
+        found = sorted(one for one in path.rglob("*") if one.suffix in SUFFIXES[format] and not one.is_dir())
         if not found:
             raise LakeError(f"no {' or '.join(SUFFIXES[format])} files in {path}")
         return found
     if not path.is_file():
         raise LakeError(f"no file at {path}; nothing was imported")
     return [path]
-
-
-def _records(path: Path, format: str) -> Iterator[Raw]:
-    """Lines of a JSON-lines file; any other file is one record, or a list of them."""
-    if path.suffix == ".jsonl":
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield Raw(path, number, line)
-        return
-    text = path.read_bytes()
-    try:
-        whole = _parsed(text)
-    except RecordError:
-        whole = None  # told when it is read
-    if format in SPLITTERS and whole is not None:
-        whole = SPLITTERS[format](whole)
-    if not isinstance(whole, list):
-        yield Raw(path, 1, text)
-        return
-    for number, record in enumerate(whole, start=1):
-        yield Raw(path, number, json.dumps(record).encode())
-
-
-def _parsed(text: bytes) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"not JSON: {' '.join(str(error).split())}") from error
 
 
 def _checked(trajectory: Trajectory) -> Trajectory:
@@ -166,14 +220,15 @@ def _checked(trajectory: Trajectory) -> Trajectory:
 
 def _row(raw: Raw, format: str, reason: str, *, show: bool) -> dict[str, Any]:
     """A row of the quarantine. `show`: with the beginning of the record, which a purge by subject could not find."""
-    begin = redact(raw.text.decode(errors="replace"), Counter()).replace("\x00", "")[:SHOWN]
+    begin = redact(raw.text[: 16 * SHOWN].decode(errors="replace"), Counter())[:SHOWN]
+    path = printable(redact(str(raw.path), Counter()))
     return {
-        "record_id": digest("quarantined", format, str(raw.path), raw.line, raw.text.hex(), size=16),
-        "source": str(raw.path),
+        "record_id": digest("quarantined", format, path, raw.line, sha256(raw.text).hexdigest(), size=16),
+        "source": path,
         "line": raw.line,
         "format": format,
-        "reason": redact(reason.replace("\x00", ""), Counter()),
-        "record": begin if show else "",
+        "reason": printable(redact(reason, Counter())),
+        "record": printable(begin) if show else "",
         "created_at": time.time(),
     }
 

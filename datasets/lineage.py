@@ -33,6 +33,10 @@ def behind(lake: Lake, policy_id: str) -> dict[str, Any]:
             f"""select t.policy_id, t.policy_version, t.iteration, count(*) as trajectories, sum(t.verified) as verified
                 from {own} group by all order by all"""
         ).to_pylist(),
+        "origins": lake.sql(
+            f"""select t.origin, t.origin_by, t.route_reason, count(*) as trajectories
+                from {own} group by all order by all"""
+        ).to_pylist(),
         "verifiers": lake.sql(
             f"""select v.verifier, v.version, v.arguments, count(*) as judged, count_if(v.passed) as passed
                 from verdicts v semi join (select t.trajectory_id from {own}) m using (trajectory_id)
@@ -47,7 +51,8 @@ def behind(lake: Lake, policy_id: str) -> dict[str, Any]:
 def touched(lake: Lake, trajectory_id: str) -> dict[str, Any]:
     """Touched by a trajectory: pins that hold it, students trained on it, and students descended from those."""
     one = lake.sql(
-        f"""select policy_id, policy_version, route, verified, revoked from trajectories
+        f"""select policy_id, policy_version, origin, origin_source, origin_by, route, route_reason, verified, revoked
+            from trajectories
             where trajectory_id = '{trajectory_id}'"""
     ).to_pylist()[0]
     students = lake.sql(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from sqlalchemy import Connection, insert, or_, select
@@ -54,6 +54,19 @@ def assign(lake: Lake, tasks: Iterable[Task], by: By = "task") -> None:
         ]
         if rows:
             connection.execute(insert(ASSIGNMENT), rows)
+
+
+def conflicts(lake: Lake, tasks: Mapping[str, Task]) -> dict[str, str]:
+    """Which of some named tasks say another split than was decided: name → what was decided. Records nothing."""
+    units = {name: units_of(task) for name, task in tasks.items()}
+    with lake.catalog.read() as connection:
+        known = _decided(connection, sorted({unit for one in units.values() for unit in one.values()}))
+    found = {}
+    for name, mine in units.items():
+        for unit in mine.values():
+            if known.get(unit, tasks[name].split) != tasks[name].split:
+                found[name] = f"{unit} belongs to {known[unit]}, not to {tasks[name].split}"
+    return found
 
 
 def _decided(connection: Connection, units: Sequence[str]) -> dict[str, str]:

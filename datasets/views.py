@@ -41,6 +41,11 @@ _TRAJECTORY_COLUMNS = {
     "tokens": "read and written for it, also for a last decision that led to no step",
     "cost": "of them, by the endpoint's prices",
     "subject": "whose data this is, or NULL; see flywheel lake purge --subject",
+    "origin": "collected here, trusted, or imported; NULL before schema 5",
+    "origin_source": "the file that an import read",
+    "origin_by": "who imported it",
+    "claims": "what an imported record of ours says of its own policy, purpose, iteration and attempt, JSON, or NULL",
+    "ours": "true for collected and trusted ones: only they count in evaluation, the gate and statistics",
     "verified": "1 if every verifier passed, 0 if not, NULL before curation",
     "route": "supervised, executor, continual, duplicate, held_out, quarantine",
     "route_reason": "why it went there",
@@ -81,7 +86,8 @@ _STEP_COLUMNS = {
 VIEWS: dict[str, View] = {
     "trajectories": View(
         "an episode with its route",
-        """select t.*, r.verified::int as verified, r.route, r.reason as route_reason, v.reason as revoked
+        """select t.*, coalesce(t.origin in ('collected', 'trusted'), false) as ours,
+                  r.verified::int as verified, r.route, r.reason as route_reason, v.reason as revoked
            from raw_trajectories t
            left join (select trajectory_id, unnest(arg_max({'verified': verified, 'route': route, 'reason': reason},
                                                             coalesce(created_at, 0)))
@@ -188,6 +194,7 @@ VIEWS: dict[str, View] = {
             "trajectory_id": "the episode",
             "actions": "digest of task and actions",
             "record": "digest of all that one playing leaves, its timings included; empty where it has none",
+            "essential": "digest of task and actions, less loops that led back to the same state",
             "signature": "MinHash of actions and what they met",
             "bands": "digests of runs of the signature; one in common makes a candidate",
             "duplicate_of": "the earlier training episode that says the same, or NULL",

@@ -103,8 +103,8 @@ def _played(lake: Lake, policy_id: str, iteration: int) -> list[tuple[Task, bool
     """What a policy played in training and at gates before an iteration, and whether it was verified."""
     rows = lake.sql(
         f"""select environment, parameters, split, seed, instruction, verified from trajectories
-            where policy_id = '{policy_id}' and iteration < {iteration} and split <> 'test' and verified is not null
-              and stop_reason <> 'infrastructure' order by trajectory_id"""
+            where ours and policy_id = '{policy_id}' and iteration < {iteration} and split <> 'test'
+              and verified is not null and stop_reason <> 'infrastructure' order by trajectory_id"""
     ).to_pylist()
     verified = [bool(row.pop("verified")) for row in rows]
     return list(zip((Task(**{**row, "split": Split(row["split"])}) for row in rows), verified, strict=True))

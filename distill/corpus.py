@@ -14,6 +14,7 @@ from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.leaks import refuse_leaks
 from flywheel.datasets.pins import find, selected
+from flywheel.datasets.provenance import teachable
 from flywheel.datasets.reading import check_condition, quoted
 from flywheel.distill.drawing import draw_weights
 from flywheel.distill.policies import NOISY_EXPERT, TUTORED
@@ -64,7 +65,7 @@ class Corpus:
                 some = order[start : start + CHUNK]
                 cut = _segments(connection, some, self.segments)
                 for one in self.lake.trajectories(some):
-                    yield one, cut.get(one.trajectory_id, [])
+                    yield teachable(one), cut.get(one.trajectory_id, [])
         finally:
             connection.close()
 
@@ -75,8 +76,9 @@ def load_corpus(
     """Training trajectories up to an iteration, or exactly those that a condition over `trajectories` selects, or
     those of a version of a dataset (name@v3).
 
-    Of an iteration: verified ones, and teachers' that at least hold completed segments; a student's failed episode
-    teaches nobody, its way to a milestone is mostly its own wandering. Raises `LeakError` where one of them is of a
+    Of an iteration: verified ones, imports among them, and teachers' that at least hold completed segments; a student's
+    failed episode teaches nobody, its way to a milestone is mostly its own wandering. Of an import, what only a policy
+    can have written is read as absent. Raises `LeakError` where one of them is of a
     held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is left, or
     where a hierarchy would learn from an episode without segments.
     """
@@ -152,7 +154,8 @@ def refuse_revoked(lake: Lake, ids: Sequence[str], snapshot: int) -> None:
 def _collected(lake: Lake, snapshot: int, iteration: int) -> dict[str, RouteTo]:
     rows = lake.sql(
         f"""select trajectory_id, route from trajectories
-            where split = 'train' and purpose = 'collect' and iteration <= {iteration} and revoked is null
+            where split = 'train' and (purpose = 'collect' and ours or origin = 'imported')
+              and iteration <= {iteration} and revoked is null
               and (route = '{RouteTo.SUPERVISED}'
                    or route = '{RouteTo.EXECUTOR}' and policy in ('{NOISY_EXPERT}', '{TUTORED}'))
             order by trajectory_id""",

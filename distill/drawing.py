@@ -25,7 +25,7 @@ def draw_weights(lake: Lake, ids: Sequence[str], settings: BalanceConfig, iterat
         ).to_arrow_table()
         played = connection.sql(
             f"""select length, environment || ' ' || parameters as family, verified from trajectories
-                where policy_id = (select champion_id from iterations where iteration = {iteration})
+                where ours and policy_id = (select champion_id from iterations where iteration = {iteration})
                   and iteration < {iteration} and split <> 'test' and verified is not null"""
         ).to_arrow_table()
         connection.execute("create temp table mine as from fingerprints semi join given using (trajectory_id)")

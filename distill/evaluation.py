@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from sqlalchemy import delete, insert, select
 
-from flywheel.agents.collect import ALONE
+from flywheel.agents.collect import ALONE, INFRASTRUCTURE_RETRIES, RETRY_STRIDE
 from flywheel.agents.episode import Job, Origin
 from flywheel.agents.policy import Policy
 from flywheel.config import Config
 from flywheel.datasets.catalog import EVALUATION, GATE, now
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.reading import quoted
 from flywheel.distill.gate import Decision, at_look, decide, look_sizes
 from flywheel.distill.policies import make_policy
 from flywheel.distill.registry import champion, crown
@@ -88,12 +89,14 @@ def _record(lake: Lake, rate: Rate, evaluation_id: str) -> None:
 
 
 def outcomes(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tuple[bool, float]]:
-    """Task id → (verified, score) of a policy's evaluation episodes. Broken and uncurated ones are left out."""
+    """Task id → (verified, score) of a policy's evaluation episodes that were ordered and played here. Broken and
+    uncurated ones are left out."""
+    ordered = ", ".join(str(RETRY_STRIDE * retry) for retry in range(1 + INFRASTRUCTURE_RETRIES))
     rows = lake.sql(
         f"""select task_id, arg_max(verified, attempt) as verified, arg_max(score, attempt) as score
             from trajectories
-            where purpose = 'evaluate' and policy_id = '{policy_id}' and verified is not null
-              and stop_reason <> '{StopReason.INFRASTRUCTURE}'
+            where ours and purpose = 'evaluate' and policy_id = {quoted(policy_id)} and verified is not null
+              and attempt in ({ordered}) and stop_reason <> '{StopReason.INFRASTRUCTURE}'
             group by task_id"""
     ).to_pylist()
     found = {row["task_id"]: (bool(row["verified"]), float(row["score"])) for row in rows}

@@ -11,6 +11,7 @@ from flywheel.agents.prompts import PAD, Role
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.provenance import teachable
 from flywheel.distill.corpus import Corpus
 from flywheel.distill.examples import Example, example, windows_of
 from flywheel.distill.models import load_part
@@ -50,7 +51,7 @@ def pair_rows(
     model, tokenizer = load_part(base / Role.FLAT)
     model = on_device(model, pick_device(config.train.device))
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
-    sides = lake.trajectories([one for pair in pairs for one in pair])
+    sides = [teachable(one) for one in lake.trajectories([one for pair in pairs for one in pair])]
     limits = limits_of(config.student)
     documents, owners = list[Example](), list[int]()
     for number, one in enumerate(sides):

@@ -35,7 +35,7 @@ def practise(config: Config, settings: PracticeConfig, lake: Lake, policy_id: st
     wait()
     snapshot = agreed(lake.snapshot())
     rows = lake.sql(
-        f"""select trajectory_id, task_id from trajectories where policy_id = {quoted(policy_id)}
+        f"""select trajectory_id, task_id from trajectories where ours and policy_id = {quoted(policy_id)}
             and purpose = '{PURPOSE}' and split = 'train' and route <> '{RouteTo.QUARANTINE}' and revoked is null
             and length > 0 order by trajectory_id""",
         at=snapshot,

@@ -45,7 +45,7 @@ def practice_lessons(
     for level in dict.fromkeys(credit["level"].to_pylist()):
         own = credit.filter(pc.equal(credit["level"], level))
         worth[level] = by_decision(own, normalised(own["advantage"].to_numpy()))
-    mine = f"policy_id = {quoted(student.policy_id)} and purpose = '{PURPOSE}'"
+    mine = f"ours and policy_id = {quoted(student.policy_id)} and purpose = '{PURPOSE}'"
     solved = lake.sql(f"select trajectory_id from trajectories where {mine} and verified", at=corpus.snapshot)
     (told,) = lake.sql(
         f"""select coalesce(max(len(valid_actions)), 0) as widest from steps

@@ -198,7 +198,7 @@ def _played(lake: Lake, policy: Policy, purpose: str, tasks: Sequence[Task], att
     rows = lake.sql(
         f"""select task_id, attempt % {RETRY_STRIDE} as number, arg_max(trajectory_id, attempt) as one,
                    arg_max(verified, attempt) as verified
-            from trajectories where purpose = {quoted(purpose)} and policy_id = {quoted(policy.policy_id)}
+            from trajectories where ours and purpose = {quoted(purpose)} and policy_id = {quoted(policy.policy_id)}
               and policy_version = {quoted(policy.version)} and verified is not null
               and stop_reason <> '{StopReason.INFRASTRUCTURE}'
               and task_id in ({_listed([task.task_id for task in tasks])})
@@ -224,7 +224,7 @@ def _gain(
         row["task_id"]: (row["one"], bool(row["verified"]))
         for row in lake.sql(
             f"""select task_id, arg_max(trajectory_id, attempt) as one, arg_max(verified, attempt) as verified
-                from trajectories where purpose = 'evaluate' and policy_id = {quoted(policy_id)}
+                from trajectories where ours and purpose = 'evaluate' and policy_id = {quoted(policy_id)}
                   and verified is not null and stop_reason <> '{StopReason.INFRASTRUCTURE}' group by task_id"""
         ).to_pylist()
     }

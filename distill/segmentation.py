@@ -15,6 +15,7 @@ import numpy as np
 
 from flywheel.arrow import batched, segments_from_arrow, segments_to_arrow
 from flywheel.datasets.lake import Lake
+from flywheel.datasets.provenance import teachable
 from flywheel.datasets.reading import check_condition, quoted
 from flywheel.errors import LakeError
 from flywheel.filters.segments import SOURCE as MILESTONES
@@ -88,7 +89,7 @@ def segment_lake(
         return {"trajectories": len(ids)}
     counts = {"trajectories": 0, "segments": 0, "uncut": 0}
     for chunk in batched(lake.by_commit(ids), TOGETHER):
-        found = [segmenter(one) for one in lake.trajectories(chunk)]
+        found = [segmenter(teachable(one)) for one in lake.trajectories(chunk)]
         whole = [part for own in found for part in own]
         if whole:
             lake.append_facts("segments", segments_to_arrow(whole), f"segments of {source}", key=("source",))

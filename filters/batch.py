@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flywheel.arrow import ARROW_SCHEMAS, steps_to_arrow, trajectories_from_arrow, trajectories_to_arrow
 from flywheel.datasets.lake import Lake
-from flywheel.trajectory import Task, Trajectory
+from flywheel.trajectory import OURS, Task, Trajectory
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -31,6 +31,12 @@ class Batch:
     def __len__(self) -> int:
         return int(self.trajectories.num_rows)
 
+    def rows(self, start: int, end: int) -> Batch:
+        """The trajectories [start, end) as a batch of their own."""
+        first, last = int(self.starts_N1[start]), int(self.starts_N1[end])
+        starts = self.starts_N1[start : end + 1] - first
+        return Batch(self.trajectories.slice(start, end - start), self.steps.slice(first, last - first), starts)
+
     @property
     def ids(self) -> list[str]:
         return self.texts("trajectory_id")
@@ -47,6 +53,11 @@ class Batch:
     def step_numbers(self, column: str) -> Floats:
         """A number or truth of each step as float64, (T,)."""
         return _floats(self.steps[column])
+
+    @cached_property
+    def ours(self) -> list[bool]:
+        """Was each trajectory played here, or is it trusted?"""
+        return [origin in OURS for origin in self.texts("origin")]
 
     def step_texts(self, column: str) -> pa.Array:
         """A column of the steps as one Arrow array of T values."""

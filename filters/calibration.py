@@ -103,6 +103,8 @@ def gating(config: Config, lake: Lake) -> list[bool]:
     """Which verifiers of the pipeline decide. Raises `ConfigError` if one of them is below its bar, or unmeasured."""
     pipeline = config.curate.verifiers
     verifiers = make_verifiers(pipeline, Tools(None, judge_cache(config)))
+    if unknown := set(config.curate.vouch) - {one.name for one in pipeline if one.gate}:
+        raise ConfigError(f"curate.vouch names {min(unknown)}, which is no gating verifier of curate.verifiers")
     for settings, verifier in zip(pipeline, verifiers, strict=True):
         if settings.gate and settings.bar:
             _demand(verifier, settings.bar, _recorded(config, lake, verifier))

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow.compute as pc
 
 from flywheel.environments.privileged import CANARY
-from flywheel.filters.batch import Batch, Bools
-from flywheel.trajectory import StopReason, trajectory_id
+from flywheel.filters.batch import Batch, Bools, Floats
+from flywheel.trajectory import Origin, StopReason, trajectory_id
 
 Check = Callable[[Batch], Bools]
 """batch → (N,): does it hold?"""
 TOLERANCE = 1e-6
+LIMITS = (StopReason.STEP_LIMIT, StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT, StopReason.COST_LIMIT)
 CHECKER = (
     r"(?i)\b(?:checker|grader|scorer|verifier|reward[_ ](?:function|model|file)|answer[_ ]key"
     r"|gold[_ ](?:actions?|answers?)|expected[_ ](?:output|answer)|hidden[_ ]tests?)\b"
@@ -51,12 +52,37 @@ def claim_agrees(batch: Batch) -> Bools:
 def success_is_progress(batch: Batch) -> Bools:
     """A success has full progress, an unsolved task has not, and the score is the last progress.
 
-    Imported episodes carry scores of their own.
+    Episodes of other tools' worlds carry scores of their own.
     """
     last = batch.sum_of(np.where(batch.last_T, batch.step_numbers("progress"), 0.0))
     score, success = batch.numbers("score"), batch.numbers("success") > 0
     holds: Bools = (np.abs(score - last) <= TOLERANCE) & (success == (score >= 1 - TOLERANCE))
-    return holds | _imported(batch)
+    return holds | np.array([name.startswith("imported/") for name in batch.texts("environment")], np.bool_)
+
+
+def limits_end_no_success(batch: Batch) -> Bools:
+    """Only a last step is truncated, under a limit, and not in a success: what was cut off did not end of itself."""
+    truncated = batch.step_numbers("truncated") > 0
+    stopped = np.asarray(batch.texts("stop_reason"))
+    limited = np.isin(stopped, [*LIMITS, StopReason.UNKNOWN]) & (batch.numbers("success") == 0)
+    alone = batch.all_of(~truncated | (batch.last_T & (batch.step_numbers("terminated") == 0)))
+    holds: Bools = alone & (limited | (batch.sum_of(truncated) == 0))
+    return holds
+
+
+def numbers_are_possible(batch: Batch) -> Bools:
+    """Counts, costs and times are not negative, scores and progress lie in [0, 1], and all are finite."""
+    holds = np.ones(len(batch), np.bool_)
+    for column in ("tokens", "cost", "iteration", "attempt", "started_at", "score"):
+        holds &= _possible(batch.numbers(column), 1 + TOLERANCE if column == "score" else np.inf)
+    for column in ("prompt_tokens", "completion_tokens", "seconds", "cost", "progress"):
+        holds &= batch.all_of(_possible(batch.step_numbers(column), 1 + TOLERANCE if column == "progress" else np.inf))
+    return holds
+
+
+def _possible(values: Floats, most: float) -> Bools:
+    """Is it finite, from 0 to `most`? Absent numbers of older records are."""
+    return np.isnan(values) | (np.isfinite(values) & (values >= 0) & (values <= most))
 
 
 def rewards_sum(batch: Batch) -> Bools:
@@ -96,20 +122,17 @@ def task_is_itself(batch: Batch) -> Bools:
     """Task id and group follow from the task."""
     named = zip(batch.tasks, batch.texts("task_id"), batch.texts("task_group"), strict=True)
     same = [task.task_id == one and task.group == group for task, one, group in named]
-    return _imported(batch) | np.array(same, np.bool_)
+    return np.array(same, np.bool_)
 
 
 def episode_is_itself(batch: Batch) -> Bools:
-    """The trajectory's id follows from task, policy, purpose and attempt; a copy under a new id does not."""
+    """The trajectory's id follows from task, policy, purpose and attempt; a copy under a new id does not. An import's
+    follows from its document."""
     columns = ["trajectory_id", "policy_id", "policy_version", "purpose", "attempt"]
     rows = batch.trajectories.select(columns).to_pylist()
     same = [row.pop("trajectory_id") == trajectory_id(task, **row) for task, row in zip(batch.tasks, rows, strict=True)]
-    return _imported(batch) | np.array(same, np.bool_)
-
-
-def _imported(batch: Batch) -> Bools:
-    """Imported episodes carry the names that others gave them."""
-    return np.array([purpose == "imported" for purpose in batch.texts("purpose")], np.bool_)
+    imported = [origin == Origin.IMPORTED for origin in batch.texts("origin")]
+    return np.array(imported, np.bool_) | np.array(same, np.bool_)
 
 
 def checker_untouched(batch: Batch, words: str = CHECKER) -> Bools:
@@ -138,6 +161,8 @@ CLAIMS: Mapping[str, Check] = {
 CHECKS: Mapping[str, Check] = {
     **CLAIMS,
     "steps are numbered without gaps": numbered,
+    "limits end no success": limits_end_no_success,
+    "numbers are possible": numbers_are_possible,
     "nothing follows the end": ends_once,
     "rewards come with a change": rewards_need_change,
     "no deed is rewarded twice in one state": rewarded_once,

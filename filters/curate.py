@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,6 +13,7 @@ from flywheel.arrow import batched, routes_to_arrow, segments_to_arrow, verdicts
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.reading import quoted
+from flywheel.datasets.splits import conflicts
 from flywheel.environments.catalog import canonical
 from flywheel.errors import LeakError
 from flywheel.filters.batch import read_batch
@@ -19,7 +21,10 @@ from flywheel.filters.calibration import gating
 from flywheel.filters.duplicates import Echoes, echoes
 from flywheel.filters.examine import Findings, examine_all
 from flywheel.filters.routing import Case, route
-from flywheel.trajectory import Route, Split, StopReason, Verdict
+from flywheel.text import printable
+from flywheel.trajectory import Origin, Route, Split, StopReason, Task, Verdict
+
+log = logging.getLogger(__name__)
 
 CHUNK_STEPS = 8192
 CHUNK = 512
@@ -35,9 +40,19 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
     is not said twice. Nothing but its route is said of an episode that the infrastructure broke.
     """
     lake.append_facts("routes", routes_to_arrow(_broken(lake, config)), "routes", key=("source",))
+    unverifiable: dict[str, str] = {}
     for group, echo, routes in _curated(config, lake, dry_run=False):
         _append(lake, group, echo, routes)
+        for findings in group:
+            unverifiable |= findings.unverifiable
         progress(len(routes))
+    for one, why in list(unverifiable.items())[:1]:
+        log.warning(
+            "%d trajectories could not be verified and lie in quarantine, as %s: %s",
+            len(unverifiable),
+            one,
+            printable(why),
+        )
     return route_counts(lake)
 
 
@@ -60,22 +75,22 @@ def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Seq
     if not chunks:
         return
     check_splits(lake)
+    strays = astray(lake)
     gates = gating(config, lake)
     batches = (read_batch(lake, chunk) for chunk in chunks)
     unsaved: pa.Table | None = None
     for group in batched(examine_all(config, batches, len(chunks)), TOGETHER):
         prints = pa.concat_tables([findings.fingerprints for findings in group])
-        teaching = [
-            split == Split.TRAIN and all(said.passed for said in decisive(verdicts, gates))
-            for findings in group
-            for split, verdicts in zip(findings.batch.texts("split"), findings.verdicts, strict=True)
-        ]
-        echo = echoes(lake, prints, teaching, config.curate.near_duplicate, unsaved)
+        cases = [case for findings in group for case in cases_of(findings, gates, config.curate.vouch, strays)]
+        teaching = [case.split is Split.TRAIN and case.verified for case in cases]
+        ours = [mine for findings in group for mine in findings.batch.ours]
+        echo = echoes(lake, prints, teaching, ours, config.curate.near_duplicate, unsaved)
         at = lake.now()
-        yield group, echo, [one for findings in group for one in routes_of(findings, echo, gates, at)]
+        yield group, echo, [route(echo.known(case), at=at) for case in cases]
         if dry_run:
             place = pa.array([-1] * len(teaching), pa.int64())
             told = prints.append_column("place", place).append_column("teaching", pa.array(teaching, pa.bool_()))
+            told = told.append_column("ours", pa.array(ours, pa.bool_()))
             unsaved = told if unsaved is None else pa.concat_tables([unsaved, told])
 
 
@@ -84,26 +99,28 @@ def decisive(verdicts: Sequence[Verdict], gates: Sequence[bool]) -> list[Verdict
     return [said for said, decides in zip(verdicts, gates, strict=True) if decides]
 
 
-def routes_of(findings: Findings, echo: Echoes, gates: Sequence[bool], at: float) -> list[Route]:
-    """A decision a trajectory, made `at` a time. `gates` says which of the pipeline's verifiers decide."""
+def cases_of(
+    findings: Findings, gates: Sequence[bool], vouchers: Sequence[str], strays: Mapping[str, str]
+) -> list[Case]:
+    """What routing knows of each trajectory, but for what it repeats. `gates` says which of the pipeline's verifiers
+    decide, `vouchers` whose word is enough for an import, `strays` why an import is of no task that may teach."""
     batch = findings.batch
     return [
-        route(
-            Case(
-                one,
-                Split(split),
-                StopReason(stop),
-                decisive(verdicts, gates),
-                segments,
-                one in echo.copies,
-                one in echo.repeats,
-            ),
-            at=at,
+        Case(
+            one,
+            Split(split),
+            StopReason(stop),
+            decisive(verdicts, gates) if verdicts else (),
+            segments,
+            origin=Origin(origin or Origin.UNKNOWN),
+            vouchers=tuple(vouchers),
+            problem=strays.get(one, "") or findings.unverifiable.get(one, ""),
         )
-        for one, split, stop, verdicts, segments in zip(
+        for one, split, stop, origin, verdicts, segments in zip(
             batch.ids,
             batch.texts("split"),
             batch.texts("stop_reason"),
+            batch.texts("origin"),
             findings.verdicts,
             findings.segments,
             strict=True,
@@ -159,13 +176,24 @@ def _unrouted(lake: Lake, config: Config, condition: str) -> list[tuple[str, int
 
 
 def check_splits(lake: Lake) -> None:
-    """Refuse a lake in which a task group lies in more than one split."""
+    """Refuse a lake in which a task group lies in more than one split. What an import claims decides nothing."""
     leaks = lake.sql(
         """select environment || ' seed ' || seed as task, list(distinct split order by split) as splits
-           from trajectories group by environment, parameters, seed having count(distinct split) > 1 limit 1"""
+           from trajectories where claims is null
+           group by environment, parameters, seed having count(distinct split) > 1 limit 1"""
     ).to_pylist()
     if leaks:
         raise LeakError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
+
+
+def astray(lake: Lake) -> dict[str, str]:
+    """Imports that claim a split which their task does not belong to: id → why they may not teach."""
+    rows = lake.sql(
+        """select trajectory_id, environment, parameters, split, seed from trajectories
+           where claims is not null and route is null"""
+    ).to_pylist()
+    tasks = {row.pop("trajectory_id"): Task(**{**row, "split": Split(row["split"])}) for row in rows}
+    return conflicts(lake, tasks)
 
 
 def _append(lake: Lake, group: Sequence[Findings], echo: Echoes, routes: Sequence[Route]) -> None:

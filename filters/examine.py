@@ -1,4 +1,7 @@
-"""Examining batches: segments, verdicts and fingerprints of each, in this process, in several, or on a Ray cluster."""
+"""Examining batches: segments, verdicts and fingerprints of each, in this process, in several, or on a Ray cluster.
+
+Nothing that a record says stops the others: what raises is sought out, tried again, and set apart with its reason.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -17,26 +20,44 @@ import pyarrow as pa
 from flywheel.clusters import actors, in_order
 from flywheel.config import Config
 from flywheel.environments.catalog import canonical, open_world
-from flywheel.errors import InfrastructureError
+from flywheel.environments.protocol import World
+from flywheel.errors import (
+    ConfigError,
+    InfrastructureError,
+    PrerequisiteError,
+    RefusedError,
+    TaskError,
+    UnreachableError,
+    reason_of,
+)
 from flywheel.filters.batch import Batch
 from flywheel.filters.catalog import Tools, make_verifiers, needs_world
-from flywheel.filters.fingerprints import fingerprints
+from flywheel.filters.fingerprints import fingerprints, no_fingerprint
 from flywheel.filters.segments import segments_of
 from flywheel.filters.verifier import Verifier
-from flywheel.trajectory import Segment, Verdict
+from flywheel.trajectory import Segment, Split, Verdict
 
 WORTH = 2
 """Batches that a process more must get to be worth its start."""
+TRIES = 3
+"""How often a trajectory may make its verification raise, each time with a fresh simulator."""
+NOT_THE_RECORD = (ConfigError, PrerequisiteError, UnreachableError, MemoryError)
+"""What no record is to blame for."""
+EXCERPT = 200
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a batch: for each trajectory its segments and its verdicts in the order of the pipeline."""
+    """What is known of a batch: for each trajectory its segments and its verdicts in the order of the pipeline.
+
+    `unverifiable`: id → why its verification raises; such a trajectory has neither.
+    """
 
     batch: Batch
     segments: list[list[Segment]]
     verdicts: list[tuple[Verdict, ...]]
     fingerprints: pa.Table
+    unverifiable: dict[str, str] = field(default_factory=dict)
 
 
 def examine(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
@@ -45,16 +66,69 @@ def examine(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
     return Findings(batch, segments_of(batch), list(zip(*said, strict=True)), fingerprints(batch))
 
 
-@contextmanager
-def running_verifiers(config: Config) -> Iterator[list[Verifier]]:
-    """The pipeline's verifiers, with a simulator if they need one."""
-    pipeline = config.curate.verifiers
-    with ExitStack() as stack:
-        world = None
-        if needs_world(pipeline):
-            settings = canonical(config.environment.parameters)
-            world = stack.enter_context(open_world(config.environment.name, settings))
-        yield make_verifiers(pipeline, Tools(world, judge_cache(config)))
+class Examiner:
+    """The pipeline's verifiers, with a simulator if they need one, for batches in which a bad record fails alone."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self._world: World | None = None
+        self._verifiers: list[Verifier] = []
+        self._open()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def examine(self, batch: Batch) -> Findings:
+        """Findings of every trajectory. What raises is found by halves; raises what no record is to blame for."""
+        try:
+            return examine(batch, self._verifiers)
+        except NOT_THE_RECORD:
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                return self._alone(batch, error)
+            if isinstance(error, InfrastructureError):
+                self._open()
+        half = len(batch) // 2
+        parts = [self.examine(batch.rows(0, half)), self.examine(batch.rows(half, len(batch)))]
+        return Findings(
+            batch,
+            [row for part in parts for row in part.segments],
+            [row for part in parts for row in part.verdicts],
+            pa.concat_tables([part.fingerprints for part in parts]),
+            {one: why for part in parts for one, why in part.unverifiable.items()},
+        )
+
+    def _alone(self, batch: Batch, error: Exception) -> Findings:
+        """Findings of a trajectory whose verification raised, if a fresh simulator helps; else why it raises."""
+        for _ in range(1, TRIES if not isinstance(error, TaskError | RefusedError) else 1):
+            self._open()
+            try:
+                return examine(batch, self._verifiers)
+            except NOT_THE_RECORD:
+                raise
+            except Exception as again:
+                error = again
+        if isinstance(error, InfrastructureError) and not isinstance(error, RefusedError):
+            self._open()
+            self._try_world()
+        why = f"{type(error).__name__}: {reason_of(error)}"[:EXCERPT]
+        return Findings(batch, [[]], [()], no_fingerprint(batch), {batch.ids[0]: why})
+
+    def _open(self) -> None:
+        """Start anew, with a fresh simulator."""
+        self._stack.close()
+        self._stack, self._world = ExitStack(), None
+        if needs_world(self._config.curate.verifiers):
+            settings = canonical(self._config.environment.parameters)
+            self._world = self._stack.enter_context(open_world(self._config.environment.name, settings))
+        self._verifiers = make_verifiers(self._config.curate.verifiers, Tools(self._world, judge_cache(self._config)))
+
+    def _try_world(self) -> None:
+        """Raises `InfrastructureError` if the world cannot begin a task of its own either: no record is to blame."""
+        if self._world is not None:
+            self._world.environments(1)[0].reset(self._world.tasks(Split.TRAIN, 0, 1)[0])
 
 
 def judge_cache(config: Config) -> Path:
@@ -74,8 +148,8 @@ def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterato
         return
     workers = min(config.curate.workers, count // WORTH)
     if workers < 2 or not needs_world(config.curate.verifiers):
-        with running_verifiers(config) as verifiers:
-            yield from (examine(batch, verifiers) for batch in batches)
+        with closing(Examiner(config)) as examiner:
+            yield from map(examiner.examine, batches)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (config,)) as pool:
@@ -83,20 +157,6 @@ def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterato
             yield from _in_order(batches, lambda batch: pool.submit(_examine, batch), ahead=workers + 1)
         except BrokenProcessPool as error:
             raise InfrastructureError("a process of verifiers died; see: flywheel doctor") from error
-
-
-class Examiner:
-    """An actor of a Ray cluster that has verifiers and their simulator."""
-
-    def __init__(self, config: Config) -> None:
-        self._stack = ExitStack()
-        self._verifiers = self._stack.enter_context(running_verifiers(config))
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def examine(self, batch: Batch) -> Findings:
-        return examine(batch, self._verifiers)
 
 
 def _in_order(batches: Iterator[Batch], submit: Callable[[Batch], Future[Findings]], ahead: int) -> Iterator[Findings]:
@@ -107,15 +167,15 @@ def _in_order(batches: Iterator[Batch], submit: Callable[[Batch], Future[Finding
         waiting += [submit(batch) for batch in islice(batches, 1)]
 
 
-_VERIFIERS: list[Verifier] = []
+_EXAMINER: list[Examiner] = []
 """Of a worker process, which does nothing else."""
 
 
 def _begin(config: Config) -> None:
-    stack = ExitStack()
-    _VERIFIERS.extend(stack.enter_context(running_verifiers(config)))
-    Finalize(None, stack.close, exitpriority=10)
+    examiner = Examiner(config)
+    _EXAMINER.append(examiner)
+    Finalize(None, examiner.close, exitpriority=10)
 
 
 def _examine(batch: Batch) -> Findings:
-    return examine(batch, _VERIFIERS)
+    return _EXAMINER[0].examine(batch)

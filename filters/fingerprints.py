@@ -11,6 +11,7 @@ from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from datasketch import MinHash
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from flywheel.arrow import ARROW_SCHEMAS
 from flywheel.filters.batch import Batch, Bools
 
-SOURCE = "minhash/1"
+SOURCE = "minhash/2"
 VALUES = 128
 BANDS = 16
 Hashes = NDArray[np.uint64]
@@ -32,16 +33,19 @@ def fingerprints(batch: Batch) -> pa.Table:
     deeds_2T = np.stack([_pair(before_T, action_T), _pair(view_T, action_T)])
     seconds_T = batch.step_numbers("seconds")
     left_T, timed = _pair(_pair(action_T, view_T), seconds_T.view(np.uint64)), batch.sum_of(seconds_T) > 0
-    actions, records, episodes = [], [], []
+    actions, essentials, records, episodes = [], [], [], []
+    kept_T = without_loops(batch)
     for row, task in enumerate(batch.texts("task_id")):
         mine = slice(batch.starts_N1[row], batch.starts_N1[row + 1])
         actions.append(_digest(task.encode(), action_T[mine]))
+        essentials.append(_digest(task.encode(), action_T[mine][kept_T[mine]]))
         records.append(_digest(b"record" + task.encode(), left_T[mine]) if timed[row] else "")
         episodes.append(signature(deeds_2T[:, mine].ravel()))
     return pa.table(
         {
             "trajectory_id": batch.ids,
             "actions": actions,
+            "essential": essentials,
             "record": records,
             "signature": pa.array(episodes, pa.list_(pa.uint32())),
             "bands": _band_lists(episodes, empty=batch.lengths_N == 0),
@@ -51,6 +55,33 @@ def fingerprints(batch: Batch) -> pa.Table:
         },
         schema=ARROW_SCHEMAS["fingerprints"],
     )
+
+
+def no_fingerprint(batch: Batch) -> pa.Table:
+    """The row of what cannot be compared: it is like nothing."""
+    schema = ARROW_SCHEMAS["fingerprints"]
+    empty = {"actions": "", "essential": "", "record": "", "signature": [], "bands": [], "source": SOURCE}
+    return pa.Table.from_pylist([{"trajectory_id": one, **empty} for one in batch.ids], schema)
+
+
+def without_loops(batch: Batch) -> Bools:
+    """(T,): which steps remain of each episode without its loops, that is without what led back to an equal state and
+    neither earned a reward nor opened a document. Padding with no-ops, or with deeds that are taken back, is gone."""
+    count = batch.steps.num_rows
+    opened = np.roll(np.asarray(pc.not_equal(batch.steps["note"], "").to_numpy(), np.bool_), -1)
+    gained = (batch.step_numbers("reward") != 0) | opened | batch.last_T
+    stretch_T = np.cumsum(gained) - gained
+    _, place_T = np.unique(np.stack([stretch_T, batch.owner_T, batch.state_T]), axis=1, return_inverse=True)
+    last_of = np.zeros(count, np.int64)
+    last_of[place_T] = np.arange(count)
+    left_T = last_of[place_T].tolist()  # the last step of the stretch that left the state in which a step began
+    kept = np.zeros(count, np.bool_)
+    step = 0
+    while step < count:
+        step = left_T[step]
+        kept[step] = True
+        step += 1
+    return kept
 
 
 def signature(elements: Hashes) -> NDArray[np.uint32]:

@@ -23,7 +23,7 @@ class Integrity:
     """
 
     name = "integrity"
-    version = "1"
+    version = "2"
 
     def __init__(self, *, checker: str = "") -> None:
         own: dict[str, Check] = {UNTOUCHED: partial(checker_untouched, words=checker)} if checker else {}

@@ -19,15 +19,15 @@ Difference = tuple[int, str]
 
 
 class Replay:
-    """Integrity: 1 if every observation, reward and end is reproduced, else the share of steps before the first
-    difference. Completion: 100 × the progress that the replay reached.
+    """Integrity: 1 if the task is the world's and every observation, state, reward and end is reproduced, else the
+    share of steps before the first difference. Completion: 100 × the progress that the replay reached.
 
     Where a second replay differs from the first, the environment is not deterministic and nothing is shown: such an
     episode, like one with redacted actions, keeps its integrity, has completion and confidence 0 and does not pass.
     """
 
     name = "replay"
-    version = "2"
+    version = "3"
 
     def __init__(self, world: World) -> None:
         self.arguments = arguments()
@@ -61,9 +61,12 @@ class Replay:
 
     def _play(self, trajectory: Trajectory, task: Task) -> tuple[Observation, float, bool, Difference | None]:
         """(what was seen last, progress reached, success, first difference or None)."""
+        canonical = self._world.find(task.split, task.seed)
         environment = self._world.environments(1)[0]
         observation = environment.reset(task)
         progress, success = 0.0, False
+        if not _same(trajectory.instruction, canonical.instruction):
+            return observation, progress, success, (0, "the instruction is not the task's")
         for place, step in enumerate(trajectory.steps):
             if found := _differs(step, observation):
                 return observation, progress, success, (place, found)
@@ -85,8 +88,8 @@ class Replay:
                 )
             if transition.terminated != step.terminated:
                 return observation, progress, success, (place, f"terminated is {step.terminated} on record")
-        ended = _same(trajectory.final_observation, observation.text)
-        if not (ended and _same(trajectory.final_event, observation.event)):
+        last = (trajectory.final_observation, trajectory.final_event, trajectory.final_state_key)
+        if not all(map(_same, last, (observation.text, observation.event, observation.state_key))):
             return observation, progress, success, (trajectory.length, "the final observation differs")
         if success != trajectory.success:
             return observation, progress, success, (trajectory.length, f"success is {trajectory.success} on record")
@@ -98,9 +101,12 @@ def _differs(step: Step, seen: Observation) -> str | None:
         return "the observation differs"
     if not (_same(step.event, seen.event) and _same(step.note, seen.note)):
         return "the environment's answer differs"
-    if not _same("\n".join(step.valid_actions or ()), "\n".join(seen.valid_actions or ())):
+    if not (_same(step.place, seen.place) and _same(step.state_key, seen.state_key)):
+        return "the state differs"
+    if (step.valid_actions is None) != (seen.valid_actions is None):
         return "the valid actions differ"
-    return None
+    told, offered = step.valid_actions or (), seen.valid_actions or ()
+    return None if len(told) == len(offered) and all(map(_same, told, offered)) else "the valid actions differ"
 
 
 def _same(recorded: str, seen: str) -> bool:

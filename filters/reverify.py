@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select
@@ -15,9 +16,9 @@ from flywheel.datasets.lineage import pins_holding
 from flywheel.datasets.reading import literal, quoted
 from flywheel.environments.catalog import canonical
 from flywheel.filters.batch import read_batch
-from flywheel.filters.examine import running_verifiers
+from flywheel.filters.examine import Examiner
 from flywheel.filters.routing import COPIED, Case, route
-from flywheel.trajectory import Route, Segment, Split, StopReason, Verdict, digest
+from flywheel.trajectory import Origin, Route, Segment, Split, StopReason, Verdict, digest
 
 CHUNK = 128
 
@@ -70,14 +71,15 @@ def reverify(
     gates = {one.name for one in config.curate.verifiers if one.gate}
     alone = config.model_copy(update={"curate": config.curate.model_copy(update={"verifiers": (settings,)})})
     ids, changes = _curated_since(config, lake, since), list[Change]()
-    with running_verifiers(alone) as (verifier,):
+    with closing(Examiner(alone)) as examiner:
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             at = lake.now()
-            said = [replace(one, created_at=at) for one in verifier.verify(read_batch(lake, chunk))]
+            verdicts = examiner.examine(read_batch(lake, chunk)).verdicts
+            said = [replace(one, created_at=at) for row in verdicts for one in row]
             mine = f"list_contains({literal(chunk)}, trajectory_id)"
             before = _in_force(lake, mine)
-            routes = _routes(lake, [one for one in said if _reroutes(before, one, gates)], before, gates, mine)
+            routes = _routes(lake, config, [one for one in said if _reroutes(before, one, gates)], before, gates, mine)
             changes += _changes(said, before, routes)
             if not dry_run:  # routes first: a killed run finds the old verdict in force and goes on from there
                 _append(lake, [one for one in said if not _same_maker(before, one)], routes, name)
@@ -132,7 +134,9 @@ def _reroutes(before: InForce, after: Verdict, gates: set[str]) -> bool:
     return decides and _changed(before, after) and not _same_maker(before, after)
 
 
-def _routes(lake: Lake, said: Sequence[Verdict], before: InForce, gates: set[str], mine: str) -> list[Route]:
+def _routes(
+    lake: Lake, config: Config, said: Sequence[Verdict], before: InForce, gates: set[str], mine: str
+) -> list[Route]:
     """Routes under new verdicts, where they differ from those in force."""
     if not said:
         return []
@@ -140,7 +144,7 @@ def _routes(lake: Lake, said: Sequence[Verdict], before: InForce, gates: set[str
     for part in segments_from_arrow(lake.sql(f'select * from segments where {mine} order by trajectory_id, "index"')):
         segments.setdefault(part.trajectory_id, []).append(part)
     rows = lake.sql(
-        f"""select t.trajectory_id, split, stop_reason, route, verified = 1 as verified, route_reason,
+        f"""select t.trajectory_id, split, stop_reason, origin, route, verified = 1 as verified, route_reason,
                    f.duplicate_of is not null as repeats
             from trajectories t left join fingerprints f using (trajectory_id) where {mine}"""
     ).to_pylist()
@@ -157,6 +161,8 @@ def _routes(lake: Lake, said: Sequence[Verdict], before: InForce, gates: set[str
             segments.get(one, []),
             row["route_reason"] == COPIED,
             bool(row["repeats"]),
+            Origin(row["origin"] or Origin.UNKNOWN),
+            config.curate.vouch,
         )
         found = route(case, source=f"reverify {new.verifier} {digest(new.version, new.arguments)}", at=new.created_at)
         if (found.route, found.verified, found.reason) != (row["route"], row["verified"], row["route_reason"]):

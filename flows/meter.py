@@ -93,7 +93,7 @@ class Meter:
             self._looked = now
             row = self.lake.sql(
                 f"""select coalesce(sum(tokens), 0)::bigint as tokens, coalesce(sum(cost), 0.0) as cost
-                    from trajectories where iteration = {self.iteration}"""
+                    from trajectories where ours and iteration = {self.iteration}"""
             ).to_pylist()[0]
             self._spent = row["tokens"], row["cost"]
         tokens, cost = self._spent

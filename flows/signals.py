@@ -32,7 +32,7 @@ def untaught(lake: Lake) -> int:
     """How many verified training trajectories taught no student yet."""
     found = lake.sql(
         """select count(*) as n from trajectories anti join lineage using (trajectory_id)
-           where split = 'train' and purpose = 'collect' and route = 'supervised' and revoked is null"""
+           where ours and split = 'train' and purpose = 'collect' and route = 'supervised' and revoked is null"""
     )
     return int(found.to_pylist()[0]["n"])
 

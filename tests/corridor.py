@@ -1,7 +1,7 @@
 """A world in a few lines: walk right to the door. Some seeds hang, crash or babble, each once: a file says that it did.
 
 Seeds: 1xx hang at their second step, 2xx crash the process, 3xx answer nonsense, 4xx print to stdout, 5xx break and say
-so. The files lie in the folder that FAULTS names; without it nothing goes wrong.
+so. The files lie in the folder that FAULTS names; without it nothing goes wrong. Seeds of 6xx always divide by zero.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Corridor:
 
     def step(self, action: str) -> Transition:
         self._steps += 1
+        if self._seed // 100 == 6:
+            self._steps //= 0
         if self._steps == 2:
             self._go_wrong()
         self._at = max(0, self._at + {"right": 1, "left": -1}.get(action, 0))
@@ -77,6 +79,9 @@ class CorridorWorld:
 
     def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]:
         return tuple(task_of(seed, split) for seed in range(start, start + count))
+
+    def find(self, split: Split, seed: int) -> Task:
+        return task_of(seed, split)
 
     def undo(self, action: str) -> str | None:
         return {"left": "right", "right": "left"}.get(action)

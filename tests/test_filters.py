@@ -120,6 +120,9 @@ class Dice:
     def environments(self, count: int) -> Sequence[Environment]:
         return [Thrown(one, self) for one in self._world.environments(count)]
 
+    def find(self, split: Split, seed: int) -> Task:
+        return self._world.find(split, seed)
+
     def tell(self, seen: Observation) -> Observation:
         self._throws += 1
         return replace(seen, text=f"{seen.text} It is {self._throws} past ten.")

@@ -22,6 +22,7 @@ LAYERS = {
     "config_distill": 0,
     "config_flows": 0,
     "errors": 0,
+    "text": 0,
     "environments": 1,
     "datasets": 1,
     "agents": 2,

@@ -139,5 +139,6 @@ def test_an_imported_task_keeps_its_side(lake: Lake, tmp_path: Path) -> None:
     assert json.loads(runner.invoke(app, [*call, "--split", "dev"]).stdout)["trajectories"] == 1
     for more in ([], ["--split-by", "environment"]):
         refused = runner.invoke(app, [*call, "--split", "train", *more])
-        assert isinstance(refused.exception, LeakError)
+        assert refused.exit_code == 4
+        assert "cannot serve train" in json.loads(refused.stdout)["reasons"][0]
     assert lake.sql("select split from trajectories").to_pylist() == [{"split": "dev"}]

@@ -8,8 +8,9 @@ kept verbatim beside the steps that were read from it, and written as it came.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import atif
 from pydantic import ValidationError
 
 from flywheel.datasets.formats.images import image_at, image_path
-from flywheel.datasets.formats.records import RecordError, Run, Turn, called, episode, explain, verbatim
+from flywheel.datasets.formats.records import Run, Source, Turn, called, episode, explain, verbatim
+from flywheel.datasets.provenance import claims_of, with_claims
+from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, StopReason, Trajectory
 
 NAME = "atif"
@@ -29,7 +32,13 @@ _LATER = {"label": None, "audit": "", "cost": 0.0, "top_tokens": None, "top_logp
 """Fields that documents of earlier versions lack."""
 _SPENT = {"tokens": 0, "cost": 0.0}
 _STEP_EXTRA = [field.name for field in fields(Step) if field.name not in _NATIVE]
-_ROOT_EXTRA = [field.name for field in fields(Trajectory) if field.name not in ("steps", "images", "instruction")]
+_OF_THE_WRITER = frozenset({"origin", "origin_source", "origin_by", "claims"})
+"""What whoever writes a record into a lake says of it; a document's word on it is not read."""
+_ROOT_EXTRA = [
+    field.name
+    for field in fields(Trajectory)
+    if field.name not in ("steps", "images", "instruction") and field.name not in _OF_THE_WRITER
+]
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -39,6 +48,7 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
     """One ATIF document, valid under ATIF's own models; images are named by path."""
     if (original := verbatim(trajectory, NAME)) is not None:
         return dict(original)
+    trajectory = with_claims(trajectory)
     document: dict[str, Any] = {
         "schema_version": VERSION,
         "trajectory_id": trajectory.trajectory_id,
@@ -126,8 +136,9 @@ def _content(text: str, screenshot: str | None, images: Mapping[str, Image]) -> 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
-    """The trajectories of one ATIF document: Flywheel's own as it was, another tool's with its sub-agents'."""
+def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
+    """The trajectories of one ATIF document: Flywheel's own as it was, with what it claims of its provenance, another
+    tool's with its sub-agents'."""
     try:
         document = atif.Trajectory.model_validate(record)
     except ValidationError as error:
@@ -136,9 +147,9 @@ def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
         raise RecordError(f"schema_version {document.schema_version}; known are ATIF-v1.0 to {VERSION}")
     own = (document.extra or {}).get(OWN)
     if own is None:
-        yield from _foreign(document, record, split, folder)
+        yield from _foreign(document, record, split, source)
     else:
-        yield _restored(document, own, folder)
+        yield _restored(document, own, source.folder)
 
 
 def _restored(document: atif.Trajectory, own: Any, folder: Path) -> Trajectory:
@@ -147,7 +158,7 @@ def _restored(document: atif.Trajectory, own: Any, folder: Path) -> Trajectory:
         acted = [step for part in parts for step in part.steps if step.tool_calls]
         told = [step for step in parts[0].steps if step.source == "user"]
         seen = [told[-1].message, *(step.observation.results[0].content for step in acted if step.observation)]
-        contents = [_parts(content, folder) for content in seen]
+        contents = [_restored_parts(content, folder) for content in seen]
         steps = tuple(_step(step, *content) for step, content in zip(acted, contents, strict=False))
         images = {image.sha256: image for _, image in contents if image is not None}
         root = {name: own.get(name, _SPENT[name]) if name in _SPENT else own[name] for name in _ROOT_EXTRA}
@@ -161,7 +172,7 @@ def _restored(document: atif.Trajectory, own: Any, folder: Path) -> Trajectory:
         raise RecordError(f"extra.{OWN} is not what Flywheel writes: {error!r}") from error
     if restored.length != len(steps) or [step.index for step in steps] != list(range(len(steps))):
         raise RecordError(f"{len(steps)} steps where extra.{OWN} says {restored.length}")
-    return restored
+    return replace(restored, claims=claims_of(restored))
 
 
 def _step(step: atif.Step, observation: str, image: Image | None) -> Step:
@@ -183,15 +194,15 @@ def _step(step: atif.Step, observation: str, image: Image | None) -> Step:
     )
 
 
-def _foreign(document: atif.Trajectory, record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
+def _foreign(document: atif.Trajectory, record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
     turns, images, waiting, event, screenshot = [], [], list[str](), "", None
     instruction, started = "", 0.0
     for step in document.steps:
-        message, image = _parts(step.message, folder)
+        message, image, whole = _parts(step.message, source)
         if step.source == "user" and not instruction:
             instruction = message
         if step.timestamp and not started:
-            started = datetime.fromisoformat(step.timestamp.replace("Z", "+00:00")).timestamp()
+            started = _seconds(step.timestamp, source)
         if step.source == "agent":
             calls = [called(call.function_name, call.arguments) for call in step.tool_calls or []]
             said = [step.reasoning_content or "", message if calls else ""]
@@ -202,10 +213,10 @@ def _foreign(document: atif.Trajectory, record: Any, split: Split, folder: Path)
                     action="\n".join(calls) or message,
                     event=event,
                     thought="\n".join(part for part in said if part),
-                    prompt_tokens=metrics.prompt_tokens or 0,
-                    completion_tokens=metrics.completion_tokens or 0,
+                    prompt_tokens=source.count("metrics.prompt_tokens", metrics.prompt_tokens),
+                    completion_tokens=source.count("metrics.completion_tokens", metrics.completion_tokens),
                     logprobs=None if metrics.logprobs is None else tuple(metrics.logprobs),
-                    trainable=not step.is_copied_context,
+                    trainable=whole and not step.is_copied_context,
                     screenshot=screenshot,
                 )
             )
@@ -213,11 +224,11 @@ def _foreign(document: atif.Trajectory, record: Any, split: Split, folder: Path)
         else:
             waiting.append(message)
         results = [
-            _parts(result.content or "", folder) for result in (step.observation.results if step.observation else [])
+            _parts(result.content or "", source) for result in (step.observation.results if step.observation else [])
         ]
-        event = "\n".join(text for text, _ in results)
+        event = "\n".join(text for text, *_ in results)
         waiting += [event] if event else []
-        for picture in (image, *(one for _, one in results)):
+        for picture in (image, *(seen for _, seen, _ in results)):
             if picture is not None:
                 images.append(picture)
                 screenshot = picture.sha256
@@ -226,17 +237,40 @@ def _foreign(document: atif.Trajectory, record: Any, split: Split, folder: Path)
     run = Run(instruction, turns, name, version, record, final, started_at=started, images=tuple(images))
     yield episode(NAME, run, split)
     for child in record.get("subagent_trajectories") or []:
-        yield from read(child, split, folder)
+        yield from read(child, split, source)
 
 
-def _parts(content: Any, folder: Path) -> tuple[str, Image | None]:
-    """Text and image of a message."""
+def _parts(content: Any, source: Source) -> tuple[str, Image | None, bool]:
+    """(text, image, was everything read) of a message."""
     if isinstance(content, str):
-        return content, None
-    texts, image = [], None
+        return content, None, True
+    texts, image, whole = [], None, True
     for part in content:
         if part.type == "text":
             texts.append(part.text)
         elif part.type == "image":
-            image = image_at(folder, part.source.path, part.source.media_type)
-    return "\n".join(texts), image
+            seen = source.image(partial(image_at, source.folder, part.source.path))
+            if isinstance(seen, Image):
+                image = seen
+            else:
+                texts.append(seen)
+                whole = False
+    return "\n".join(texts), image, whole
+
+
+def _restored_parts(content: Any, folder: Path) -> tuple[str, Image | None]:
+    """Text and image of a message of ours, neither of which may be missing."""
+    if isinstance(content, str):
+        return content, None
+    texts = [part.text for part in content if part.type == "text"]
+    images = [image_at(folder, part.source.path) for part in content if part.type == "image"]
+    return "\n".join(texts), images[-1] if images else None
+
+
+def _seconds(timestamp: str, source: Source) -> float:
+    """Seconds since 1970; 0, and told, for what is no time."""
+    try:
+        return max(0.0, datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp())
+    except (ValueError, OverflowError):
+        source.skip("timestamp: no ISO 8601 time")
+        return 0.0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.datasets.formats.images import data_url, image_in
-from flywheel.datasets.formats.records import RecordError, Run, Turn, called, episode, explain, verbatim
+from flywheel.datasets.formats.records import Run, Source, Turn, called, episode, explain, verbatim
+from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, Trajectory
 
 NAME = "chat"
@@ -54,25 +55,25 @@ class Conversation(_Lenient):
     messages: list[_Message]
     model: str = "unknown"
     success: bool | None = None
-    score: float | None = None
+    score: Any = None
 
 
-def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
+def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
     """One conversation: every assistant message is a turn; `success` and `score` are read where they stand."""
     try:
         conversation = Conversation.model_validate(record)
     except ValidationError as error:
         raise RecordError(explain(error)) from error
-    yield episode(NAME, run_of(conversation, record), split)
+    yield episode(NAME, run_of(conversation, record, source), split)
 
 
-def run_of(conversation: Conversation, record: Any) -> Run:
+def run_of(conversation: Conversation, record: Any, source: Source) -> Run:
     """The turns of a conversation; what was said between two of them is the observation."""
     turns: list[Turn] = []
     images: list[Image] = []
     waiting, replies, screenshot = list[str](), list[str](), None
     for message in conversation.messages:
-        text, pictures = _content(message)
+        text, pictures, whole = _content(message, source)
         if message.role != "assistant":
             waiting.append(text)
             replies.append(text)
@@ -87,12 +88,12 @@ def run_of(conversation: Conversation, record: Any) -> Run:
                 action="\n".join(calls) or text,
                 event="\n".join(replies) if turns else "",
                 thought="\n".join(part for part in said if part),
-                trainable=message.weight != 0,
+                trainable=whole and message.weight != 0,
                 screenshot=screenshot,
             )
         )
         waiting, replies, screenshot = [], [], None
-    instruction = next((_content(one)[0] for one in conversation.messages if one.role == "user"), "")
+    instruction = next((_content(one, Source())[0] for one in conversation.messages if one.role == "user"), "")
     return Run(
         instruction,
         turns,
@@ -101,17 +102,27 @@ def run_of(conversation: Conversation, record: Any) -> Run:
         record,
         final_observation="\n\n".join(waiting),
         success=conversation.success,
-        score=conversation.score,
+        score=source.number("score", conversation.score, most=1.0),
         images=tuple(images),
     )
 
 
-def _content(message: _Message) -> tuple[str, list[Image]]:
+def _content(message: _Message, source: Source) -> tuple[str, list[Image], bool]:
+    """(text, images, was everything read)."""
     if not isinstance(message.content, list):
-        return message.content or "", []
-    texts = [part.text for part in message.content if part.text is not None]
-    pictures = [image_in(part.image_url.url) for part in message.content if part.image_url is not None]
-    return "\n".join(texts), pictures
+        return message.content or "", [], True
+    texts, pictures, whole = [], [], True
+    for part in message.content:
+        if part.text is not None:
+            texts.append(part.text)
+        if part.image_url is not None:
+            picture = source.image(partial(image_in, part.image_url.url))
+            if isinstance(picture, Image):
+                pictures.append(picture)
+            else:
+                texts.append(picture)
+                whole = False
+    return "\n".join(texts), pictures, whole
 
 
 def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]:

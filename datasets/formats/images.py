@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
+import stat
 from pathlib import Path
 
-from flywheel.datasets.formats.records import RecordError
+from flywheel.errors import RecordError
 from flywheel.trajectory import Image
 
+LARGEST = 32 << 20
+"""Bytes of an image."""
 _SUFFIX = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp"}
+
+
+class UnreadableImageError(RecordError):
+    """An image that is missing or damaged: its record can do without."""
 
 
 def image_path(image: Image) -> str:
@@ -17,26 +25,60 @@ def image_path(image: Image) -> str:
     return f"images/{image.sha256}.{_SUFFIX.get(image.media_type, 'bin')}"
 
 
-def image_at(folder: Path, path: str, media_type: str) -> Image:
-    """The image that a record names. Raises `RecordError` for one that is not there or lies elsewhere."""
+def image_at(folder: Path, path: str) -> Image:
+    """The image that a record names.
+
+    Raises `UnreadableImageError` for one that is missing, too large or no image, and `RecordError` for one that lies
+    outside the record's folder or is a pipe, a device or a link to elsewhere.
+    """
+    if "\0" in path:
+        raise UnreadableImageError("an image whose path holds a NUL")
     target = (folder / path).resolve()
     if not target.is_relative_to(folder.resolve()):
         raise RecordError(f"image {path} lies outside the record's folder")
     try:
-        return Image(media_type, target.read_bytes())
+        descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise RecordError(f"image {path} cannot be read") from error
+        raise UnreadableImageError(f"image {path} cannot be read") from error
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise RecordError(f"image {path} is no regular file")
+        data = file.read(LARGEST + 1)
+    return _image(data, f"image {path}")
 
 
 def image_in(url: str) -> Image:
-    """The image of a data URL."""
+    """The image of a data URL. Raises `UnreadableImageError` where there is none."""
     head, comma, body = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise RecordError("an image that is not a base64 data URL")
+        raise UnreadableImageError("an image that is not a base64 data URL")
+    if len(body) > LARGEST * 4 // 3 + 4:
+        raise UnreadableImageError(f"an image of more than {LARGEST >> 20} MiB")
     try:
-        return Image(head.removeprefix("data:").removesuffix(";base64"), base64.b64decode(body, validate=True))
-    except binascii.Error as error:
-        raise RecordError("an image that is not base64") from error
+        return _image(base64.b64decode(body, validate=True), "an image in the record")
+    except (binascii.Error, ValueError) as error:
+        raise UnreadableImageError("an image that is not base64") from error
+
+
+def media_type_of(data: bytes) -> str | None:
+    """What kind of image the bytes are, by how they begin; None for anything else."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+def _image(data: bytes, name: str) -> Image:
+    if len(data) > LARGEST:
+        raise UnreadableImageError(f"{name} has more than {LARGEST >> 20} MiB")
+    media_type = media_type_of(data)
+    if media_type is None:
+        raise UnreadableImageError(f"{name} is not PNG, JPEG, GIF or WebP")
+    return Image(media_type, data)
 
 
 def data_url(image: Image) -> str:

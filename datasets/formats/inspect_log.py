@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.datasets.formats.chat import Conversation, messages_of, run_of
-from flywheel.datasets.formats.records import RecordError, episode, explain, verbatim
+from flywheel.datasets.formats.records import Source, compact, episode, explain, verbatim
+from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Trajectory
 
 NAME = "inspect"
@@ -51,22 +51,23 @@ def split(document: Any) -> list[Any]:
     return [{**header, "sample": sample} for sample in document["samples"]]
 
 
-def read(record: Any, fold: Split, folder: Path) -> Iterator[Trajectory]:
-    """One sample. It succeeded if every score says so; without scores nobody knows."""
+def read(record: Any, fold: Split, source: Source) -> Iterator[Trajectory]:
+    """One sample. It succeeded if every score says so; where one is missing or unreadable, nobody knows."""
     try:
         part = _Part.model_validate(record)
-        messages = [_plain(message, part.sample.attachments) for message in part.sample.messages]
+        messages = [_plain(message, part.sample.attachments, source) for message in part.sample.messages]
         conversation = Conversation.model_validate({"messages": messages, "model": part.eval.model})
     except ValidationError as error:
         raise RecordError(explain(error)) from error
-    values = [_value(score.value) for score in (part.sample.scores or {}).values()]
+    values = [_value(score.value, source) for score in (part.sample.scores or {}).values()]
     known = [value for value in values if value is not None]
-    conversation.success = min(known) >= 1.0 if known else None
+    if known and (len(known) == len(values) or min(known) < 1.0):
+        conversation.success = min(known) >= 1.0
     conversation.score = min(known) if known else None
-    yield episode(NAME, run_of(conversation, record), fold)
+    yield episode(NAME, run_of(conversation, record, source), fold)
 
 
-def _plain(message: dict[str, Any], attachments: Mapping[str, str]) -> dict[str, Any]:
+def _plain(message: dict[str, Any], attachments: Mapping[str, str], source: Source) -> dict[str, Any]:
     """A message as OpenAI writes it: calls under `function`, reasoning apart, attachments in place."""
     content, thoughts = message.get("content"), []
     if isinstance(content, list):
@@ -74,27 +75,25 @@ def _plain(message: dict[str, Any], attachments: Mapping[str, str]) -> dict[str,
         content = "\n".join(str(part.get("text", "")) for part in content if _type(part) == "text")
     if isinstance(content, str) and content.startswith("attachment://"):
         content = attachments.get(content.removeprefix("attachment://"), content)
+    plain = {"role": message.get("role"), "content": content, "reasoning_content": "\n".join(thoughts) or None}
+    told = message.get("tool_calls") or []
+    if not isinstance(told, list) or not all(isinstance(call, dict) for call in told):
+        source.skip("tool_calls: not a list of calls")
+        return {**plain, "content": content or compact(told), "weight": 0}
     calls = [
-        {"function": {"name": str(call.get("function")), "arguments": call.get("arguments") or {}}}
-        for call in message.get("tool_calls") or []
-        if isinstance(call, dict)
+        {"function": {"name": str(call.get("function")), "arguments": call.get("arguments") or {}}} for call in told
     ]
-    return {
-        "role": message.get("role"),
-        "content": content,
-        "tool_calls": calls or None,
-        "reasoning_content": "\n".join(thoughts) or None,
-    }
+    return {**plain, "tool_calls": calls or None}
 
 
 def _type(part: Any) -> Any:
     return part.get("type") if isinstance(part, dict) else None
 
 
-def _value(value: Any) -> float | None:
+def _value(value: Any, source: Source) -> float | None:
     if isinstance(value, str):
         return _CORRECT.get(value)
-    return float(value) if isinstance(value, bool | int | float) else None
+    return source.number("score", value, most=1.0) if isinstance(value, bool | int | float) else None
 
 
 def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]:

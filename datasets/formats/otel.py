@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flywheel.datasets.formats.records import RecordError, Run, Turn, called, compact, episode, explain
+from flywheel.datasets.formats.records import Run, Source, Turn, called, compact, episode, explain
+from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Trajectory, digest
 
 NAME = "otel"
 CONVENTIONS = "1.37"
 INPUT, OUTPUT = "gen_ai.input.messages", "gen_ai.output.messages"
+INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 
 
 class _Lenient(BaseModel):
@@ -63,7 +64,7 @@ class _Message(_Lenient):
     parts: list[_Part] = []
 
 
-def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
+def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
     """The traces of one export that hold `chat` spans with their messages; other traces are somebody else's."""
     try:
         export = _Export.model_validate(record)
@@ -71,7 +72,7 @@ def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
         for span in (one for part in export.resourceSpans for scope in part.scopeSpans for one in scope.spans):
             if any(one.key == OUTPUT for one in span.attributes):
                 traces.setdefault(span.traceId, []).append(span)
-        runs = [_run(sorted(spans, key=lambda span: span.startTimeUnixNano)) for spans in traces.values()]
+        runs = [_run(sorted(spans, key=lambda span: span.startTimeUnixNano), source) for spans in traces.values()]
     except ValidationError as error:
         raise RecordError(explain(error)) from error
     if not runs:
@@ -80,7 +81,7 @@ def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
         yield episode(NAME, run, split)
 
 
-def _run(spans: list[_Span]) -> Run:
+def _run(spans: list[_Span], source: Source) -> Run:
     turns: list[Turn] = []
     instruction, model = "", "unknown"
     for span in spans:
@@ -100,13 +101,15 @@ def _run(spans: list[_Span]) -> Run:
                 action="\n".join(calls) or text,
                 event=new if turns else "",
                 thought="\n".join([*thoughts, *([text] if calls and text else [])]),
-                prompt_tokens=_count(values.get("gen_ai.usage.input_tokens")),
-                completion_tokens=_count(values.get("gen_ai.usage.output_tokens")),
-                seconds=max(0, span.endTimeUnixNano - span.startTimeUnixNano) / 1e9,
+                prompt_tokens=source.count(INPUT_TOKENS, values.get(INPUT_TOKENS)),
+                completion_tokens=source.count(OUTPUT_TOKENS, values.get(OUTPUT_TOKENS)),
+                seconds=max(0.0, _seconds(span.endTimeUnixNano, source) - _seconds(span.startTimeUnixNano, source)),
             )
         )
     verbatim = [span.model_dump(mode="json") for span in spans]
-    return Run(instruction, turns, model, CONVENTIONS, verbatim, started_at=spans[0].startTimeUnixNano / 1e9)
+    return Run(
+        instruction, turns, model, CONVENTIONS, verbatim, started_at=_seconds(spans[0].startTimeUnixNano, source)
+    )
 
 
 def _messages(value: Any) -> list[_Message]:
@@ -131,9 +134,12 @@ def _text(message: _Message) -> str:
     return "\n".join(one if isinstance(one, str) else compact(one) for one in shown if one is not None)
 
 
-def _count(value: Any) -> int:
-    """OTLP writes 64-bit integers as text."""
-    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else 0
+def _seconds(nanoseconds: int, source: Source) -> float:
+    """Seconds since 1970 of an OTLP time, which has 64 bits; 0, and told, for what is none."""
+    if 0 <= nanoseconds < 2**64:
+        return nanoseconds / 1e9
+    source.skip("a time outside 64 bits")
+    return 0.0
 
 
 def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]:
@@ -151,8 +157,8 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
             "gen_ai.request.model": step.policy_id,
             INPUT: compact(history),
             OUTPUT: compact([answer]),
-            "gen_ai.usage.input_tokens": step.prompt_tokens,
-            "gen_ai.usage.output_tokens": step.completion_tokens,
+            INPUT_TOKENS: step.prompt_tokens,
+            OUTPUT_TOKENS: step.completion_tokens,
         }
         span = digest("span", trajectory.trajectory_id, step.index)
         spans.append(_span(trace, span, root, f"chat {step.policy_id}", at, end, known))

@@ -3,21 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from flywheel.errors import FlywheelError
+from flywheel.datasets.formats.images import UnreadableImageError
+from flywheel.datasets.provenance import IMPORTED
+from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, StopReason, Task, Trajectory, digest
 
-SOURCE = "imported"
-"""Role and purpose of what others played."""
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a record stands, for its reader: the folder of its images, and a count of what was not understood."""
 
-class RecordError(FlywheelError):
-    """A record that cannot be taken; the message is the reason that stands in the quarantine."""
+    folder: Path = Path()
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def skip(self, what: str) -> None:
+        """Count something that the reader leaves out; it stays in the record that is kept verbatim."""
+        self.unread[what] += 1
+
+    def image(self, read: Callable[[], Image]) -> Image | str:
+        """An image, or words that stand in its place where it cannot be read."""
+        try:
+            return read()
+        except UnreadableImageError as error:
+            self.skip(str(error))
+            return f"[{error}]"
+
+    def count(self, name: str, value: Any) -> int:
+        """A count of tokens; 0, and told, where it is none."""
+        try:
+            number = int(value) if value is not None and not isinstance(value, bool) else 0
+        except (TypeError, ValueError, OverflowError):
+            number = -1
+        if 0 <= number < 2**31:
+            return number
+        self.skip(f"{name}: no count of tokens")
+        return 0
+
+    def number(self, name: str, value: Any, most: float = math.inf) -> float | None:
+        """A number from 0 to `most`; None where it is none, and told where something else stands there."""
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if 0 <= number <= most and math.isfinite(number):
+            return number
+        self.skip(f"{name}: not a number from 0 to {most:g}")
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +99,8 @@ def episode(format: str, run: Run, split: Split) -> Trajectory:
     """The trajectory of a record. Its id is a digest of the whole record: a second import brings nothing new."""
     if not run.turns:
         raise RecordError("the agent never acted")
-    task = Task(f"{SOURCE}/{format}", "{}", split, int(digest(run.instruction), 16) >> 1, run.instruction)
-    identity = digest(SOURCE, format, run.verbatim, size=16)
+    task = Task(f"{IMPORTED}/{format}", "{}", split, int(digest(run.instruction), 16) >> 1, run.instruction)
+    identity = digest(IMPORTED, format, run.verbatim, size=16)
     success = bool(run.success)
     policy_id = f"{run.agent}@{run.version}"[:64]
     last = len(run.turns) - 1
@@ -99,11 +141,11 @@ def episode(format: str, run: Run, split: Split) -> Trajectory:
         task_id=task.task_id,
         task_group=task.group,
         instruction=run.instruction,
-        policy=SOURCE,
+        policy=IMPORTED,
         policy_id=policy_id,
         policy_version=run.version,
         iteration=0,
-        purpose=SOURCE,
+        purpose=IMPORTED,
         attempt=0,
         stop_reason=_stop_reason(run),
         success=success,

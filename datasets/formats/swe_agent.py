@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flywheel.datasets.formats.records import RecordError, Run, Turn, episode, explain, verbatim
+from flywheel.datasets.formats.records import Run, Source, Turn, episode, explain, verbatim
+from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Trajectory
 
 NAME = "swe-agent"
@@ -23,7 +23,7 @@ class _Turn(_Lenient):
     observation: str | None = None
     thought: str | None = None
     response: str | None = None
-    execution_time: float | None = None
+    execution_time: Any = None
 
 
 class _Info(_Lenient):
@@ -42,7 +42,7 @@ class _Traj(_Lenient):
     environment: str | None = None
 
 
-def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
+def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
     """One run. A submission says nothing about whether it is right: success stays unknown."""
     try:
         document = _Traj.model_validate(record)
@@ -58,7 +58,7 @@ def read(record: Any, split: Split, folder: Path) -> Iterator[Trajectory]:
                 action=turn.action.rstrip("\n"),
                 event=seen if number else "",
                 thought=turn.thought or "",
-                seconds=turn.execution_time or 0.0,
+                seconds=source.number("execution_time", turn.execution_time) or 0.0,
             )
         )
         seen = turn.observation or ""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from flywheel.trajectory import Item, Route, RouteTo, Segment, Split, Step, StopReason, Trajectory, Verdict
+from flywheel.trajectory import Item, Origin, Route, RouteTo, Segment, Split, Step, StopReason, Trajectory, Verdict
 
 _T = TypeVar("_T")
 
@@ -81,6 +81,10 @@ _TRAJECTORY = pa.schema(
         ("tokens", pa.int64()),
         ("cost", pa.float64()),
         ("subject", pa.string()),
+        ("origin", pa.string()),
+        ("origin_source", pa.string()),
+        ("origin_by", pa.string()),
+        ("claims", pa.string()),
     ]
 )
 _ITEM = pa.struct(
@@ -153,6 +157,7 @@ _FINGERPRINT = pa.schema(
         ("trajectory_id", pa.string()),
         ("actions", pa.string()),
         ("record", pa.string()),
+        ("essential", pa.string()),
         ("signature", pa.list_(pa.uint32())),
         ("bands", pa.list_(pa.uint64())),
         ("duplicate_of", pa.string()),
@@ -252,8 +257,14 @@ def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Tra
 
 def _trajectory(row: dict[str, Any]) -> Trajectory:
     """Without its steps."""
-    spent = {"tokens": row["tokens"] or 0, "cost": row["cost"] or 0.0}
-    return Trajectory(**{**row, **spent, "split": Split(row["split"]), "stop_reason": StopReason(row["stop_reason"])})
+    later = {
+        "tokens": row["tokens"] or 0,
+        "cost": row["cost"] or 0.0,
+        "origin": Origin(row["origin"] or Origin.UNKNOWN),
+        "origin_source": row["origin_source"] or "",
+        "origin_by": row["origin_by"] or "",
+    }
+    return Trajectory(**{**row, **later, "split": Split(row["split"]), "stop_reason": StopReason(row["stop_reason"])})
 
 
 def verdicts_to_arrow(verdicts: Sequence[Verdict]) -> pa.Table:

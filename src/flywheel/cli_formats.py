@@ -10,6 +10,14 @@ from typing import Annotated
 import typer
 
 from flywheel.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say
+from flywheel.text import printable
+
+RECORD_MIB = 64
+"""The longest record that is read unless told otherwise."""
+REASONS = 10
+"""Reasons that are told of what an export leaves out."""
+ALL_BAD = 4
+"""Exit code of an import that quarantined every record."""
 
 
 class From(StrEnum):
@@ -62,27 +70,53 @@ def import_(
     subject: Annotated[
         str | None, typer.Option(help="Whose data it is (a pseudonym); flywheel lake purge --subject deletes it.")
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="What our own records say of themselves holds: policy, iteration, purpose. Lineage keeps who said so.",
+        ),
+    ] = False,
+    max_record: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="The longest record that is read.")
+    ] = RECORD_MIB,
     data_dir: DataDir = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Import trajectories; a second time brings nothing new. Bad records are quarantined with file, line and reason."""
+    """Import trajectories; a second time brings nothing new. What a record says of its own provenance is a claim.
+
+    Bad records are quarantined with file, line and reason. Exit code 4: nothing but bad records.
+    """
     from dataclasses import asdict
 
     from flywheel.datasets.imports import find_files, import_files
     from flywheel.flows.progress import bar
     from flywheel.trajectory import Split
 
-    files = find_files(paths, str(format))
+    find_files(paths, str(format))
     lake = open_lake(data_dir, create=True)
     with bar(f"import {format}") as progress:
-        done = import_files(lake, files, str(format), Split(split), progress, subject=subject, by=split_by.value)
+        done = import_files(
+            lake,
+            paths,
+            str(format),
+            Split(split),
+            progress,
+            subject=subject,
+            by=split_by.value,
+            trust=trust,
+            most=max_record << 20,
+        )
     found = asdict(done)
-    reasons = found.pop("reasons")
-    say({**found, "reasons": reasons} if as_json else found, as_json)
-    for reason in reasons:
+    say(found if as_json else {name: found[name] for name in ("trajectories", "known", "quarantined")}, as_json)
+    for reason in done.reasons:
         print(reason, file=sys.stderr)
     if done.quarantined:
         print('all of them: flywheel sql "from quarantined"', file=sys.stderr)
+    for what, count in done.unread.most_common():
+        print(f"not understood, {count} times: {printable(what)}", file=sys.stderr)
+    if done.all_bad:
+        raise typer.Exit(ALL_BAD)
 
 
 def export(
@@ -106,5 +140,11 @@ def export(
     if dry_run:
         say({"trajectories": len(ids)}, as_json)
         return
+    left_out: dict[str, str] = {}
     with bar(f"export {format}") as progress:
-        say(export_trajectories(lake, folder, str(format), ids, progress), as_json)
+        counts = export_trajectories(lake, folder, str(format), ids, progress, left_out.__setitem__)
+    say({**counts, "left_out": left_out} if as_json else counts, as_json)
+    for one, reason in list(left_out.items())[:REASONS]:
+        print(f"left out {one}: {printable(reason)}", file=sys.stderr)
+    if left_out:
+        print(f"{len(left_out)} trajectories do not fit {format} and were left out", file=sys.stderr)

@@ -127,6 +127,11 @@ class CurateConfig(Section):
         min_length=1,
         description="Names, or tables of name, arguments, gate and bar.",
     )
+    vouch: tuple[str, ...] = Field(
+        default=(),
+        description="Verifiers of the pipeline whose word is enough for imported runs that nothing replays: judge, or "
+        "outcome for what the record says of itself. Each route names who vouched.",
+    )
     workers: Count = Field(default=2, description="Processes that verify at once, each with a simulator.")
     near_duplicate: Share = Field(
         default=0.95, description="Estimated Jaccard similarity from which an episode says nothing new."

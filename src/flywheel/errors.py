@@ -49,6 +49,23 @@ class InfrastructureError(FlywheelError):
     """The environment or its server failed, not the agent. Such episodes never count as failures of a policy."""
 
 
+class RefusedError(InfrastructureError):
+    """A server refuses one request, as one that is too long; others may fare better."""
+
+
+class UnreachableError(InfrastructureError):
+    """A model server does not answer, or fails; whoever asked is not to blame."""
+
+
+class RecordError(FlywheelError):
+    """A record of another tool that cannot be taken; the message is the reason that stands in the quarantine."""
+
+
+class TaskError(FlywheelError):
+    """A task that its world does not have: a seed out of range, another split, foreign parameters. Bad data, nobody's
+    failure."""
+
+
 def reason_of(error: BaseException) -> str:
     """What another library's error says, in one line; its name where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

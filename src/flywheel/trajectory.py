@@ -11,7 +11,24 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+
+
+class Origin(StrEnum):
+    """How a trajectory came into this lake. Set by the writer, never read from a document."""
+
+    COLLECTED = "collected"
+    """Played by this flywheel."""
+    TRUSTED = "trusted"
+    """Imported as a record of our own, on the word of whoever imported it (`--trust`)."""
+    IMPORTED = "imported"
+    """Imported: what the record says of itself is a claim."""
+    UNKNOWN = "unknown"
+    """Written before provenance was recorded."""
+
+
+OURS = frozenset({Origin.COLLECTED, Origin.TRUSTED})
+"""Origins that evaluation, the gate and statistics count, and whose policies' words may teach."""
 
 
 class Split(StrEnum):
@@ -210,6 +227,13 @@ class Trajectory:
     """What they cost, in the currency of the endpoint's prices."""
     subject: str | None = None
     """Whose data this is (a pseudonym), so that all of it can be deleted; None where it is nobody's."""
+    origin: Origin = Origin.COLLECTED
+    origin_source: str = ""
+    """Where it came from: the file of an import; empty for what was played here (iteration and config digest say)."""
+    origin_by: str = ""
+    """The user who imported it, and on whose word it is trusted."""
+    claims: str | None = None
+    """What an imported record of ours says of its own provenance (policy, iteration, purpose, …), as JSON, or None."""
     steps: tuple[Step, ...] = ()
     images: tuple[Image, ...] = ()
     """What the steps' `screenshot` names. Written once with the trajectory; read with `Lake.images`."""

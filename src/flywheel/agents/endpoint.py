@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from flywheel.config_agents import ChatConfig
-from flywheel.errors import ConfigError, FlywheelError, InfrastructureError, PrerequisiteError
+from flywheel.errors import (
+    ConfigError,
+    FlywheelError,
+    InfrastructureError,
+    PrerequisiteError,
+    RefusedError,
+    UnreachableError,
+)
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -184,12 +191,12 @@ def explained(server: Server, error: Exception) -> FlywheelError:
     """What an error of OpenAI's client means: the server fails, or it refuses."""
     status = getattr(error, "status_code", None)
     if status is None:
-        return InfrastructureError(f"the {server.role} at {server.base_url} does not answer: {type(error).__name__}")
+        return UnreachableError(f"the {server.role} at {server.base_url} does not answer: {type(error).__name__}")
     if status in PASSING or status >= 500:
-        return InfrastructureError(f"the {server.role} at {server.base_url} fails: HTTP {status}")
+        return UnreachableError(f"the {server.role} at {server.base_url} fails: HTTP {status}")
     if status not in STANDING:
         told = " ".join(str(getattr(error, "message", error)).split())[:EXCERPT]
-        return InfrastructureError(f"the {server.role} at {server.base_url} refuses a request: HTTP {status}: {told}")
+        return RefusedError(f"the {server.role} at {server.base_url} refuses a request: HTTP {status}: {told}")
     return ConfigError(
         f"the {server.role} at {server.base_url} refuses: HTTP {status}; check base_url, model and {server.key}"
     )

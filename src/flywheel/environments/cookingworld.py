@@ -21,7 +21,7 @@ from typing import Any
 
 from flywheel.environments.privileged import Facts, Milestone, canary
 from flywheel.environments.protocol import Observation, Transition
-from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
+from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError, TaskError
 from flywheel.trajectory import Split, Task, digest
 
 NAME = "cookingworld"
@@ -30,6 +30,7 @@ FOLD_SIZE = 10_000
 PARAMETERS = frozenset(
     {"numLocations", "numIngredients", "numDistractorItems", "includeDoors", "limitInventorySize", "declare"}
 )
+INSTRUCTION = "Find the recipe, gather and prepare the ingredients, prepare the meal, and eat it."
 FINISH = "finish"
 FINISHING = 0.1
 """What the last word is worth of all progress, where it must be said."""
@@ -51,7 +52,8 @@ class CookingGame:
 
     def reset(self, task: Task) -> Observation:
         if task.environment != NAME or task.parameters != self._parameters:
-            raise ConfigError(f"task {task.task_id} was made for other parameters than this world's")
+            raise TaskError(f"task {task.task_id} was made for other parameters than this world's")
+        _check_seed(task.split, task.seed)
         reply = self._call("generateNewGameJSON", task.seed, str(task.split), False)
         self._progress = 0.0
         self._seen = self._observation(reply, event="", note=""), False
@@ -77,6 +79,7 @@ class CookingGame:
 
     def gold(self, task: Task) -> tuple[str, ...]:
         """The simulator's own solution. Privileged."""
+        _check_seed(task.split, task.seed)
         self._call("generateNewGameJSON", task.seed, str(task.split), True)
         with _answering():
             gold = tuple(self._interface.getGoldActionSequence())
@@ -101,6 +104,12 @@ class CookingGame:
             valid_actions=(*sorted(reply["validActions"]), *([FINISH] if self._declares else [])),
             finish=FINISH if self._declares else None,
         )
+
+
+def _check_seed(split: Split, seed: int) -> None:
+    first = FOLD_START[split]
+    if not first <= seed < first + FOLD_SIZE:
+        raise TaskError(f"seed {seed} is no {split} seed of CookingWorld: they are {first} to {first + FOLD_SIZE - 1}")
 
 
 @contextmanager
@@ -150,9 +159,12 @@ class CookingWorld:
             raise ConfigError(
                 f"{split} tasks {start}..{start + count} lie outside 0..{FOLD_SIZE}; lower the counts or iterations"
             )
-        instruction = "Find the recipe, gather and prepare the ingredients, prepare the meal, and eat it."
         first = FOLD_START[split] + start
-        return tuple(Task(NAME, self._parameters, split, seed, instruction) for seed in range(first, first + count))
+        return tuple(self.find(split, seed) for seed in range(first, first + count))
+
+    def find(self, split: Split, seed: int) -> Task:
+        _check_seed(split, seed)
+        return Task(NAME, self._parameters, split, seed, INSTRUCTION)
 
     def undo(self, action: str) -> str | None:
         verb, _, rest = action.partition(" ")

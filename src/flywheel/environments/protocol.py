@@ -43,7 +43,8 @@ class Transition:
 
 
 class Environment(Protocol):
-    """One running episode at a time. Raises `InfrastructureError` when it breaks, never for a bad action."""
+    """One running episode at a time. Raises `InfrastructureError` when it breaks, never for a bad action, and
+    `TaskError` for a task that is not its world's."""
 
     def reset(self, task: Task) -> Observation: ...
 
@@ -59,6 +60,10 @@ class World(Protocol):
     def environments(self, count: int) -> Sequence[Environment]: ...
 
     def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]: ...
+
+    def find(self, split: Split, seed: int) -> Task:
+        """The task of a split that has this seed, with its instruction. Raises `TaskError` if there is none."""
+        ...
 
     def facts(self, task: Task) -> Facts: ...
 

@@ -1,0 +1,230 @@
+"""Who says so: which fields of a record replay reproduces, which only a policy of ours can have written, and which are
+claims.
+
+An imported record is a claim. Its provenance is set by whoever writes it into the lake, what it says of its own is kept
+in `claims`, and training reads of it only what replay reproduces.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+from typing import Any
+
+from flywheel.errors import RecordError
+from flywheel.trajectory import OURS, SCHEMA_VERSION, Origin, Trajectory
+
+IMPORTED = "imported"
+"""Role and purpose of what others played."""
+
+
+class Evidence(StrEnum):
+    """What stands behind a field where training reads it."""
+
+    REPLAYED = "replayed"
+    """The replay verifier reproduces it."""
+    AUTHORED = "authored"
+    """Written by a policy: it teaches only with provenance, and reads as absent without."""
+    WRITTEN = "written"
+    """Set or recomputed by whoever writes the record into the lake."""
+    UNREAD = "unread"
+    """Training does not read it."""
+
+
+STEP_EVIDENCE: Mapping[str, Evidence] = {
+    "index": Evidence.REPLAYED,
+    "observation": Evidence.REPLAYED,
+    "event": Evidence.REPLAYED,
+    "note": Evidence.REPLAYED,
+    "place": Evidence.REPLAYED,
+    "state_key": Evidence.REPLAYED,
+    "valid_actions": Evidence.REPLAYED,
+    "action": Evidence.REPLAYED,
+    "reward": Evidence.REPLAYED,
+    "progress": Evidence.REPLAYED,
+    "terminated": Evidence.REPLAYED,
+    "truncated": Evidence.REPLAYED,
+    "thought": Evidence.AUTHORED,
+    "subgoal": Evidence.AUTHORED,
+    "switched": Evidence.AUTHORED,
+    "label": Evidence.AUTHORED,
+    "audit": Evidence.AUTHORED,
+    "logprobs": Evidence.AUTHORED,
+    "top_tokens": Evidence.AUTHORED,
+    "top_logprobs": Evidence.AUTHORED,
+    "trainable": Evidence.AUTHORED,
+    "policy_id": Evidence.WRITTEN,
+    "policy_version": Evidence.WRITTEN,
+    "prompt_tokens": Evidence.UNREAD,
+    "completion_tokens": Evidence.UNREAD,
+    "seconds": Evidence.UNREAD,
+    "screenshot": Evidence.UNREAD,
+    "cost": Evidence.UNREAD,
+}
+"""Every column of a step. A test holds that training rows follow it."""
+TRAJECTORY_EVIDENCE: Mapping[str, Evidence] = {
+    "environment": Evidence.REPLAYED,
+    "parameters": Evidence.REPLAYED,
+    "split": Evidence.REPLAYED,
+    "seed": Evidence.REPLAYED,
+    "instruction": Evidence.REPLAYED,
+    "stop_reason": Evidence.REPLAYED,
+    "success": Evidence.REPLAYED,
+    "score": Evidence.REPLAYED,
+    "total_reward": Evidence.REPLAYED,
+    "length": Evidence.REPLAYED,
+    "final_observation": Evidence.REPLAYED,
+    "final_event": Evidence.REPLAYED,
+    "final_state_key": Evidence.REPLAYED,
+    "trajectory_id": Evidence.WRITTEN,
+    "task_id": Evidence.WRITTEN,
+    "task_group": Evidence.WRITTEN,
+    "policy": Evidence.WRITTEN,
+    "policy_id": Evidence.WRITTEN,
+    "policy_version": Evidence.WRITTEN,
+    "iteration": Evidence.WRITTEN,
+    "purpose": Evidence.WRITTEN,
+    "attempt": Evidence.WRITTEN,
+    "parent_policy_id": Evidence.WRITTEN,
+    "config_digest": Evidence.WRITTEN,
+    "schema_version": Evidence.WRITTEN,
+    "origin": Evidence.WRITTEN,
+    "origin_source": Evidence.WRITTEN,
+    "origin_by": Evidence.WRITTEN,
+    "claims": Evidence.UNREAD,
+    "error": Evidence.UNREAD,
+    "started_at": Evidence.UNREAD,
+    "extra": Evidence.UNREAD,
+    "tokens": Evidence.UNREAD,
+    "cost": Evidence.UNREAD,
+    "subject": Evidence.UNREAD,
+}
+"""Every column of a trajectory."""
+_ABSENT: Mapping[str, Any] = {
+    "thought": "",
+    "subgoal": "",
+    "switched": False,
+    "label": None,
+    "audit": "",
+    "logprobs": None,
+    "top_tokens": None,
+    "top_logprobs": None,
+}
+"""What authored fields read as without provenance. `trainable` stays: it can only withhold a target."""
+_CLAIMED = (
+    "trajectory_id",
+    "policy",
+    "policy_id",
+    "policy_version",
+    "iteration",
+    "purpose",
+    "attempt",
+    "parent_policy_id",
+    "config_digest",
+    "schema_version",
+)
+LATEST = 253_402_300_800
+"""The year 10000, in seconds since 1970."""
+
+
+def teachable(one: Trajectory) -> Trajectory:
+    """The trajectory as training may read it: what only a policy can have written is absent without provenance."""
+    if one.origin in OURS:
+        return one
+    return replace(one, steps=tuple(replace(step, **_ABSENT) for step in one.steps))
+
+
+def claims_of(one: Trajectory) -> str:
+    """What a record of ours says of its own provenance, as canonical JSON. Steps by other policies are named one by
+    one."""
+    claims = {name: getattr(one, name) for name in _CLAIMED}
+    others = {
+        str(step.index): [step.policy_id, step.policy_version]
+        for step in one.steps
+        if (step.policy_id, step.policy_version) != (one.policy_id, one.policy_version)
+    }
+    return json.dumps({**claims, "steps": others}, sort_keys=True)
+
+
+def with_claims(one: Trajectory) -> Trajectory:
+    """An imported record as its document told it: the inverse of `as_claim`, for exports."""
+    if one.claims is None:
+        return one
+    claims = json.loads(one.claims)
+    others = claims.pop("steps", {})
+    mine = [claims["policy_id"], claims["policy_version"]]
+    steps = []
+    for step in one.steps:
+        policy_id, version = others.get(str(step.index), mine)
+        steps.append(replace(step, policy_id=policy_id, policy_version=version))
+    return replace(one, **claims, claims=None, steps=tuple(steps))
+
+
+def as_claim(one: Trajectory, identity: str, source: str, by: str) -> Trajectory:
+    """A record as an import writes it: who played it, when and for what is moved to `claims`.
+
+    `identity` becomes the id of a record of ours; other formats have ids that are digests already. Task id and group
+    follow from the task.
+    """
+    task = one.task
+    named = replace(
+        one,
+        task_id=task.task_id,
+        task_group=task.group,
+        policy=IMPORTED,
+        iteration=0,
+        purpose=IMPORTED,
+        attempt=0,
+        parent_policy_id="",
+        config_digest="",
+        schema_version=SCHEMA_VERSION,
+        origin=Origin.IMPORTED,
+        origin_source=source,
+        origin_by=by,
+    )
+    if one.claims is None:
+        return named
+    policy_id = f"{one.policy}@{one.policy_version}"[:64]
+    steps = tuple(replace(step, policy_id=policy_id) for step in one.steps)
+    return replace(named, trajectory_id=identity, policy_id=policy_id, steps=steps)
+
+
+def as_trusted(one: Trajectory, source: str, by: str) -> Trajectory:
+    """A record whose word counts, because a person said so."""
+    return replace(one, claims=None, origin=Origin.TRUSTED, origin_source=source, origin_by=by)
+
+
+def check_numbers(one: Trajectory) -> None:
+    """Raise `RecordError` for numbers that no episode can have: counts below zero, scores outside [0, 1], NaN, steps
+    that are not numbered, a limit that ended a success."""
+    if [step.index for step in one.steps] != list(range(one.length)):
+        raise RecordError("steps are not numbered 0, 1, … up to the length")
+    for name in ("score", "tokens", "cost", "iteration", "attempt", "started_at", "total_reward"):
+        _check(name, getattr(one, name), _BOUNDS.get(name, (0.0, math.inf)))
+    for step in one.steps:
+        for name in ("reward", "progress", "seconds", "cost", "prompt_tokens", "completion_tokens"):
+            _check(f"{name} of step {step.index}", getattr(step, name), _BOUNDS.get(name, (0.0, math.inf)))
+        for row in (step.logprobs or (), *(step.top_logprobs or ())):
+            for value in row if isinstance(row, tuple) else (row,):
+                _check(f"a log-probability of step {step.index}", value, (-math.inf, 1e-3), finite=False)
+        if step.truncated and (step.terminated or one.success):
+            raise RecordError(f"step {step.index} was truncated, in an episode that ended of itself")
+
+
+_ANY = (-math.inf, math.inf)
+_BOUNDS = {
+    "score": (0.0, 1.0),
+    "progress": (0.0, 1.0),
+    "reward": _ANY,
+    "total_reward": _ANY,
+    "started_at": (0.0, LATEST),
+}
+
+
+def _check(name: str, value: float, bounds: tuple[float, float], *, finite: bool = True) -> None:
+    low, high = bounds
+    if not low <= value <= high or (finite and not math.isfinite(value)):
+        raise RecordError(f"{name} is {value:.6g}, which no episode can have")
