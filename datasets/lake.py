@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +42,7 @@ from flywheel.datasets.files import Source, Written, read_rows, read_steps, writ
 from flywheel.datasets.places import Place, place_of
 from flywheel.datasets.privacy import redacted
 from flywheel.datasets.reading import Files, QueryLimits, open_views, run_query
+from flywheel.datasets.results import Result, streamed
 from flywheel.datasets.snapshots import catalog_tables, files_of
 from flywheel.datasets.storage import source, storage_at
 from flywheel.datasets.views import PARQUET_KINDS, kinds_of
@@ -215,6 +216,18 @@ class Lake:
         connection = self._views(at, kinds_of(statement))
         try:
             return run_query(connection, statement, limits or QueryLimits())
+        finally:
+            connection.close()
+
+    @contextmanager
+    def stream(
+        self, statement: str, *, at: int | None = None, limits: QueryLimits | None = None, printed: bool = True
+    ) -> Iterator[Result]:
+        """The result of one reading statement as it comes, in memory a few thousand rows at a time."""
+        connection = self._views(at, kinds_of(statement))
+        try:
+            with streamed(connection, statement, limits or QueryLimits(), printed=printed) as result:
+                yield result
         finally:
             connection.close()
 

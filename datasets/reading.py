@@ -114,10 +114,8 @@ def _is_ours(file: Path) -> bool:
 
 def run_query(connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits) -> pa.Table:
     """The result of one reading statement. Raises `QueryError` in one line."""
-    with _translated(limits):
-        parsed = duckdb.extract_statements(statement)
-        if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
-            raise QueryError("only a single reading statement is allowed: select, from, with, describe, show")
+    with translated(limits):
+        check_statement(statement)
         connection.execute(f"set memory_limit = {quoted(limits.memory)}")
         connection.execute("set lock_configuration = true")
         alarm = threading.Timer(limits.seconds, connection.interrupt)
@@ -129,6 +127,17 @@ def run_query(connection: duckdb.DuckDBPyConnection, statement: str, limits: Que
     return result
 
 
+def check_statement(statement: str) -> None:
+    """Raise `QueryError` for what is not one reading statement."""
+    try:
+        parsed = duckdb.extract_statements(statement)
+        reads = len(parsed) == 1 and parsed[0].type == duckdb.StatementType.SELECT
+    except ValueError:  # a type of statement that DuckDB's Python side has no name for
+        reads = False
+    if not reads:
+        raise QueryError("only a single reading statement is allowed: select, from, with, describe, show")
+
+
 def check_condition(condition: str) -> None:
     """Raise `QueryError` for what is more, or less, than one SQL expression."""
     try:
@@ -138,7 +147,8 @@ def check_condition(condition: str) -> None:
 
 
 @contextmanager
-def _translated(limits: QueryLimits) -> Iterator[None]:
+def translated(limits: QueryLimits) -> Iterator[None]:
+    """Raises DuckDB's errors as `QueryError`, in one line."""
     try:
         yield
     except duckdb.InterruptException as error:

@@ -28,15 +28,15 @@ from flywheel.console import (
     DryRun,
     Format,
     Kind,
+    NonFinite,
     Sets,
-    give,
     lake_of,
     load_config,
     open_lake,
     say,
-    show_table,
 )
 from flywheel.errors import BudgetError, ConfigError, FlywheelError
+from flywheel.output import give, show_table
 
 if TYPE_CHECKING:
     from flywheel.config import Config
@@ -219,21 +219,32 @@ def sql(
     output: Annotated[Path | None, typer.Option(help="Write the result to a new file.")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that the query may take.")] = 300.0,
     memory: Annotated[str, typer.Option(help="Memory that it may take, as 4GB or 50%.")] = "80%",
+    non_finite: Annotated[NonFinite, typer.Option(help="NaN and infinity in JSON.")] = NonFinite.NULL,
     as_json: AsJson = False,
 ) -> None:
-    """Query the lake with DuckDB SQL, once or interactively. It can only read."""
+    """Query the lake with DuckDB SQL, once or interactively. It can only read.
+
+    Time and memory bind the whole command, what is printed included.
+    """
     from flywheel.datasets.pins import snapshot_of
     from flywheel.datasets.reading import QueryLimits
+    from flywheel.watchdog import watched
 
-    lake = open_lake(data_dir)
-    snapshot = snapshot_of(lake, at) if at else None
     limits = QueryLimits(timeout, memory)
     if query is None:
         from flywheel.shell import run_shell
 
+        lake = open_lake(data_dir)
+        snapshot = snapshot_of(lake, at) if at else None
         run_shell(lake, snapshot, limits, lake.root / "sql_history")
         return
-    give(lake.sql(query, at=snapshot, limits=limits), Format.JSON if as_json else format, output)
+    form = Format.JSON if as_json else format
+    with watched(timeout, memory):
+        lake = open_lake(data_dir)
+        snapshot = snapshot_of(lake, at) if at else None
+        printed = form not in (Format.PARQUET, Format.ARROW)
+        with lake.stream(query, at=snapshot, limits=limits, printed=printed) as result:
+            give(result, form, output, words=non_finite is NonFinite.TEXT)
 
 
 @app.command(epilog="Example: flywheel show 3f2a91c04b --data-dir data/quickstart")

@@ -20,9 +20,9 @@ from flywheel.console import (
     load_config,
     open_lake,
     say,
-    show_table,
 )
 from flywheel.errors import ConfigError
+from flywheel.output import show_table
 
 Number = Annotated[int | None, typer.Option("--iteration", min=1, help="Which iteration; default: the one in hand.")]
 

@@ -18,9 +18,9 @@ from flywheel.console import (
     load_config,
     open_lake,
     say,
-    show_table,
 )
 from flywheel.errors import ConfigError
+from flywheel.output import show_table
 
 
 class Pool(StrEnum):

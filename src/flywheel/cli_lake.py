@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from flywheel.config import LEAK
-from flywheel.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say, show_table
+from flywheel.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say
 from flywheel.errors import LakeError
+from flywheel.output import show_table
 
 dataset = typer.Typer(
     help="Named, versioned datasets over the lake.",

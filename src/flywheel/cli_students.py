@@ -20,9 +20,9 @@ from flywheel.console import (
     load_config,
     open_lake,
     say,
-    show_table,
 )
 from flywheel.errors import ConfigError
+from flywheel.output import show_table
 
 Arguments = Annotated[
     list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the method, e.g. gamma=0.99.")

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from flywheel.console import AsJson, ConfigFile, DryRun, Sets, lake_of, load_config, say, show_table
+from flywheel.console import AsJson, ConfigFile, DryRun, Sets, lake_of, load_config, say
 from flywheel.errors import FlywheelError
+from flywheel.output import show_table
 
 verifiers = typer.Typer(
     help="Measure verifiers before they gate data.",

@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flywheel.console import Format, give, show_table
+from flywheel.console import Format
 from flywheel.datasets.views import VIEWS
 from flywheel.errors import FlywheelError
+from flywheel.output import give, show_table
+from flywheel.watchdog import watched
 
 if TYPE_CHECKING:
     from flywheel.datasets.lake import Lake
@@ -47,7 +49,11 @@ class Shell(cmd.Cmd):
             statement = "\n".join(self._pending).rstrip().rstrip(";")
             self._pending, self.prompt = [], "flywheel> "
             try:
-                give(self._lake.sql(statement, at=self._at, limits=self._limits), Format.TABLE, None)
+                with (
+                    watched(self._limits.seconds, self._limits.memory),
+                    self._lake.stream(statement, at=self._at, limits=self._limits) as result,
+                ):
+                    give(result, Format.TABLE, None)
             except FlywheelError as error:
                 print(error)
         return False

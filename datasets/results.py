@@ -1,0 +1,144 @@
+"""A query's result as it comes: Arrow batches whose values can all be printed, whatever their type."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from flywheel.datasets.reading import QueryLimits, check_statement, quoted, translated
+from flywheel.errors import QueryError
+
+BATCH_ROWS = 4096
+INTEGERS = frozenset({"tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint"})
+PLAIN = INTEGERS | {"boolean", "float", "double", "varchar", "null"}
+"""DuckDB's types that Python holds without loss; 128-bit integers, times, decimals and the rest are read as text."""
+NESTED = frozenset({"list", "array", "struct", "map"})
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`columns` as the query names them, two of which may have one name; `huge` are those whose text is an integer of
+    128 bits."""
+
+    columns: list[str]
+    schema: pa.Schema
+    huge: frozenset[int]
+    batches: Iterator[pa.RecordBatch]
+
+    def rows(self) -> Iterator[list[Any]]:
+        """Rows as Python values."""
+        for batch in self.batches:
+            columns = [column.to_pylist() for column in batch.columns]
+            for place in self.huge:
+                columns[place] = [None if value is None else int(value) for value in columns[place]]
+            yield from map(list, zip(*columns, strict=True))
+
+
+@contextmanager
+def streamed(
+    connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits, *, printed: bool
+) -> Iterator[Result]:
+    """Run one reading statement; batches are computed as they are asked for, all of them within the limits.
+
+    `printed`: what Python or JSON cannot hold is read as DuckDB's own text. Raises `QueryError` in one line.
+    """
+    until = time.monotonic() + limits.seconds
+    alarm = threading.Timer(limits.seconds, connection.interrupt)
+    alarm.daemon = True
+    try:
+        with translated(limits):
+            check_statement(statement)
+            connection.execute(f"set memory_limit = {quoted(limits.memory)}")
+            connection.execute("set lock_configuration = true")
+            alarm.start()
+            relation = connection.sql(statement)
+            columns, types = list(relation.columns), list(relation.types)
+            if printed:
+                relation = connection.sql(_as_printed(statement, types))
+            reader = relation.to_arrow_reader(BATCH_ROWS)
+        schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, columns, strict=True)])
+        huge = frozenset(place for place, kind in enumerate(types) if printed and kind.id in ("hugeint", "uhugeint"))
+        yield Result(columns, schema, huge, _batches(reader, limits, until))
+    finally:
+        alarm.cancel()
+
+
+def _batches(reader: pa.RecordBatchReader, limits: QueryLimits, until: float) -> Iterator[pa.RecordBatch]:
+    while True:
+        with translated(limits):
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            except (OSError, pa.ArrowException) as error:  # DuckDB's errors come through Arrow
+                raise _of_duckdb(error, limits) from error
+        if time.monotonic() > until:
+            raise QueryError(f"the query took longer than {limits.seconds:g} s; narrow it or raise the limit")
+        yield batch
+
+
+def _of_duckdb(error: Exception, limits: QueryLimits) -> Exception:
+    text = " ".join(str(error).split("\n\n")[0].split())
+    if "INTERRUPT" in text or "Interrupted" in text:
+        return duckdb.InterruptException(text)
+    return duckdb.OutOfMemoryException(text) if "Out of Memory" in text else QueryError(text)
+
+
+def _as_printed(statement: str, types: Sequence[Any]) -> str:
+    """The statement with every column under a name of its own and as a type that can be printed."""
+    names = [f"c{place}" for place in range(len(types))]
+    columns = [
+        f"{name}::{cast}" if (cast := _text_type(kind)) else name for name, kind in zip(names, types, strict=True)
+    ]
+    return f"select {', '.join(columns)} from ({statement.strip().rstrip(';')}\n) as t({', '.join(names)})"
+
+
+def _text_type(kind: Any) -> str:
+    """What to cast a type to, or nothing where it prints as it is."""
+    if kind.id in PLAIN:
+        return ""
+    if kind.id not in NESTED:
+        return "varchar"
+    children = [(name, child) for name, child in kind.children if name != "size"]
+    inner = [(name, _text_type(child) or str(child)) for name, child in children]
+    if kind.id == "struct":
+        return f"struct({', '.join(f'{_name(name)} {cast}' for name, cast in inner)})"
+    if kind.id == "map":
+        return f"map({', '.join(cast for _, cast in inner)})"
+    return f"{inner[0][1]}[]"
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def json_value(value: Any, *, words: bool, lost: list[int]) -> Any:
+    """A value as JSON holds it. NaN and infinity become null, or words; each is counted in `lost`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        lost[0] += 1
+        return ("NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity") if words else None
+    if isinstance(value, dict):
+        return {name: json_value(inner, words=words, lost=lost) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(inner, words=words, lost=lost) for inner in value]
+    return value
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names with a number behind those that came before: a, b, a_2."""
+    found: list[str] = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate in found:
+            number += 1
+            candidate = f"{name}_{number}"
+        found.append(candidate)
+    return found

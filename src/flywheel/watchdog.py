@@ -1,0 +1,70 @@
+"""A watch over this very process: what a library does not interrupt is ended when its time or memory is spent."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flywheel.errors import QueryError
+
+GRACE_SECONDS = 1.0
+"""How long something may take to heed an interrupt."""
+SLACK = 400 << 20
+"""Bytes that a process needs besides the memory that its query may take."""
+LOOK_SECONDS = 0.02
+BAD = 2
+"""Exit code, as of everything that a user can mend."""
+_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:(%)|([KMGT]?)i?B?)\s*", re.IGNORECASE)
+
+
+@contextmanager
+def watched(seconds: float, memory: str) -> Iterator[None]:
+    """End this process with one line and exit code 2 if what runs inside takes longer, or more memory, than that."""
+    until, most = time.monotonic() + seconds + GRACE_SECONDS, bytes_of(memory) + SLACK
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK_SECONDS):
+            if time.monotonic() > until:
+                _end(f"the query took longer than {seconds:g} s; narrow it or raise the limit")
+            if resident() > most:
+                _end(f"the query needs more memory than {memory}; narrow it or raise the limit")
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def bytes_of(memory: str) -> int:
+    """A size as DuckDB writes it, `4GB` or `70%` of this machine's memory. Raises `QueryError` for anything else."""
+    match = _SIZE.fullmatch(memory)
+    if not match:
+        raise QueryError(f"--memory '{memory}' is no size; write it as 4GB or 70%")
+    number, percent, unit = match.groups()
+    if percent:
+        return int(float(number) / 100 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return int(float(number) * _UNITS[unit.upper()])
+
+
+def resident() -> int:
+    """Bytes of memory that this process occupies now; where the system does not tell, the most that it ever did."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak << 10
+
+
+def _end(message: str) -> None:
+    os.write(sys.stderr.fileno(), f"flywheel: {message}\n".encode())
+    os._exit(BAD)
