@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from flywheel.datasets.lake import Lake
+from flywheel.text import markdown
 
 HORIZONS = (0, 10, 20, 50, 100, 200, 500)
 LICENSE = "other"
@@ -26,7 +27,10 @@ def dataset_card(lake: Lake, name: str, snapshot: int, condition: str, ids: Sequ
                     group by all order by 1"""
             ).fetchall()
             lines = [f"| {title} | trajectories | verified | median steps | longest |", "| --- " * 5 + "|"]
-            lines += [f"| {key} | {n} | {_share(share)} | {median:g} | {top} |" for key, n, share, median, top in rows]
+            lines += [
+                f"| {markdown(str(key))} | {n} | {_share(share)} | {median:g} | {top} |"
+                for key, n, share, median, top in rows
+            ]
             return "\n".join(lines)
 
         bounds = " ".join(f"when length < {bound} then '{low:03}–{bound:03}'" for low, bound in _pairs())

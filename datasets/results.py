@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -118,27 +117,3 @@ def _text_type(kind: Any) -> str:
 
 def _name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def json_value(value: Any, *, words: bool, lost: list[int]) -> Any:
-    """A value as JSON holds it. NaN and infinity become null, or words; each is counted in `lost`."""
-    if isinstance(value, float) and not math.isfinite(value):
-        lost[0] += 1
-        return ("NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity") if words else None
-    if isinstance(value, dict):
-        return {name: json_value(inner, words=words, lost=lost) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(inner, words=words, lost=lost) for inner in value]
-    return value
-
-
-def unique(names: Sequence[str]) -> list[str]:
-    """The names with a number behind those that came before: a, b, a_2."""
-    found: list[str] = []
-    for name in names:
-        number, candidate = 1, name
-        while candidate in found:
-            number += 1
-            candidate = f"{name}_{number}"
-        found.append(candidate)
-    return found

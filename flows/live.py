@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flywheel.agents.collect import Company
 from flywheel.agents.episode import Episode
 from flywheel.agents.policy import Decision
 from flywheel.agents.tracing import tracing
 from flywheel.flows.progress import bar
+from flywheel.text import plain_console, printable
 from flywheel.trajectory import StopReason, Trajectory
 
 ROWS = 24
@@ -57,14 +58,14 @@ class Board:
         for slot, (episode, subgoal, action) in rows[:ROWS]:
             table.add_row(
                 str(slot),
-                episode.job.task.task_id,
-                episode.policy.name,
+                Text(printable(episode.job.task.task_id)),
+                Text(printable(episode.policy.name)),
                 str(len(episode.steps)),
                 f"{episode.progress:.0%}",
                 str(episode.tokens),
                 f"{now - episode.started_at:.1f}",
-                escape(subgoal),
-                escape(action),
+                Text(printable(subgoal)),
+                Text(printable(action)),
             )
         more = f"{len(rows) - ROWS} more running; " if len(rows) > ROWS else ""
         return Group(table, more + ", ".join(f"{count} {reason}" for reason, count in ended.items()))
@@ -73,7 +74,7 @@ class Board:
 @contextmanager
 def watched(title: str, *, table: bool) -> Iterator[tuple[Callable[[int], None], Company]]:
     """What tells of a collection while it runs: (progress, company). A bar, or the table on a terminal; and spans."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with tracing() as spans:
         if not (table and console.is_terminal):
             with bar(title) as progress:

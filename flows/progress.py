@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from flywheel.distill.processes import leads
+from flywheel.text import plain_console
 
 QUIET_SECONDS = 15.0
 """Without a terminal, a line is printed at most this often."""
@@ -42,12 +43,12 @@ def _reporter() -> Iterator[Callable[[str, int, int | None, str], None]]:
     if not leads():
         yield lambda line, done, total, note: None
         return
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)
         return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=console) as progress:
         rows: dict[str, TaskID] = {}
 
         def show(line: str, done: int, total: int | None, note: str) -> None:

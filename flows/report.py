@@ -14,6 +14,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.gate import Decision
 from flywheel.distill.iterations import iterations
 from flywheel.filters.curate import route_counts, route_reasons
+from flywheel.text import markdown
 
 if TYPE_CHECKING:
     from flywheel.distill.evaluation import Rate
@@ -75,12 +76,14 @@ def as_markdown(history: Sequence[dict[str, Any]], picture: str) -> str:
     newest = history[-1]
     rows = rate_rows(history)
     head = "| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0])
-    table = "\n".join("| " + " | ".join(row.values()) + " |" for row in rows)
+    table = "\n".join("| " + " | ".join(map(markdown, row.values())) + " |" for row in rows)
     reasons = "\n".join(
-        f"| {row['route']} | {row['reason']} | {row['trajectories']} | `{row['example'][:12]}` |"
+        f"| {row['route']} | {markdown(row['reason'])} | {row['trajectories']} | `{row['example'][:12]}` |"
         for row in newest["reasons"]
     )
-    gates = "\n".join(f"- iteration {report['iteration']}: {report['gate']['sentence']}" for report in history)
+    gates = "\n".join(
+        f"- iteration {report['iteration']}: {markdown(report['gate']['sentence'])}" for report in history
+    )
     return f"""# {newest["name"]}: iteration {newest["iteration"]}
 
 P(verified) on {newest["rates"][0]["tasks"]} held-out test tasks, seed {newest["seed"]}, Wilson intervals.

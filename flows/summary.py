@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flywheel.config import Config
@@ -19,31 +18,32 @@ from flywheel.distill.gate import Decision
 from flywheel.distill.iterations import iterations
 from flywheel.distill.registry import champion, history
 from flywheel.flows.report import rate_rows
+from flywheel.text import plain_console, printable
 
 
 def print_summary(
     config_file: Path, config: Config, reports: list[dict[str, Any]], overrides: Sequence[str] = ()
 ) -> None:
     """P(verified) by iteration, the gates, the routes, the files, and what to type next."""
-    console = Console()
+    console = plain_console()
     rows = rate_rows(reports)
     table = Table(*rows[0], title=f"P(verified) on held-out test tasks, seed {config.seed}")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(printable, row.values()))
     console.print(table)
     for report in reports:
-        console.print(f"gate {report['iteration']}: {report['gate']['sentence']}", highlight=False)
+        console.print(f"gate {report['iteration']}: {printable(report['gate']['sentence'])}")
     routes = ", ".join(f"{count} {route}" for route, count in reports[-1]["routes"].items())
-    console.print(f"trajectories: {routes}", highlight=False)
+    console.print(f"trajectories: {routes}")
     newest = config.data_dir / "reports" / f"iteration-{reports[-1]['iteration']}"
-    console.print(f"report: {newest}.md  plot: {newest}.png", highlight=False, soft_wrap=True)
-    console.print("\nNext, type:", highlight=False)
+    console.print(f"report: {newest}.md  plot: {newest}.png", soft_wrap=True)
+    console.print("\nNext, type:")
     query = "select policy, count(*), avg(verified) from trajectories group by all"
     kept = [part for override in overrides if not override.startswith("iterations=") for part in ("--set", override)]
     more = ["run", str(config_file), *kept, "--set", f"iterations={config.iterations + 1}"]
     data = ["--set", f"lake.url={config.lake.url}"] if config.lake.url else ["--data-dir", str(config.data_dir)]
     for command in (["sql", query, *data], ["status", *data], more):
-        console.print(f"  {shlex.join([_program(), *command])}", highlight=False, soft_wrap=True)
+        console.print(f"  {shlex.join([_program(), *command])}", soft_wrap=True)
 
 
 def _program() -> str:

@@ -20,9 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.datasets.lake import Lake
-from flywheel.datasets.results import unique
 from flywheel.errors import QueryError
-from flywheel.text import html_text, markdown, printable
+from flywheel.text import html_text, markdown, printable, unique
 from flywheel.trajectory import Trajectory
 from flywheel.watchdog import bytes_of
 

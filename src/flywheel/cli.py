@@ -37,6 +37,7 @@ from flywheel.console import (
 )
 from flywheel.errors import BudgetError, ConfigError, FlywheelError
 from flywheel.output import give, show_table
+from flywheel.text import printable
 
 if TYPE_CHECKING:
     from flywheel.config import Config
@@ -299,7 +300,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FlywheelError as error:
-        print(f"flywheel: {error}", file=sys.stderr)
+        print(f"flywheel: {printable(str(error))}", file=sys.stderr)
         sys.exit(SPENT if isinstance(error, BudgetError) else 2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

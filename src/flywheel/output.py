@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flywheel.errors import QueryError
-from flywheel.text import printable
+from flywheel.text import json_value, plain_console, printable, unique
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -29,10 +29,9 @@ NARROW, FRAME = 12, 3
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A table that fits the terminal. One row that does not is shown upright; else columns are left out, and named."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = plain_console()
     cells = [[cell(value) for value in row] for row in rows]
     names = [printable(name) for name in columns]
     fit = _fitting(names, cells, console.width)
@@ -141,8 +140,6 @@ def _write(result: Result, format: Format, sink: BinaryIO, *, words: bool) -> No
 
 
 def _write_json(result: Result, sink: BinaryIO, *, lines: bool, words: bool) -> None:
-    from flywheel.datasets.results import json_value, unique
-
     names, lost = unique(result.columns), [0]
     before, between, after = ("", "\n", "\n") if lines else ("[\n  ", ",\n  ", "\n]\n")
     count = 0

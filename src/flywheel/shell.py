@@ -11,6 +11,7 @@ from flywheel.console import Format
 from flywheel.datasets.views import VIEWS
 from flywheel.errors import FlywheelError
 from flywheel.output import give, show_table
+from flywheel.text import printable
 from flywheel.watchdog import watched
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Shell(cmd.Cmd):
                 ):
                     give(result, Format.TABLE, None)
             except FlywheelError as error:
-                print(error)
+                print(printable(str(error)))
         return False
 
     def completenames(self, text: str, *ignored: object) -> list[str]:
@@ -86,7 +87,7 @@ class Shell(cmd.Cmd):
             at = snapshot_of(self._lake, argument) if argument else None
             self._lake.connect(at).close()
         except FlywheelError as error:
-            print(error)
+            print(printable(str(error)))
         else:
             self._at = at
 
