@@ -97,9 +97,9 @@ def contexts(lake: Lake, folder: Path, tokens: PieceTokenizer, count: int) -> Tu
         turn = 0
         for window in planner:
             for place, piece in enumerate(window.pieces):
-                if piece.text == SUBGOAL:
+                if piece.marker == SUBGOAL:
                     turns += [[] for _ in range(turn + 1 - len(turns))]
-                    turns[turn].append((number, tokens.context([*window.pieces[:place], Piece(SUBGOAL)])))
+                    turns[turn].append((number, tokens.context([*window.pieces[:place], Piece(marker=SUBGOAL)])))
                     turn += 1
     return turns
 

@@ -88,7 +88,7 @@ def flat(steps: tuple[Step, ...], limits: Limits, tokens: PieceTokenizer) -> lis
     for step in steps:
         seen = observation_of(step)
         window = context.observe(seen)
-        counts.append(len(tokens.context([*window.pieces, Piece(ACT)])))
+        counts.append(len(tokens.context([*window.pieces, Piece(marker=ACT)])))
         context.act(seen, step.action)
     return counts
 
@@ -102,10 +102,10 @@ def hierarchical(steps: tuple[Step, ...], limits: Limits, tokens: PieceTokenizer
         if not context.must_plan and context.steps_in_segment >= EVERY:
             context.finish(Outcome.DONE)
         if context.must_plan:
-            planned = len(tokens.context([*context.plan(seen).pieces, Piece(SUBGOAL)]))
+            planned = len(tokens.context([*context.plan(seen).pieces, Piece(marker=SUBGOAL)]))
             context.adopt(f"reach {step.place}")
         assert context.window is not None
-        counts.append(planned + len(tokens.context([*context.window.pieces, Piece(ACT)])))
+        counts.append(planned + len(tokens.context([*context.window.pieces, Piece(marker=ACT)])))
         context.act(seen, step.action)
     return counts
 

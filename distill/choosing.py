@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from flywheel.agents.collect import play
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.episode import Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.prompts import END, PAD, Piece, Role, Window
+from flywheel.agents.prompts import END, PAD, Role, Window
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.config import Config, VerifierConfig
 from flywheel.datasets.lake import Lake
@@ -115,7 +115,7 @@ class Eye:
                 context.act(seen, step.action)
         last = Observation(one.final_observation, one.final_event, place=one.steps[-1].place)
         window = context.observe(last)
-        window.act(END, target=True, decision=len(one.steps))
+        window.say(END, target=True, decision=len(one.steps))
         return window
 
 
@@ -161,4 +161,4 @@ def fitted(eye: Eye, moments: Sequence[Moment]) -> tuple[ValueHead, dict[str, fl
 def _only_end(window: Window) -> Window:
     """The window with its last word as the only decision."""
     *before, last = window.pieces
-    return Window([*(Piece(piece.text) for piece in before), last])
+    return Window([*(replace(piece, target=False, decision=-1) for piece in before), last])

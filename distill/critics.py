@@ -138,7 +138,7 @@ def _marked(window: Window, tokens: PieceTokenizer) -> Example:
     step_T = np.full(len(weight_T), -1, np.int64)
     cursor = 0
     for piece in window.pieces:
-        if piece.decision >= 0 and not piece.text.startswith(DONE):
+        if piece.decision >= 0 and piece.marker != DONE:
             weight_T[cursor], step_T[cursor] = 1.0, piece.decision
-        cursor += len(tokens.ids(piece.text))
+        cursor += len(tokens.piece(piece))
     return Example(plain.ids_T, weight_T, {"step": step_T})

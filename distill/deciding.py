@@ -14,7 +14,8 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from flywheel.agents.guard import Guard
-from flywheel.agents.prompts import DONE, END, Piece, Role, Window
+from flywheel.agents.prompts import DONE, Piece, Role, Window
+from flywheel.agents.speaker import option_ids
 from flywheel.agents.tokens import PieceTokenizer
 from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH
 from flywheel.distill.examples import Example, observation_of, windows_of
@@ -27,6 +28,10 @@ NONE = -1
 """Fills the list of a token's options."""
 Worth = Mapping[str, Mapping[tuple[str, int], float]]
 """Level → (trajectory, step) → advantage."""
+
+
+Offer = tuple[list[str], bool]
+"""(actions on offer, could "done" be said)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Deciding:
                     yield from ((number, one.trajectory_id, row) for number in range(epochs))
 
     def row(
-        self, trajectory: str, window: Window, role: Role, offers: Sequence[Sequence[str]], tokens: PieceTokenizer
+        self, trajectory: str, window: Window, role: Role, offers: Sequence[Offer], tokens: PieceTokenizer
     ) -> Example:
         """Targets are the tokens that had an alternative; a planner's always have."""
         ids: list[int] = []
@@ -57,13 +62,13 @@ class Deciding:
         options: list[list[int]] = []
         worth: list[float] = []
         for piece in window.pieces:
-            said = tokens.ids(piece.text)
+            said = tokens.piece(piece)
             ids += said
             worth += [self._worth(trajectory, role, piece) if piece.target else 0.0] * len(said)
             if piece.target and role is not Role.PLANNER:
-                offer = offers[piece.decision]
-                every = [*offer, DONE] if piece.text.startswith(DONE) and DONE not in offer else offer
-                branches = open_options([tokens.ids(option + END) for option in every], said)
+                offer, ended = offers[piece.decision]
+                every = option_ids(tokens, offer, may_end=ended or piece.marker == DONE)
+                branches = open_options(every, said)
                 options += branches
                 free += [len(own) > 1 for own in branches]
             else:
@@ -78,12 +83,12 @@ class Deciding:
 
     def _worth(self, trajectory: str, role: Role, piece: Piece) -> float:
         level = {Role.FLAT: FLAT, Role.PLANNER: PLANNER, Role.EXECUTOR: EXECUTOR}[role]
-        if piece.text.startswith(DONE):
+        if piece.marker == DONE:
             level = SWITCH
         return self.worth[level].get((trajectory, piece.decision), 0.0)
 
 
-def offered(one: Trajectory, segments: Sequence[Segment], repeats: int) -> list[list[str]]:
+def offered(one: Trajectory, segments: Sequence[Segment], repeats: int) -> list[Offer]:
     """What the student could say at each step: the guard's offer, and "done" where a subgoal was in force before."""
     guard = Guard(repeats)
     starts = {part.start for part in segments}
@@ -91,7 +96,7 @@ def offered(one: Trajectory, segments: Sequence[Segment], repeats: int) -> list[
     for step in one.steps:
         observation = observation_of(step)
         offer = guard.offer(observation)
-        found.append([*offer, DONE] if segments and step.index not in starts else offer)
+        found.append((offer, bool(segments) and step.index not in starts))
         guard.took(observation, step.action)
     return found
 

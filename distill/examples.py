@@ -91,7 +91,7 @@ def example(pieces: Sequence[Piece], tokens: PieceTokenizer, weigh: Weigh = lamb
     ids: list[int] = []
     weight: list[float] = []
     for piece in pieces:
-        piece_ids = tokens.ids(piece.text)
+        piece_ids = tokens.piece(piece)
         ids += piece_ids
         weight += [weigh(piece) if piece.target else 0.0] * len(piece_ids)
     return Example(np.asarray(ids, np.int32), np.asarray(weight, np.float32))

@@ -39,7 +39,7 @@ class Rows:
         """What decides every epoch's rows, down to their bytes."""
         drawn = [(one, round(self.corpus.weights[one], 6)) for one in self.ids]
         texts = sorted(
-            (one, digest([piece.text for window in own for piece in window.pieces], size=16))
+            (one, digest([piece.spelling for window in own for piece in window.pieces], size=16))
             for one, own in self.windows()
         )
         return digest("rows", drawn, texts, self.corpus.exchangeable, self.renamed, self.seed)

@@ -32,7 +32,7 @@ def named_things(actions: Iterable[str]) -> list[str]:
 def train_tokenizer(texts: Iterable[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A tokenizer of at most `vocabulary` tokens whose first ids are the context markers.
 
-    Markers are cut out of the texts first: the trainer would merge them with the words that follow.
+    What spells a marker is cut out of the texts first: the trainer would merge its letters into the marker itself.
     """
     splits = [pre_tokenizers.Split(Regex(r"[.!?:,\n]"), behavior="merged_with_previous")]
     if names:

@@ -47,7 +47,7 @@ class Credit:
         own = self.weights[LEVELS[role]]
 
         def weight(trajectory: str, piece: Piece) -> float:
-            return 1.0 if piece.text.startswith(DONE) else own.get((trajectory, piece.decision), 1.0)
+            return 1.0 if piece.marker == DONE else own.get((trajectory, piece.decision), 1.0)
 
         return weight
 

@@ -64,7 +64,7 @@ def test_the_mark_reaches_nothing(
     for one in episodes:
         for role in Role:
             for window in windows_of(one, segment(one), Limits(), role):
-                assert CANARY not in "".join(piece.text for piece in window.pieces)
+                assert CANARY not in "".join(piece.spelling for piece in window.pieces)
     card = distill(smoke, lake, "flat", 1)
     for format in FORMATS:
         export(lake, tmp_path / "exports" / format, format, ids)

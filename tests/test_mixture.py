@@ -78,7 +78,7 @@ def test_what_the_teacher_would_have_done_is_learned_where_the_student_acted(wor
     assert all(step.label in (step.valid_actions or ()) for step in corrected)
     windows = windows_of(one, [], limits_of(load(SMOKE).student), Role.FLAT)
     targets = [piece for window in windows for piece in window.pieces if piece.target]
-    assert [one.text for one in targets if one.decision == -1] == [f"{step.label}{END}" for step in corrected]
+    assert [one.spelling for one in targets if one.decision == -1] == [f"{step.label}{END}" for step in corrected]
     assert [one.decision for one in targets if one.decision >= 0] == [s.index for s in one.steps if s.trainable]
 
 

@@ -31,7 +31,7 @@ TINY = StudentConfig(hidden=32, layers=1, heads=2, vocabulary=600)
 @pytest.fixture(scope="module")
 def tokenizer(golden: list[Trajectory]) -> PreTrainedTokenizerBase:
     windows = [w for one in golden for role in Role for w in windows_of(one, segment(one), LIMITS, role)]
-    texts = [piece.text for window in windows for piece in window.pieces]
+    texts = [piece.spelling for window in windows for piece in window.pieces]
     return train_tokenizer(texts, named_things(step.action for one in golden for step in one.steps), 600)
 
 
@@ -49,7 +49,7 @@ class Spy(LocalSpeaker):
 
 
 def text_of(pieces: Sequence[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)
+    return "".join(piece.spelling for piece in pieces)
 
 
 def _prefixes(examples: list[Example], cue: int) -> set[tuple[int, ...]]:
@@ -150,5 +150,5 @@ def test_done_is_the_executors_own_word_and_injected_actions_are_not() -> None:
     context.observe(Observation("b"))
     context.act(Observation("b"), "deed", target=True)
     assert context.window is not None
-    assert [piece.text for piece in context.window.pieces if piece.target] == ["deed<|end|>"]
+    assert [piece.spelling for piece in context.window.pieces if piece.target] == ["deed<|end|>"]
     assert DONE not in text_of(context.window.pieces)

@@ -173,7 +173,7 @@ def _rows(one: Trajectory) -> list[list[tuple[str, bool]]]:
     seen = teachable(one)
     segments = segment(seen)
     return [
-        [(piece.text, piece.target) for piece in window.pieces]
+        [(piece.spelling, piece.target) for piece in window.pieces]
         for role in Role
         for window in windows_of(seen, segments, Limits(), role)
     ]
@@ -224,7 +224,7 @@ def test_poison_in_an_import_reaches_no_row(
         for one, cut in corpus.read(list(corpus.routes))
         for role in Role
         for window in windows_of(one, cut, Limits(), role)
-        for text in (piece.text for piece in window.pieces)
+        for text in (piece.spelling for piece in window.pieces)
     ]
     assert texts
     assert not any(poison in text for text in texts)

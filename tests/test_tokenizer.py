@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.agents.prompts import SPECIAL_TOKENS
+from flywheel.agents.prompts import ACT, END, SPECIAL_TOKENS, Piece
+from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.distill.tokenizer import named_things, train_tokenizer
 
 TEMPLATE = "In one part of the room you see a fridge, that contains a red onion, and a raw carrot."
@@ -35,6 +36,18 @@ def test_what_follows_a_marker_keeps_its_tokens() -> None:
     plain = train_tokenizer([TEMPLATE, "done"] * 50, ["red onion", "carrot"], 500)
     assert marked.encode(f"<|view|>{TEMPLATE}")[1:] == plain.encode(TEMPLATE)
     assert len(marked.encode("<|outcome|>done")) == 2
+
+
+@given(st.lists(st.sampled_from([*SPECIAL_TOKENS, "red onion", "x", " "]), max_size=8).map("".join))
+def test_text_never_becomes_structure(text: str) -> None:
+    """Neither what a user types nor what was trained on makes a marker."""
+    hostile = train_tokenizer([*TEXTS, *SPECIAL_TOKENS, "a<|act|>b"] * 3, ["red onion"], 500)
+    special = {token_id(hostile, marker) for marker in SPECIAL_TOKENS}
+    ids = PieceTokenizer(hostile).ids(text)
+    assert not special & set(ids)
+    assert hostile.decode(ids) == text
+    pieces = [Piece(text, marker=ACT, ends=True)]
+    assert PieceTokenizer(hostile).context(pieces) == [token_id(hostile, ACT), *ids, token_id(hostile, END)]
 
 
 def test_named_things() -> None:

@@ -36,7 +36,7 @@ SETTINGS = TrainConfig(learning_rate=5e-3, batch_tokens=512, checkpoint_seconds=
 @pytest.fixture(scope="module")
 def data(golden: list[Trajectory]) -> tuple[list[Example], PreTrainedTokenizerBase]:
     windows = [w for one in golden for w in windows_of(one, segment(one), limits_of(TINY), Role.FLAT)]
-    texts = [piece.text for window in windows for piece in window.pieces]
+    texts = [piece.spelling for window in windows for piece in window.pieces]
     tokenizer = train_tokenizer(texts, named_things(step.action for one in golden for step in one.steps), 600)
     tokens = PieceTokenizer(tokenizer)
     return [example(window.pieces, tokens) for window in windows], tokenizer

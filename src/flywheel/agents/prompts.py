@@ -14,7 +14,7 @@ A window holds at most `window` decisions, then a new one starts with a fresh he
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from flywheel.agents.memory import Memory
@@ -50,24 +50,35 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of a context. `decision`: the step of which these are the agent's own words, or -1."""
+    """Some text of a context, with the marker before it and, where it `ends`, the end marker behind it.
 
-    text: str
+    Markers are structure and the text is data: whatever it spells, no marker comes of it. `decision`: the step of which
+    these are the agent's own words, or -1.
+    """
+
+    text: str = ""
     target: bool = False
     decision: int = -1
+    marker: str = ""
+    ends: bool = False
+
+    @property
+    def spelling(self) -> str:
+        """As one would read it."""
+        return f"{self.marker}{self.text}{END if self.ends else ''}"
 
 
 def header(instruction: str, memory: Memory) -> list[Piece]:
     """Task, notes, ways between places and the recent past: everything a fresh window starts from."""
-    pieces = [Piece(TASK + instruction)]
-    pieces += [Piece(NOTE + note) for note in memory.notes]
+    pieces = [Piece(instruction, marker=TASK)]
+    pieces += [Piece(note, marker=NOTE) for note in memory.notes]
     if memory.routes:
-        pieces.append(Piece(ROUTES))
+        pieces.append(Piece(marker=ROUTES))
         pieces += [Piece(f"{place}, {action}, {to}.") for place, action, to in memory.routes]
     if memory.past:
         done, failed = memory.earlier
         summary = f"{done} done, {failed} failed. " if done + failed else ""
-        pieces.append(Piece(PAST + summary))
+        pieces.append(Piece(summary, marker=PAST))
         pieces += [Piece(f"{entry}.") for entry in memory.past]
     return pieces
 
@@ -89,7 +100,7 @@ class Window:
         self._show(VIEW, observation.text, observation)
 
     def read(self, note: str) -> None:
-        self.pieces.append(Piece(NOTE + note))
+        self.pieces.append(Piece(note, marker=NOTE))
 
     def event(self, observation: Observation) -> None:
         """What the environment answered, less what was in view before."""
@@ -97,26 +108,32 @@ class Window:
 
     def subgoal(self, text: str, *, target: bool = False, decision: int = -1) -> None:
         """Announce a subgoal: the planner's own words, or the executor's orders."""
-        self.pieces.append(Piece(SUBGOAL))
-        self.pieces.append(Piece(text + END, target, decision))
+        self.pieces.append(Piece(marker=SUBGOAL))
+        self.pieces.append(Piece(text, target, decision, ends=True))
 
     def act(self, text: str, *, target: bool, decision: int) -> None:
-        self.pieces.append(Piece(ACT))
-        self.pieces.append(Piece(text + END, target, decision))
+        self.pieces.append(Piece(marker=ACT))
+        self.pieces.append(Piece(text, target, decision, ends=True))
+
+    def say(self, marker: str, *, target: bool, decision: int) -> None:
+        """The same with a marker in place of an action: "done", or the end of it all."""
+        self.pieces.append(Piece(marker=ACT))
+        self.pieces.append(Piece("", target, decision, marker, ends=True))
 
     def branch(self, text: str) -> Window:
         """What would be read if this had been done instead; it alone is a target, and of no step that was taken."""
-        other = Window([Piece(piece.text) for piece in self.pieces], self.decisions)
+        other = Window([replace(piece, target=False, decision=-1) for piece in self.pieces], self.decisions)
         other.act(text, target=True, decision=-1)
         return other
 
     def outcome(self, outcome: Outcome) -> None:
-        self.pieces.append(Piece(f"{OUTCOME}{outcome}"))
+        self.pieces.append(Piece(str(outcome), marker=OUTCOME))
 
     def _show(self, marker: str, text: str, observation: Observation) -> None:
         first, *rest = sentences(text) or [""]
         known = self._shown.get(observation.place, frozenset())
-        self.pieces.append(Piece(marker + " ".join([first, *(part for part in rest if part not in known)])))
+        shown = " ".join([first, *(part for part in rest if part not in known)])
+        self.pieces.append(Piece(shown, marker=marker))
         self._shown[observation.place] = frozenset(sentences(observation.text))
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flywheel.agents.decode import Branch, Choice, options_of
 from flywheel.agents.endpoint import Server, explained
 from flywheel.agents.policy import Decoding
 from flywheel.agents.prompts import END, SPECIAL_TOKENS, Piece, Window
+from flywheel.agents.speaker import option_ids
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.errors import InfrastructureError, PrerequisiteError
 from flywheel.trajectory import Task, digest
@@ -58,20 +60,25 @@ class RemoteSpeaker:
         self._seeds[slot] = int(digest("chance", self._decoding.seed, task.task_id, attempt, size=3), 16)
 
     def context(self, window: Window, cue: str) -> list[int]:
-        return self._tokens.context([*window.pieces, Piece(cue)])
+        return self._tokens.context([*window.pieces, Piece(marker=cue)])
 
     def choose(
-        self, slots: Sequence[int], contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        options: Sequence[Sequence[str]],
+        *,
+        may_end: bool = False,
     ) -> list[Choice | None]:
-        return list(self._threads.map(self._choose, slots, contexts, options))
+        return list(self._threads.map(partial(self._choose, may_end=may_end), slots, contexts, options))
 
     def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
         return list(self._threads.map(self._say, slots, contexts))
 
-    def _choose(self, slot: int, context: list[int], offered: Sequence[str]) -> Choice | None:
-        if not offered:
+    def _choose(self, slot: int, context: list[int], offered: Sequence[str], *, may_end: bool) -> Choice | None:
+        if not offered and not may_end:
             return None
-        options = options_of([self._tokens.ids(option + END) for option in offered])
+        options = options_of(option_ids(self._tokens, offered, may_end=may_end))
         branch = Branch(options)
         logprobs = [0.0] * len(branch.said)
         while branch.is_open:

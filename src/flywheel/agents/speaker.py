@@ -9,7 +9,7 @@ import torch
 
 from flywheel.agents.decode import Choice, Options, choose, generate, options_of
 from flywheel.agents.policy import Decoding
-from flywheel.agents.prompts import END, SPECIAL_TOKENS, Window
+from flywheel.agents.prompts import DONE, END, SPECIAL_TOKENS, Window
 from flywheel.agents.reader import Reader
 from flywheel.agents.tokens import PieceTokenizer, token_id
 from flywheel.trajectory import Task, digest
@@ -22,6 +22,12 @@ MAX_KNOWN = 8192
 """Windows and sets of options that are remembered."""
 
 
+def option_ids(tokens: PieceTokenizer, offered: Sequence[str], *, may_end: bool) -> list[list[int]]:
+    """The tokens of each option, and of "done" behind them."""
+    found = [tokens.ids(option, ends=True) for option in offered]
+    return [*found, tokens.ids("", DONE, ends=True)] if may_end else found
+
+
 class Speaker(Protocol):
     """What a student needs of a model, wherever the model runs."""
 
@@ -32,9 +38,15 @@ class Speaker(Protocol):
         """The token ids the model reads before it speaks: the window and the marker of its turn."""
 
     def choose(
-        self, slots: Sequence[int], contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        options: Sequence[Sequence[str]],
+        *,
+        may_end: bool = False,
     ) -> list[Choice | None]:
-        """A choice for each row that has options, None for the others."""
+        """A choice for each row that has options, None for the others. `may_end`: "done" is one more option of every
+        row, behind its own."""
 
     def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
         """A few words for each row."""
@@ -50,7 +62,7 @@ class LocalSpeaker:
         self._tokens = PieceTokenizer(tokenizer)
         self._decoding = decoding
         self._chances: dict[int, torch.Generator] = {}
-        self._options: dict[tuple[str, ...], Options] = {}
+        self._options: dict[tuple[tuple[str, ...], bool], Options] = {}
         self._windows: dict[int, tuple[Window, int, list[int]]] = {}
         """Windows by identity, with the pieces of them that are tokenised already: they only grow."""
         self._end = token_id(tokenizer, END)
@@ -69,12 +81,17 @@ class LocalSpeaker:
         if len(self._windows) >= MAX_KNOWN:
             self._windows.clear()
         self._windows[id(window)] = window, len(window.pieces), ids
-        return [*ids, *self._tokens.ids(cue)]
+        return [*ids, *self._tokens.ids("", cue)]
 
     def choose(
-        self, slots: Sequence[int], contexts: Sequence[list[int]], options: Sequence[Sequence[str]]
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        options: Sequence[Sequence[str]],
+        *,
+        may_end: bool = False,
     ) -> list[Choice | None]:
-        rows = [row for row, offered in enumerate(options) if offered]
+        rows = [row for row, offered in enumerate(options) if offered or may_end]
         if not rows:
             return [None] * len(options)
         asked = [slots[row] for row in rows]
@@ -82,7 +99,7 @@ class LocalSpeaker:
             self._reader,
             asked,
             [contexts[row] for row in rows],
-            [self._known(tuple(options[row])) for row in rows],
+            [self._known(tuple(options[row]), may_end) for row in rows],
             temperature=self._decoding.temperature,
             chances=self._drawing(asked),
         )
@@ -104,13 +121,13 @@ class LocalSpeaker:
         )
         return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
 
-    def _known(self, offered: tuple[str, ...]) -> Options:
+    def _known(self, offered: tuple[str, ...], may_end: bool) -> Options:
         """Options by their tokens; the same ones come back many times in an episode."""
-        if offered not in self._options:
+        if (offered, may_end) not in self._options:
             if len(self._options) >= MAX_KNOWN:
                 self._options.clear()
-            self._options[offered] = options_of([self._tokens.ids(option + END) for option in offered])
-        return self._options[offered]
+            self._options[offered, may_end] = options_of(option_ids(self._tokens, offered, may_end=may_end))
+        return self._options[offered, may_end]
 
     def _drawing(self, slots: Sequence[int]) -> list[torch.Generator] | None:
         return [self._chances[slot] for slot in slots] if self._decoding.temperature > 0 else None

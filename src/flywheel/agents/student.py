@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.guard import Guard
 from flywheel.agents.policy import Decision, Decoding, Past, Turn
-from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome
+from flywheel.agents.prompts import ACT, SUBGOAL, Outcome
 from flywheel.agents.speaker import LocalSpeaker, Speaker
 from flywheel.trajectory import Task
 
@@ -184,14 +184,13 @@ class HierarchicalAgent:
         windows = [episode.context.window for episode in episodes]
         contexts = [self._executor.context(window, ACT) for window in windows if window is not None]
         offers = [_offer(episode.guard, turn) for episode, turn in zip(episodes, turns, strict=True)]
-        options = [[*offer, DONE] if may_end else offer for offer in offers]
         decided: dict[int, Decision] = {}
-        picks = self._executor.choose([turn.slot for turn in turns], contexts, options)
-        for turn, episode, context, row, pick in zip(turns, episodes, contexts, options, picks, strict=True):
+        picks = self._executor.choose([turn.slot for turn in turns], contexts, offers, may_end=may_end)
+        for turn, episode, context, row, pick in zip(turns, episodes, contexts, offers, picks, strict=True):
             if pick is None:
                 decided[turn.slot] = Decision(None)
                 continue
-            if row[pick.index] == DONE:
+            if pick.index == len(row):
                 episode.end(Outcome.DONE)
                 continue
             action = row[pick.index]

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from flywheel.agents.tokens import plain_ids
 from flywheel.errors import FlywheelError
 from flywheel.serving.completions import Wish
 from flywheel.serving.dialogue import ChatRequest, StreamOptions
@@ -158,7 +159,7 @@ def make_app(roster: Roster, key: str = "") -> FastAPI:
 def _wish(asked: CompletionRequest, tokenizer: Any) -> Wish | None:
     """What a completion asks for, or None if it names tokens that there are not."""
     prompt = asked.prompt
-    ids = tokenizer.encode(prompt, add_special_tokens=False) if isinstance(prompt, str) else prompt
+    ids = plain_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt
     known = range(len(tokenizer))
     if not ids or any(token not in known for token in [*ids, *asked.allowed_token_ids, *asked.logit_bias]):
         return None
