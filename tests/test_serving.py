@@ -27,8 +27,8 @@ from flywheel.distill.stage import distill
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import PrerequisiteError
 from flywheel.filters.curate import curate
-from flywheel.serving.dialogue import Message
 from flywheel.serving.loaded import Loaded
+from flywheel.serving.requests import Message
 from flywheel.serving.server import is_loopback, serve
 from flywheel.trajectory import Split, Trajectory
 

@@ -131,10 +131,13 @@ def serve_policy(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     canary: Annotated[str, typer.Option(help="A challenger's policy id.")] = "",
     canary_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the episodes that it answers.")] = 0.1,
+    max_body: Annotated[int, typer.Option(min=1, metavar="MIB", help="The largest body of a request.")] = 8,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests of one client at once.")] = 256,
     data_dir: DataDir = DEFAULT_DATA,
 ) -> None:
     """Serve a student over an OpenAI-compatible API; `champion` follows promotions and rollbacks. Ctrl-C stops it."""
     from flywheel.distill.train import pick_device
+    from flywheel.serving.bounds import Bounds
     from flywheel.serving.roster import Canary
     from flywheel.serving.server import serve
 
@@ -147,5 +150,6 @@ def serve_policy(
         port=port,
         device=pick_device(device),
         canary=Canary(canary, canary_share) if canary else None,
+        bounds=Bounds(body=max_body << 20, requests=max_requests),
         started=lambda url, student: print(f"serving {student} at {url}", file=sys.stderr, flush=True),
     )

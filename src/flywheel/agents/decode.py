@@ -25,6 +25,16 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """Why one row of a batch has no answer. A batch shares no error: the others have theirs."""
+
+    reason: str
+
+
+NOT_FINITE = Fault("the model's scores are not finite")
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Some options, sorted by their tokens, and the place of each among those offered. None may be a prefix of another.
 
@@ -84,7 +94,7 @@ def choose(
     *,
     temperature: float = 0.0,
     chances: Sequence[torch.Generator] | None = None,
-) -> list[Choice]:
+) -> list[Choice | Fault]:
     """For each slot's context the best of its own options, token by token along the tree of the options.
 
     Greedy at temperature 0. Tokens without an alternative cost no forward pass of their own: they are read with the
@@ -92,6 +102,7 @@ def choose(
     for one does not depend on what runs beside it.
     """
     branches = [Branch(row) for row in options]
+    faulty: set[int] = set()
     logprobs = [[0.0] * len(branch.said) for branch in branches]
     rows = [row for row, branch in enumerate(branches) if branch.is_open]
     if rows:
@@ -100,16 +111,19 @@ def choose(
         unread: dict[int, list[int]] = {}
         for row, logits_V in zip(rows, logits_BV.numpy(), strict=True):
             allowed = branches[row].ways()
+            if not np.isfinite(logits_V[allowed]).all():
+                faulty.add(row)
+                continue
             scores = _log_softmax(logits_V[allowed])
             pick = _pick(scores, temperature, chances[row] if chances else None)
             unread[row] = branches[row].take(allowed[pick])
             logprobs[row] += [float(scores[pick]), *[0.0] * (len(unread[row]) - 1)]
-        rows = [row for row in rows if branches[row].is_open]
+        rows = [row for row in rows if branches[row].is_open and row not in faulty]
         if rows:
             logits_BV = reader.feed([slots[row] for row in rows], [unread[row] for row in rows])
     return [
-        Choice(row.place[tuple(branch.said)], tuple(branch.said), tuple(values))
-        for row, branch, values in zip(options, branches, logprobs, strict=True)
+        NOT_FINITE if number in faulty else Choice(row.place[tuple(branch.said)], tuple(branch.said), tuple(values))
+        for number, (row, branch, values) in enumerate(zip(options, branches, logprobs, strict=True))
     ]
 
 
@@ -124,21 +138,26 @@ def generate(
     never: Sequence[int] = (),
     temperature: float = 0.0,
     chances: Sequence[torch.Generator] | None = None,
-) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+) -> list[tuple[tuple[int, ...], tuple[float, ...]] | Fault]:
     """Free decoding, greedy at temperature 0: for each slot's context (tokens without the end marker, their
     log-probabilities).
 
     Tokens in `never` are not said: markers in an agent's own words would forge the structure of its contexts.
     """
     said: list[list[int]] = [[] for _ in contexts]
+    faulty: set[int] = set()
     logprobs: list[list[float]] = [[] for _ in contexts]
     rows = list(range(len(contexts)))
     logits_BV = reader.read(slots, contexts)
     while rows:
+        finite_B = logits_BV.isfinite().all(-1).tolist()
         logits_BV[:, list(never)] = -torch.inf
         logprobs_BV = logits_BV.log_softmax(-1).numpy()
         going = []
-        for row, logprobs_V in zip(rows, logprobs_BV, strict=True):
+        for row, logprobs_V, finite in zip(rows, logprobs_BV, finite_B, strict=True):
+            if not finite:
+                faulty.add(row)
+                continue
             token = _pick(logprobs_V, temperature, chances[row] if chances else None)
             logprobs[row].append(float(logprobs_V[token]))
             if token != end:
@@ -147,7 +166,10 @@ def generate(
         rows = [row for row in going if len(said[row]) < max_tokens]
         if rows:
             logits_BV = reader.feed([slots[row] for row in rows], [said[row][-1:] for row in rows])
-    return [(tuple(tokens), tuple(values)) for tokens, values in zip(said, logprobs, strict=True)]
+    return [
+        NOT_FINITE if row in faulty else (tuple(tokens), tuple(values))
+        for row, (tokens, values) in enumerate(zip(said, logprobs, strict=True))
+    ]
 
 
 def _log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flywheel.agents.decode import Fault
 from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.agents.prompts import Outcome
 from flywheel.agents.student import HierarchicalAgent
@@ -36,8 +37,8 @@ class OraclePlanner(HierarchicalAgent):
         super().begin(slot, task, attempt, past)
         self._left[slot] = list(reversed(self._solutions[task.task_id].subgoals))
 
-    def _name(self, turns: Sequence[Turn]) -> list[tuple[str, int]]:
-        said = []
+    def _name(self, turns: Sequence[Turn]) -> list[tuple[str | Fault, int]]:
+        said: list[tuple[str | Fault, int]] = []
         for turn in turns:
             left = self._left[turn.slot]
             if self._episodes[turn.slot].outcome is Outcome.DONE and len(left) > 1:
@@ -69,8 +70,8 @@ class OracleExecutor(HierarchicalAgent):
             context.observe(turn.observation)
             if not context.must_plan and not self._deeds[turn.slot]:
                 context.finish(Outcome.DONE)
-        self._plan([turn for turn in turns if self._episodes[turn.slot].context.must_plan])
-        return [self._do(turn) for turn in turns]
+        speechless = self._plan([turn for turn in turns if self._episodes[turn.slot].context.must_plan])
+        return [speechless.get(turn.slot) or self._do(turn) for turn in turns]
 
     def _do(self, turn: Turn) -> Decision:
         context, deeds, parts = self._episodes[turn.slot].context, self._deeds[turn.slot], self._parts[turn.slot]

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flywheel.agents.decode import Branch, Choice, options_of
+from flywheel.agents.decode import Branch, Choice, Fault, options_of
 from flywheel.agents.endpoint import Server, explained
 from flywheel.agents.policy import Decoding
 from flywheel.agents.prompts import END, SPECIAL_TOKENS, Piece, Window
 from flywheel.agents.speaker import option_ids
 from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.errors import InfrastructureError, PrerequisiteError
+from flywheel.errors import InfrastructureError, PrerequisiteError, RefusedError
 from flywheel.trajectory import Task, digest
 
 if TYPE_CHECKING:
@@ -69,20 +69,23 @@ class RemoteSpeaker:
         options: Sequence[Sequence[str]],
         *,
         may_end: bool = False,
-    ) -> list[Choice | None]:
+    ) -> list[Choice | Fault | None]:
         return list(self._threads.map(partial(self._choose, may_end=may_end), slots, contexts, options))
 
-    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
         return list(self._threads.map(self._say, slots, contexts))
 
-    def _choose(self, slot: int, context: list[int], offered: Sequence[str], *, may_end: bool) -> Choice | None:
+    def _choose(self, slot: int, context: list[int], offered: Sequence[str], *, may_end: bool) -> Choice | Fault | None:
         if not offered and not may_end:
             return None
         options = options_of(option_ids(self._tokens, offered, may_end=may_end))
         branch = Branch(options)
         logprobs = [0.0] * len(branch.said)
         while branch.is_open:
-            token, logprob = self._token(slot, [*context, *branch.said], branch.ways())
+            try:
+                token, logprob = self._token(slot, [*context, *branch.said], branch.ways())
+            except RefusedError as refused:
+                return Fault(str(refused))
             logprobs += [logprob, *[0.0] * (len(branch.take(token)) - 1)]
         return Choice(options.place[tuple(branch.said)], tuple(branch.said), tuple(logprobs))
 
@@ -100,14 +103,17 @@ class RemoteSpeaker:
         told = reply.choices[0].logprobs
         return token, float(told.token_logprobs[0]) if told and told.token_logprobs else 0.0
 
-    def _say(self, slot: int, context: list[int]) -> str:
-        reply = self._complete(
-            slot,
-            context,
-            max_tokens=self._decoding.max_subgoal_tokens,
-            logit_bias=self._biases,
-            extra_body={"stop_token_ids": [self._end]},
-        )
+    def _say(self, slot: int, context: list[int]) -> str | Fault:
+        try:
+            reply = self._complete(
+                slot,
+                context,
+                max_tokens=self._decoding.max_subgoal_tokens,
+                logit_bias=self._biases,
+                extra_body={"stop_token_ids": [self._end]},
+            )
+        except RefusedError as refused:
+            return Fault(str(refused))
         ids = getattr(reply.choices[0], "token_ids", None)
         if ids is None:
             return str(reply.choices[0].text).removesuffix(END).strip()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from flywheel.agents.decode import Choice, Options, choose, generate, options_of
+from flywheel.agents.decode import Choice, Fault, Options, choose, generate, options_of
 from flywheel.agents.policy import Decoding
 from flywheel.agents.prompts import DONE, END, SPECIAL_TOKENS, Window
 from flywheel.agents.reader import Reader
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+UNBOUNDED = 1 << 20
+"""Tokens of context, for a model whose config does not say how many it can read."""
 MAX_KNOWN = 8192
 """Windows and sets of options that are remembered."""
+
+
+def longest_context(model: PreTrainedModel) -> int:
+    """How many tokens a model can read."""
+    return int(getattr(model.config, "max_position_embeddings", None) or UNBOUNDED)
 
 
 def option_ids(tokens: PieceTokenizer, offered: Sequence[str], *, may_end: bool) -> list[list[int]]:
@@ -44,11 +51,11 @@ class Speaker(Protocol):
         options: Sequence[Sequence[str]],
         *,
         may_end: bool = False,
-    ) -> list[Choice | None]:
+    ) -> list[Choice | Fault | None]:
         """A choice for each row that has options, None for the others. `may_end`: "done" is one more option of every
         row, behind its own."""
 
-    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
         """A few words for each row."""
 
 
@@ -57,6 +64,7 @@ class LocalSpeaker:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
         self._reader = Reader(model)
+        self._longest = longest_context(model)
         model.train(False)
         self._tokenizer = tokenizer
         self._tokens = PieceTokenizer(tokenizer)
@@ -90,10 +98,11 @@ class LocalSpeaker:
         options: Sequence[Sequence[str]],
         *,
         may_end: bool = False,
-    ) -> list[Choice | None]:
-        rows = [row for row, offered in enumerate(options) if offered or may_end]
+    ) -> list[Choice | Fault | None]:
+        found: dict[int, Choice | Fault | None] = self._too_long(contexts)
+        rows = [row for row, offered in enumerate(options) if (offered or may_end) and row not in found]
         if not rows:
-            return [None] * len(options)
+            return [found.get(row) for row in range(len(options))]
         asked = [slots[row] for row in rows]
         picks = choose(
             self._reader,
@@ -103,23 +112,36 @@ class LocalSpeaker:
             temperature=self._decoding.temperature,
             chances=self._drawing(asked),
         )
-        found = dict(zip(rows, picks, strict=True))
+        found |= zip(rows, picks, strict=True)
         return [found.get(row) for row in range(len(options))]
 
-    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str]:
-        if not slots:
-            return []
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
+        found: dict[int, str | Fault] = self._too_long(contexts)
+        rows = [row for row in range(len(slots)) if row not in found]
+        if not rows:
+            return [found[row] for row in range(len(slots))]
+        asked = [slots[row] for row in rows]
         said = generate(
             self._reader,
-            slots,
-            contexts,
+            asked,
+            [contexts[row] for row in rows],
             end=self._end,
             max_tokens=self._decoding.max_subgoal_tokens,
             never=self._markers,
             temperature=self._decoding.temperature,
-            chances=self._drawing(slots),
+            chances=self._drawing(asked),
         )
-        return [str(self._tokenizer.decode(list(tokens))).strip() for tokens, _ in said]
+        for row, words in zip(rows, said, strict=True):
+            found[row] = words if isinstance(words, Fault) else str(self._tokenizer.decode(list(words[0]))).strip()
+        return [found[row] for row in range(len(slots))]
+
+    def _too_long(self, contexts: Sequence[list[int]]) -> dict[int, Any]:
+        """Rows whose context is longer than what the model can read: row → why it has no answer."""
+        return {
+            row: Fault(f"a context of {len(context)} tokens is longer than the model's {self._longest}")
+            for row, context in enumerate(contexts)
+            if len(context) > self._longest
+        }
 
     def _known(self, offered: tuple[str, ...], may_end: bool) -> Options:
         """Options by their tokens; the same ones come back many times in an episode."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.decode import Choice, Fault
 from flywheel.agents.guard import Guard
 from flywheel.agents.policy import Decision, Decoding, Past, Turn
 from flywheel.agents.prompts import ACT, SUBGOAL, Outcome
@@ -73,8 +74,8 @@ class FlatAgent:
         picks = self._speaker.choose([turn.slot for turn in turns], contexts, options)
         decisions = []
         for episode, turn, context, row, pick in zip(episodes, turns, contexts, options, picks, strict=True):
-            if pick is None:
-                decisions.append(Decision(None))
+            if not isinstance(pick, Choice):
+                decisions.append(_none(pick))
                 continue
             action = row[pick.index]
             episode.context.act(turn.observation, action)
@@ -159,19 +160,25 @@ class HierarchicalAgent:
             [turn for turn in turns if not self._episodes[turn.slot].context.must_plan], may_end=True
         )
         to_plan = [turn for turn in turns if turn.slot not in decided]
-        self._plan(to_plan)
-        decided |= self._execute(to_plan, may_end=False)
+        decided |= self._plan(to_plan)
+        decided |= self._execute([turn for turn in to_plan if turn.slot not in decided], may_end=False)
         return [decided[turn.slot] for turn in turns]
 
-    def _plan(self, turns: Sequence[Turn]) -> None:
+    def _plan(self, turns: Sequence[Turn]) -> dict[int, Decision]:
+        """Give each episode its next subgoal; decisions of those for which the planner had no words, by slot."""
         for turn in turns:
             self._episodes[turn.slot].context.plan(turn.observation)
+        speechless: dict[int, Decision] = {}
         for turn, (subgoal, tokens) in zip(turns, self._name(turns), strict=True):
+            if isinstance(subgoal, Fault):
+                speechless[turn.slot] = _none(subgoal)
+                continue
             episode = self._episodes[turn.slot]
             episode.context.adopt(subgoal)
             episode.spoken = tokens
+        return speechless
 
-    def _name(self, turns: Sequence[Turn]) -> list[tuple[str, int]]:
+    def _name(self, turns: Sequence[Turn]) -> list[tuple[str | Fault, int]]:
         """(next subgoal, tokens read for it) of each turn."""
         windows = [self._episodes[turn.slot].context.plan_window for turn in turns]
         contexts = [self._planner.context(window, SUBGOAL) for window in windows if window is not None]
@@ -187,8 +194,8 @@ class HierarchicalAgent:
         decided: dict[int, Decision] = {}
         picks = self._executor.choose([turn.slot for turn in turns], contexts, offers, may_end=may_end)
         for turn, episode, context, row, pick in zip(turns, episodes, contexts, offers, picks, strict=True):
-            if pick is None:
-                decided[turn.slot] = Decision(None)
+            if not isinstance(pick, Choice):
+                decided[turn.slot] = _none(pick)
                 continue
             if pick.index == len(row):
                 episode.end(Outcome.DONE)
@@ -206,6 +213,11 @@ class HierarchicalAgent:
             )
             episode.spoken = 0
         return decided
+
+
+def _none(pick: Fault | None) -> Decision:
+    """No decision: nothing was on offer, or the model had no answer, and why."""
+    return Decision(None, error=pick.reason if pick else "")
 
 
 def _offer(guard: Guard, turn: Turn) -> list[str]:

@@ -8,42 +8,22 @@ import json
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from flywheel.agents.tokens import plain_ids
-from flywheel.errors import FlywheelError
-from flywheel.serving.completions import Wish
-from flywheel.serving.dialogue import ChatRequest, StreamOptions
+from flywheel.errors import FlywheelError, InfrastructureError
+from flywheel.serving.completions import Completer, Said, Wish
+from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestError, StreamOptions, asked
 from flywheel.serving.roster import Roster
+from flywheel.text import printable
 
 WATCH_SECONDS = 1.0
-MAX_TOKENS = 4096
-
-
-class CompletionRequest(BaseModel):
-    """A request to `/v1/completions`, as far as it is heeded; the last three are vLLM's."""
-
-    model_config = ConfigDict(extra="ignore")
-    model: str
-    prompt: str | list[int]
-    max_tokens: int = Field(default=16, ge=0, le=MAX_TOKENS)
-    temperature: float = Field(default=0.0, ge=0)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    logprobs: int | None = None
-    logit_bias: dict[int, float] = {}
-    user: str = ""
-    allowed_token_ids: list[int] = []
-    stop_token_ids: list[int] = []
-    return_token_ids: bool = False
 
 
 def make_app(roster: Roster, key: str = "") -> FastAPI:
@@ -70,15 +50,17 @@ def make_app(roster: Roster, key: str = "") -> FastAPI:
         response: Response = await proceed(request)
         return response
 
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"][1:]))
-        return _refusal(400, f"{where}: {first['msg']}" if where else first["msg"])
+    @app.exception_handler(RequestError)
+    async def malformed(_: Request, error: RequestError) -> Response:
+        return _refusal(400, str(error))
 
     @app.exception_handler(FlywheelError)
     async def unknown(_: Request, error: FlywheelError) -> Response:
-        return _refusal(404, str(error))
+        return _refusal(500 if isinstance(error, InfrastructureError) else 404, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def elsewhere(_: Request, error: HTTPException) -> Response:
+        return _refusal(error.status_code, str(error.detail))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -86,112 +68,142 @@ def make_app(roster: Roster, key: str = "") -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {
-            "object": "list",
-            "data": [{"id": name, "object": "model", "owned_by": "flywheel"} for name in roster.models()],
-        }
+        return {"object": "list", "data": [_model(name) for name in roster.models()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        await roster.check(name)
+        return JSONResponse(_model(name))
 
     @app.post("/v1/chat/completions")
-    async def chat(asked: ChatRequest) -> Response:
-        if asked.n != 1:
-            return _refusal(400, "n: a decision is made once; ask again for another")
-        if asked.temperature:
-            return _refusal(400, "temperature: a student decides as it was evaluated; leave it out, or use completions")
-        async with roster.serving(asked.model, asked.user or asked.beginning) as (student, part):
+    async def chat(request: Request) -> Response:
+        wanted = asked(ChatRequest, await request.body())
+        async with roster.serving(wanted.model, wanted.user or wanted.beginning) as (student, part):
             if part:
-                return _refusal(400, f"{asked.model} is a part of an agent; it answers at /v1/completions")
+                return _refusal(400, f"{wanted.model} is a part of an agent; it answers at /v1/completions")
             try:
-                text, decision = await student.chat(asked.messages)
+                text, decision = await student.chat(wanted.messages)
             except ValueError as error:
                 return _refusal(400, f"messages: {error}")
-        kind = "chat.completion.chunk" if asked.stream else "chat.completion"
-        head = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": student.name,
-        }
-        usage = _usage(decision.prompt_tokens, decision.completion_tokens)
-        if asked.stream:
-            return _streamed(_chat_chunks(head, text), head, usage, asked.stream_options)
+            tokenizer = next(reversed(student.parts.values())).tokenizer
+        text, reason = _cut(text, tokenizer, wanted.longest)
+        head = _head("chatcmpl", "chat.completion.chunk" if wanted.stream else "chat.completion", student.name)
+        usage = _usage(decision.prompt_tokens, min(decision.completion_tokens, wanted.longest))
+        if wanted.stream:
+            return _streamed(_chat_chunks(head, text, reason), head, usage, wanted.stream_options)
         message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return JSONResponse({**head, "choices": [choice], "usage": usage})
 
     @app.post("/v1/completions")
-    async def completions(asked: CompletionRequest) -> Response:
-        async with roster.serving(asked.model, asked.user or str(asked.prompt)) as (student, part):
+    async def completions(request: Request) -> Response:
+        wanted = asked(CompletionRequest, await request.body())
+        async with roster.serving(wanted.model, wanted.user or str(wanted.prompt)[:1000]) as (student, part):
             if part not in student.parts:
                 names = ", ".join(f"{student.card.policy_id}/{one}" for one in student.parts)
                 return _refusal(404, f"completions are for the parts of an agent, here {names}")
-            tokenizer = student.parts[part].tokenizer
-            wish = _wish(asked, tokenizer)
-            if wish is None:
-                return _refusal(400, f"prompt: it needs at least one token, and ids below {len(tokenizer)}")
-            said = await student.complete(part, wish)
-        pieces = [str(tokenizer.decode([token])) for token in said.tokens]
-        shown = said.tokens if said.finish_reason == "length" else said.tokens[:-1]
-        usage = _usage(len(wish.prompt), len(said.tokens))
-        head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": f"{student.name}/{part}",
-        }
-        if asked.stream:
-            texts = [str(tokenizer.decode([token])) for token in shown]
-            chunks = _completion_chunks(head, texts, said.finish_reason)
-            return _streamed(chunks, head, usage, asked.stream_options)
-        told = {"tokens": pieces, "token_logprobs": said.logprobs} if asked.logprobs is not None else None
-        choice: dict[str, Any] = {
-            "index": 0,
-            "text": str(tokenizer.decode(shown)),
-            "finish_reason": said.finish_reason,
-            "logprobs": told,
-        }
-        if asked.return_token_ids:
-            choice["token_ids"] = said.tokens
-        return JSONResponse({**head, "choices": [choice], "usage": usage})
+            completer = student.parts[part]
+            wishes = [wish for prompt in wanted.prompts for wish in _wishes(wanted, prompt, completer)]
+            answers = await asyncio.gather(*(student.complete(part, wish) for wish in wishes))
+        head = _head("cmpl", "text_completion", f"{student.name}/{part}")
+        read = sum(len(wish.prompt) for wish in wishes[:: wanted.n])
+        usage = _usage(read, sum(len(said.tokens) for said in answers))
+        if wanted.stream:
+            (said,) = answers
+            texts = [str(completer.tokenizer.decode([token])) for token in said.shown]
+            return _streamed(_completion_chunks(head, texts, said.finish_reason), head, usage, wanted.stream_options)
+        choices = [
+            _choice(number, wanted, wish, said, completer)
+            for number, (wish, said) in enumerate(zip(wishes, answers, strict=True))
+        ]
+        return JSONResponse({**head, "choices": choices, "usage": usage})
 
     return app
 
 
-def _wish(asked: CompletionRequest, tokenizer: Any) -> Wish | None:
-    """What a completion asks for, or None if it names tokens that there are not."""
-    prompt = asked.prompt
+def _wishes(wanted: CompletionRequest, prompt: str | list[int], completer: Completer) -> list[Wish]:
+    """What is asked for one prompt. Raises `RequestError` for unknown tokens, and for more than the model reads."""
+    tokenizer = completer.tokenizer
     ids = plain_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt
     known = range(len(tokenizer))
-    if not ids or any(token not in known for token in [*ids, *asked.allowed_token_ids, *asked.logit_bias]):
-        return None
-    return Wish(
-        prompt=tuple(ids),
-        max_tokens=asked.max_tokens,
-        temperature=asked.temperature,
-        seed=asked.seed,
-        allowed=tuple(asked.allowed_token_ids),
-        bias=tuple(asked.logit_bias.items()),
-        ends=frozenset(asked.stop_token_ids or [int(tokenizer.eos_token_id)]),
-    )
+    if not ids or any(token not in known for token in [*ids, *wanted.allowed_token_ids, *wanted.logit_bias]):
+        raise RequestError(f"prompt: it needs at least one token, and ids below {len(tokenizer)}")
+    if len(ids) + wanted.max_tokens > completer.longest:
+        raise RequestError(
+            f"prompt: the model's context has {completer.longest} tokens, "
+            f"this asks for {len(ids)} and {wanted.max_tokens} more"
+        )
+    return [
+        Wish(
+            prompt=tuple(ids),
+            max_tokens=wanted.max_tokens,
+            temperature=wanted.temperature,
+            seed=(wanted.seed + number) % 2**63,
+            allowed=tuple(wanted.allowed_token_ids),
+            bias=tuple(wanted.logit_bias.items()),
+            ends=frozenset(wanted.stop_token_ids or [int(tokenizer.eos_token_id)]),
+            stops=wanted.stops,
+            top=wanted.logprobs or 0,
+        )
+        for number in range(wanted.n)
+    ]
+
+
+def _choice(number: int, wanted: CompletionRequest, wish: Wish, said: Said, completer: Completer) -> dict[str, Any]:
+    decode = completer.tokenizer.decode
+    text = str(decode(said.shown))
+    cuts = [place for stop in wish.stops if (place := text.find(stop)) >= 0]
+    text = text[: min(cuts)] if cuts else text
+    prompt = wanted.prompts[number // wanted.n]
+    echoed = (prompt if isinstance(prompt, str) else str(decode(prompt))) if wanted.echo else ""
+    choice: dict[str, Any] = {
+        "index": number,
+        "text": echoed + text,
+        "finish_reason": said.finish_reason,
+        "logprobs": None if wanted.logprobs is None else _logprobs(said, decode),
+    }
+    return {**choice, "token_ids": said.tokens} if wanted.return_token_ids else choice
+
+
+def _logprobs(said: Said, decode: Any) -> dict[str, Any]:
+    pieces = [str(decode([token])) for token in said.tokens]
+    offsets = [len("".join(pieces[:place])) for place in range(len(pieces))]
+    top = [{str(decode([token])): value for token, value in one.items()} for one in said.top]
+    return {"tokens": pieces, "token_logprobs": said.logprobs, "top_logprobs": top or None, "text_offset": offsets}
+
+
+def _cut(text: str, tokenizer: Any, longest: int) -> tuple[str, str]:
+    """(an answer within its tokens, why it ends)."""
+    ids = plain_ids(tokenizer, text) if len(text) > longest else []
+    return (str(tokenizer.decode(ids[:longest])), "length") if len(ids) > longest else (text, "stop")
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "flywheel"}
+
+
+def _head(kind: str, name: str, model: str) -> dict[str, Any]:
+    return {"id": f"{kind}-{uuid.uuid4().hex}", "object": name, "created": int(time.time()), "model": model}
 
 
 def _refusal(status: int, message: str) -> JSONResponse:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status)
+    return JSONResponse({"error": {"message": printable(message), "type": kind, "code": status}}, status)
 
 
 def _usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _chat_chunks(head: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
+def _chat_chunks(head: dict[str, Any], text: str, reason: str) -> Iterator[dict[str, Any]]:
     """An answer in the pieces of a stream. A decision is made as a whole, so the first piece waits for it."""
     yield {**head, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
     for piece in re.findall(r"\s*\S+\s*?(?=\s|$)|\s+", text):
         yield {**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
-    yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
 
 
-def _completion_chunks(head: dict[str, Any], texts: list[str], reason: str) -> Iterator[dict[str, Any]]:
+def _completion_chunks(head: dict[str, Any], texts: Sequence[str], reason: str) -> Iterator[dict[str, Any]]:
     for text in texts:
         yield {**head, "choices": [{"index": 0, "text": text, "finish_reason": None, "logprobs": None}]}
     yield {**head, "choices": [{"index": 0, "text": "", "finish_reason": reason, "logprobs": None}]}

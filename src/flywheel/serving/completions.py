@@ -1,23 +1,37 @@
-"""Raw completions of one model, many requests at once: what a planner or an executor says after given tokens."""
+"""Raw completions of one model, many requests at once: what a planner or an executor says after given tokens.
+
+Requests join and leave between two tokens (continuous batching, as in Orca, OSDI 2022), and a long prompt is read in
+chunks between the tokens of the others (chunked prefill, as in Sarathi, arXiv 2308.16369): nobody waits for a whole
+answer of somebody else. One request's fault is its own.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from flywheel.agents.batching import Batcher
+from flywheel.agents.decode import NOT_FINITE
 from flywheel.agents.reader import Reader
+from flywheel.agents.speaker import longest_context
+from flywheel.errors import InfrastructureError
 
 SLOTS = 64
 """Contexts whose keys and values are kept."""
+CHUNK_TOKENS = 512
+"""Tokens of prompts that are read between two tokens of the answers under way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one request asks for."""
+    """What one request asks for. `top`: how many of the likeliest tokens to tell at each token."""
 
     prompt: tuple[int, ...]
     max_tokens: int = 16
@@ -26,84 +40,199 @@ class Wish:
     allowed: tuple[int, ...] = ()
     bias: tuple[tuple[int, float], ...] = ()
     ends: frozenset[int] = frozenset()
+    stops: tuple[str, ...] = ()
+    top: int = 0
 
 
 @dataclass(slots=True)
 class Said:
-    """The tokens of an answer, each with its log-probability among those allowed. An end marker is the last one."""
+    """The tokens of an answer, each with its log-probability among those allowed; `top`: the likeliest at each, where
+    they were asked for. `marked`: the last one is an end marker."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top: list[dict[int, float]] = field(default_factory=list)
     finish_reason: str = "length"
+    marked: bool = False
+
+    @property
+    def shown(self) -> list[int]:
+        """The tokens that a reader sees."""
+        return self.tokens[:-1] if self.marked else self.tokens
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A request under way: `read` tokens of its prompt are read so far."""
+
+    wish: Wish
+    future: asyncio.Future[Said]
+    chance: torch.Generator
+    said: Said = field(default_factory=Said)
+    slot: int = -1
+    read: int = 0
+    logits_V: Tensor | None = None
+    error: Exception | None = None
+
+    @property
+    def unread(self) -> int:
+        return len(self.wish.prompt) - self.read
 
 
 class Completer:
-    """One model with the contexts that it has read last. `act` is called by one thread at a time."""
+    """One model with the contexts that it has read last. `complete` and `run` belong to the event loop; tokens are
+    computed in the batcher's thread, a step at a time."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         model.train(False)
         self.tokenizer = tokenizer
+        self.longest = longest_context(model)
         self._reader = Reader(model)
         self._read: dict[int, tuple[int, ...]] = {}
+        """What each free slot has read, the longest unused first."""
+        self._waiting: deque[_Job] = deque()
+        self._jobs: list[_Job] = []
+        self._arrived = asyncio.Event()
+
+    async def complete(self, wish: Wish) -> Said:
+        """The answer to one request. Raises `InfrastructureError` where the model has none."""
+        chance = torch.Generator().manual_seed(wish.seed)
+        job = _Job(wish, asyncio.get_running_loop().create_future(), chance)
+        if wish.max_tokens == 0:
+            return job.said
+        self._waiting.append(job)
+        self._arrived.set()
+        return await job.future
+
+    async def run(self, batcher: Batcher) -> None:
+        """Answer until cancelled."""
+        while True:
+            while self._waiting or self._jobs:
+                for job in await batcher.call(self.step):
+                    if job.future.done():
+                        continue
+                    if job.error is not None:
+                        job.future.set_exception(job.error)
+                    else:
+                        job.future.set_result(job.said)
+            self._arrived.clear()
+            await self._arrived.wait()
 
     @torch.inference_mode()
-    def act(self, wishes: Sequence[Wish]) -> list[Said]:
-        answers: list[Said] = []
-        for start in range(0, len(wishes), SLOTS):
-            answers += self._together(wishes[start : start + SLOTS])
-        return answers
+    def step(self) -> list[_Job]:
+        """Read some of the prompts, say one token of every answer under way; the jobs that this ended."""
+        self._admit()
+        self._guarded(self._prefill(), self._read_prompts)
+        speaking = [job for job in self._jobs if job.logits_V is not None and job.error is None]
+        for job in speaking:
+            self._speak(job)
+        ended = [job for job in self._jobs if job.error is not None or job.future.done() or self._is_over(job)]
+        for job in ended:
+            self._jobs.remove(job)
+            whole = () if job.error else (*job.wish.prompt[: job.read], *job.said.tokens[:-1])
+            self._read[job.slot] = whole
+        self._guarded([job for job in speaking if job not in ended], self._feed)
+        return ended
 
-    def _together(self, wishes: Sequence[Wish]) -> list[Said]:
-        slots = self._seated([wish.prompt for wish in wishes])
-        chances = [torch.Generator().manual_seed(wish.seed) for wish in wishes]
-        said = [Said() for _ in wishes]
-        rows = [row for row, wish in enumerate(wishes) if wish.max_tokens > 0]
-        if rows:
-            logits_BV = self._reader.read([slots[row] for row in rows], [wishes[row].prompt for row in rows])
-        while rows:
-            going = []
-            for row, logits_V in zip(rows, logits_BV, strict=True):
-                token, logprob = _picked(logits_V, wishes[row], chances[row])
-                said[row].tokens.append(token)
-                said[row].logprobs.append(logprob)
-                if token in wishes[row].ends:
-                    said[row].finish_reason = "stop"
-                elif len(said[row].tokens) < wishes[row].max_tokens:
-                    going.append(row)
-            rows = going
-            if rows:
-                logits_BV = self._reader.feed([slots[row] for row in rows], [said[row].tokens[-1:] for row in rows])
-        for slot, wish, one in zip(slots, wishes, said, strict=True):
-            self._read[slot] = (*wish.prompt, *one.tokens)
-        return said
-
-    def _seated(self, prompts: Sequence[tuple[int, ...]]) -> list[int]:
-        """A slot for each prompt, the one that has read most of it if that is free."""
+    def _admit(self) -> None:
+        """Give waiting requests a slot each, the one that has read most of the prompt if that is free."""
+        taken = {job.slot for job in self._jobs}
         free = dict.fromkeys([*self._read, *(slot for slot in range(SLOTS) if slot not in self._read)])
-        seats = []
-        for prompt in prompts:
-            best = max(free, key=lambda slot: _common(self._read.get(slot, ()), prompt))
-            del free[best]
-            self._read.pop(best, None)
-            seats.append(best)
-        return seats
+        for slot in taken:
+            free.pop(slot, None)
+        while self._waiting and free:
+            job = self._waiting.popleft()
+            job.slot = max(free, key=lambda slot: _common(self._read.get(slot, ()), job.wish.prompt))
+            job.read = min(_common(self._read.get(job.slot, ()), job.wish.prompt), len(job.wish.prompt) - 1)
+            del free[job.slot]
+            self._read.pop(job.slot, None)
+            self._jobs.append(job)
+
+    def _prefill(self) -> list[_Job]:
+        """Whose prompts to read on now: those with the least left first, within the chunk."""
+        chosen, room = list[_Job](), CHUNK_TOKENS
+        for job in sorted((job for job in self._jobs if job.unread), key=lambda job: job.unread):
+            if room <= 0:
+                break
+            chosen.append(job)
+            room -= job.unread
+        return chosen
+
+    def _read_prompts(self, jobs: Sequence[_Job]) -> None:
+        room, goals = CHUNK_TOKENS, list[int]()
+        for job in jobs:
+            goals.append(job.read + min(job.unread, max(room, 1)))
+            room -= job.unread
+        prompts = [job.wish.prompt[:goal] for job, goal in zip(jobs, goals, strict=True)]
+        logits_BV = self._reader.read([job.slot for job in jobs], prompts)
+        for job, goal, logits_V in zip(jobs, goals, logits_BV, strict=True):
+            job.read = goal
+            job.logits_V = logits_V if not job.unread else None
+
+    def _feed(self, jobs: Sequence[_Job]) -> None:
+        logits_BV = self._reader.feed([job.slot for job in jobs], [job.said.tokens[-1:] for job in jobs])
+        for job, logits_V in zip(jobs, logits_BV, strict=True):
+            job.logits_V = logits_V
+
+    def _guarded(self, jobs: Sequence[_Job], work: Any) -> None:
+        """Do something for all of them at once; where that fails, one by one, so that a fault is its own job's."""
+        if not jobs:
+            return
+        try:
+            work(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].error = InfrastructureError(f"the model fails at this request: {type(error).__name__}: {error}")
+                return
+            for job in jobs:
+                self._guarded([job], work)
+
+    def _speak(self, job: _Job) -> None:
+        """Say the next token of an answer."""
+        logits_V, wish, said = job.logits_V, job.wish, job.said
+        assert logits_V is not None
+        if not torch.isfinite(logits_V).all():
+            job.error = InfrastructureError(NOT_FINITE.reason)
+            return
+        logprobs_V, scores_V = _scored(logits_V, wish)
+        if wish.temperature <= 0:
+            token = int(logprobs_V.argmax())
+        else:
+            token = int(torch.multinomial((scores_V / wish.temperature).softmax(-1), 1, generator=job.chance))
+        said.tokens.append(token)
+        said.logprobs.append(float(logprobs_V[token]))
+        if wish.top:
+            best = logprobs_V.topk(min(wish.top, len(logprobs_V)))
+            told = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            said.top.append({one: value for one, value in told if value > -torch.inf})
+
+    def _is_over(self, job: _Job) -> bool:
+        said, wish = job.said, job.wish
+        if not said.tokens:
+            return False
+        if said.tokens[-1] in wish.ends:
+            said.finish_reason, said.marked = "stop", True
+            return True
+        if wish.stops and any(stop in str(self.tokenizer.decode(said.tokens)) for stop in wish.stops):
+            said.finish_reason = "stop"
+            return True
+        return len(said.tokens) >= wish.max_tokens
 
 
-def _picked(logits_V: Tensor, wish: Wish, chance: torch.Generator) -> tuple[int, float]:
+def _scored(logits_V: Tensor, wish: Wish) -> tuple[Tensor, Tensor]:
+    """(log-probabilities, scores) of every token, under the biases and among those allowed."""
     scores_V = logits_V.clone()
     for token, bias in wish.bias:
         scores_V[token] += bias
     if wish.allowed:
-        kept = torch.full_like(scores_V, -torch.inf)
-        kept[list(wish.allowed)] = scores_V[list(wish.allowed)]
-        scores_V = kept
-    logprobs_V = scores_V.log_softmax(-1)
-    if wish.temperature <= 0:
-        token = int(logprobs_V.argmax())
-    else:
-        token = int(torch.multinomial((scores_V / wish.temperature).softmax(-1), 1, generator=chance))
-    return token, float(logprobs_V[token])
+        kept_V = torch.full_like(scores_V, -torch.inf)
+        kept_V[list(wish.allowed)] = scores_V[list(wish.allowed)]
+        scores_V = kept_V
+    return scores_V.log_softmax(-1), scores_V
 
 
 def _common(read: Sequence[int], prompt: Sequence[int]) -> int:
-    return next((place for place, (a, b) in enumerate(zip(read, prompt, strict=False)) if a != b), len(read))
+    limit = min(len(read), len(prompt))
+    if tuple(read[:limit]) == tuple(prompt[:limit]):
+        return limit
+    return next(place for place, (a, b) in enumerate(zip(read, prompt, strict=False)) if a != b)

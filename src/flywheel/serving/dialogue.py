@@ -8,52 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from flywheel.agents.policy import Decision
 from flywheel.agents.wire import Said, observed, understood
 from flywheel.environments.protocol import Observation
+from flywheel.serving.requests import Message
 from flywheel.trajectory import Split, Task, digest
-
-
-class Message(BaseModel):
-    """One message of a chat request."""
-
-    model_config = ConfigDict(extra="ignore")
-    role: str
-    content: str | list[dict[str, Any]] | None = None
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, list):
-            return "\n".join(str(part.get("text", "")) for part in self.content)
-        return self.content or ""
-
-
-class StreamOptions(BaseModel):
-    """What a stream ends with."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """A request to `/v1/chat/completions`, as far as it is heeded."""
-
-    model_config = ConfigDict(extra="ignore")
-    model: str
-    messages: list[Message] = Field(min_length=1)
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    temperature: float | None = None
-    n: int = 1
-    user: str = ""
-
-    @property
-    def beginning(self) -> str:
-        """What stays the same for all requests of a dialogue."""
-        return "\n".join(one.text for one in self.messages[:2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from flywheel.distill.policy_card import ROLES, read_card
 from flywheel.distill.students import agent_of, on_device
 from flywheel.serving.completions import Completer, Wish
 from flywheel.serving.completions import Said as Completed
-from flywheel.serving.dialogue import Message, continued, scene
+from flywheel.serving.dialogue import continued, scene
+from flywheel.serving.requests import Message
 
 DIALOGUES = 256
 """Episodes whose state is kept between requests; others are folded anew from their messages."""
@@ -51,16 +52,22 @@ class Loaded:
     def open(self) -> None:
         """Begin to decide."""
         self._batcher = Batcher(lambda: self.under_way)
-        self._batches = asyncio.create_task(self._batcher.run())
+        self._tasks = [asyncio.create_task(self._batcher.run())]
+        self._tasks += [asyncio.create_task(part.run(self._batcher)) for part in self.parts.values()]
 
     async def close(self) -> None:
         """Finish what is under way, then stop."""
         while self.under_way:
             await asyncio.sleep(0.01)
-        self._batches.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     async def chat(self, messages: Sequence[Message]) -> tuple[str, Decision]:
-        """The agent's next words in a dialogue; empty if it has nothing left to try."""
+        """The agent's next words in a dialogue; empty if it has nothing left to try.
+
+        Raises `ValueError` for a dialogue that does not end with what is seen now, or that is longer than what the
+        student can read.
+        """
         told = scene(messages)
         slot = self._slots.pop(told.before, None) if told.past else None
         try:
@@ -68,6 +75,8 @@ class Loaded:
                 slot = self._seat()
                 await self._batcher.call(self._agent.begin, slot, told.task, 0, told.past)
             decision, _ = await self._batcher.decide(self._agent, Turn(slot, told.now, told.audit))
+            if decision.error:
+                raise ValueError(decision.error)
             said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
             text = spoken(said) if decision.action is not None else ""
             name = continued(told, messages, text)
@@ -81,8 +90,7 @@ class Loaded:
 
     async def complete(self, role: str, wish: Wish) -> Completed:
         """What one of its models says after a prompt."""
-        said, _ = await self._batcher.decide(self.parts[role], wish)
-        return said
+        return await self.parts[role].complete(wish)
 
     def _seat(self) -> int:
         """A slot for a dialogue that none is right behind."""

@@ -64,10 +64,7 @@ class Roster:
     async def serving(self, model: str, user: str) -> AsyncIterator[tuple[Loaded, str]]:
         """(student, part or "") of a model's name, kept until it has answered: an alias or an id, perhaps with a
         version, perhaps with a part. `user` names the episode, which stays with one student."""
-        whole, _, part = model.rpartition("/")
-        if part not in PARTS:
-            whole, part = model, ""
-        policy, _, version = whole.partition("@")
+        policy, version, part = _parsed(model)
         if policy == CHAMPION:
             policy = self._chosen(user)
         student = await self._load(policy)
@@ -78,6 +75,12 @@ class Roster:
             yield student, part
         finally:
             student.under_way -= 1
+
+    async def check(self, model: str) -> None:
+        """Raise `PolicyError` for a name that nobody answers to. Nothing is loaded."""
+        policy, _, _ = _parsed(model)
+        if policy != CHAMPION:
+            await asyncio.to_thread(registered, self._lake, policy)
 
     def _chosen(self, user: str) -> str:
         if self._canary and int(digest("canary", user, size=4), 16) / 2**32 < self._canary.share:
@@ -115,3 +118,12 @@ class Roster:
 
     async def close(self) -> None:
         await asyncio.gather(*(student.close() for student in self._loaded.values()), *self._leaving)
+
+
+def _parsed(model: str) -> tuple[str, str, str]:
+    """(policy or alias, version or "", part or "") of a model's name."""
+    whole, _, part = model.rpartition("/")
+    if part not in PARTS:
+        whole, part = model, ""
+    policy, _, version = whole.partition("@")
+    return policy, version, part

@@ -15,6 +15,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.registry import registered
 from flywheel.errors import PrerequisiteError
 from flywheel.serving.app import make_app
+from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, PatientProtocol
 from flywheel.serving.roster import CHAMPION, Canary, Roster
 
 KEY = "FLYWHEEL_SERVE_KEY"
@@ -29,6 +30,7 @@ def serve(
     port: int = 8321,
     device: str = "cpu",
     canary: Canary | None = None,
+    bounds: Bounds | None = None,
     started: Callable[[str, str], None] = lambda url, student: None,
 ) -> None:
     """Serve until interrupted. Raises `PrerequisiteError` for an open address without a key, or a taken port."""
@@ -39,15 +41,24 @@ def serve(
     if canary:
         canary = Canary(str(registered(lake, canary.policy_id).policy_id), canary.share)
     with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(Roster(lake, device, pinned=pinned, canary=canary), key, host, port, started))
+        asyncio.run(
+            _serve(Roster(lake, device, pinned=pinned, canary=canary), key, host, port, bounds or Bounds(), started)
+        )
 
 
-async def _serve(roster: Roster, key: str, host: str, port: int, started: Callable[[str, str], None]) -> None:
+async def _serve(
+    roster: Roster, key: str, host: str, port: int, bounds: Bounds, started: Callable[[str, str], None]
+) -> None:
     with _listening(host, port) as bound:
         await roster.start()
         started(f"http://{host}:{bound.getsockname()[1]}/v1", roster.current)
         config = uvicorn.Config(
-            make_app(roster, key), log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
+            Bounded(make_app(roster, key), bounds),
+            http=PatientProtocol,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            lifespan="on",
         )
         await uvicorn.Server(config).serve(sockets=[bound])
 

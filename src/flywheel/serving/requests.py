@@ -1,0 +1,258 @@
+"""Requests as OpenAI's API has them: null means not given, and what is not supported is refused by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from flywheel.text import printable
+
+MAX_TOKENS = 4096
+MAX_CHOICES = 16
+MAX_PROMPTS = 64
+MAX_BIASES = 1024
+COLDEST = 0.01
+"""The lowest temperature above 0."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_Request = TypeVar("_Request", bound=BaseModel)
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "min_p": (0,),
+    "top_k": (-1, 0),
+    "repetition_penalty": (1,),
+    "ignore_eos": (False,),
+    "min_tokens": (0,),
+    "use_beam_search": (False,),
+    "skip_special_tokens": (True, False),
+    "spaces_between_special_tokens": (True, False),
+    "echo": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "stop": ([], ""),
+    "logit_bias": ({},),
+}
+"""Options that are not supported, with the values under which they ask for nothing."""
+_UNHEARD = frozenset({"metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity"})
+"""Options that say nothing about the answer."""
+Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+class RequestError(ValueError):
+    """A request that is refused; the message names what is wrong with it."""
+
+
+class StreamOptions(BaseModel):
+    """What a stream ends with."""
+
+    model_config = ConfigDict(extra="forbid")
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class _Asked(BaseModel):
+    """What both kinds of request share."""
+
+    model_config = ConfigDict(extra="forbid", strict=False)
+    model: str = Field(min_length=1, max_length=200)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    user: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        kept = {name: value for name, value in data.items() if value is not None and name not in _UNHEARD}
+        for name in [name for name in kept if name in _NEUTRAL and name not in cls.model_fields]:
+            if kept.pop(name) not in _NEUTRAL[name]:
+                raise ValueError(f"{name}: not supported here; leave it out")
+        return kept
+
+
+class CompletionRequest(_Asked):
+    """A request to `/v1/completions`; the last three are vLLM's."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+    max_tokens: int = Field(default=16, ge=0, le=MAX_TOKENS)
+    temperature: Temperature = 0.0
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    stop: str | list[str] = Field(default_factory=list, max_length=16)
+    logit_bias: dict[int, Bias] = Field(default_factory=dict, max_length=MAX_BIASES)
+    allowed_token_ids: list[int] = Field(default_factory=list)
+    stop_token_ids: list[int] = Field(default_factory=list)
+    return_token_ids: bool = False
+
+    @field_validator("temperature")
+    @classmethod
+    def _not_too_cold(cls, temperature: float) -> float:
+        if 0 < temperature < COLDEST:
+            raise ValueError(f"must be 0, or at least {COLDEST}")
+        return temperature
+
+    @field_validator("top_p")
+    @classmethod
+    def _whole(cls, share: float) -> float:
+        if share != 1:
+            raise ValueError("not supported here; leave it out")
+        return share
+
+    @model_validator(mode="after")
+    def _fits(self) -> CompletionRequest:
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo with logprobs: log-probabilities of a prompt are not told")
+        if self.n > 1 and not self.temperature:
+            raise ValueError("n: several answers at temperature 0 are all the same; set a temperature")
+        if self.stream and (self.echo or self.stop or self.n > 1 or len(self.prompts) > 1):
+            raise ValueError("stream: not with echo, stop, n or several prompts")
+        if not 0 < len(self.prompts) <= MAX_PROMPTS:
+            raise ValueError(f"prompt: 1 to {MAX_PROMPTS} of them")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts one by one."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [[token for token in self.prompt if isinstance(token, int)]]
+        return [one for one in self.prompt if isinstance(one, str | list)]
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What ends an answer before it is said."""
+        return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop))
+
+
+class Message(BaseModel):
+    """One message of a chat request. A student reads text: calls, pictures and sound are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    name: str = ""
+    tool_call_id: str = ""
+    refusal: str = ""
+    reasoning: str = ""
+    reasoning_content: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        kept = {name: value for name, value in data.items() if value is not None}
+        for name in ("tool_calls", "annotations"):
+            if kept.get(name) == []:
+                del kept[name]
+        return kept
+
+    @field_validator("role")
+    @classmethod
+    def _known(cls, role: str) -> str:
+        if role not in ("system", "developer", "user", "assistant", "tool"):
+            raise ValueError("must be system, developer, user, assistant or tool")
+        return role
+
+    @field_validator("content")
+    @classmethod
+    def _is_text(cls, content: str | list[dict[str, Any]] | None) -> str | list[dict[str, Any]] | None:
+        for part in content if isinstance(content, list) else ():
+            if not isinstance(part.get("text"), str) or part.get("type", "text") not in ("text", "input_text"):
+                raise ValueError(f"a student reads text only, no part of type {part.get('type')}")
+        return content
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "\n".join(part["text"] for part in self.content)
+        return self.content or ""
+
+
+class ChatRequest(_Asked):
+    """A request to `/v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    temperature: Temperature = 0.0
+    n: int = 1
+    max_tokens: int = Field(default=MAX_TOKENS, ge=1)
+    max_completion_tokens: int = Field(default=MAX_TOKENS, ge=1)
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy(cls, temperature: float) -> float:
+        if temperature:
+            raise ValueError("a student decides as it was evaluated; leave it out, or use completions")
+        return temperature
+
+    @field_validator("n")
+    @classmethod
+    def _once(cls, number: int) -> int:
+        if number != 1:
+            raise ValueError("a decision is made once; ask again for another")
+        return number
+
+    @property
+    def longest(self) -> int:
+        """Tokens that an answer may have."""
+        return min(self.max_tokens, self.max_completion_tokens)
+
+    @property
+    def beginning(self) -> str:
+        """What stays the same for all requests of a dialogue."""
+        return "\n".join(one.text for one in self.messages[:2])
+
+
+def asked(kind: type[_Request], body: bytes) -> _Request:
+    """The request that a body holds. Raises `RequestError`, which names the first thing that is wrong with it."""
+    try:
+        whole = json.loads(body, parse_constant=_refused)
+        if _SURROGATE.search(body):
+            json.dumps(whole, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError("the body holds a lone surrogate, which is no character") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is no JSON: {printable(str(error))[:200]}") from error
+    try:
+        return kind.model_validate(whole)
+    except ValidationError as error:
+        raise RequestError(_first(error.errors())) from error
+
+
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
+
+
+def _first(errors: Sequence[Any]) -> str:
+    first = errors[0]
+    where = ".".join(map(str, first["loc"]))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "not supported here; leave it out"
+    return printable(f"{where}: {message}" if where else message)[:500]
