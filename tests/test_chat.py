@@ -209,6 +209,81 @@ def test_a_server_that_does_not_speak_the_protocol(body: bytes) -> None:
     assert one.error
 
 
+def _message(**more: Any) -> bytes:
+    """A whole answer with such a message."""
+    choice = {"index": 0, "message": {"role": "assistant", **more}, "finish_reason": "stop", "logprobs": None}
+    whole = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": None}
+    return json.dumps(whole).encode()
+
+
+@pytest.mark.parametrize(
+    ("message", "thought"),
+    [
+        ({"content": [{"type": "text", "text": "Action: right"}]}, ""),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                    {"type": "text", "text": "Action: right"},
+                ]
+            },
+            "hm",
+        ),
+        ({"content": "Action: right", "reasoning": "hm"}, "hm"),
+        ({"content": "Action: right", "reasoning_content": "hm", "tool_calls": None, "function_call": None}, "hm"),
+        ({"content": "<think>\nhm\n</think>\nAction: right"}, "hm"),
+        ({"content": "Thought: so\nAction: right", "reasoning": "hm"}, "hm\nso"),
+        ({"content": "Action: right", "tool_calls": []}, ""),
+    ],
+)
+def test_answers_come_in_many_shapes(message: dict[str, Any], thought: str) -> None:
+    with chat_server(lambda request, key: (200, _message(**message))) as url:
+        one = walk(ChatConfig(base_url=url, model="m", retries=0, corrections=0))[0]
+    assert one.success
+    assert {step.thought for step in one.steps} == {thought}
+
+
+@pytest.mark.parametrize("arguments", ['{"action": "right"}', {"action": "right"}])
+def test_arguments_are_read_as_text_and_as_an_object(arguments: Any) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "act", "arguments": arguments}}
+    with chat_server(lambda request, key: (200, _message(content=None, tool_calls=[call]))) as url:
+        assert walk(ChatConfig(base_url=url, model="m", retries=0, tools=True))[0].success
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error": {"message": "overloaded", "code": 502}}', b'{"choices": [], "model": "m", "usage": null}']
+)
+def test_an_error_with_status_200_is_sent_again_and_counts_against_nobody(model: Model, body: bytes) -> None:
+    good = _message(content="Action: right")
+    model.reply = lambda request, number: (200, body if number <= 2 else good)
+    with chat_server(model.answer) as url:
+        assert walk(ChatConfig(base_url=url, model="m", retries=3))[0].success
+    model.reply = lambda request, number: (200, body)
+    with chat_server(model.answer) as url:
+        one = walk(ChatConfig(base_url=url, model="m", retries=1))[0]
+    assert one.stop_reason is StopReason.INFRASTRUCTURE
+    assert "answers with an error" in one.error or "without choices" in one.error
+
+
+def test_options_that_a_server_refuses_by_name_are_left_out(model: Model, url: str) -> None:
+    def reply(request: dict[str, Any], number: int) -> Any:
+        if "max_tokens" in request or request.get("temperature", 1) != 1:
+            told = {"message": "Unsupported parameter: 'max_tokens', 'temperature'", "code": "unsupported_parameter"}
+            return 400, json.dumps({"error": told}).encode()
+        return "Action: right"
+
+    model.reply = reply
+    assert walk(ChatConfig(base_url=url, model="m", retries=2))[0].success
+    assert len([request for request in model.requests if "max_tokens" in request]) == 1
+    assert model.requests[-1]["max_completion_tokens"] == 256
+    explicit = ChatConfig(
+        base_url=url, model="m", retries=0, token_limit="max_completion_tokens", temperature="default"
+    )
+    model.requests.clear()
+    assert walk(explicit)[0].success
+    assert not any("max_tokens" in request or "temperature" in request for request in model.requests)
+
+
 def test_a_server_that_dies_in_the_middle_and_comes_back_loses_nothing(model: Model) -> None:
     port = free_port()
     model.reply = lambda request, number: (time.sleep(0.02), "Action: right")[1]

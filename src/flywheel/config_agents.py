@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,8 +44,14 @@ class ChatConfig(Section):
     base_url: str = Field(default="http://127.0.0.1:8000/v1", description="Of the server, with /v1.")
     model: str = Field(default="", description="Name under which the server knows the model.")
     key: str = Field(default="FLYWHEEL_CHAT_KEY", description="Environment variable that holds the API key.")
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: Annotated[float, Field(ge=0)] | Literal["default"] = Field(
+        default=0.0, description="Of an answer; default: the server's own, which newer models insist on."
+    )
     max_tokens: Count = Field(default=256, description="Tokens of one answer.")
+    token_limit: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
+        default="auto",
+        description="The option that carries max_tokens; auto: max_tokens, until the server refuses it by name.",
+    )
     tools: bool = Field(default=False, description="Ask for a tool call instead of plain text.")
     top_logprobs: int = Field(default=0, ge=0, le=20, description="Likeliest tokens to store with each; 0: none.")
     window: int = Field(default=16, ge=0, description="Turns that it is shown in full; 0: all of them.")

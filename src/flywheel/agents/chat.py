@@ -80,7 +80,7 @@ class _Asked:
             action=said.action if said else None,
             subgoal=said.subgoal if said else "",
             switched=bool(said and said.subgoal),
-            thought=said.thought if said else "",
+            thought="\n".join(filter(None, (last.thought, said.thought if said else ""))),
             prompt_tokens=sum(one.prompt_tokens for one in self.answers),
             completion_tokens=sum(one.completion_tokens for one in self.answers),
             cost=sum(one.cost for one in self.answers),

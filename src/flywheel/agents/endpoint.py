@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from flywheel.agents.replies import count_of, error_of, reply_of
 from flywheel.config_agents import ChatConfig
 from flywheel.errors import (
     ConfigError,
     FlywheelError,
-    InfrastructureError,
     PrerequisiteError,
     RefusedError,
     UnreachableError,
@@ -29,6 +28,10 @@ PASSING = frozenset({408, 409, 429})
 """Refusals that pass."""
 STANDING = frozenset({401, 403, 404})
 """Refusals that the next request will meet too; other ones are about one request, as one that is too long."""
+OPTIONAL = ("temperature", "seed", "logprobs", "top_logprobs")
+"""Options that an answer can do without, where a server refuses them by name."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
+"""Seconds before a request is sent again whose answer, of status 200, held an error."""
 EXCERPT = 200
 
 
@@ -49,6 +52,7 @@ class Answer:
 
     text: str
     model: str
+    thought: str = ""
     arguments: Mapping[str, Any] | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -76,7 +80,9 @@ def ask(server: Server, system: str, text: str, schema: type[BaseModel], *, temp
             )
     except openai.OpenAIError as error:
         raise explained(server, error) from error
-    return (reply.choices[0].message.content or "") if reply.choices else ""
+    if problem := error_of(reply):
+        raise UnreachableError(f"the {server.role} at {server.base_url} answers with an error: {problem[1][:EXCERPT]}")
+    return reply_of(reply.choices[0].message).text if reply.choices else ""
 
 
 def models_of(settings: ChatConfig) -> list[str]:
@@ -109,6 +115,9 @@ class Endpoint:
         _openai(self._server)
         self._settings = settings
         self._client: AsyncOpenAI | None = None
+        self._limit = "max_tokens" if settings.token_limit == "auto" else settings.token_limit
+        self._refused = {"temperature"} if settings.temperature == "default" else set[str]()
+        """Options that are left out."""
         self._turn = 0.0
         """Loop time from which the next request may be sent."""
 
@@ -125,18 +134,43 @@ class Endpoint:
             )
         if settings.top_logprobs:
             options |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
-        await self._pace()
-        try:
-            reply = await self._client.chat.completions.create(
-                model=settings.model, messages=messages, max_tokens=settings.max_tokens, **options
+        for number in range(1 + settings.retries):
+            await self._pace()
+            asked = {name: value for name, value in options.items() if name not in self._refused}
+            asked[self._limit] = settings.max_tokens
+            try:
+                reply = await self._client.chat.completions.create(model=settings.model, messages=messages, **asked)
+                problem = error_of(reply) or (None if reply.choices else (0, "an answer without choices"))
+                if problem is None:
+                    return _answer(reply, settings)
+            except openai.BadRequestError as error:
+                if not self._adapted(str(error), asked):
+                    raise explained(self._server, error) from error
+                continue
+            except openai.OpenAIError as error:
+                raise explained(self._server, error) from error
+            except (AttributeError, TypeError, ValueError) as error:
+                raise UnreachableError(
+                    f"the {self._server.role} at {settings.base_url} does not speak the OpenAI API: {error}"
+                ) from error
+            code, told = problem
+            failure = UnreachableError(
+                f"the {self._server.role} at {settings.base_url} answers with an error: {told[:EXCERPT]}"
             )
-            return _answer(reply, settings)
-        except openai.OpenAIError as error:
-            raise explained(self._server, error) from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InfrastructureError(
-                f"the {self._server.role} at {settings.base_url} does not speak the OpenAI API: {error}"
-            ) from error
+            if 400 <= code < 500 and code not in PASSING:
+                raise RefusedError(str(failure))
+            if number == settings.retries:
+                raise failure
+            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**number))
+        raise RefusedError(f"the {self._server.role} at {settings.base_url} refuses every form of the request")
+
+    def _adapted(self, told: str, asked: Mapping[str, Any]) -> bool:
+        """Leave out from now on what a server refuses by name, where it can be left out or said otherwise."""
+        before = self._limit, len(self._refused)
+        if self._settings.token_limit == "auto" and self._limit == "max_tokens" and "max_tokens" in told:
+            self._limit = "max_completion_tokens"
+        self._refused |= {name for name in OPTIONAL if name in asked and name in told}
+        return before != (self._limit, len(self._refused))
 
     async def close(self) -> None:
         """Let go of the connections; the next question opens new ones."""
@@ -153,22 +187,21 @@ class Endpoint:
 
 
 def _answer(reply: ChatCompletion, settings: ChatConfig) -> Answer:
-    if not reply.choices:
-        return Answer("", reply.model or settings.model)
     choice, usage = reply.choices[0], reply.usage
-    calls = choice.message.tool_calls or []
     read, written, cached = 0, 0, 0
     if usage is not None:
-        read, written = usage.prompt_tokens, usage.completion_tokens
+        read, written = count_of(usage.prompt_tokens), count_of(usage.completion_tokens)
         details = usage.prompt_tokens_details
-        cached = (details.cached_tokens or 0) if details else 0
+        cached = min(read, count_of(details.cached_tokens)) if details else 0
     cheap = settings.price_prompt if settings.price_cached is None else settings.price_cached
     cost = ((read - cached) * settings.price_prompt + cached * cheap + written * settings.price_completion) / 1e6
     told = (choice.logprobs.content or None) if choice.logprobs else None
+    said = reply_of(choice.message)
     return Answer(
-        text=choice.message.content or "",
+        text=said.text,
         model=reply.model or settings.model,
-        arguments=_arguments(calls[0]) if calls else None,
+        thought=said.thought,
+        arguments=said.arguments,
         prompt_tokens=read,
         completion_tokens=written,
         cost=cost,
@@ -176,15 +209,6 @@ def _answer(reply: ChatCompletion, settings: ChatConfig) -> Answer:
         top_tokens=tuple(tuple(top.token for top in one.top_logprobs) for one in told) if told else None,
         top_logprobs=tuple(tuple(top.logprob for top in one.top_logprobs) for one in told) if told else None,
     )
-
-
-def _arguments(call: Any) -> Mapping[str, Any]:
-    """Of a tool call; nothing where they are not a JSON object."""
-    try:
-        found = json.loads(call.function.arguments)
-    except (AttributeError, TypeError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def explained(server: Server, error: Exception) -> FlywheelError:

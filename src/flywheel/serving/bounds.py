@@ -17,7 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 DRAIN_SECONDS = 5.0
-"""How long the rest of a body that is too large is read and thrown away, so that its sender hears why."""
+"""How long the rest of a body that is too large is read and thrown away: who still sends does not hear why."""
 HEADER_SECONDS = 10.0
 """How long a connection may take to send its first request's head."""
 HEADER_BYTES = 64 << 10
@@ -75,8 +75,9 @@ class Bounded:
             return
         if too_large:
             parts.clear()
+            if b"expect" not in headers:
+                await _drain(receive)
             await _refuse(send, 413, f"the body is larger than {self.bounds.body >> 20} MiB")
-            await _drain(receive)
             return
         body = b"".join(parts)
         parts.clear()
