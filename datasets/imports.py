@@ -205,8 +205,8 @@ def _files(path: Path, format: str) -> list[Path]:
 def _checked(trajectory: Trajectory) -> Trajectory:
     """The trajectory, if it fits the data contract."""
     name = trajectory.trajectory_id
-    if not (isinstance(name, str) and ID.fullmatch(name)):
-        raise RecordError("a trajectory's id has 1 to 64 letters, digits, - and _")
+    if not (isinstance(name, str) and ID.fullmatch(name)) or redact(name, Counter()) != name:
+        raise RecordError("a trajectory's id has 1 to 64 letters, digits, - and _, and is no secret")
     try:
         trajectories_to_arrow([trajectory])
         for _ in steps_to_arrow([trajectory]):

@@ -58,11 +58,13 @@ Contents = tuple[Files, dict[str, pa.Table]]
 class Lake:
     """One lake. Safe for several processes at once; on several machines with PostgreSQL and S3-compatible storage."""
 
-    def __init__(self, where: Path | str | Place, *, create: bool = False) -> None:
+    def __init__(self, where: Path | str | Place, *, create: bool = False, redact: Sequence[str] = ()) -> None:
         place = where if isinstance(where, Place) else place_of(where)
         if not create and not has_catalog(place.catalog):
             raise LakeError(f"no lake at {place.name}; run `flywheel run` first, or point data_dir at an existing one")
         self.place, self.root, self.name = place, place.root, place.name
+        self.redact = tuple(redact)
+        """Optional kinds of personal data that are replaced before anything is written."""
         self.staging = place.root / "staging"
         try:
             self.staging.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ class Lake:
     @classmethod
     def of(cls, config: Config, *, create: bool = False) -> Self:
         """The lake of a flywheel: `lake.url`, or else `data_dir`."""
-        return cls(_place(config), create=create)
+        return cls(_place(config), create=create, redact=config.lake.redact)
 
     @classmethod
     def exists(cls, config: Config) -> bool:
@@ -157,7 +159,7 @@ class Lake:
     def write(self, name: str, kind: str, tables: Tables) -> Written:
         """Write one file of a segment that no snapshot reads yet."""
         file, found = file_name(name, kind), Counter[str]()
-        written = write_parquet(redacted(tables, found), ARROW_SCHEMAS[kind], self.staging / file)
+        written = write_parquet(redacted(tables, found, self.redact), ARROW_SCHEMAS[kind], self.staging / file)
         self.storage.publish(self.staging / file, file)
         return replace(written, redacted=tuple(sorted(found.items())))
 

@@ -1,7 +1,7 @@
-"""Secrets and personal data in text, found and replaced before anything is written.
+"""Secrets and personal data in text, found and replaced before anything is written, in every column that holds text.
 
-Keys and tokens of known services by detect-secrets' own patterns; mail addresses, card numbers (with a valid check
-digit, ISO/IEC 7812) and keys of model servers by ours. What was found is counted, never kept. Images are not read.
+The rules are `secret_rules`; a few services more by detect-secrets' own patterns. What was found is counted, never
+kept. Images are not read.
 """
 
 from __future__ import annotations
@@ -9,126 +9,184 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-TEXT = frozenset(
+from flywheel.arrow import ARROW_SCHEMAS
+from flywheel.datasets.secret_rules import OPTIONAL, RULES, Check
+
+IDS = frozenset({"trajectory_id", "sha256"})
+"""Digests of ours, and ids that an import has looked at: they name rows and files."""
+NAMES = frozenset(
     {
-        "observation",
-        "event",
-        "note",
-        "valid_actions",
-        "thought",
-        "subgoal",
-        "action",
-        "instruction",
-        "place",
-        "final_observation",
-        "final_event",
-        "error",
-        "extra",
-        "raw",
-        "items",
-        "reason",
+        "environment",
+        "parameters",
+        "split",
+        "task_id",
+        "task_group",
+        "policy",
+        "policy_id",
+        "policy_version",
+        "parent_policy_id",
+        "config_digest",
+        "purpose",
+        "stop_reason",
+        "state_key",
+        "final_state_key",
+        "subject",
+        "origin",
+        "origin_by",
+        "screenshot",
+        "media_type",
+        "verifier",
+        "version",
+        "arguments",
+        "route",
+        "source",
+        "level",
+        "method",
+        "role",
+        "draw",
+        "model",
+        "actions",
+        "record",
+        "essential",
+        "duplicate_of",
     }
 )
-"""The columns that hold words of people, agents or environments."""
-JSON = frozenset({"extra", "raw"})
-"""Of them, those that hold JSON."""
+"""Columns of names and digests: they are held against the keys of services, not against numbers and addresses, which a
+digest may look like."""
+JSON = frozenset({"extra", "raw", "claims"})
+"""Columns that hold JSON."""
 Clean = Callable[[str, Counter[str]], str]
-SERVICES = (
-    "aws.AWSKeyDetector",
-    "azure_storage_key.AzureStorageKeyDetector",
-    "basic_auth.BasicAuthDetector",
-    "discord.DiscordBotTokenDetector",
-    "github_token.GitHubTokenDetector",
-    "gitlab_token.GitLabTokenDetector",
-    "jwt.JwtTokenDetector",
-    "mailchimp.MailchimpDetector",
-    "npm.NpmDetector",
-    "private_key.PrivateKeyDetector",
-    "pypi_token.PypiTokenDetector",
-    "sendgrid.SendGridDetector",
-    "slack.SlackDetector",
-    "square_oauth.SquareOAuthDetector",
-    "stripe.StripeDetector",
-    "telegram_token.TelegramBotTokenDetector",
-    "twilio.TwilioKeyDetector",
+SERVICES = ("discord.DiscordBotTokenDetector", "mailchimp.MailchimpDetector", "square_oauth.SquareOAuthDetector")
+"""detect-secrets' plugins for what the rules do not name."""
+PERSONAL = frozenset({"e-mail address", "card number", *(rule.kind for rule in OPTIONAL)})
+_SUSPECT = (
+    r"[A-Za-z0-9_+/-]{16}|@|＠|PRIVATE KEY|\p{Nd}{13}|\p{Nd}{4}[^\p{L}\p{Nd}]\p{Nd}{4}"
+    r"|(?i:bearer|basic|passw|passphrase|pwd|secret)"
 )
-OWN = {
-    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?s:.*?-----END [A-Z ]*-----|.*)",
-    "model server key": r"\b(?:sk-(?:[a-z]+-)*[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}|gsk_[A-Za-z0-9]{30,})",
-    "bearer token": r"(?i)\bbearer\s+[A-Za-z0-9._~+/-]{20,}=*",
-    "e-mail address": r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b",
-}
-_CARD = re.compile(
-    r"(?<![\w.])(?:4\d{12}(?:\d{3})?|(?:5[1-5]|2[2-7]|6[0245])\d{14}|3[47]\d{13}|3[0689]\d{12}|35\d{14}"
-    r"|[2-6]\d{3}(?P<gap>[ -])\d{4}(?P=gap)\d{4}(?P=gap)\d{4}|3[47]\d{2}[ -]\d{6}[ -]\d{5})(?!\w|\.\d)"
-)
-"""As the issuers number and print them."""
-_SUSPECT = r"[A-Za-z0-9_+/-]{16}|@|PRIVATE KEY|\d{13}|\d{4}[ -]\d{4}|(?i:bearer)\s"
-"""Every secret holds a long run of letters and digits, an @, or many digits: one linear scan clears most text."""
+"""One linear scan clears most text: every secret holds a long run of letters and digits, an @, many digits, or is
+announced by a word."""
+_SUSPECT_NUMBERS = r"\p{Nd}{3}|[A-Z]{2}\p{Nd}{2}"
+_SUSPECT_NAME = r"[A-Za-z0-9]{2,}[_-][A-Za-z0-9_-]{16}|AKIA|ASIA|AIza|ey[JI]|SG\.|SK[a-f0-9]|dapi|://|:AA|PRIVATE|(?i:bearer|passw|pwd|secret)"
 SHORTEST = 6
 """Letters of a secret; a shorter group of a pattern is a prefix of it."""
 MARK = "[REDACTED:"
 
 
-def redacted(tables: Iterable[pa.Table], found: Counter[str]) -> Iterator[pa.Table]:
-    """The tables with secrets in their text replaced by `[REDACTED:what]`; counts by kind are added to `found`."""
+def redacted(tables: Iterable[pa.Table], found: Counter[str], also: Collection[str] = ()) -> Iterator[pa.Table]:
+    """The tables with secrets in their text replaced by `[REDACTED:what]`; counts by kind are added to `found`.
+
+    `also`: optional kinds to look for, as `phone number` and `iban`.
+    """
     for table in tables:
         for number, name in enumerate(table.column_names):
-            if name in TEXT:
-                column = _column(table[name], found, redact_json if name in JSON else redact)
+            if name not in IDS and holds_text(table.schema.field(number).type):
+                column = _column(table[name], found, _cleaner(name, also), _suspects(name, also))
                 if column is not None:
                     table = table.set_column(number, table.schema.field(number), column)
         yield table
 
 
-def redact(text: str, found: Counter[str]) -> str:
+def holds_text(kind: pa.DataType) -> bool:
+    """Is it a type of text, or of lists or structs of it?"""
+    if pa.types.is_list(kind):
+        return holds_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(holds_text(field.type) for field in kind)
+    return bool(pa.types.is_string(kind))
+
+
+def text_columns() -> list[tuple[str, str]]:
+    """(kind of file, column) of all that is read for secrets."""
+    return [
+        (kind, field.name)
+        for kind, schema in ARROW_SCHEMAS.items()
+        for field in schema
+        if field.name not in IDS and holds_text(field.type)
+    ]
+
+
+def redact(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
     """One text without its secrets."""
-    for kind, pattern in _patterns():
-        text = pattern.sub(partial(_replace, kind, found), text)
-    return _CARD.sub(lambda match: _replace("card number", found, match) if _luhn(match[0]) else match[0], text)
+    for kind, pattern, check in _patterns(frozenset(also)):
+        text = pattern.sub(partial(_replace, kind, check, found), text)
+    return text
 
 
-def redact_json(text: str, found: Counter[str]) -> str:
+def _redact_name(text: str, found: Counter[str]) -> str:
+    """A name or digest without the keys of services."""
+    for kind, pattern, check in _patterns(frozenset()):
+        if kind not in PERSONAL:
+            text = pattern.sub(partial(_replace, kind, check, found), text)
+    return text
+
+
+def _cleaner(name: str, also: Collection[str]) -> Clean:
+    if name in NAMES:
+        return _redact_name
+    return partial(redact_json if name in JSON else redact, also=also)
+
+
+def _suspects(name: str, also: Collection[str]) -> str:
+    """What a text of a column must hold to be looked at."""
+    if name in NAMES:
+        return _SUSPECT_NAME
+    return f"{_SUSPECT}|{_SUSPECT_NUMBERS}" if also else _SUSPECT
+
+
+def redact_json(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
     """A JSON text whose strings have no secrets; what is no JSON is read as text."""
     try:
         whole = json.loads(text)
-    except ValueError:
-        return redact(text, found)
+    except (ValueError, RecursionError):
+        return redact(text, found, also)
     before = found.total()
-    clean = _cleaned(whole, found)
+    clean = _cleaned(whole, found, also)
     return text if found.total() == before else json.dumps(clean, ensure_ascii=False)
 
 
-def _cleaned(value: Any, found: Counter[str]) -> Any:
+def _cleaned(value: Any, found: Counter[str], also: Collection[str]) -> Any:
     if isinstance(value, str):
-        return redact(value, found)
+        return redact(value, found, also)
     if isinstance(value, list):
-        return [_cleaned(one, found) for one in value]
+        return [_cleaned(inner, found, also) for inner in value]
     if isinstance(value, dict):
-        return {redact(name, found): _cleaned(one, found) for name, one in value.items()}
+        return {redact(name, found, also): _cleaned_field(name, inner, found, also) for name, inner in value.items()}
     return value
 
 
-def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean) -> pa.ChunkedArray | None:
+def _cleaned_field(name: str, value: Any, found: Counter[str], also: Collection[str]) -> Any:
+    """A value under a name that may say what it is, as `password`."""
+    if not isinstance(value, str):
+        return _cleaned(value, found, also)
+    told = Counter[str]()
+    whole = redact(f'"{name}": "{value}"', told, also) if '"' not in value and "\\" not in value else ""
+    head, tail = f'"{name}": "', '"'
+    if told and whole.startswith(head) and whole.endswith(tail):
+        found += told
+        return whole[len(head) : -len(tail)]
+    return redact(value, found, also)
+
+
+def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean, suspect: str) -> pa.ChunkedArray | None:
     """The column without secrets, or None where it has none: of texts, of lists, of structs."""
     if pa.types.is_struct(column.type):
         whole, before = column.combine_chunks(), found.total()
         parts = [pa.chunked_array([part], part.type) for part in whole.flatten()]
-        texts = [_column(part, found, clean) if pa.types.is_string(part.type) else None for part in parts]
+        texts = [_column(part, found, clean, suspect) if holds_text(part.type) else None for part in parts]
         if found.total() == before:
             return None
         cleaned = [(old if new is None else new).combine_chunks() for old, new in zip(parts, texts, strict=True)]
         return pa.chunked_array([pa.StructArray.from_arrays(cleaned, fields=list(column.type))], column.type)
     if pa.types.is_list(column.type):
         whole = column.combine_chunks()
-        values = _column(pa.chunked_array([whole.flatten()], column.type.value_type), found, clean)
+        values = _column(pa.chunked_array([whole.flatten()], column.type.value_type), found, clean, suspect)
         if values is None:
             return None
         offsets = pc.cumulative_sum(pc.fill_null(pc.list_value_length(whole), 0))
@@ -136,7 +194,7 @@ def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean) -> pa.Ch
         return pa.chunked_array(
             [pa.ListArray.from_arrays(offsets, values.combine_chunks(), mask=pc.is_null(whole))], column.type
         )
-    suspects = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(column, _SUSPECT), False)).to_pylist()
+    suspects = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(column, suspect), False)).to_pylist()
     before = found.total()
     changed = {row: clean(column[row].as_py(), found) for row in suspects}
     if found.total() == before:
@@ -147,29 +205,27 @@ def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean) -> pa.Ch
     return pa.chunked_array([pa.array(values, column.type)])
 
 
-def _replace(kind: str, found: Counter[str], match: re.Match[str]) -> str:
+def _replace(kind: str, check: Check | None, found: Counter[str], match: re.Match[str]) -> str:
     """Where a group of a pattern holds the secret, what stands around it is kept."""
-    if MARK in match[0]:
+    if MARK in match[0] or (check and not check(match)):
         return match[0]
     found[kind] += 1
     secret = match.span(1) if match.re.groups == 1 and len(match[1] or "") >= SHORTEST else match.span()
+    if check and match.re.groups == 1:
+        secret = match.span(1)
     start, end = secret[0] - match.start(), secret[1] - match.start()
     return f"{match[0][:start]}{MARK}{kind}]{match[0][end:]}"
 
 
 @cache
-def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+def _patterns(also: frozenset[str]) -> list[tuple[str, re.Pattern[str], Check | None]]:
     from importlib import import_module
 
-    patterns = [(kind, re.compile(pattern)) for kind, pattern in OWN.items()]
+    rules = [*RULES, *(rule for rule in OPTIONAL if rule.kind in also)]
+    patterns = [(rule.kind, re.compile(rule.pattern), rule.check) for rule in rules]
     for service in SERVICES:
         module, _, name = service.partition(".")
         plugin = getattr(import_module(f"detect_secrets.plugins.{module}"), name)
-        patterns += [(plugin.secret_type.lower(), re.compile(one.pattern, one.flags)) for one in plugin.denylist]
+        kind = plugin.secret_type.lower()
+        patterns += [(kind, re.compile(form.pattern, form.flags), None) for form in plugin.denylist]
     return patterns
-
-
-def _luhn(text: str) -> bool:
-    digits = [int(letter) for letter in reversed(text) if letter.isdigit()]
-    doubled = [2 * digit - 9 * (digit > 4) for digit in digits[1::2]]
-    return len(set(digits)) > 1 and (sum(digits[::2]) + sum(doubled)) % 10 == 0

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
+
+from flywheel.datasets.privacy import redact
 
 LOGGER = logging.getLogger("flywheel")
 LOG_FORMAT = "FLYWHEEL_LOG"
 """The environment variable that asks for a log on stderr: text or json. Child processes inherit it."""
+_USUAL = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__)
 FOREIGN = "_ray_timestamp_ns"
 """What Ray adds to every record of a process."""
 
@@ -32,17 +36,26 @@ def log_to_stderr(wanted: str | None = None) -> None:
         )
     else:
         handler.setFormatter(_Plain("%(asctime)s %(message)s"))
+    handler.addFilter(without_secrets)
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
+
+
+def without_secrets(record: logging.LogRecord) -> bool:
+    """A filter that lets every record through, without the secrets in what it tells."""
+    record.msg, record.args = redact(record.getMessage(), Counter()), ()
+    for name, value in record.__dict__.items():
+        if name not in _USUAL and isinstance(value, str):
+            setattr(record, name, redact(value, Counter()))
+    return True
 
 
 class _Plain(logging.Formatter):
     """The message, then what was told with it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        usual = logging.LogRecord("", 0, "", 0, "", (), None).__dict__
-        told = {key: value for key, value in record.__dict__.items() if key not in usual}
+        told = {key: value for key, value in record.__dict__.items() if key not in _USUAL}
         for name in ("message", "asctime", FOREIGN):
             told.pop(name, None)
         return super().format(record) + "".join(f" {key}={value}" for key, value in told.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -300,7 +301,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FlywheelError as error:
-        print(f"flywheel: {printable(str(error))}", file=sys.stderr)
+        from flywheel.datasets.privacy import redact
+
+        print(f"flywheel: {printable(redact(str(error), Counter()))}", file=sys.stderr)
         sys.exit(SPENT if isinstance(error, BudgetError) else 2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

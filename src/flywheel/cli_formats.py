@@ -60,6 +60,13 @@ class Whole(StrEnum):
     ENVIRONMENT = "environment"
 
 
+class Personal(StrEnum):
+    """Personal data that is replaced where it is asked for."""
+
+    PHONE = "phone number"
+    IBAN = "iban"
+
+
 def import_(
     paths: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
     format: Annotated[From, typer.Option("--format", help="How they are written.")],
@@ -77,6 +84,9 @@ def import_(
             help="What our own records say of themselves holds: policy, iteration, purpose. Lineage keeps who said so.",
         ),
     ] = False,
+    redact: Annotated[
+        list[Personal] | None, typer.Option(help="Replace these too, besides keys, mail addresses and cards.")
+    ] = None,
     max_record: Annotated[
         int, typer.Option(min=1, metavar="MIB", help="The longest record that is read.")
     ] = RECORD_MIB,
@@ -95,6 +105,7 @@ def import_(
 
     find_files(paths, str(format))
     lake = open_lake(data_dir, create=True)
+    lake.redact = tuple(map(str, redact or ()))
     with bar(f"import {format}") as progress:
         done = import_files(
             lake,

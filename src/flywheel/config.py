@@ -199,6 +199,9 @@ class LakeConfig(Section):
         description="Does each turn first hold every file against its checksum, and set broken ones aside? auto: where "
         "the files lie on this machine.",
     )
+    redact: tuple[Literal["phone number", "iban"], ...] = Field(
+        default=(), description="Personal data to replace besides keys, addresses and cards."
+    )
     retire: tuple[str, ...] = Field(
         default=(), description="Conditions over trajectories: what they select leaves the newest snapshot."
     )
