@@ -17,22 +17,20 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Engine,
     Float,
     Integer,
     MetaData,
     String,
     Table,
     Text,
-    create_engine,
-    event,
     func,
     insert,
     inspect,
     select,
 )
-from sqlalchemy.exc import DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
+from flywheel.datasets.engines import engine_of, still_engine, takes_no_writes
 from flywheel.errors import LakeAwayError, LakeError
 
 METADATA = MetaData()
@@ -235,8 +233,6 @@ CATALOG_VERSION = MIGRATIONS[-1][0]
 
 SNAPSHOTS_APART, AFTER = 1e-3, 1e-5
 """Seconds by which a snapshot, and what comes after one, are later at least."""
-WRITER_LOCK = 0x666C7977
-"""The advisory lock that makes writers take turns on PostgreSQL, as SQLite's write lock does."""
 
 
 class Catalog:
@@ -244,14 +240,18 @@ class Catalog:
 
     def __init__(self, url: URL) -> None:
         self.name = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
-        self.engine = _engine(url)
         self._remote = url.get_backend_name() != "sqlite"
+        self.read_only = not self._remote and takes_no_writes(Path(url.database or ""))
+        """Does it lie where nothing can be written? Then it is read as it stands, and every write is refused."""
+        self.engine = still_engine(Path(url.database or "")) if self.read_only else engine_of(url)
         self.close = weakref.finalize(self, self.engine.dispose)
         """Closes every connection; done at the latest when nobody holds the catalog any more."""
         self._migrate()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
+        if self.read_only:
+            raise LakeError(f"{self.name} lies on a read-only mount: it can be read, nothing was changed")
         with self._told(), self.engine.begin() as connection:
             yield connection
 
@@ -285,13 +285,16 @@ class Catalog:
     def _migrate(self) -> None:
         try:
             with self.engine.begin() as connection:
-                MIGRATION.create(connection, checkfirst=True)
+                if not self.read_only:
+                    MIGRATION.create(connection, checkfirst=True)
                 current = connection.scalar(select(func.max(MIGRATION.c.version))) or 0
                 if current > CATALOG_VERSION:
                     raise LakeError(
                         f"{self.name} has catalog schema {current}, this Flywheel knows {CATALOG_VERSION}; "
                         "upgrade Flywheel"
                     )
+                if self.read_only and current < CATALOG_VERSION:
+                    raise LakeError(f"{self.name} has an older schema and cannot be upgraded on a read-only mount")
                 known = set(inspect(connection).get_table_names())
                 for version, tables in MIGRATIONS:
                     if version <= current:
@@ -313,7 +316,7 @@ def has_catalog(url: URL) -> bool:
     """Is there a catalog? Creates nothing. Raises `LakeError` for a server that does not answer."""
     if url.get_backend_name() == "sqlite":
         return Path(url.database or "").is_file()
-    engine = _engine(url)
+    engine = engine_of(url)
     try:
         return bool(inspect(engine).has_table(MIGRATION.name))
     except DBAPIError as error:
@@ -343,45 +346,3 @@ def _last(connection: Connection) -> float:
     stamps = (POLICY.c.created_at, CHAMPION.c.created_at, GATE.c.created_at, ITERATION.c.started_at)
     found = [connection.scalar(newest), *(connection.scalar(select(func.max(one))) for one in stamps)]
     return max((one for one in found if one is not None), default=0.0)
-
-
-def _engine(url: URL) -> Engine:
-    try:
-        return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
-    except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise LakeError(
-            f"no driver for {url.get_backend_name()}; pip install 'trajectory-flywheel[postgresql]'"
-        ) from error
-
-
-def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": 60})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
-        connection.isolation_level = None
-        for pragma in ("journal_mode=wal", "synchronous=full", "foreign_keys=on", "secure_delete=on"):
-            connection.execute(f"pragma {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _lock(connection: Connection) -> None:
-        reading = connection.get_execution_options().get("reading", False)
-        connection.exec_driver_sql("begin" if reading else "begin immediate")
-
-    return engine
-
-
-def _postgresql(url: URL) -> Engine:
-    engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
-
-    @event.listens_for(engine, "begin")
-    def _lock(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("session", False):
-            return
-        if options.get("reading", False):
-            connection.exec_driver_sql("set transaction isolation level repeatable read read only")
-        else:
-            connection.exec_driver_sql(f"select pg_advisory_xact_lock({WRITER_LOCK})")
-
-    return engine

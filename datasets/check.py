@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from sqlalchemy import delete, select
 
 from flywheel.config import Config
 from flywheel.datasets.catalog import FACT, SEGMENT, TRAJECTORY, new_snapshot
-from flywheel.datasets.files import row_groups
+from flywheel.datasets.files import flaw_of, row_groups
 from flywheel.datasets.lake import Lake, file_name
 from flywheel.datasets.upkeep import unknown_files
 
@@ -61,12 +60,8 @@ def _reason(lake: Lake, file: str, size: int, sha256: str, rows: int) -> str:
         return "is missing"
     if found_size != size:
         return f"has {found_size} bytes instead of {size}"
-    with opener.open(address, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
-        return "has other bytes than were written"
+    if flaw := flaw_of(address, lake.storage.filesystem, sha256):
+        return flaw
     try:
         found = pq.read_metadata(address, filesystem=lake.storage.filesystem).num_rows
     except (OSError, pa.ArrowInvalid) as error:

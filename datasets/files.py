@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -108,7 +110,26 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise LakeError(f"cannot write {path}: {reason}; nothing was committed, mend it and run again") from error
+        raise LakeError(f"cannot write {path}: {reason}; mend it and run again") from error
+
+
+def flaw_of(address: str, filesystem: Any, sha256: str = "") -> str:
+    """What is wrong with a Parquet file by its footer, or by all its bytes where a checksum is given; or nothing."""
+    opener = filesystem or fsspec.filesystem("file")
+    try:
+        with opener.open(address, "rb") as file:
+            if sha256:
+                digest = hashlib.sha256()
+                while block := file.read(1 << 20):
+                    digest.update(block)
+                return "" if digest.hexdigest() == sha256 else "has other bytes than were written"
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 8))
+            tail = file.read(8)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    length = int.from_bytes(tail[:4], "little")
+    return "" if len(tail) == 8 and tail[4:] == b"PAR1" and 0 < length <= size - 12 else "has no Parquet footer"
 
 
 Source = tuple[str, object]

@@ -38,17 +38,19 @@ from flywheel.datasets.catalog import (
     new_snapshot,
     now,
 )
-from flywheel.datasets.files import Source, Written, read_rows, read_steps, write_parquet
-from flywheel.datasets.places import Place, place_of
+from flywheel.datasets.files import Source, Written, flaw_of, read_rows, read_steps, write_parquet
+from flywheel.datasets.places import Place, place_of, refuse_lost_catalog
 from flywheel.datasets.privacy import redacted
 from flywheel.datasets.reading import Files, QueryLimits, open_views, run_query
 from flywheel.datasets.results import Result, streamed
-from flywheel.datasets.snapshots import catalog_tables, files_of
-from flywheel.datasets.storage import source, storage_at
+from flywheel.datasets.snapshots import catalog_tables, files_of, segment_rows
+from flywheel.datasets.storage import is_read_only, source, storage_at
 from flywheel.datasets.views import PARQUET_KINDS, kinds_of
 from flywheel.errors import LakeError
 from flywheel.trajectory import SCHEMA_VERSION, Image, Trajectory
 
+CHEAP_BYTES = 16 << 20
+"""So much is held against its checksums before every query of the command line."""
 LOOKUP = 500
 """Keys of one catalog query."""
 Tables = Iterable[pa.Table]
@@ -60,6 +62,7 @@ class Lake:
 
     def __init__(self, where: Path | str | Place, *, create: bool = False, redact: Sequence[str] = ()) -> None:
         place = where if isinstance(where, Place) else place_of(where)
+        refuse_lost_catalog(place)
         if not create and not has_catalog(place.catalog):
             raise LakeError(f"no lake at {place.name}; run `flywheel run` first, or point data_dir at an existing one")
         self.place, self.root, self.name = place, place.root, place.name
@@ -67,7 +70,8 @@ class Lake:
         """Optional kinds of personal data that are replaced before anything is written."""
         self.staging = place.root / "staging"
         try:
-            self.staging.mkdir(parents=True, exist_ok=True)
+            if not is_read_only(place.root):
+                self.staging.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LakeError(f"cannot write to {place.root}: {error.strerror}; set another data_dir") from error
         self.storage = storage_at(place.files, place.root / "cache")
@@ -223,10 +227,22 @@ class Lake:
 
     @contextmanager
     def stream(
-        self, statement: str, *, at: int | None = None, limits: QueryLimits | None = None, printed: bool = True
+        self,
+        statement: str,
+        *,
+        at: int | None = None,
+        limits: QueryLimits | None = None,
+        printed: bool = True,
+        verify: bool = False,
     ) -> Iterator[Result]:
-        """The result of one reading statement as it comes, in memory a few thousand rows at a time."""
-        connection = self._views(at, kinds_of(statement))
+        """The result of one reading statement as it comes, in memory a few thousand rows at a time.
+
+        Files are held against their sizes and footers, small ones and, with `verify`, all of them against their
+        checksums too, before anything is answered from them.
+        """
+        kinds = kinds_of(statement)
+        self._check_files(at, kinds, verify)
+        connection = self._views(at, kinds)
         try:
             with streamed(connection, statement, limits or QueryLimits(), printed=printed) as result:
                 yield result
@@ -248,6 +264,16 @@ class Lake:
             for kind, versions in read.items()
         }
         return open_views(found, tables, self.storage.filesystem)
+
+    def _check_files(self, at: int | None, kinds: Iterable[str], verify: bool) -> None:
+        """Raise `LakeError` for a file that is not what was written."""
+        with self.catalog.read() as connection:
+            rows = [row for row in segment_rows(connection, at, self.name) if row.kind in kinds]
+        whole = verify or (self.storage.filesystem is None and sum(row.bytes for row in rows) <= CHEAP_BYTES)
+        for row in rows:
+            address = self.storage.address(file_name(row.name, row.kind))
+            if reason := flaw_of(address, self.storage.filesystem, row.sha256 if whole else ""):
+                raise LakeError(f"broken Parquet file: {address} {reason}; see: flywheel lake check")
 
     def contents(self, at: int | None = None) -> Contents:
         """The names of the Parquet files and the catalog's tables that the views read, as of a snapshot or now."""

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from flywheel.errors import LakeError
 from flywheel.trajectory import digest
 
-CATALOG_FILE = "catalog.sqlite"
+CATALOG_FILE, SEGMENTS = "catalog.sqlite", "segments"
 SECRETS = frozenset({"password", "passfile", "sslpassword"})
 """Parameters of a URL that are none of its business."""
 EXAMPLE = "postgresql://user@host/flywheel?files=s3://bucket/lake"
@@ -59,3 +59,17 @@ def place_of(where: Path | str, root: Path | None = None) -> Place:
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flywheel"
+
+
+def refuse_lost_catalog(place: Place) -> None:
+    """Raise `LakeError` for files without a catalog that lists them: that is damage, not an empty lake."""
+    if place.catalog.get_backend_name() != "sqlite" or "://" in place.files:
+        return
+    catalog, segments = Path(place.catalog.database or ""), Path(place.files) / SEGMENTS
+    size = catalog.stat().st_size if catalog.is_file() else 0
+    if size == 0 and segments.is_dir() and any(segments.glob("*.parquet")):
+        what = "is empty" if catalog.is_file() else "is missing"
+        raise LakeError(
+            f"{catalog} {what}, and files of a lake lie beside it: the lake is damaged; bring back a backup with "
+            f"`flywheel lake restore BACKUP --data-dir NEW`, or the catalog alone from one"
+        )

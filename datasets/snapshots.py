@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 from sqlalchemy import Connection, func, or_, select
 
@@ -13,8 +15,8 @@ from flywheel.errors import LakeError
 from flywheel.trajectory import SCHEMA_VERSION
 
 
-def files_of(connection: Connection, at: int | None, storage: Storage, lake: str) -> dict[str, dict[int, list[str]]]:
-    """Names by kind and schema version that a snapshot (None: the newest) reads, checked for presence and size."""
+def segment_rows(connection: Connection, at: int | None, lake: str) -> list[Any]:
+    """What the catalog records of every file that a snapshot (None: the newest) reads."""
     check_snapshot(connection, at, lake)
     open_ended = SEGMENT.c.end_snapshot.is_(None)
     query = select(SEGMENT).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)
@@ -22,7 +24,12 @@ def files_of(connection: Connection, at: int | None, storage: Storage, lake: str
         query = query.where(open_ended)
     else:
         query = query.where(SEGMENT.c.begin_snapshot <= at, or_(open_ended, SEGMENT.c.end_snapshot > at))
-    rows = connection.execute(query).all()
+    return list(connection.execute(query).all())
+
+
+def files_of(connection: Connection, at: int | None, storage: Storage, lake: str) -> dict[str, dict[int, list[str]]]:
+    """Names by kind and schema version that a snapshot (None: the newest) reads, checked for presence and size."""
+    rows = segment_rows(connection, at, lake)
     present = storage.listing() if rows else {}
     files: dict[str, dict[int, list[str]]] = {kind: {} for kind in PARQUET_KINDS}
     for row in rows:

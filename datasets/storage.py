@@ -5,6 +5,7 @@ Both take a finished file under a name that nobody used before, whole or not at 
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Container, Iterable, Sequence
@@ -17,9 +18,9 @@ from typing import Any, Protocol
 import fsspec
 
 from flywheel.datasets.files import Source, sync_directory, writing
+from flywheel.datasets.places import SEGMENTS
 from flywheel.errors import LakeError
 
-SEGMENTS = "segments"
 QUARANTINE = "quarantine"
 CACHED = 32 << 20
 """Larger files are read where they lie, in parts."""
@@ -72,6 +73,11 @@ def source(storage: Storage, name: str) -> Source:
     return place, storage.filesystem if "://" in place else None
 
 
+def is_read_only(folder: Path) -> bool:
+    """Is it there, on a mount that takes no writes, or without permission to write?"""
+    return folder.is_dir() and not os.access(folder, os.W_OK)
+
+
 class LocalStorage:
     """Files under a folder: renamed into place, the directory synced."""
 
@@ -81,7 +87,8 @@ class LocalStorage:
         self.name = str(folder)
         self._segments = (folder / SEGMENTS).absolute()
         self._quarantine = (folder / QUARANTINE).absolute()
-        self._segments.mkdir(parents=True, exist_ok=True)
+        if not is_read_only(folder):
+            self._segments.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, names: Sequence[str]) -> dict[str, str]:
         return {name: self.address(name) for name in names}
@@ -165,7 +172,7 @@ class ObjectStorage:
             self.filesystem.pipe_file(self.address(name), staged.read_bytes(), mode="create")
         except Exception as error:  # as above
             reason = " ".join(str(error).split())
-            raise LakeError(f"cannot write {self.address(name)}: {reason}; nothing was committed") from error
+            raise LakeError(f"cannot write {self.address(name)}: {reason}; mend it and run again") from error
         finally:
             staged.unlink()
 

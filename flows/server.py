@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from flywheel.children import environment, python
 from flywheel.errors import PrerequisiteError
 from flywheel.flows.api import (
     ADDRESS,
@@ -132,8 +132,8 @@ def _kept(home: Path, port: int, url: str, meanwhile: Callable[[], object]) -> I
 def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
     with (home / "server.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)],
-            env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
+            python("-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)),
+            env={name: value for name, value in environment().items() if name != "PYTHONWARNINGS"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

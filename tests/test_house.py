@@ -23,6 +23,7 @@ LAYERS = {
     "config_flows": 0,
     "errors": 0,
     "text": 0,
+    "children": 0,
     "watchdog": 0,
     "environments": 1,
     "datasets": 1,

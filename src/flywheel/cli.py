@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flywheel.children import stay_safe
 from flywheel.cli_agents import Number, collect, evaluate, serve_policy
 from flywheel.cli_flows import deploy, doctor, history, metrics, pause, resume, serve, status, trigger
 from flywheel.cli_formats import export, import_
@@ -222,6 +223,9 @@ def sql(
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that the query may take.")] = 300.0,
     memory: Annotated[str, typer.Option(help="Memory that it may take, as 4GB or 50%.")] = "80%",
     non_finite: Annotated[NonFinite, typer.Option(help="NaN and infinity in JSON.")] = NonFinite.NULL,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hold every file that the query names against its checksum first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Query the lake with DuckDB SQL, once or interactively. It can only read.
@@ -245,7 +249,7 @@ def sql(
         lake = open_lake(data_dir)
         snapshot = snapshot_of(lake, at) if at else None
         printed = form not in (Format.PARQUET, Format.ARROW)
-        with lake.stream(query, at=snapshot, limits=limits, printed=printed) as result:
+        with lake.stream(query, at=snapshot, limits=limits, printed=printed, verify=verify) as result:
             give(result, form, output, words=non_finite is NonFinite.TEXT)
 
 
@@ -297,6 +301,7 @@ app.add_typer(verifier_commands, name="verifiers")
 
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr and exit code 2; Ctrl-C is 130."""
+    stay_safe()
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # it greets on stdout
     try:
         app(standalone_mode=True)

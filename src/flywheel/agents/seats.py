@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +14,8 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from flywheel.children import environment as child_environment
+from flywheel.children import python
 from flywheel.environments.protocol import Environment, Observation, Transition, World
 from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
 from flywheel.trajectory import Task
@@ -72,7 +73,7 @@ class Worker:
     """
 
     def __init__(self, environment: str, parameters: str, patience: float) -> None:
-        self._command = [sys.executable, "-m", "flywheel.agents.worker", environment, parameters]
+        self._command = python("-m", "flywheel.agents.worker", environment, parameters)
         self._patience = patience
         self._process: asyncio.subprocess.Process | None = None
         self._asked: list[_Asked] = []
@@ -90,6 +91,7 @@ class Worker:
                 return
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
+                env=child_environment(),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,

@@ -1,0 +1,30 @@
+"""Starting Python in other processes: nothing of the current folder is imported by accident.
+
+`python -m` puts the current folder first on the path, so that a file `secrets.py` there would run in place of the
+library's. Children start in safe-path mode and get the folders that this process was explicitly given.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+SAFE_PATH = "PYTHONSAFEPATH"
+
+
+def python(*arguments: str) -> list[str]:
+    """The command that runs this interpreter with some arguments, in safe-path mode."""
+    return [sys.executable, "-P", *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment for a child in Python, with `more`; the child's own children are safe as well."""
+    installed = (sys.prefix, sys.base_prefix)
+    given = [entry for entry in sys.path if entry and not entry.startswith(installed) and Path(entry).is_dir()]
+    return {**os.environ, SAFE_PATH: "1", "PYTHONPATH": os.pathsep.join(given), **more}
+
+
+def stay_safe() -> None:
+    """Have every process that this one starts from now on begin in safe-path mode."""
+    os.environ[SAFE_PATH] = "1"
