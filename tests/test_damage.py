@@ -1,4 +1,4 @@
-"""Damage and odd places: a lake says what is wrong with it, is read where it cannot be written, and runs no stray file."""
+"""Damage and odd places: a lake says what is wrong, is read where it cannot be written, and runs no stray file."""
 
 from __future__ import annotations
 
