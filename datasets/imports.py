@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from flywheel.datasets.provenance import IMPORTED, as_claim, as_trusted, check_n
 from flywheel.datasets.splits import By, assign
 from flywheel.errors import LakeError, LeakError, RecordError
 from flywheel.text import printable
-from flywheel.trajectory import Split, Trajectory, digest
+from flywheel.trajectory import Split, Step, Trajectory, digest
 
 BATCH_STEPS = 2048
 """Steps that wait for a commit."""
@@ -60,7 +60,7 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """What every record of an import shares."""
 
     format: str
@@ -90,7 +90,7 @@ def import_files(
     Raises `LakeError`, having changed nothing, if a file is not there. A record that cannot be taken, a task of another
     split among them, is quarantined, and the rest comes in.
     """
-    reading, done = _Reading(format, split, subject, _user(), trust), Imported()
+    reading, done = Reading(format, split, subject, _user(), trust), Imported()
     waiting: list[tuple[Raw, list[Trajectory]]] = []
     rejected: list[dict[str, Any]] = []
 
@@ -113,7 +113,7 @@ def import_files(
         for raw in raw_records(path, root, SPLITTERS.get(format), most):
             source = Source(path.parent)
             try:
-                waiting.append((raw, _read(raw, reading, source)))
+                waiting.append((raw, trajectories_of(raw, reading, source)))
             except RecordError as error:
                 reject(raw, str(error))
             else:
@@ -126,21 +126,22 @@ def import_files(
     return done
 
 
-def _read(raw: Raw, reading: _Reading, source: Source) -> list[Trajectory]:
-    """The trajectories of a record, as they will be written. Raises `RecordError` where it cannot be taken."""
+def trajectories_of(raw: Raw, reading: Reading, source: Source) -> list[Trajectory]:
+    """A record's trajectories, as an import writes them. Raises `RecordError`, and nothing else, where it cannot be
+    taken."""
     if raw.problem:
         raise RecordError(raw.problem)
     record = parsed(raw.text, source)
     told = read(reading.format, record, reading.split, source)
     identity = digest(IMPORTED, reading.format, record, size=16)
+    path = printable(str(raw.path))
     found = []
     for one in told:
+        _check_types(one)
         check_numbers(one)
-        if reading.trust:
-            one = as_trusted(one, printable(str(raw.path)), reading.by)
-        else:
-            one = as_claim(one, identity, printable(str(raw.path)), reading.by)
-        found.append(_checked(replace(one, subject=reading.subject) if reading.subject else one))
+        written = as_trusted(one, path, reading.by) if reading.trust else as_claim(one, identity, path, reading.by)
+        _check_id(written.trajectory_id)
+        found.append(replace(written, subject=reading.subject) if reading.subject else written)
     return found
 
 
@@ -202,20 +203,36 @@ def _files(path: Path, format: str) -> list[Path]:
     return [path]
 
 
-def _checked(trajectory: Trajectory) -> Trajectory:
-    """The trajectory, if it fits the data contract."""
-    name = trajectory.trajectory_id
-    if not (isinstance(name, str) and ID.fullmatch(name)) or redact(name, Counter()) != name:
+def _check_id(name: str) -> None:
+    if not ID.fullmatch(name) or redact(name, Counter()) != name:
         raise RecordError("a trajectory's id has 1 to 64 letters, digits, - and _, and is no secret")
+
+
+MAY_BE_ABSENT = frozenset(
+    field.name for kind in (Trajectory, Step) for field in fields(kind) if "None" in str(field.type)
+)
+"""Fields of the data contract that may be None."""
+
+
+def _check_types(one: Trajectory) -> None:
+    """Raise `RecordError` for what does not fit the data contract."""
     try:
-        trajectories_to_arrow([trajectory])
-        for _ in steps_to_arrow([trajectory]):
-            pass
-        for _ in images_to_arrow([trajectory]):
+        for table in (trajectories_to_arrow([one]), *steps_to_arrow([one])):
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                if (column.null_count and name not in MAY_BE_ABSENT) or _holds_nulls(column):
+                    raise RecordError(f"does not fit the data contract: {name} is null")
+        for _ in images_to_arrow([one]):
             pass
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"does not fit the data contract: {str(error).splitlines()[0]}") from error
-    return trajectory
+
+
+def _holds_nulls(column: pa.ChunkedArray) -> bool:
+    """Does a list of the column hold a null?"""
+    if not pa.types.is_list(column.type):
+        return False
+    inner = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+    return bool(inner.null_count) or _holds_nulls(inner)
 
 
 def _row(raw: Raw, format: str, reason: str, *, show: bool) -> dict[str, Any]:

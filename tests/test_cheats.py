@@ -5,15 +5,24 @@ Honest episodes and cheats lie in one lake and go through the whole curate stage
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from flywheel.agents.context import Limits
+from flywheel.agents.prompts import Role
 from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
 from flywheel.config import Config
+from flywheel.datasets.exports import export, select_ids
+from flywheel.datasets.formats import atif
+from flywheel.datasets.imports import import_files
 from flywheel.datasets.lake import Lake
+from flywheel.distill.corpus import load_corpus
+from flywheel.distill.examples import windows_of
 from flywheel.environments.protocol import World
-from flywheel.filters.cheats import CHEATS
+from flywheel.filters.cheats import CHEATS, CLAIMS, POISON, STUDENT
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory
 from tests.conftest import Play
@@ -82,6 +91,51 @@ def test_every_class_is_caught_more_often_than_not(
     kept = lake.sql("select trajectory_id from trajectories where verified = 1")["trajectory_id"].to_pylist()
     missed = Counter(planted[one] for one in kept if one in planted)
     assert max(missed.values(), default=0) <= EACH // 2 or set(missed) == {"replayed under a new id"}
+
+
+@pytest.fixture(scope="module")
+def imported(
+    smoke: Config, world: World, play: Play, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Lake, dict[str, str]]:
+    """(lake after an import and curation, what the document called itself → class)."""
+    folder = tmp_path_factory.mktemp("documents")
+    golden = sorted(play(Expert(world), EACH * len(CLAIMS), start=4000), key=lambda one: one.seed)
+    named: dict[str, str] = {}
+    for number, (name, plant) in enumerate(CLAIMS.items()):
+        for place in range(number * EACH, (number + 1) * EACH):
+            cheat = plant(golden[place], golden[place - 1], world.facts(golden[place].task))
+            named[cheat.trajectory_id] = name
+            (folder / f"{place}.json").write_text(json.dumps(atif.write(cheat, {})))
+    lake = Lake(tmp_path_factory.mktemp("imported"), create=True)
+    import_files(lake, [folder], "atif")
+    curate(smoke, lake)
+    return lake, named
+
+
+def test_what_an_import_claims_neither_counts_nor_teaches(
+    smoke: Config, imported: tuple[Lake, dict[str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lake, named = imported
+    rows = lake.sql(
+        """select claims->>'trajectory_id' as name, trajectory_id, ours, policy_id, purpose, iteration
+           from trajectories"""
+    ).to_pylist()
+    ids = {row["trajectory_id"]: row["name"] for row in rows}
+    taught = {}
+    corpus = load_corpus(smoke, lake, 1)
+    for one, cut in corpus.read(list(corpus.routes)):
+        windows = [window for role in Role for window in windows_of(one, cut, Limits(), role)]
+        taught[ids[one.trajectory_id]] = "".join(piece.text for window in windows for piece in window.pieces)
+    export(lake, tmp_path / "rows", "sft", select_ids(lake, "route = 'supervised'"))
+    rows_for_others = "".join(file.read_text() for file in (tmp_path / "rows").iterdir())
+    assert taught and POISON not in rows_for_others
+    counts = {row["name"]: row["ours"] or row["policy_id"] == STUDENT or row["purpose"] != "imported" for row in rows}
+    caught = Counter(named[one] for one in named if not counts[one] and POISON not in taught.get(one, ""))
+    share = caught.total() / len(named)
+    with capsys.disabled():
+        print(f"\n{len(CLAIMS)} classes of claims: {share:.1%} of {len(named)} neither count nor teach")
+    assert len(named) == EACH * len(CLAIMS)
+    assert share >= 0.95
 
 
 def test_a_cheat_teaches_nobody(curated: tuple[Lake, dict[str, str], list[Trajectory]]) -> None:

@@ -112,8 +112,8 @@ def _finite(digits: str) -> float:
 
 
 def _pruned(record: Any, source: Source) -> Any:
-    """The record with words in place of what lies deeper than `DEPTH`; level by level, so that no depth is too much."""
-    level = [record]
+    """The record without what lies deeper than `DEPTH`; level by level, so that no depth is too much."""
+    level = [record] if isinstance(record, dict | list) else []
     for depth in range(DEPTH):
         inside: list[Any] = []
         for value in level:

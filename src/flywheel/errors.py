@@ -1,5 +1,10 @@
 """One tree of errors: whatever a user can mend is told in one line that says what to do."""
 
+from flywheel.text import printable
+
+LONGEST = 500
+"""Characters of a reason."""
+
 
 class FlywheelError(Exception):
     """Root of every error that Flywheel raises on purpose. The CLI prints it in one line and exits with 2."""
@@ -58,7 +63,13 @@ class UnreachableError(InfrastructureError):
 
 
 class RecordError(FlywheelError):
-    """A record of another tool that cannot be taken; the message is the reason that stands in the quarantine."""
+    """A record of another tool that cannot be taken; the message is the reason that stands in the quarantine.
+
+    It may quote the record, so it is made one printable line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(printable(" ".join(reason.split()))[:LONGEST])
 
 
 class TaskError(FlywheelError):
