@@ -34,6 +34,8 @@ from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestErr
 from tests.test_serving import ASKED, serving, students
 
 __all__ = ["students"]
+END_OF_ALL = 1
+"""The id of the end marker: the second of the special tokens."""
 TOKENIZER = train_tokenizer(["take the carrot. open the fridge. move north."], [], 300)
 
 
@@ -128,6 +130,20 @@ def test_a_context_longer_than_the_model_fails_alone() -> None:
     assert isinstance(picks[0], Fault)
     assert "5000 tokens is longer than the model's 4096" in picks[0].reason
     assert isinstance(picks[1], Choice)
+
+
+@pytest.mark.minutes
+def test_nothing_is_computed_for_a_client_that_is_gone(door: Door) -> None:
+    body = {"model": f"{door.student}/executor", "prompt": "hello", "max_tokens": 4000, "temperature": 1}
+    for seed in range(50):
+        text = json.dumps({**body, "seed": seed, "logit_bias": {str(END_OF_ALL): -100}}).encode()
+        with _connected(door) as open_socket:
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(text)}\r\n\r\n"
+            open_socket.sendall(head.encode() + text)
+    time.sleep(2.0)
+    began = time.monotonic()
+    assert door.complete(max_tokens=20)[0] == 200
+    assert time.monotonic() - began < 2.0
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------

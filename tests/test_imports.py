@@ -103,9 +103,7 @@ def test_depth_stops_nobody(lake: Lake, tmp_path: Path, opening: str, closing: s
     assert done.trajectories == 2 - done.quarantined
     assert done.quarantined == (depth > 1000)
     assert sum(done.unread.values()) == (depth < 1000)
-    export(
-        lake, tmp_path / "out", "chat", lake.sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist()
-    )
+    export(lake, tmp_path / "out", "chat", select_ids(lake, "true"))
 
 
 json_values = st.recursive(

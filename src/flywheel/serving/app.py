@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import re
 import time
@@ -24,10 +23,14 @@ from flywheel.serving.roster import Roster
 from flywheel.text import printable
 
 WATCH_SECONDS = 1.0
+LOOK_SECONDS = 0.5
+"""How often a server looks whether who asked is still there."""
+GONE = 499
+"""Status of an answer that nobody waits for, as nginx has it."""
 
 
-def make_app(roster: Roster, key: str = "") -> FastAPI:
-    """The application. With a key, every request must bring it as a bearer token."""
+def make_app(roster: Roster) -> FastAPI:
+    """The application; `bounds.Bounded` stands before it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,14 +44,6 @@ def make_app(roster: Roster, key: str = "") -> FastAPI:
             await roster.close()
 
     app = FastAPI(title="Flywheel students", lifespan=lifespan, openapi_url=None)
-
-    @app.middleware("http")
-    async def authorised(request: Request, proceed: Any) -> Response:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if key and not hmac.compare_digest(given.encode(), key.encode()):
-            return _refusal(401, "the API key is missing or wrong")
-        response: Response = await proceed(request)
-        return response
 
     @app.exception_handler(RequestError)
     async def malformed(_: Request, error: RequestError) -> Response:
@@ -104,7 +99,9 @@ def make_app(roster: Roster, key: str = "") -> FastAPI:
                 return _refusal(404, f"completions are for the parts of an agent, here {names}")
             completer = student.parts[part]
             wishes = [wish for prompt in wanted.prompts for wish in _wishes(wanted, prompt, completer)]
-            answers = await asyncio.gather(*(student.complete(part, wish) for wish in wishes))
+            answers = await _answered(request, asyncio.gather(*(student.complete(part, wish) for wish in wishes)))
+            if answers is None:
+                return Response(status_code=GONE)
         head = _head("cmpl", "text_completion", f"{student.name}/{part}")
         read = sum(len(wish.prompt) for wish in wishes[:: wanted.n])
         usage = _usage(read, sum(len(said.tokens) for said in answers))
@@ -119,6 +116,17 @@ def make_app(roster: Roster, key: str = "") -> FastAPI:
         return JSONResponse({**head, "choices": choices, "usage": usage})
 
     return app
+
+
+async def _answered(request: Request, answers: asyncio.Future[list[Said]]) -> list[Said] | None:
+    """The answers, or None where the client went away meanwhile: nothing more is computed for it."""
+    while not (await asyncio.wait([answers], timeout=LOOK_SECONDS))[0]:
+        if await request.is_disconnected():
+            answers.cancel()
+            with suppress(asyncio.CancelledError):
+                await answers
+            return None
+    return answers.result()
 
 
 def _wishes(wanted: CompletionRequest, prompt: str | list[int], completer: Completer) -> list[Wish]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import time
 from collections import Counter
@@ -34,10 +35,12 @@ class Bounds:
 
 @dataclass(slots=True)
 class Bounded:
-    """An ASGI application behind its bounds. A body reaches it whole or not at all."""
+    """An ASGI application behind its bounds. A body reaches it whole or not at all. With a key, every request must
+    bring it as a bearer token."""
 
     app: App
     bounds: Bounds
+    key: str = ""
     _under_way: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -45,7 +48,11 @@ class Bounded:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        client = headers.get(b"authorization", b"").decode("latin-1") or str((scope.get("client") or ("",))[0])
+        token = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        if self.key and not hmac.compare_digest(token, self.key.encode()):
+            await _refuse(send, 401, "the API key is missing or wrong")
+            return
+        client = token.decode("latin-1") or str((scope.get("client") or ("",))[0])
         if self._under_way[client] >= self.bounds.requests:
             await _refuse(send, 429, f"more than {self.bounds.requests} requests of one client at once; try again")
             return

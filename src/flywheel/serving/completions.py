@@ -108,7 +108,11 @@ class Completer:
         """Answer until cancelled."""
         while True:
             while self._waiting or self._jobs:
-                for job in await batcher.call(self.step):
+                try:
+                    ended = await batcher.call(self.step)
+                except Exception as error:  # nobody's request in particular: all that were under way hear of it
+                    ended = self._drop(f"{type(error).__name__}: {error}")
+                for job in ended:
                     if job.future.done():
                         continue
                     if job.error is not None:
@@ -134,6 +138,14 @@ class Completer:
         self._guarded([job for job in speaking if job not in ended], self._feed)
         return ended
 
+    def _drop(self, why: str) -> list[_Job]:
+        """Give up all requests under way."""
+        dropped, self._jobs = self._jobs, []
+        for job in dropped:
+            job.error = InfrastructureError(f"the model fails: {why}")
+            self._read[job.slot] = ()
+        return dropped
+
     def _admit(self) -> None:
         """Give waiting requests a slot each, the one that has read most of the prompt if that is free."""
         taken = {job.slot for job in self._jobs}
@@ -142,6 +154,8 @@ class Completer:
             free.pop(slot, None)
         while self._waiting and free:
             job = self._waiting.popleft()
+            if job.future.done():  # whoever asked is gone
+                continue
             job.slot = max(free, key=lambda slot: _common(self._read.get(slot, ()), job.wish.prompt))
             job.read = min(_common(self._read.get(job.slot, ()), job.wish.prompt), len(job.wish.prompt) - 1)
             del free[job.slot]

@@ -53,7 +53,7 @@ async def _serve(
         await roster.start()
         started(f"http://{host}:{bound.getsockname()[1]}/v1", roster.current)
         config = uvicorn.Config(
-            Bounded(make_app(roster, key), bounds),
+            Bounded(make_app(roster), bounds, key),
             http=PatientProtocol,
             h11_max_incomplete_event_size=HEADER_BYTES,
             log_level="warning",
