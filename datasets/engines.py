@@ -51,16 +51,21 @@ def takes_no_writes(file: Path) -> bool:
 
 
 def still_engine(file: Path) -> Engine:
-    """An engine on a SQLite file that nobody can write to. What stands in its log alone is read from a copy."""
+    """An engine on a SQLite file that this user cannot write to.
+
+    Somebody else may: it is read as SQLite reads a database that changes, where its log is there. On a read-only mount,
+    what stands in the log alone is read from a copy.
+    """
     log = file.with_name(f"{file.name}-wal")
-    if log.is_file() and log.stat().st_size:
+    moving = log.is_file() and not os.statvfs(file).f_flag & os.ST_RDONLY
+    if not moving and log.is_file() and log.stat().st_size:
         folder = tempfile.mkdtemp(prefix="flywheel-")
         file = Path(shutil.copy(file, folder))
         shutil.copy(log, folder)
         engine = create_engine(URL.create("sqlite", database=str(file)))
         weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
     else:
-        address = f"file:{quote(str(file.absolute()))}?mode=ro&immutable=1&uri=true"
+        address = f"file:{quote(str(file.absolute()))}?mode=ro{'' if moving else '&immutable=1'}&uri=true"
         engine = create_engine(f"sqlite:///{address}")
 
     @event.listens_for(engine, "begin")

@@ -164,7 +164,7 @@ def _pairs(lake: Lake, verified: Sequence[Trajectory]) -> Iterator[Row]:
     tasks = literal(sorted({good.task_id for good in verified}))
     failed = lake.sql(
         f"""select task_id, trajectory_id from trajectories
-            where verified = 0 and revoked is null and split = 'train' and stop_reason <> 'infrastructure'
+            where ours and route in ('executor', 'continual') and revoked is null and split = 'train'
               and list_contains({tasks}, task_id) order by trajectory_id"""
     ).to_pylist()
     bad = {one.trajectory_id: one for one in lake.trajectories([row["trajectory_id"] for row in failed])}

@@ -21,7 +21,7 @@ from sqlalchemy import insert, select
 from flywheel.arrow import images_to_arrow, steps_to_arrow, trajectories_to_arrow
 from flywheel.datasets.catalog import QUARANTINED
 from flywheel.datasets.formats.catalog import SPLITTERS, SUFFIXES, read
-from flywheel.datasets.formats.parsing import RECORD_BYTES, Raw, parsed, raw_records
+from flywheel.datasets.formats.parsing import BLOCK, RECORD_BYTES, Raw, parsed, raw_records
 from flywheel.datasets.formats.records import Source
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.privacy import redact
@@ -34,6 +34,8 @@ from flywheel.trajectory import Split, Step, Trajectory, digest
 BATCH_STEPS = 2048
 """Steps that wait for a commit."""
 BATCH_EPISODES = 64
+BATCH_BYTES = 32 << 20
+"""Bytes of records whose trajectories wait for a commit: in memory they take several times as much."""
 ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 """Ids name files of exports: nothing in them may lead elsewhere."""
 SHOWN = 200
@@ -93,6 +95,7 @@ def import_files(
     reading, done = Reading(format, split, subject, _user(), trust), Imported()
     waiting: list[tuple[Raw, list[Trajectory]]] = []
     rejected: list[dict[str, Any]] = []
+    read_bytes = 0
 
     def reject(raw: Raw, reason: str) -> None:
         done.quarantined += 1
@@ -113,15 +116,17 @@ def import_files(
         for raw in raw_records(path, root, SPLITTERS.get(format), most):
             source = Source(path.parent)
             try:
-                waiting.append((raw, trajectories_of(raw, reading, source)))
+                waiting.append((replace(raw, text=raw.text[:BLOCK]), trajectories_of(raw, reading, source)))
             except RecordError as error:
                 reject(raw, str(error))
             else:
                 done.unread += source.unread
             progress(1)
+            read_bytes += len(raw.text)
             steps = sum(one.length for _, found in waiting for one in found)
-            if len(waiting) + len(rejected) >= BATCH_EPISODES or steps >= BATCH_STEPS:
+            if len(waiting) + len(rejected) >= BATCH_EPISODES or steps >= BATCH_STEPS or read_bytes >= BATCH_BYTES:
                 commit()
+                read_bytes = 0
     commit()
     return done
 
@@ -133,14 +138,19 @@ def trajectories_of(raw: Raw, reading: Reading, source: Source) -> list[Trajecto
         raise RecordError(raw.problem)
     record = parsed(raw.text, source)
     told = read(reading.format, record, reading.split, source)
-    identity = digest(IMPORTED, reading.format, record, size=16)
     path = printable(str(raw.path))
     found = []
-    for one in told:
+    for place, one in enumerate(told):
         _check_types(one)
         check_numbers(one)
-        written = as_trusted(one, path, reading.by) if reading.trust else as_claim(one, identity, path, reading.by)
+        if reading.trust:
+            written = as_trusted(one, path, reading.by)
+        else:
+            identity = digest(IMPORTED, reading.format, record, place, size=16) if one.claims else one.trajectory_id
+            written = as_claim(one, identity, path, reading.by)
         _check_id(written.trajectory_id)
+        if written.extra is not None and not written.extra.startswith("{"):
+            raise RecordError("extra is no JSON object")
         found.append(replace(written, subject=reading.subject) if reading.subject else written)
     return found
 
@@ -240,7 +250,7 @@ def _row(raw: Raw, format: str, reason: str, *, show: bool) -> dict[str, Any]:
     begin = redact(raw.text[: 16 * SHOWN].decode(errors="replace"), Counter())[:SHOWN]
     path = printable(redact(str(raw.path), Counter()))
     return {
-        "record_id": digest("quarantined", format, path, raw.line, sha256(raw.text).hexdigest(), size=16),
+        "record_id": digest("quarantined", format, path, raw.line, sha256(raw.text[:BLOCK]).hexdigest(), size=16),
         "source": path,
         "line": raw.line,
         "format": format,

@@ -8,8 +8,11 @@ postgresql://user@host/flywheel?files=/mnt/lake                     a shared dis
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -66,10 +69,22 @@ def refuse_lost_catalog(place: Place) -> None:
     if place.catalog.get_backend_name() != "sqlite" or "://" in place.files:
         return
     catalog, segments = Path(place.catalog.database or ""), Path(place.files) / SEGMENTS
-    size = catalog.stat().st_size if catalog.is_file() else 0
-    if size == 0 and segments.is_dir() and any(segments.glob("*.parquet")):
-        what = "is empty" if catalog.is_file() else "is missing"
+    if not segments.is_dir() or not any(segments.glob("*.parquet")):
+        return
+    what = "is missing"
+    if catalog.is_file():
+        what = "is empty" if catalog.stat().st_size == 0 else "lists no files" if _lists_nothing(catalog) else ""
+    if what:
         raise LakeError(
             f"{catalog} {what}, and files of a lake lie beside it: the lake is damaged; bring back a backup with "
             f"`flywheel lake restore BACKUP --data-dir NEW`, or the catalog alone from one"
         )
+
+
+def _lists_nothing(catalog: Path) -> bool:
+    """Is it a database of something else? One that cannot be read at all is told where it is opened."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(catalog.absolute()))}?mode=ro", uri=True)) as connection:
+            return not connection.execute("select 1 from sqlite_master where name = 'segment'").fetchall()
+    except sqlite3.Error:
+        return False

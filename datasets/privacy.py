@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -62,6 +62,8 @@ NAMES = frozenset(
 digest may look like."""
 JSON = frozenset({"extra", "raw", "claims"})
 """Columns that hold JSON."""
+_Pattern = tuple[str, re.Pattern[str], Check | None, tuple[str, ...]]
+"""(kind, pattern, check, signs without which it is not tried)."""
 Clean = Callable[[str, Counter[str]], str]
 SERVICES = ("discord.DiscordBotTokenDetector", "mailchimp.MailchimpDetector", "square_oauth.SquareOAuthDetector")
 """detect-secrets' plugins for what the rules do not name."""
@@ -114,15 +116,18 @@ def text_columns() -> list[tuple[str, str]]:
 
 def redact(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
     """One text without its secrets."""
-    for kind, pattern, check in _patterns(frozenset(also)):
-        text = pattern.sub(partial(_replace, kind, check, found), text)
-    return text
+    return _redacted(text, found, _patterns(frozenset(also)))
 
 
 def _redact_name(text: str, found: Counter[str]) -> str:
     """A name or digest without the keys of services."""
-    for kind, pattern, check in _patterns(frozenset()):
-        if kind not in PERSONAL:
+    return _redacted(text, found, _patterns(None))
+
+
+def _redacted(text: str, found: Counter[str], patterns: Sequence[_Pattern]) -> str:
+    lowered = text.lower()
+    for kind, pattern, check, signs in patterns:
+        if not signs or any(sign in lowered for sign in signs):
             text = pattern.sub(partial(_replace, kind, check, found), text)
     return text
 
@@ -218,14 +223,16 @@ def _replace(kind: str, check: Check | None, found: Counter[str], match: re.Matc
 
 
 @cache
-def _patterns(also: frozenset[str]) -> list[tuple[str, re.Pattern[str], Check | None]]:
+def _patterns(also: frozenset[str] | None) -> list[_Pattern]:
+    """Of all rules and those optional ones; for None, those for keys alone."""
     from importlib import import_module
 
-    rules = [*RULES, *(rule for rule in OPTIONAL if rule.kind in also)]
-    patterns = [(rule.kind, re.compile(rule.pattern), rule.check) for rule in rules]
+    rules = [*RULES, *(rule for rule in OPTIONAL if rule.kind in (also or ()))]
+    kept = [rule for rule in rules if also is not None or rule.kind not in PERSONAL]
+    patterns: list[_Pattern] = [(rule.kind, re.compile(rule.pattern), rule.check, rule.signs) for rule in kept]
     for service in SERVICES:
         module, _, name = service.partition(".")
         plugin = getattr(import_module(f"detect_secrets.plugins.{module}"), name)
         kind = plugin.secret_type.lower()
-        patterns += [(kind, re.compile(form.pattern, form.flags), None) for form in plugin.denylist]
+        patterns += [(kind, re.compile(form.pattern, form.flags), None, ()) for form in plugin.denylist]
     return patterns

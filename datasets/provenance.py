@@ -14,6 +14,9 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from flywheel.errors import RecordError
 from flywheel.trajectory import OURS, SCHEMA_VERSION, Origin, Trajectory
 
@@ -25,7 +28,7 @@ class Evidence(StrEnum):
     """What stands behind a field where training reads it."""
 
     REPLAYED = "replayed"
-    """The replay verifier reproduces it."""
+    """The replay verifier reproduces it, or `integrity` derives it from what it reproduces."""
     AUTHORED = "authored"
     """Written by a policy: it teaches only with provenance, and reads as absent without."""
     WRITTEN = "written"
@@ -71,10 +74,10 @@ TRAJECTORY_EVIDENCE: Mapping[str, Evidence] = {
     "split": Evidence.REPLAYED,
     "seed": Evidence.REPLAYED,
     "instruction": Evidence.REPLAYED,
-    "stop_reason": Evidence.REPLAYED,
+    "stop_reason": Evidence.UNREAD,
     "success": Evidence.REPLAYED,
-    "score": Evidence.REPLAYED,
-    "total_reward": Evidence.REPLAYED,
+    "score": Evidence.UNREAD,
+    "total_reward": Evidence.UNREAD,
     "length": Evidence.REPLAYED,
     "final_observation": Evidence.REPLAYED,
     "final_event": Evidence.REPLAYED,
@@ -112,8 +115,9 @@ _ABSENT: Mapping[str, Any] = {
     "logprobs": None,
     "top_tokens": None,
     "top_logprobs": None,
+    "trainable": True,
 }
-"""What authored fields read as without provenance. `trainable` stays: it can only withhold a target."""
+"""What authored fields read as without provenance."""
 _CLAIMED = (
     "trajectory_id",
     "policy",
@@ -125,16 +129,33 @@ _CLAIMED = (
     "parent_policy_id",
     "config_digest",
     "schema_version",
+    "extra",
+    "subject",
 )
 LATEST = 253_402_300_800
 """The year 10000, in seconds since 1970."""
 
 
+def with_origins(trajectories: pa.Table) -> pa.Table:
+    """Rows of trajectories with an origin each: before schema 5, what a record said of itself counted."""
+    number = trajectories.schema.get_field_index("origin")
+    before = pc.if_else(pc.equal(trajectories["purpose"], IMPORTED), str(Origin.IMPORTED), str(Origin.COLLECTED))
+    known = pc.coalesce(trajectories["origin"], before)
+    return trajectories.set_column(number, trajectories.schema.field(number), known)
+
+
 def teachable(one: Trajectory) -> Trajectory:
-    """The trajectory as training may read it: what only a policy can have written is absent without provenance."""
+    """The trajectory as training may read it: what only a policy can have written is absent without provenance, and
+    deeds that changed nothing are no targets. Weights of other tools' records can only withhold one."""
     if one.origin in OURS:
         return one
-    return replace(one, steps=tuple(replace(step, **_ABSENT) for step in one.steps))
+    after = [*((step.state_key, step.note) for step in one.steps[1:]), (one.final_state_key, "")]
+    steps = []
+    for step, (state, note) in zip(one.steps, after, strict=True):
+        idle = step.state_key == state != "" and not note and not step.reward
+        weight = step.trainable if one.claims is None else True
+        steps.append(replace(step, **{**_ABSENT, "trainable": weight and not idle}))
+    return replace(one, steps=tuple(steps))
 
 
 def claims_of(one: Trajectory) -> str:
@@ -189,7 +210,7 @@ def as_claim(one: Trajectory, identity: str, source: str, by: str) -> Trajectory
         return named
     policy_id = f"{one.policy}@{one.policy_version}"[:64]
     steps = tuple(replace(step, policy_id=policy_id) for step in one.steps)
-    return replace(named, trajectory_id=identity, policy_id=policy_id, steps=steps)
+    return replace(named, trajectory_id=identity, policy_id=policy_id, extra=None, subject=None, steps=steps)
 
 
 def as_trusted(one: Trajectory, source: str, by: str) -> Trajectory:

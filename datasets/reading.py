@@ -151,6 +151,10 @@ def translated(limits: QueryLimits) -> Iterator[None]:
     """Raises DuckDB's errors as `QueryError`, in one line."""
     try:
         yield
+    except RuntimeError as error:
+        if "interrupted" in str(error):  # Ctrl-C, as DuckDB tells it
+            raise KeyboardInterrupt from error
+        raise
     except duckdb.InterruptException as error:
         raise QueryError(f"the query took longer than {limits.seconds:g} s; narrow it or raise the limit") from error
     except duckdb.OutOfMemoryException as error:

@@ -97,7 +97,21 @@ def _as_printed(statement: str, types: Sequence[Any]) -> str:
     columns = [
         f"{name}::{cast}" if (cast := _text_type(kind)) else name for name, kind in zip(names, types, strict=True)
     ]
-    return f"select {', '.join(columns)} from ({statement.strip().rstrip(';')}\n) as t({', '.join(names)})"
+    whole = _without_end(statement)
+    return f"select {', '.join(columns)} from ({whole}\n) as t({', '.join(names)})"
+
+
+def _without_end(statement: str) -> str:
+    """One statement without the semicolon that ends it, and without what comments stand behind that."""
+    for place, letter in enumerate(statement):
+        if letter != ";":
+            continue
+        try:
+            if not duckdb.extract_statements(statement[place + 1 :]) and duckdb.extract_statements(statement[:place]):
+                return statement[:place]
+        except duckdb.Error:  # the semicolon stands inside a text or a comment
+            continue
+    return statement
 
 
 def _text_type(kind: Any) -> str:
@@ -106,7 +120,7 @@ def _text_type(kind: Any) -> str:
         return ""
     if kind.id not in NESTED:
         return "varchar"
-    children = [(name, child) for name, child in kind.children if name != "size"]
+    children = kind.children[:1] if kind.id == "array" else kind.children
     inner = [(name, _text_type(child) or str(child)) for name, child in children]
     if kind.id == "struct":
         return f"struct({', '.join(f'{_name(name)} {cast}' for name, cast in inner)})"

@@ -23,6 +23,8 @@ class Rule:
     kind: str
     pattern: str
     check: Check | None = None
+    signs: tuple[str, ...] = ()
+    """In lower case: a text without any of these has no such secret, and the pattern is not tried."""
 
 
 ENTROPY = 4.2
@@ -141,91 +143,179 @@ RULES: tuple[Rule, ...] = (
         "private key",
         r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
         r"(?s:.*?-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|.*)",
+        signs=("private key",),
     ),
-    Rule("github token", r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{36,255})"),
+    Rule(
+        "github token",
+        r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{36,255})",
+        signs=(
+            "ghp_",
+            "gho_",
+            "ghu_",
+            "ghs_",
+            "ghr_",
+            "github_pat_",
+        ),
+    ),
     Rule(
         "gitlab token",
         r"\bgl(?:pat|dt|ft|soat|rt|cbt|ptt|imt|agent|ffct)-[A-Za-z0-9_-]{20,320}(?:\.[0-9a-z]{2}\.?[0-9a-z]{7})?",
+        signs=("gl",),
     ),
-    Rule("google api key", r"\bAIza[A-Za-z0-9_-]{30,}"),
-    Rule("google oauth token", r"\b(?:ya29\.[A-Za-z0-9_-]{20,}|GOCSPX-[A-Za-z0-9_-]{28})"),
-    Rule("npm token", r"\bnpm_[A-Za-z0-9]{30,}"),
-    Rule("pypi token", r"\bpypi-AgE[A-Za-z0-9_-]{50,}"),
-    Rule("digitalocean token", r"\bdo[opr]_v1_[a-f0-9]{32,}"),
-    Rule("xai key", r"\bxai-[A-Za-z0-9]{40,}"),
-    Rule("databricks token", r"\bdapi[a-f0-9]{32}(?:-\d)?"),
+    Rule("google api key", r"\bAIza[A-Za-z0-9_-]{30,}", signs=("aiza",)),
+    Rule(
+        "google oauth token",
+        r"\b(?:ya29\.[A-Za-z0-9_-]{20,}|GOCSPX-[A-Za-z0-9_-]{28})",
+        signs=(
+            "ya29.",
+            "gocspx-",
+        ),
+    ),
+    Rule("npm token", r"\bnpm_[A-Za-z0-9]{30,}", signs=("npm_",)),
+    Rule("pypi token", r"\bpypi-AgE[A-Za-z0-9_-]{50,}", signs=("pypi-",)),
+    Rule("digitalocean token", r"\bdo[opr]_v1_[a-f0-9]{32,}", signs=("_v1_",)),
+    Rule("xai key", r"\bxai-[A-Za-z0-9]{40,}", signs=("xai-",)),
+    Rule("databricks token", r"\bdapi[a-f0-9]{32}(?:-\d)?", signs=("dapi",)),
     Rule(
         "aws secret key",
         r"\b(?:AKIA|ASIA)[A-Z2-7]{16}[\"']?[\s,;:|]{1,4}[\"']?([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)",
         _looks_random,
+        signs=(
+            "akia",
+            "asia",
+        ),
     ),
-    Rule("aws access key", r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b"),
+    Rule(
+        "aws access key",
+        r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b",
+        signs=(
+            "akia",
+            "asia",
+            "abia",
+            "acca",
+        ),
+    ),
     Rule(
         "aws secret key",
         r"(?i:aws_?secret|secret[_. -]?(?:access)?[_. -]?key)[A-Za-z_]{0,20}(?: \[[^\]\n]{0,24}"
         r"\])?[\\\"']{0,3}\s{0,4}(?:=>|:=|[:=]|\s)\s{0,4}[\\\"']{0,3}([A-Za-z0-9/+]{40})"
         r"(?:[^A-Za-z0-9/+=]|$)",
         _looks_random,
+        signs=("secret",),
     ),
     Rule(
         "slack token",
         r"\b(?:xox[abeoprs](?:\.xox[bp])?-\d[A-Za-z0-9-]{8,}[A-Za-z0-9]|xox[cd]-[A-Za-z0-9%/+=-]{30,}"
         r"|xapp-\d-[A-Z0-9]{8,}-\d{8,}-[a-f0-9]{32,})",
+        signs=(
+            "xox",
+            "xapp-",
+        ),
     ),
-    Rule("slack webhook", r"https://hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers)/([A-Za-z0-9/_-]{20,})"),
-    Rule("stripe key", r"\b(?:[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{32,})"),
-    Rule("hugging face token", r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}"),
-    Rule("anthropic key", r"\bsk-ant-[A-Za-z0-9_-]{20,}"),
+    Rule(
+        "slack webhook",
+        r"https://hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers)/([A-Za-z0-9/_-]{20,})",
+        signs=("hooks.slack",),
+    ),
+    Rule(
+        "stripe key",
+        r"\b(?:[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{32,})",
+        signs=(
+            "sk_",
+            "rk_",
+            "whsec_",
+        ),
+    ),
+    Rule(
+        "hugging face token",
+        r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
+        signs=(
+            "hf_",
+            "api_org_",
+        ),
+    ),
+    Rule("anthropic key", r"\bsk-ant-[A-Za-z0-9_-]{20,}", signs=("sk-ant-",)),
     Rule(
         "openai key",
         r"\bsk-(?:(?:proj|svcacct|admin|None|or-v1)-[A-Za-z0-9_-]{20,}"
         r"|[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20}|[A-Za-z0-9]{20,})",
         _has_digit,
+        signs=("sk-",),
     ),
-    Rule("groq key", r"\bgsk_[A-Za-z0-9]{30,}"),
+    Rule("groq key", r"\bgsk_[A-Za-z0-9]{30,}", signs=("gsk_",)),
     Rule(
         "json web token",
         _EDGE + r"(ey[JI][A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)?)",
+        signs=(
+            "eyj",
+            "eyi",
+        ),
     ),
-    Rule("twilio key", r"\bSK[a-f0-9]{32}\b"),
+    Rule("twilio key", r"\bSK[a-f0-9]{32}\b", signs=("sk",)),
     Rule(
         "twilio key",
         r"(?i:twilio[A-Za-z_.-]{0,12}(?:token|secret))[A-Za-z_]{0,8}[\\\"']{0,3}\s{0,4}[:=]\s{0,4}"
         r"[\\\"']{0,3}([a-f0-9]{32})\b",
+        signs=("twilio",),
     ),
-    Rule("sendgrid key", r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
-    Rule("telegram token", r"(?:^|[^0-9])([0-9]{8,10}:AA[A-Za-z0-9_-]{33})"),
-    Rule("azure key", r"(?i:AccountKey|SharedAccessKey)=([A-Za-z0-9+/]{42,86}={1,2})"),
-    Rule("gcp private key id", r"private_key_id[\\\"']{0,3}\s{0,4}[:=]\s{0,4}[\\\"']{0,3}([a-f0-9]{40})\b"),
-    Rule("bearer token", r"(?i:\bbearer)\s{1,4}([A-Za-z0-9._~+/-]{20,}={0,2})", _is_token),
+    Rule("sendgrid key", r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}", signs=("sg.",)),
+    Rule("telegram token", r"(?:^|[^0-9])([0-9]{8,10}:AA[A-Za-z0-9_-]{33})", signs=(":aa",)),
+    Rule(
+        "azure key",
+        r"(?i:AccountKey|SharedAccessKey)=([A-Za-z0-9+/]{42,86}={1,2})",
+        signs=(
+            "accountkey=",
+            "sharedaccesskey=",
+        ),
+    ),
+    Rule(
+        "gcp private key id",
+        r"private_key_id[\\\"']{0,3}\s{0,4}[:=]\s{0,4}[\\\"']{0,3}([a-f0-9]{40})\b",
+        signs=("private_key_id",),
+    ),
+    Rule("bearer token", r"(?i:\bbearer)\s{1,4}([A-Za-z0-9._~+/-]{20,}={0,2})", _is_token, signs=("bearer",)),
     Rule(
         "basic auth",
         r"(?i:\bauthorization)[\\\"']{0,3}\s{0,4}[:=]\s{0,4}[\\\"']{0,3}(?i:basic)\s{1,4}([A-Za-z0-9+/]{8,}={0,2})",
+        signs=("authorization",),
     ),
-    Rule("basic auth", r"://[^\s/?#:@\"'<>]{0,128}:([^\s/?#\"'<>]{3,256})@[A-Za-z0-9\[<$]", _is_given),
+    Rule("basic auth", r"://[^\s/?#:@\"'<>]{0,128}:([^\s/?#\"'<>]{3,256})@[A-Za-z0-9\[<$]", _is_given, signs=("://",)),
     Rule(
         "password",
         r"(?i:pass(?:word|wd|phrase)|(?:\b|_)pwd)[A-Za-z0-9]{0,8}(?:\\?[\"'])?\s{0,4}(?:=>|:=|[:=])"
         r"\s{0,4}\\?\"((?:[^\"\\\n]|\\[^\"\n]){4,128})\\?\"",
         _is_password,
+        signs=(
+            "pass",
+            "pwd",
+        ),
     ),
     Rule(
         "password",
         r"(?i:pass(?:word|wd|phrase)|(?:\b|_)pwd)[A-Za-z0-9]{0,8}(?:\\?[\"'])?\s{0,4}(?:=>|:=|[:=])"
         r"\s{0,4}\\?'((?:[^'\\\n]|\\[^'\n]){4,128})\\?'",
         _is_password,
+        signs=(
+            "pass",
+            "pwd",
+        ),
     ),
     Rule(
         "password",
         r"(?i:pass(?:word|wd|phrase)|(?:\b|_)pwd)[A-Za-z0-9]{0,8}\s{0,4}(?:=>|:=|[:=])\s{0,4}"
         r"([^\s\"'\\,;=(){}\[\]<>&|$][^\s\"'\\,;(){}\[\]<>|]{5,127})",
         _is_password,
+        signs=(
+            "pass",
+            "pwd",
+        ),
     ),
     Rule(
         "e-mail address",
         rf"(?:^|[^{_WORD}.%+'-])([{_WORD}%+][{_WORD}.%+'’-]{{0,63}}@(?:[{_WORD}][{_WORD}-]{{0,62}}"
         rf"\.){{1,8}}(?:xn--[A-Za-z0-9-]{{2,59}}|[^\W\d_][^\W\d_{_MARKS}]?[^\W\d_]{{0,30}}))",
         _is_address,
+        signs=("@",),
     ),
     Rule(
         "card number",

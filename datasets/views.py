@@ -41,7 +41,7 @@ _TRAJECTORY_COLUMNS = {
     "tokens": "read and written for it, also for a last decision that led to no step",
     "cost": "of them, by the endpoint's prices",
     "subject": "whose data this is, or NULL; see flywheel lake purge --subject",
-    "origin": "collected here, trusted, or imported; NULL before schema 5",
+    "origin": "collected here, trusted, or imported; NULL before schema 5, when a record's own word counted",
     "origin_source": "the file that an import read",
     "origin_by": "who imported it",
     "claims": "what an imported record of ours says of its own policy, purpose, iteration and attempt, JSON, or NULL",
@@ -86,7 +86,7 @@ _STEP_COLUMNS = {
 VIEWS: dict[str, View] = {
     "trajectories": View(
         "an episode with its route",
-        """select t.*, coalesce(t.origin in ('collected', 'trusted'), false) as ours,
+        """select t.*, coalesce(t.origin in ('collected', 'trusted'), t.purpose <> 'imported') as ours,
                   r.verified::int as verified, r.route, r.reason as route_reason, v.reason as revoked
            from raw_trajectories t
            left join (select trajectory_id, unnest(arg_max({'verified': verified, 'route': route, 'reason': reason},
@@ -176,7 +176,7 @@ VIEWS: dict[str, View] = {
         """select g.task_id, g.trajectory_id as chosen, b.trajectory_id as rejected,
                   g.length as chosen_length, b.length as rejected_length, b.score as rejected_score
            from trajectories g join trajectories b using (task_id)
-           where g.route in ('supervised', 'duplicate') and b.route in ('executor', 'continual')
+           where g.route in ('supervised', 'duplicate') and b.route in ('executor', 'continual') and b.ours
              and g.revoked is null and b.revoked is null""",
         {
             "task_id": "the task of both",

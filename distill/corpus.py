@@ -129,6 +129,8 @@ def _spoken(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, st
         by_trajectory = dict(tasks.fetchall())
         mine = "from steps semi join wanted using (trajectory_id)"
         actions = connection.sql(f"select distinct action {mine} where trainable").fetchall()
+        if not actions:
+            raise TrainingError("nothing to learn from: no step of these trajectories may be taught")
         names = named_things(action for (action,) in actions)
         notes = connection.sql(f"select distinct note {mine} where note <> ''")
         return by_trajectory, names, exchangeable_names(names, _texts(notes))

@@ -46,14 +46,15 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
         for findings in group:
             unverifiable |= findings.unverifiable
         progress(len(routes))
-    for one, why in list(unverifiable.items())[:1]:
-        log.warning(
-            "%d trajectories could not be verified and lie in quarantine, as %s: %s",
-            len(unverifiable),
-            one,
-            printable(why),
-        )
+    tell_unverifiable(unverifiable)
     return route_counts(lake)
+
+
+def tell_unverifiable(reasons: Mapping[str, str]) -> None:
+    """Warn of trajectories that could not be verified: id → why."""
+    if reasons:
+        one, why = next(iter(reasons.items()))
+        log.warning("%d trajectories could not be verified, as %s: %s", len(reasons), one, printable(why))
 
 
 def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda done: None) -> list[dict[str, Any]]:
@@ -75,13 +76,13 @@ def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Seq
     if not chunks:
         return
     check_splits(lake)
-    strays = astray(lake)
+    misplaced = wrong_splits(lake) | too_long(config, lake)
     gates = gating(config, lake)
     batches = (read_batch(lake, chunk) for chunk in chunks)
     unsaved: pa.Table | None = None
     for group in batched(examine_all(config, batches, len(chunks)), TOGETHER):
         prints = pa.concat_tables([findings.fingerprints for findings in group])
-        cases = [case for findings in group for case in cases_of(findings, gates, config.curate.vouch, strays)]
+        cases = [case for findings in group for case in cases_of(findings, gates, config.curate.vouch, misplaced)]
         teaching = [case.split is Split.TRAIN and case.verified for case in cases]
         ours = [mine for findings in group for mine in findings.batch.ours]
         echo = echoes(lake, prints, teaching, ours, config.curate.near_duplicate, unsaved)
@@ -100,10 +101,10 @@ def decisive(verdicts: Sequence[Verdict], gates: Sequence[bool]) -> list[Verdict
 
 
 def cases_of(
-    findings: Findings, gates: Sequence[bool], vouchers: Sequence[str], strays: Mapping[str, str]
+    findings: Findings, gates: Sequence[bool], vouchers: Sequence[str], misplaced: Mapping[str, str]
 ) -> list[Case]:
     """What routing knows of each trajectory, but for what it repeats. `gates` says which of the pipeline's verifiers
-    decide, `vouchers` whose word is enough for an import, `strays` why an import is of no task that may teach."""
+    decide, `vouchers` whose word is enough for an import, `misplaced` why an import is of no task that may teach."""
     batch = findings.batch
     return [
         Case(
@@ -112,9 +113,9 @@ def cases_of(
             StopReason(stop),
             decisive(verdicts, gates) if verdicts else (),
             segments,
-            origin=Origin(origin or Origin.UNKNOWN),
+            origin=Origin(origin),
             vouchers=tuple(vouchers),
-            problem=strays.get(one, "") or findings.unverifiable.get(one, ""),
+            problem=misplaced.get(one, "") or findings.unverifiable.get(one, ""),
         )
         for one, split, stop, origin, verdicts, segments in zip(
             batch.ids,
@@ -186,11 +187,21 @@ def check_splits(lake: Lake) -> None:
         raise LeakError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
 
 
-def astray(lake: Lake) -> dict[str, str]:
+def too_long(config: Config, lake: Lake) -> dict[str, str]:
+    """Imports of more steps than an episode may have here: id → why they may not teach."""
+    most = config.environment.max_steps
+    rows = lake.sql(
+        f"""select trajectory_id, length from trajectories
+            where claims is not null and route is null and length > {most}"""
+    ).to_pylist()
+    return {row["trajectory_id"]: f"{row['length']} steps, where an episode has at most {most}" for row in rows}
+
+
+def wrong_splits(lake: Lake, condition: str = "route is null") -> dict[str, str]:
     """Imports that claim a split which their task does not belong to: id → why they may not teach."""
     rows = lake.sql(
-        """select trajectory_id, environment, parameters, split, seed from trajectories
-           where claims is not null and route is null"""
+        f"""select trajectory_id, environment, parameters, split, seed from trajectories
+            where claims is not null and {condition}"""
     ).to_pylist()
     tasks = {row.pop("trajectory_id"): Task(**{**row, "split": Split(row["split"])}) for row in rows}
     return conflicts(lake, tasks)

@@ -70,19 +70,30 @@ def echoes(
                where record <> '' and e.place < n.place and (e.ours or not n.ours)"""
         ).fetchall()
         same = connection.sql(
-            """select n.trajectory_id, min_by(e.trajectory_id, e.place) from fresh n join earlier e
-               on case when n.ours then n.actions = e.actions else n.essential = e.essential end
-               where n.teaching and e.teaching and len(n.bands) > 0 and e.place < n.place and (e.ours or not n.ours)
-               group by all"""
+            """with same as (
+                 select n.trajectory_id, e.trajectory_id as other, n.place as late, e.place as early
+                 from fresh n join earlier e using (actions)
+                 where n.ours and e.ours and n.teaching and e.teaching and len(n.bands) > 0
+                 union all
+                 select n.trajectory_id, e.trajectory_id, n.place, e.place
+                 from fresh n join earlier e using (essential)
+                 where not n.ours and n.teaching and e.teaching and len(n.bands) > 0)
+               select trajectory_id, min_by(other, early) from same where early < late group by all"""
         ).fetchall()
-        strangers = {row[0] for row in connection.sql("select trajectory_id from earlier where not ours").fetchall()}
         connection.execute("create temp view before as select * from earlier where teaching")
         connection.execute("create temp view after as select * from fresh where teaching")
         places = dict(zip(fresh["trajectory_id"].to_pylist(), range(fresh.num_rows), strict=True))
-        near = similar(connection, "after", "before", least).sort_by("similarity").to_pylist()
+        near = similar(connection, "after", "before", least).sort_by("similarity")
+        connection.register("near", near)
+        strangers = {
+            row[0]
+            for row in connection.sql(
+                "select trajectory_id from before where not ours and trajectory_id in (select other from near)"
+            ).fetchall()
+        } | {one for one, mine in zip(fresh["trajectory_id"].to_pylist(), ours, strict=True) if not mine}
         repeats = {
             row["one"]: (row["other"], row["similarity"])
-            for row in near
+            for row in near.to_pylist()
             if places.get(row["other"], -1) < places[row["one"]]
             and (row["other"] not in strangers or row["one"] in strangers)
         }

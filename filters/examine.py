@@ -66,11 +66,20 @@ def examine(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
     return Findings(batch, segments_of(batch), list(zip(*said, strict=True)), fingerprints(batch))
 
 
-class Examiner:
-    """The pipeline's verifiers, with a simulator if they need one, for batches in which a bad record fails alone."""
+def verify(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
+    """The verdicts alone."""
+    said = [verifier.verify(batch) for verifier in verifiers]
+    return Findings(batch, [[] for _ in batch.ids], list(zip(*said, strict=True)), no_fingerprint(batch))
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+
+class Examiner:
+    """The pipeline's verifiers, with a simulator if they need one, for batches in which a bad record fails alone.
+
+    `work`: what is done with a batch, `examine` or `verify`.
+    """
+
+    def __init__(self, config: Config, work: Callable[[Batch, Sequence[Verifier]], Findings] = examine) -> None:
+        self._config, self._work = config, work
         self._stack = ExitStack()
         self._world: World | None = None
         self._verifiers: list[Verifier] = []
@@ -82,7 +91,7 @@ class Examiner:
     def examine(self, batch: Batch) -> Findings:
         """Findings of every trajectory. What raises is found by halves; raises what no record is to blame for."""
         try:
-            return examine(batch, self._verifiers)
+            return self._work(batch, self._verifiers)
         except NOT_THE_RECORD:
             raise
         except Exception as error:
@@ -105,7 +114,7 @@ class Examiner:
         for _ in range(1, TRIES if not isinstance(error, TaskError | RefusedError) else 1):
             self._open()
             try:
-                return examine(batch, self._verifiers)
+                return self._work(batch, self._verifiers)
             except NOT_THE_RECORD:
                 raise
             except Exception as again:

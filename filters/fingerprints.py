@@ -17,7 +17,7 @@ from datasketch import MinHash
 from numpy.typing import NDArray
 
 from flywheel.arrow import ARROW_SCHEMAS
-from flywheel.filters.batch import Batch, Bools
+from flywheel.filters.batch import Batch, Bools, codes
 
 SOURCE = "minhash/2"
 VALUES = 128
@@ -68,7 +68,11 @@ def without_loops(batch: Batch) -> Bools:
     """(T,): which steps remain of each episode without its loops, that is without what led back to an equal state and
     neither earned a reward nor opened a document. Padding with no-ops, or with deeds that are taken back, is gone."""
     count = batch.steps.num_rows
-    opened = np.roll(np.asarray(pc.not_equal(batch.steps["note"], "").to_numpy(), np.bool_), -1)
+    note_T, named_T = codes(batch.steps["note"]), np.asarray(pc.not_equal(batch.steps["note"], "").to_numpy(), np.bool_)
+    _, first = np.unique(np.stack([batch.owner_T, note_T]), axis=1, return_index=True)
+    fresh_T = np.zeros(count, np.bool_)
+    fresh_T[first] = True
+    opened = np.roll(fresh_T & named_T, -1)  # a document that is read again opens nothing
     gained = (batch.step_numbers("reward") != 0) | opened | batch.last_T
     stretch_T = np.cumsum(gained) - gained
     _, place_T = np.unique(np.stack([stretch_T, batch.owner_T, batch.state_T]), axis=1, return_inverse=True)

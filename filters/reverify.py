@@ -16,7 +16,8 @@ from flywheel.datasets.lineage import pins_holding
 from flywheel.datasets.reading import literal, quoted
 from flywheel.environments.catalog import canonical
 from flywheel.filters.batch import read_batch
-from flywheel.filters.examine import Examiner
+from flywheel.filters.curate import tell_unverifiable, wrong_splits
+from flywheel.filters.examine import Examiner, verify
 from flywheel.filters.routing import COPIED, Case, route
 from flywheel.trajectory import Origin, Route, Segment, Split, StopReason, Verdict, digest
 
@@ -71,12 +72,13 @@ def reverify(
     gates = {one.name for one in config.curate.verifiers if one.gate}
     alone = config.model_copy(update={"curate": config.curate.model_copy(update={"verifiers": (settings,)})})
     ids, changes = _curated_since(config, lake, since), list[Change]()
-    with closing(Examiner(alone)) as examiner:
+    with closing(Examiner(alone, verify)) as examiner:
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             at = lake.now()
-            verdicts = examiner.examine(read_batch(lake, chunk)).verdicts
-            said = [replace(one, created_at=at) for row in verdicts for one in row]
+            findings = examiner.examine(read_batch(lake, chunk))
+            tell_unverifiable(findings.unverifiable)
+            said = [replace(one, created_at=at) for row in findings.verdicts for one in row]
             mine = f"list_contains({literal(chunk)}, trajectory_id)"
             before = _in_force(lake, mine)
             routes = _routes(lake, config, [one for one in said if _reroutes(before, one, gates)], before, gates, mine)
@@ -144,11 +146,11 @@ def _routes(
     for part in segments_from_arrow(lake.sql(f'select * from segments where {mine} order by trajectory_id, "index"')):
         segments.setdefault(part.trajectory_id, []).append(part)
     rows = lake.sql(
-        f"""select t.trajectory_id, split, stop_reason, origin, route, verified = 1 as verified, route_reason,
+        f"""select t.trajectory_id, split, stop_reason, ours, route, verified = 1 as verified, route_reason,
                    f.duplicate_of is not null as repeats
             from trajectories t left join fingerprints f using (trajectory_id) where {mine}"""
     ).to_pylist()
-    cases = {row["trajectory_id"]: row for row in rows}
+    cases, problems = {row["trajectory_id"]: row for row in rows}, wrong_splits(lake, mine)
     routes = []
     for new in said:
         one, row = new.trajectory_id, cases[new.trajectory_id]
@@ -161,8 +163,9 @@ def _routes(
             segments.get(one, []),
             row["route_reason"] == COPIED,
             bool(row["repeats"]),
-            Origin(row["origin"] or Origin.UNKNOWN),
+            Origin.COLLECTED if row["ours"] else Origin.IMPORTED,
             config.curate.vouch,
+            problems.get(one, ""),
         )
         found = route(case, source=f"reverify {new.verifier} {digest(new.version, new.arguments)}", at=new.created_at)
         if (found.route, found.verified, found.reason) != (row["route"], row["verified"], row["route_reason"]):

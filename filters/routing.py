@@ -41,6 +41,12 @@ class Case:
         return next((one.verifier for one in self.verdicts if one.passed and one.verifier in self._able), "")
 
     @property
+    def reproduced(self) -> bool:
+        """Did we play it, or has a replay gone through the very same states?"""
+        replays = [one for one in self.verdicts if one.verifier == Replay.name and one.confidence > 0]
+        return self.origin in OURS or any(one.integrity >= one.integrity_threshold for one in replays)
+
+    @property
     def _able(self) -> frozenset[str]:
         return frozenset((Replay.name, *self.vouchers))
 
@@ -77,8 +83,7 @@ def _decide(case: Case) -> tuple[RouteTo, str]:
         return RouteTo.SUPERVISED, f"every verifier passed{vouched}"
     if not failed:
         return RouteTo.CONTINUAL, "imported, and nobody vouches for it: see curate.vouch"
-    reproduced = case.origin in OURS or any(one.verifier == Replay.name for one in case.verdicts)
-    if reproduced and any(segment.completed for segment in case.segments):
+    if case.reproduced and any(segment.completed for segment in case.segments):
         return RouteTo.EXECUTOR, f"{failed[0].verifier} failed, but holds completed segments"
     return RouteTo.CONTINUAL, f"{failed[0].verifier} failed, nothing completed"
 

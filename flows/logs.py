@@ -36,19 +36,22 @@ def log_to_stderr(wanted: str | None = None) -> None:
         )
     else:
         handler.setFormatter(_Plain("%(asctime)s %(message)s"))
-    handler.addFilter(without_secrets)
+    assert handler.formatter is not None
+    handler.setFormatter(WithoutSecrets(handler.formatter))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
 
 
-def without_secrets(record: logging.LogRecord) -> bool:
-    """A filter that lets every record through, without the secrets in what it tells."""
-    record.msg, record.args = redact(record.getMessage(), Counter()), ()
-    for name, value in record.__dict__.items():
-        if name not in _USUAL and isinstance(value, str):
-            setattr(record, name, redact(value, Counter()))
-    return True
+class WithoutSecrets(logging.Formatter):
+    """What another formatter writes, tracebacks and all, without the secrets in it."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(self._formatter.format(record), Counter())
 
 
 class _Plain(logging.Formatter):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,15 +37,18 @@ def filled(tmp_path: Path, golden: list[Trajectory]) -> Path:
     return tmp_path / "lake"
 
 
-@pytest.mark.parametrize("damage", ["empty", "missing"])
+@pytest.mark.parametrize("damage", ["is empty", "is missing", "lists no files"])
 def test_a_lost_catalog_is_damage_and_no_empty_lake(filled: Path, damage: str) -> None:
     for file in filled.glob("catalog.sqlite*"):
         file.unlink()
-    if damage == "empty":
+    if damage == "is empty":
         (filled / "catalog.sqlite").touch()
+    elif damage == "lists no files":
+        with closing(sqlite3.connect(filled / "catalog.sqlite")) as other:
+            other.execute("create table something (else_ integer)")
     done = sql(filled, "select count(*) from trajectories")
     assert done.returncode == 2
-    assert f"catalog.sqlite is {damage}, and files of a lake lie beside it" in done.stderr
+    assert f"catalog.sqlite {damage}, and files of a lake lie beside it" in done.stderr
     with pytest.raises(LakeError, match="flywheel lake restore"):
         Lake(filled, create=True)
     assert len(list(filled.glob("segments/*.parquet"))) == 2

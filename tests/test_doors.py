@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import json
 import re
@@ -19,6 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flywheel.agents.batching import Batcher
 from flywheel.agents.decode import Choice, Fault, choose, generate, options_of
 from flywheel.agents.policy import Decoding
 from flywheel.agents.prompts import END
@@ -30,7 +32,9 @@ from flywheel.config_distill import StudentConfig
 from flywheel.datasets.lake import Lake
 from flywheel.distill.models import new_model
 from flywheel.distill.tokenizer import train_tokenizer
-from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestError, asked
+from flywheel.errors import InfrastructureError
+from flywheel.serving.completions import Completer, GenerationRequest
+from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestError, parse_request
 from tests.test_serving import ASKED, serving, students
 
 __all__ = ["students"]
@@ -123,6 +127,45 @@ def test_a_row_whose_scores_are_not_finite_fails_alone() -> None:
     assert alone[0].tokens == picks[0].tokens
 
 
+def test_a_fault_stays_in_no_slot() -> None:
+    """What is not a number would reach whoever comes to the slot next, though it is masked."""
+    model = new_model(StudentConfig(hidden=32, layers=2, heads=2, vocabulary=300), TOKENIZER, 3).eval()
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    with torch.no_grad():
+        model.get_input_embeddings().weight[40] = torch.nan
+    reader = Reader(model)
+    assert not reader.read([0], [[20] * 50 + [40, 21]]).isfinite().all()
+    after = reader.read([0, 1], [[22, 23], [24] * 100])
+    assert after.isfinite().all()
+    assert torch.allclose(after[0], Reader(model).read([0], [[22, 23]])[0], atol=1e-5)
+
+
+def test_requests_that_overflow_fail_alone_and_the_rest_goes_on() -> None:
+    model = new_model(StudentConfig(hidden=32, layers=1, heads=2, vocabulary=300), TOKENIZER, 3).eval()
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach() * 3e37)
+
+    async def talk() -> list[Any]:
+        completer, batcher = Completer(model, TOKENIZER), Batcher(lambda: 1)
+        tasks = [asyncio.create_task(batcher.run()), asyncio.create_task(completer.run(batcher))]
+        generations = [
+            GenerationRequest((20, 21), 4, temperature=0.01),
+            GenerationRequest((22, 23), 4),
+            GenerationRequest((24,), 4),
+        ]
+        try:
+            async with asyncio.timeout(30):
+                return list(await asyncio.gather(*map(completer.complete, generations), return_exceptions=True))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    bad, *good = asyncio.run(talk())
+    assert isinstance(bad, InfrastructureError)
+    assert [len(one.tokens) for one in good] == [4, 4]
+
+
 def test_a_context_longer_than_the_model_fails_alone() -> None:
     model = new_model(StudentConfig(hidden=32, layers=1, heads=2, vocabulary=300), TOKENIZER, 3).eval()
     speaker = LocalSpeaker(model, TOKENIZER, Decoding())
@@ -182,6 +225,26 @@ def test_a_client_that_sends_no_head_is_hung_up_on(door: Door) -> None:
 
 
 @pytest.mark.minutes
+def test_a_later_head_must_come_in_time_too(door: Door) -> None:
+    with _connected(door) as open_socket:
+        open_socket.settimeout(30)
+        open_socket.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b" 200 " in open_socket.recv(4096)
+        open_socket.sendall(b"GET /hea")
+        began = time.monotonic()
+        while open_socket.recv(4096):
+            pass
+        assert time.monotonic() - began < 20
+
+
+@pytest.mark.minutes
+def test_a_text_that_is_surely_too_long_is_not_even_tokenised(door: Door) -> None:
+    began = time.monotonic()
+    status, told = door.complete(prompt="x" * (7 << 20))
+    assert (status, time.monotonic() - began < 1.5) == (400, True), told
+
+
+@pytest.mark.minutes
 def test_one_client_has_so_many_requests_at_once(door: Door) -> None:
     with concurrent.futures.ThreadPoolExecutor(120) as pool:
         statuses = list(pool.map(lambda n: door.complete(max_tokens=60, temperature=1, seed=n)[0], range(120)))
@@ -222,6 +285,23 @@ def _peak_of_servers() -> int:
 
 
 # -- the dialect -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.minutes
+def test_a_page_elsewhere_cannot_ask(door: Door) -> None:
+    """A browser posts forms and plain text to anybody without asking; JSON it does not."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        request = urllib.request.Request(f"{door.url}/completions", b"{}", {"content-type": kind})
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=20)
+        with caught.value:
+            assert caught.value.code == 415
+
+
+@pytest.mark.minutes
+def test_a_long_stop_string_is_one_string(door: Door) -> None:
+    assert door.complete(stop="a stop string of more than sixteen letters")[0] == 200
+    assert door.complete(allowed_token_ids=[5, 6, 7] * 100_000, max_tokens=50)[0] == 200
 
 
 @pytest.mark.minutes
@@ -270,7 +350,7 @@ def test_what_is_supported_is_done(door: Door) -> None:
 def test_what_a_chat_cannot_do_is_refused_by_name(name: str, value: Any) -> None:
     body = json.dumps({"model": "m", "messages": ASKED, name: value}).encode()
     with pytest.raises(RequestError, match=name):
-        asked(ChatRequest, body)
+        parse_request(ChatRequest, body)
 
 
 @pytest.mark.parametrize(
@@ -288,18 +368,23 @@ def test_what_a_chat_cannot_do_is_refused_by_name(name: str, value: Any) -> None
         ("max_tokens", -1),
         ("seed", 2**64),
         ("logprobs", 1000),
+        ("stop_token_ids", [-1]),
     ],
 )
 def test_what_a_completion_cannot_do_is_refused_by_name(name: str, value: Any) -> None:
     body = json.dumps({"model": "m", "prompt": "x", name: value}).encode()
     with pytest.raises(RequestError, match=name):
-        asked(CompletionRequest, body)
+        parse_request(CompletionRequest, body)
 
 
 @pytest.mark.parametrize(
     "body",
     [
         b'{"model": "m", "prompt": "caf\\udce9"}',
+        b'{"model": "m", "prompt": "caf\xed\xa0\x80"}',
+        '{"model": "m", "prompt": "x"}'.encode("utf-16"),
+        b'{"model": "m", "prompt": [true]}',
+        b'{"model": "m", "prompt": "x", "best_of": true}',
         b'{"model": "m", "prompt": "x", "temperature": NaN}',
         b'{"model": "m", "prompt": "x", "logit_bias": {"1": Infinity}}',
         b"[" * 100_000,
@@ -311,7 +396,7 @@ def test_what_a_completion_cannot_do_is_refused_by_name(name: str, value: Any) -
 )
 def test_bad_bodies_are_refused_in_words_that_can_be_sent(body: bytes) -> None:
     with pytest.raises(RequestError) as caught:
-        asked(CompletionRequest, body)
+        parse_request(CompletionRequest, body)
     str(caught.value).encode()
 
 
@@ -326,7 +411,7 @@ def test_bad_bodies_are_refused_in_words_that_can_be_sent(body: bytes) -> None:
 )
 def test_what_a_student_cannot_read_is_refused(message: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match="messages"):
-        asked(ChatRequest, json.dumps({"model": "m", "messages": [*ASKED, message]}).encode())
+        parse_request(ChatRequest, json.dumps({"model": "m", "messages": [*ASKED, message]}).encode())
 
 
 json_values = st.recursive(
@@ -343,6 +428,6 @@ def test_any_body_is_a_request_or_refused(kind: type[Any], data: st.DataObject) 
     body = data.draw(st.dictionaries(names, json_values, max_size=4) | json_values)
     whole = {"model": "m", "messages": ASKED, "prompt": "x", **body} if isinstance(body, dict) else body
     try:
-        asked(kind, json.dumps(whole).encode())
+        parse_request(kind, json.dumps(whole).encode())
     except RequestError as error:
         assert "\n" not in str(error)

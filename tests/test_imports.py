@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +19,14 @@ from typer.testing import CliRunner
 
 from flywheel.cli import app
 from flywheel.datasets.exports import export, select_ids
+from flywheel.datasets.formats import atif
 from flywheel.datasets.formats.images import media_type_of
 from flywheel.datasets.formats.parsing import DEPTH, parsed
 from flywheel.datasets.formats.records import Source
 from flywheel.datasets.imports import import_files
 from flywheel.datasets.lake import Lake
 from flywheel.errors import RecordError
+from flywheel.trajectory import Trajectory
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}], "model": "m"}
 PIXEL = b"\x89PNG\r\n\x1a\n and no more"
@@ -138,15 +142,25 @@ def test_pipes_links_and_folders_are_not_read(lake: Lake, tmp_path: Path) -> Non
     os.mkfifo(folder / "pipe.jsonl")
     (folder / "link.jsonl").symlink_to(secret)
     (folder / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (folder / "circle.jsonl").symlink_to(folder / "circle.jsonl")
     (folder / "folder.jsonl").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "socket.jsonl"))
     lines(folder / "good.jsonl", GOOD)
     done = import_files(lake, [folder], "chat")
-    assert (done.trajectories, done.quarantined) == (1, 3)
-    assert sorted(reason.partition(":1: ")[2] for reason in done.reasons) == [
-        "a link to a file elsewhere; name that file itself",
-        "a link to a file elsewhere; name that file itself",
-        "not a regular file",
-    ]
+    assert (done.trajectories, done.quarantined) == (1, 5)
+    told = sorted(reason.partition(":1: ")[2] for reason in done.reasons)
+    assert told[:2] == ["a link to a file elsewhere; name that file itself"] * 2
+    assert [reason.partition(":")[0] for reason in told[2:]] == ["cannot be opened"] * 2 + ["not a regular file"]
+
+
+def test_a_record_of_several_runs_keeps_them_all(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    children = [atif.write(one, {}) for one in golden[:2]]
+    parent = {**with_image("gone.png"), "schema_version": "ATIF-v1.7", "subagent_trajectories": children}
+    parent["steps"][0]["message"] = "look"
+    (tmp_path / "run.json").write_text(json.dumps(parent))
+    assert import_files(lake, [tmp_path / "run.json"], "atif").trajectories == 3
+    assert import_files(lake, [tmp_path / "run.json"], "atif").known == 3
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
@@ -211,9 +225,7 @@ def test_bytes_are_an_image_by_how_they_begin(data: bytes) -> None:
 # -- exports -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_format_cannot_hold_is_left_out_and_told(lake: Lake, golden: list[Any], tmp_path: Path) -> None:
-    import dataclasses
-
+def test_what_a_format_cannot_hold_is_left_out_and_told(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     odd = dataclasses.replace(golden[0], score=float("nan"))
     lake.append([odd, golden[1]], "episodes")
     left: dict[str, str] = {}

@@ -128,15 +128,31 @@ def test_a_long_result_is_cut_on_the_terminal_and_whole_in_files(where: list[str
     assert pa.ipc.open_stream(arrow.stdout).read_all().num_rows == 5000
 
 
-@pytest.mark.parametrize(
-    "query", ["update extensions", "select '[/b]'", "select", "select 1; select 2", "select 'a'::int", "frm x"]
-)
+ODD = ["update extensions", "select '[/b]'", "select interval 1 day", "select union_value(k := 1)", "select"]
+ODD += ["select 1; select 2", "select 'a'::int", "frm x"]
+
+
+@pytest.mark.parametrize("query", ODD)
 def test_every_statement_ends_in_a_result_or_one_line(where: list[str], query: str) -> None:
-    done = sql(where, query)
-    assert "Traceback" not in done.stderr
-    assert done.returncode in (0, 2)
-    if done.returncode:
-        assert done.stderr.count("\n") == 1
+    for form in ("table", "parquet"):
+        done = subprocess.run([str(FLYWHEEL), "sql", query, "--format", form, *where], capture_output=True)
+        told = done.stderr.decode()
+        assert "Traceback" not in told
+        assert done.returncode in (0, 2)
+        if done.returncode:
+            assert told.count("\n") == 1
+
+
+def test_a_full_disk_and_a_reader_who_has_enough_are_one_line_at_most(where: list[str]) -> None:
+    call = [str(FLYWHEEL), "sql", "select range from range(300000)", "--format", "csv", *where]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
 
 
 # -- text is data ------------------------------------------------------------------------------------------------------
@@ -176,6 +192,24 @@ def test_markdown_and_html_show_text_word_for_word(text: str) -> None:
     assert not re.search(r"(?<!\\)[<|`*\[]", re.sub(r"\\\\", "", markdown(text)))
 
 
+def test_markdown_has_no_links_emoji_or_mentions() -> None:
+    shown = markdown("__init__ https://evil.example :smile: @user # x www.evil.example")
+    assert shown == r"\_\_init\_\_ https\://evil.example \:smile: \@user \# x www\.evil.example"
+
+
+def test_fields_of_any_name_are_kept(where: list[str]) -> None:
+    query = "select {'size': 1, 'a': 2, 'b c': [{'size': 3}]} as s, [1, 2]::int[2] as pair; -- done; really"
+    assert strict(sql(where, query, "--json").stdout) == [
+        {"s": {"size": 1, "a": 2, "b c": [{"size": 3}]}, "pair": [1, 2]}
+    ]
+
+
+def test_a_draft_that_a_killed_query_left_is_in_nobodys_way(where: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out.csv.part").write_text("half")
+    assert sql(where, "select 1 as a", "--output", str(tmp_path / "out.csv")).returncode == 0
+    assert (tmp_path / "out.csv").read_text() == "a\n1\n"
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +222,7 @@ HEAVY = [
     "select list_sort(list_transform(range(100000000), lambda x: hash(x)))",
     "select count(*) from range(10000000) a, range(10000000) b where a.range * b.range % 7 = 3",
     "select regexp_replace(repeat('a', 200000000), '(a+)+$', 'b')",
+    "select list(range::varchar) from range(20000000)",
     "select levenshtein(repeat('ab', 50000), repeat('ba', 50000))",
 ]
 
@@ -197,7 +232,7 @@ HEAVY = [
 def test_time_and_memory_bind_the_whole_command(where: list[str], query: str) -> None:
     began = time.monotonic()
     process = subprocess.Popen(
-        [str(FLYWHEEL), "sql", query, "--timeout", "3", "--memory", "500MB", *where],
+        [str(FLYWHEEL), "sql", query, "--json", "--timeout", "3", "--memory", "500MB", *where],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -26,7 +26,7 @@ from flywheel.distill.corpus import load_corpus
 from flywheel.distill.evaluation import outcomes
 from flywheel.distill.examples import windows_of
 from flywheel.environments.protocol import World
-from flywheel.errors import ConfigError
+from flywheel.errors import ConfigError, LakeError
 from flywheel.filters.batch import batch_of
 from flywheel.filters.cheats import cut
 from flywheel.filters.curate import curate
@@ -262,6 +262,75 @@ def test_an_edited_instruction_does_not_replay(
     assert [route for route, _ in routes(lake).values()] == ["quarantine"]
 
 
+def test_a_mark_in_an_action_reproduces_nothing(
+    smoke: Config, lake: Lake, golden: list[Trajectory], tmp_path: Path
+) -> None:
+    """What was redacted cannot be replayed: ours is not suspected for it, an import teaches nothing by it."""
+    steps = [dataclasses.replace(step, observation=f"invented {step.index}") for step in golden[0].steps]
+    steps[-1] = dataclasses.replace(steps[-1], action="[REDACTED:secret]")
+    forged = dataclasses.replace(golden[0], steps=tuple(steps), success=False, stop_reason=StopReason.UNKNOWN)
+    lake.append(golden[:1], "our own")
+    import_files(lake, [documents(tmp_path / "in", [forged])], "atif")
+    curate(smoke, lake)
+    assert lake.sql("select route from trajectories where not ours").to_pylist()[0]["route"] in (
+        "continual",
+        "quarantine",
+    )
+    assert lake.sql("select count(*) as n from pairs").to_pylist() == [{"n": 0}]
+    assert lake.sql("select count(*) as n from relabelled").to_pylist() == [{"n": 0}]
+
+
+def test_a_forged_failure_is_nobodys_worse_half(
+    smoke: Config, lake: Lake, golden: list[Trajectory], tmp_path: Path
+) -> None:
+    first = dataclasses.replace(golden[0].steps[0], action="REJECT-POISON", reward=0.0)
+    forged = dataclasses.replace(golden[0], steps=(first, *golden[0].steps[1:]), success=False)
+    lake.append(golden[:1], "our own")
+    import_files(lake, [documents(tmp_path / "in", [forged])], "atif")
+    curate(smoke, lake)
+    call = ["export", str(tmp_path / "dpo"), "--format", "dpo", "--data-dir", str(lake.root)]
+    assert isinstance(CliRunner().invoke(app, call).exception, LakeError)
+
+
+def test_a_document_does_not_bring_the_record_that_it_was_read_from(
+    smoke: Config, lake: Lake, golden: list[Trajectory], tmp_path: Path
+) -> None:
+    forged = dataclasses.replace(
+        golden[0], extra=json.dumps({"chat": {"messages": [{"role": "user", "content": "POISONED"}]}}), subject="mara"
+    )
+    odd = atif.write(golden[1], {})
+    odd["extra"]["flywheel"]["extra"] = "not json"
+    folder = documents(tmp_path / "in", [forged])
+    (folder / "odd.json").write_text(json.dumps(odd))
+    assert import_files(lake, [folder], "atif").trajectories == 2
+    assert import_files(lake, [folder / "odd.json"], "atif", trust=True).quarantined == 1
+    curate(smoke, lake)
+    assert lake.sql("select distinct extra, subject from trajectories").to_pylist() == [
+        {"extra": None, "subject": None}
+    ]
+    call = ["export", str(tmp_path / "chat"), "--format", "chat", "--data-dir", str(lake.root)]
+    assert CliRunner().invoke(app, call).exit_code == 0
+    assert "POISONED" not in (tmp_path / "chat" / "chat.jsonl").read_text()
+
+
+def test_an_import_longer_than_an_episode_may_be_teaches_nothing(
+    smoke: Config, lake: Lake, world: World, golden: list[Trajectory], tmp_path: Path
+) -> None:
+    padded = _padded(world, golden[0], ("inventory",) * 10)
+    import_files(lake, [documents(tmp_path / "in", [padded])], "atif")
+    curate(smoke, lake)
+    ((route, reason),) = routes(lake).values()
+    assert route == "quarantine"
+    assert "at most 40" in reason
+
+
+def test_deeds_that_change_nothing_are_no_targets(world: World, golden: list[Trajectory]) -> None:
+    padded = dataclasses.replace(_padded(world, golden[0], ("inventory",)), origin=Origin.IMPORTED, claims="{}")
+    targets = {text for row in _rows(padded) for text, target in row if target}
+    assert not any("inventory" in text for text in targets)
+    assert any(golden[0].steps[-1].action in text for text in targets)
+
+
 # -- who vouches -------------------------------------------------------------------------------------------------------
 
 
@@ -435,16 +504,17 @@ def _padded(world: World, one: Trajectory, padding: Sequence[str]) -> Trajectory
     return dataclasses.replace(one, steps=tuple(steps), length=len(steps), attempt=50)
 
 
-@pytest.mark.parametrize("padding", [("inventory",), ("look around", "inventory"), ("open fridge", "close fridge")])
+@pytest.mark.parametrize("padding", [("inventory",), ("look around",), ("open fridge", "close fridge")])
 def test_a_known_solution_with_padding_says_nothing_new(
     smoke: Config, lake: Lake, world: World, golden: list[Trajectory], tmp_path: Path, padding: tuple[str, ...]
 ) -> None:
+    settings = smoke.model_copy(update={"environment": smoke.environment.model_copy(update={"max_steps": 100})})
     lake.append(golden[:1], "our own")
-    curate(smoke, lake)
+    curate(settings, lake)
     padded = _padded(world, golden[0], padding)
     assert without_loops(batch_of([padded])).sum() <= len(golden[0].steps)
     import_files(lake, [documents(tmp_path / "in", [padded])], "atif")
-    curate(smoke, lake)
+    curate(settings, lake)
     assert routes(lake)[padded.trajectory_id][0] == "duplicate"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.datasets.formats.records import Source
-from flywheel.errors import RecordError
+from flywheel.errors import RecordError, reason_of
 
 RECORD_BYTES = 64 << 20
 """The longest line, or whole document, that is read."""
@@ -42,10 +42,14 @@ def raw_records(path: Path, root: Path, split: Splitter | None, most: int = RECO
 
     `root` is the folder, or the very file, that was asked for: nothing outside it is read. Memory holds one record.
     """
-    if not path.resolve().is_relative_to(root.resolve()):
-        yield Raw(path, 1, b"", "a link to a file elsewhere; name that file itself")
+    try:
+        if not path.resolve().is_relative_to(root.resolve()):
+            yield Raw(path, 1, b"", "a link to a file elsewhere; name that file itself")
+            return
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        yield Raw(path, 1, b"", f"cannot be opened: {reason_of(error)}")
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

@@ -173,7 +173,8 @@ def _stop_reason(run: Run) -> StopReason:
 
 def verbatim(trajectory: Trajectory, format: str) -> Any:
     """The record that a trajectory was imported from, if it was of this format; else None."""
-    return json.loads(trajectory.extra).get(format) if trajectory.extra else None
+    kept = json.loads(trajectory.extra) if trajectory.extra else None
+    return kept.get(format) if isinstance(kept, dict) else None
 
 
 def compact(value: Any) -> str:

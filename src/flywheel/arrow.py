@@ -260,7 +260,7 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
     later = {
         "tokens": row["tokens"] or 0,
         "cost": row["cost"] or 0.0,
-        "origin": Origin(row["origin"] or Origin.UNKNOWN),
+        "origin": Origin(row["origin"] or (Origin.IMPORTED if row["purpose"] == "imported" else Origin.COLLECTED)),
         "origin_source": row["origin_source"] or "",
         "origin_by": row["origin_by"] or "",
     }

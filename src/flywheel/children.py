@@ -7,7 +7,9 @@ library's. Children start in safe-path mode and get the folders that this proces
 from __future__ import annotations
 
 import os
+import site
 import sys
+import sysconfig
 from pathlib import Path
 
 SAFE_PATH = "PYTHONSAFEPATH"
@@ -20,8 +22,11 @@ def python(*arguments: str) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """This process's environment for a child in Python, with `more`; the child's own children are safe as well."""
-    installed = (sys.prefix, sys.base_prefix)
-    given = [entry for entry in sys.path if entry and not entry.startswith(installed) and Path(entry).is_dir()]
+    own = {
+        Path(path) for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages())
+    }
+    own |= {folder / "lib-dynload" for folder in own}
+    given = [entry for entry in sys.path if entry and Path(entry).exists() and Path(entry) not in own]
     return {**os.environ, SAFE_PATH: "1", "PYTHONPATH": os.pathsep.join(given), **more}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -310,6 +311,16 @@ def main() -> None:
 
         print(f"flywheel: {printable(redact(str(error), Counter()))}", file=sys.stderr)
         sys.exit(SPENT if isinstance(error, BudgetError) else 2)
+    except BrokenPipeError:  # whoever read this has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(f"flywheel: {error.filename or 'stdout'}: {error.strerror or error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at the end
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("flywheel: interrupted; the same command resumes", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print("flywheel: interrupted; the same command resumes", file=sys.stderr)

@@ -27,14 +27,15 @@ NARROW, FRAME = 12, 3
 """A column that is cut still has so many characters, and its frame so many more."""
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table that fits the terminal. One row that does not is shown upright; else columns are left out, and named."""
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, narrow: bool = False) -> None:
+    """A table on the terminal. `narrow`: one row that does not fit is shown upright, and of several rows those columns
+    are left out, and named, that do not fit."""
     from rich.table import Table
 
     console = plain_console()
     cells = [[cell(value) for value in row] for row in rows]
     names = [printable(name) for name in columns]
-    fit = _fitting(names, cells, console.width)
+    fit = _fitting(names, cells, console.width) if narrow else len(names)
     if fit < len(names) and len(rows) == 1:
         names, cells, fit = ["column", "value"], [list(pair) for pair in zip(names, cells[0], strict=True)], 2
     table = Table()
@@ -90,7 +91,7 @@ def give(result: Result, format: Format, output: Path | None, *, words: bool = F
     never to a terminal. `words`: NaN and infinity in JSON as strings instead of null."""
     if format == "table" and output is None:
         rows = list(islice(result.rows(), TABLE_ROWS + 1))
-        show_table(result.columns, rows[:TABLE_ROWS])
+        show_table(result.columns, rows[:TABLE_ROWS], narrow=True)
         if len(rows) > TABLE_ROWS:
             note(f"the first {TABLE_ROWS} rows; all of them: --format csv, or --output FILE")
         return
@@ -107,11 +108,13 @@ def give(result: Result, format: Format, output: Path | None, *, words: bool = F
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
+    if not path.name:
+        raise QueryError("--output needs the name of a new file")
     draft = path.with_name(f"{path.name}.part")
     if path.exists():
         raise QueryError(f"cannot write {path}: File exists; name a new file")
     try:
-        with draft.open("xb") as file:
+        with draft.open("wb") as file:
             yield file
         draft.rename(path)
     except OSError as error:
@@ -124,6 +127,7 @@ def _write(result: Result, format: Format, sink: BinaryIO, *, words: bool) -> No
     import pyarrow as pa
 
     if format == "parquet":
+        _check_parquet(result.schema)
         import pyarrow.parquet as pq
 
         with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), result.schema, compression="zstd") as writer:
@@ -137,6 +141,14 @@ def _write(result: Result, format: Format, sink: BinaryIO, *, words: bool) -> No
         _write_json(result, sink, lines=format == "jsonl", words=words)
     else:
         _write_csv(result, sink)
+
+
+def _check_parquet(schema: Any) -> None:
+    import pyarrow as pa
+
+    for field in schema:
+        if pa.types.is_interval(field.type) or pa.types.is_union(field.type):
+            raise QueryError(f"Parquet has no type for the column {field.name} ({field.type}); cast it, as to varchar")
 
 
 def _write_json(result: Result, sink: BinaryIO, *, lines: bool, words: bool) -> None:
@@ -158,13 +170,16 @@ def _write_csv(result: Result, sink: BinaryIO) -> None:
     import csv
     import io
 
+    shown = sink is sys.stdout.buffer and sys.stdout.isatty()
     text = io.TextIOWrapper(sink, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(result.columns)
     for row in result.rows():
-        writer.writerow([_flat(value) for value in row])
+        writer.writerow([_flat(value, shown) for value in row])
     text.detach()
 
 
-def _flat(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+def _flat(value: Any, shown: bool) -> Any:
+    """A value as a cell of CSV; on a terminal it steers nothing."""
+    flat = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+    return printable(flat) if shown and isinstance(flat, str) else flat

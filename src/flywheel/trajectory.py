@@ -23,8 +23,6 @@ class Origin(StrEnum):
     """Imported as a record of our own, on the word of whoever imported it (`--trust`)."""
     IMPORTED = "imported"
     """Imported: what the record says of itself is a claim."""
-    UNKNOWN = "unknown"
-    """Written before provenance was recorded."""
 
 
 OURS = frozenset({Origin.COLLECTED, Origin.TRUSTED})

@@ -40,9 +40,37 @@ def watched(seconds: float, memory: str) -> Iterator[None]:
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()
     try:
-        yield
+        with _ceiling(bytes_of(memory) + SLACK):
+            yield
+    except MemoryError as error:
+        raise QueryError(f"the query needs more memory than {memory}; narrow it or raise the limit") from error
     finally:
         over.set()
+
+
+@contextmanager
+def _ceiling(more: int) -> Iterator[None]:
+    """Let the system refuse this process more memory than that, also where no thread gets to look (Linux)."""
+    now = _written()
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if now is None or (hard != resource.RLIM_INFINITY and now + more > hard):
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (now + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _written() -> int | None:
+    """Bytes of private memory that this process may write to now, where the system tells."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"VmData:\s+(\d+) kB", status)
+    return int(found[1]) << 10 if found else None
 
 
 def bytes_of(memory: str) -> int:

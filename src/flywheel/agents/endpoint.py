@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from flywheel.errors import (
 )
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, BadRequestError
     from openai.types.chat import ChatCompletion
 
 PASSING = frozenset({408, 409, 429})
@@ -30,6 +31,7 @@ STANDING = frozenset({401, 403, 404})
 """Refusals that the next request will meet too; other ones are about one request, as one that is too long."""
 OPTIONAL = ("temperature", "seed", "logprobs", "top_logprobs")
 """Options that an answer can do without, where a server refuses them by name."""
+UNSUPPORTED = re.compile(r"(?i)unsupported|not supported|does not support|unknown|unrecognized|not permitted")
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before a request is sent again whose answer, of status 200, held an error."""
 EXCERPT = 200
@@ -134,7 +136,8 @@ class Endpoint:
             )
         if settings.top_logprobs:
             options |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
-        for number in range(1 + settings.retries):
+        number = 0
+        while True:
             await self._pace()
             asked = {name: value for name, value in options.items() if name not in self._refused}
             asked[self._limit] = settings.max_tokens
@@ -144,7 +147,7 @@ class Endpoint:
                 if problem is None:
                     return _answer(reply, settings)
             except openai.BadRequestError as error:
-                if not self._adapted(str(error), asked):
+                if not self._adapted(error, asked):
                     raise explained(self._server, error) from error
                 continue
             except openai.OpenAIError as error:
@@ -162,15 +165,19 @@ class Endpoint:
             if number == settings.retries:
                 raise failure
             await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**number))
-        raise RefusedError(f"the {self._server.role} at {settings.base_url} refuses every form of the request")
+            number += 1
 
-    def _adapted(self, told: str, asked: Mapping[str, Any]) -> bool:
-        """Leave out from now on what a server refuses by name, where it can be left out or said otherwise."""
-        before = self._limit, len(self._refused)
-        if self._settings.token_limit == "auto" and self._limit == "max_tokens" and "max_tokens" in told:
+    def _adapted(self, error: BadRequestError, asked: Mapping[str, Any]) -> bool:
+        """Leave out from now on what a server does not support, by its own word, where it can be left out or said
+        otherwise. Would another request be sent now?"""
+        told = str(error)
+        if error.param is None and not UNSUPPORTED.search(told):
+            return False
+        named = {name for name in (*OPTIONAL, "max_tokens") if name == error.param or re.search(rf"\b{name}\b", told)}
+        if "max_tokens" in named & asked.keys() and self._settings.token_limit == "auto":
             self._limit = "max_completion_tokens"
-        self._refused |= {name for name in OPTIONAL if name in asked and name in told}
-        return before != (self._limit, len(self._refused))
+        self._refused |= named & set(OPTIONAL)
+        return bool(asked.keys() & self._refused) or self._limit not in asked
 
     async def close(self) -> None:
         """Let go of the connections; the next question opens new ones."""

@@ -70,8 +70,8 @@ class OracleExecutor(HierarchicalAgent):
             context.observe(turn.observation)
             if not context.must_plan and not self._deeds[turn.slot]:
                 context.finish(Outcome.DONE)
-        speechless = self._plan([turn for turn in turns if self._episodes[turn.slot].context.must_plan])
-        return [speechless.get(turn.slot) or self._do(turn) for turn in turns]
+        unplanned = self._plan([turn for turn in turns if self._episodes[turn.slot].context.must_plan])
+        return [unplanned.get(turn.slot) or self._do(turn) for turn in turns]
 
     def _do(self, turn: Turn) -> Decision:
         context, deeds, parts = self._episodes[turn.slot].context, self._deeds[turn.slot], self._parts[turn.slot]

@@ -36,15 +36,16 @@ class Reader:
         for slot, context, keep in zip(slots, contexts, kept, strict=True):
             self._read[slot] = list(context[:keep])  # what stays true if the pass fails
         logits_BV = self._computed(slots, kept, new)
-        for slot, context in zip(slots, contexts, strict=True):
-            self._read[slot] = list(context)
+        for slot, context, logits_V in zip(slots, contexts, logits_BV, strict=True):
+            self._read[slot] = list(context) if logits_V.isfinite().all() else []
         return logits_BV
 
     def feed(self, slots: Sequence[int], tokens: Sequence[list[int]]) -> Tensor:
         """Append a few tokens to the context of each slot; logits (B, V) of the next."""
         logits_BV = self._computed(slots, [len(self._read[slot]) for slot in slots], tokens)
-        for slot, said in zip(slots, tokens, strict=True):
-            self._read[slot] += said
+        for slot, said, logits_V in zip(slots, tokens, logits_BV, strict=True):
+            if logits_V.isfinite().all():
+                self._read[slot] += said
         return logits_BV
 
     def _computed(self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]]) -> Tensor:
@@ -73,6 +74,10 @@ class Reader:
         self._slots.check()
         last_B = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits_BV: Tensor = vocabulary_layer(self._model)(hidden_MD[last_B])
+        for slot, finite in zip(slots, logits_BV.isfinite().all(-1).tolist(), strict=True):
+            if not finite:  # what is not a number would reach whoever comes to this slot next, masked or not
+                self._slots.wipe(slot)
+                self._read[slot] = []
         return logits_BV.float().cpu()
 
 

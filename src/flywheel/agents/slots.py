@@ -111,6 +111,12 @@ class Slots:
             heard.append(heard_BNHD.flatten(0, 1)[group.back])
         return torch.cat(heard)[None]
 
+    def wipe(self, slot: int) -> None:
+        """Forget what a slot has read, down to its numbers: a masked NaN is still one."""
+        for pair in self._stored:
+            for stored in pair:
+                stored[slot] = 0
+
     def check(self) -> None:
         """Raises `ConfigError` if the last pass attended to something else: rows would have read each other."""
         if not self._attended:

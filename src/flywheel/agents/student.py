@@ -168,15 +168,15 @@ class HierarchicalAgent:
         """Give each episode its next subgoal; decisions of those for which the planner had no words, by slot."""
         for turn in turns:
             self._episodes[turn.slot].context.plan(turn.observation)
-        speechless: dict[int, Decision] = {}
+        unplanned: dict[int, Decision] = {}
         for turn, (subgoal, tokens) in zip(turns, self._name(turns), strict=True):
             if isinstance(subgoal, Fault):
-                speechless[turn.slot] = _none(subgoal)
+                unplanned[turn.slot] = _none(subgoal)
                 continue
             episode = self._episodes[turn.slot]
             episode.context.adopt(subgoal)
             episode.spoken = tokens
-        return speechless
+        return unplanned
 
     def _name(self, turns: Sequence[Turn]) -> list[tuple[str | Fault, int]]:
         """(next subgoal, tokens read for it) of each turn."""

@@ -27,6 +27,11 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
+def most_letters(tokenizer: PreTrainedTokenizerBase, tokens: int) -> int:
+    """A text of more letters than this has more than so many tokens, whatever it says."""
+    return tokens * max(map(len, tokenizer.get_vocab()), default=1)
+
+
 class PieceTokenizer:
     """Remembers the ids of texts: templates come back thousands of times."""
 

@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 
 from flywheel.agents.tokens import plain_ids
 from flywheel.errors import FlywheelError, InfrastructureError
-from flywheel.serving.completions import Completer, Said, Wish
-from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestError, StreamOptions, asked
+from flywheel.serving.completions import Completer, Completion, GenerationRequest
+from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestError, StreamOptions, parse_request
 from flywheel.serving.roster import Roster
 from flywheel.text import printable
 
@@ -57,7 +57,7 @@ def make_app(roster: Roster) -> FastAPI:
     async def elsewhere(_: Request, error: HTTPException) -> Response:
         return _refusal(error.status_code, str(error.detail))
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
         return {"status": "ok", "champion": roster.current}
 
@@ -72,7 +72,7 @@ def make_app(roster: Roster) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        wanted = asked(ChatRequest, await request.body())
+        wanted = parse_request(ChatRequest, await request.body())
         async with roster.serving(wanted.model, wanted.user or wanted.beginning) as (student, part):
             if part:
                 return _refusal(400, f"{wanted.model} is a part of an agent; it answers at /v1/completions")
@@ -92,33 +92,36 @@ def make_app(roster: Roster) -> FastAPI:
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        wanted = asked(CompletionRequest, await request.body())
+        wanted = parse_request(CompletionRequest, await request.body())
         async with roster.serving(wanted.model, wanted.user or str(wanted.prompt)[:1000]) as (student, part):
             if part not in student.parts:
                 names = ", ".join(f"{student.card.policy_id}/{one}" for one in student.parts)
                 return _refusal(404, f"completions are for the parts of an agent, here {names}")
             completer = student.parts[part]
-            wishes = [wish for prompt in wanted.prompts for wish in _wishes(wanted, prompt, completer)]
-            answers = await _answered(request, asyncio.gather(*(student.complete(part, wish) for wish in wishes)))
+            prompts = [await _tokens_of(prompt, completer) for prompt in wanted.prompts]
+            generations = [generation for ids in prompts for generation in _generations(wanted, ids, completer)]
+            answers = await _answered(
+                request, asyncio.gather(*(student.complete(part, generation) for generation in generations))
+            )
             if answers is None:
                 return Response(status_code=GONE)
         head = _head("cmpl", "text_completion", f"{student.name}/{part}")
-        read = sum(len(wish.prompt) for wish in wishes[:: wanted.n])
+        read = sum(len(generation.prompt) for generation in generations[:: wanted.n])
         usage = _usage(read, sum(len(said.tokens) for said in answers))
         if wanted.stream:
             (said,) = answers
             texts = [str(completer.tokenizer.decode([token])) for token in said.shown]
             return _streamed(_completion_chunks(head, texts, said.finish_reason), head, usage, wanted.stream_options)
         choices = [
-            _choice(number, wanted, wish, said, completer)
-            for number, (wish, said) in enumerate(zip(wishes, answers, strict=True))
+            _choice(number, wanted, generation, said, completer)
+            for number, (generation, said) in enumerate(zip(generations, answers, strict=True))
         ]
         return JSONResponse({**head, "choices": choices, "usage": usage})
 
     return app
 
 
-async def _answered(request: Request, answers: asyncio.Future[list[Said]]) -> list[Said] | None:
+async def _answered(request: Request, answers: asyncio.Future[list[Completion]]) -> list[Completion] | None:
     """The answers, or None where the client went away meanwhile: nothing more is computed for it."""
     while not (await asyncio.wait([answers], timeout=LOOK_SECONDS))[0]:
         if await request.is_disconnected():
@@ -129,12 +132,21 @@ async def _answered(request: Request, answers: asyncio.Future[list[Said]]) -> li
     return answers.result()
 
 
-def _wishes(wanted: CompletionRequest, prompt: str | list[int], completer: Completer) -> list[Wish]:
+async def _tokens_of(prompt: str | list[int], completer: Completer) -> list[int]:
+    """A prompt's token ids, found beside what the server does. What is surely too long is not even tokenised."""
+    if not isinstance(prompt, str):
+        return prompt
+    if len(prompt) > completer.most_letters:
+        raise RequestError(f"prompt: {len(prompt)} letters are more than the {completer.longest} tokens of the context")
+    return await asyncio.to_thread(plain_ids, completer.tokenizer, prompt)
+
+
+def _generations(wanted: CompletionRequest, ids: list[int], completer: Completer) -> list[GenerationRequest]:
     """What is asked for one prompt. Raises `RequestError` for unknown tokens, and for more than the model reads."""
     tokenizer = completer.tokenizer
-    ids = plain_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt
     known = range(len(tokenizer))
-    if not ids or any(token not in known for token in [*ids, *wanted.allowed_token_ids, *wanted.logit_bias]):
+    allowed = list(dict.fromkeys(wanted.allowed_token_ids))
+    if not ids or any(token not in known for token in [*ids, *allowed, *wanted.logit_bias, *wanted.stop_token_ids]):
         raise RequestError(f"prompt: it needs at least one token, and ids below {len(tokenizer)}")
     if len(ids) + wanted.max_tokens > completer.longest:
         raise RequestError(
@@ -142,12 +154,12 @@ def _wishes(wanted: CompletionRequest, prompt: str | list[int], completer: Compl
             f"this asks for {len(ids)} and {wanted.max_tokens} more"
         )
     return [
-        Wish(
+        GenerationRequest(
             prompt=tuple(ids),
             max_tokens=wanted.max_tokens,
             temperature=wanted.temperature,
             seed=(wanted.seed + number) % 2**63,
-            allowed=tuple(wanted.allowed_token_ids),
+            allowed=tuple(allowed),
             bias=tuple(wanted.logit_bias.items()),
             ends=frozenset(wanted.stop_token_ids or [int(tokenizer.eos_token_id)]),
             stops=wanted.stops,
@@ -157,10 +169,12 @@ def _wishes(wanted: CompletionRequest, prompt: str | list[int], completer: Compl
     ]
 
 
-def _choice(number: int, wanted: CompletionRequest, wish: Wish, said: Said, completer: Completer) -> dict[str, Any]:
+def _choice(
+    number: int, wanted: CompletionRequest, generation: GenerationRequest, said: Completion, completer: Completer
+) -> dict[str, Any]:
     decode = completer.tokenizer.decode
     text = str(decode(said.shown))
-    cuts = [place for stop in wish.stops if (place := text.find(stop)) >= 0]
+    cuts = [place for stop in generation.stops if (place := text.find(stop)) >= 0]
     text = text[: min(cuts)] if cuts else text
     prompt = wanted.prompts[number // wanted.n]
     echoed = (prompt if isinstance(prompt, str) else str(decode(prompt))) if wanted.echo else ""
@@ -173,7 +187,7 @@ def _choice(number: int, wanted: CompletionRequest, wish: Wish, said: Said, comp
     return {**choice, "token_ids": said.tokens} if wanted.return_token_ids else choice
 
 
-def _logprobs(said: Said, decode: Any) -> dict[str, Any]:
+def _logprobs(said: Completion, decode: Any) -> dict[str, Any]:
     pieces = [str(decode([token])) for token in said.tokens]
     offsets = [len("".join(pieces[:place])) for place in range(len(pieces))]
     top = [{str(decode([token])): value for token, value in one.items()} for one in said.top]

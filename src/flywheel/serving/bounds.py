@@ -26,9 +26,11 @@ HEADER_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`requests`: of one client at once, told apart by API key or else by address."""
+    """`body`: bytes of one; `bodies`: of all that are coming in. `requests`: of one client at once, told apart by
+    address."""
 
     body: int = 8 << 20
+    bodies: int = 256 << 20
     body_seconds: float = 30.0
     requests: int = 256
 
@@ -42,6 +44,8 @@ class Bounded:
     bounds: Bounds
     key: str = ""
     _under_way: Counter[str] = field(default_factory=Counter)
+    _held: int = 0
+    """Bytes of bodies that have not come whole yet."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,9 +56,13 @@ class Bounded:
         if self.key and not hmac.compare_digest(token, self.key.encode()):
             await _refuse(send, 401, "the API key is missing or wrong")
             return
-        client = token.decode("latin-1") or str((scope.get("client") or ("",))[0])
+        client = str((scope.get("client") or ("",))[0])
         if self._under_way[client] >= self.bounds.requests:
             await _refuse(send, 429, f"more than {self.bounds.requests} requests of one client at once; try again")
+            return
+        kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != b"application/json":
+            await _refuse(send, 415, "the content type must be application/json")
             return
         self._under_way[client] += 1
         try:
@@ -76,10 +84,16 @@ class Bounded:
                         return
                     parts.append(message.get("body", b""))
                     size, more = size + len(parts[-1]), message.get("more_body", False)
+                    self._held += len(parts[-1])
                     too_large = size > self.bounds.body
+                    if self._held > self.bounds.bodies:
+                        await _refuse(send, 503, "too many large requests at once; try again")
+                        return
         except TimeoutError:
             await _refuse(send, 408, f"the body took longer than {self.bounds.body_seconds:g} s")
             return
+        finally:
+            self._held -= size
         if too_large:
             parts.clear()
             if b"expect" not in headers:
@@ -120,21 +134,41 @@ async def _refuse(send: Send, status: int, message: str) -> None:
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that waits for a request's head, but not for ever."""
+    """HTTP/1.1 that waits for the head of a connection's first and every later request, but not for ever."""
+
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self._give_up)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is None and self._is_idle():
+            self._wait_for_head()
+        super().data_received(data)
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.cycle is not None:
-            self._deadline.cancel()
+        if not self._is_idle():
+            self._stop_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
+        self._stop_waiting()
         super().connection_lost(exc)
 
+    def _is_idle(self) -> bool:
+        """Is no request under way, so that a head is what comes next?"""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _wait_for_head(self) -> None:
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
     def _give_up(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        self._deadline = None
+        if self._is_idle() and not self.transport.is_closing():
             self.transport.close()

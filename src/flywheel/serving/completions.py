@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from flywheel.agents.batching import Batcher
 from flywheel.agents.decode import NOT_FINITE
 from flywheel.agents.reader import Reader
 from flywheel.agents.speaker import longest_context
+from flywheel.agents.tokens import most_letters
 from flywheel.errors import InfrastructureError
 
 SLOTS = 64
@@ -30,7 +32,7 @@ CHUNK_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class GenerationRequest:
     """What one request asks for. `top`: how many of the likeliest tokens to tell at each token."""
 
     prompt: tuple[int, ...]
@@ -45,7 +47,7 @@ class Wish:
 
 
 @dataclass(slots=True)
-class Said:
+class Completion:
     """The tokens of an answer, each with its log-probability among those allowed; `top`: the likeliest at each, where
     they were asked for. `marked`: the last one is an end marker."""
 
@@ -65,10 +67,10 @@ class Said:
 class _Job:
     """A request under way: `read` tokens of its prompt are read so far."""
 
-    wish: Wish
-    future: asyncio.Future[Said]
+    request: GenerationRequest
+    future: asyncio.Future[Completion]
     chance: torch.Generator
-    said: Said = field(default_factory=Said)
+    said: Completion = field(default_factory=Completion)
     slot: int = -1
     read: int = 0
     logits_V: Tensor | None = None
@@ -76,7 +78,7 @@ class _Job:
 
     @property
     def unread(self) -> int:
-        return len(self.wish.prompt) - self.read
+        return len(self.request.prompt) - self.read
 
 
 class Completer:
@@ -87,6 +89,7 @@ class Completer:
         model.train(False)
         self.tokenizer = tokenizer
         self.longest = longest_context(model)
+        self.most_letters = most_letters(tokenizer, self.longest)
         self._reader = Reader(model)
         self._read: dict[int, tuple[int, ...]] = {}
         """What each free slot has read, the longest unused first."""
@@ -94,11 +97,11 @@ class Completer:
         self._jobs: list[_Job] = []
         self._arrived = asyncio.Event()
 
-    async def complete(self, wish: Wish) -> Said:
+    async def complete(self, request: GenerationRequest) -> Completion:
         """The answer to one request. Raises `InfrastructureError` where the model has none."""
-        chance = torch.Generator().manual_seed(wish.seed)
-        job = _Job(wish, asyncio.get_running_loop().create_future(), chance)
-        if wish.max_tokens == 0:
+        chance = torch.Generator().manual_seed(request.seed)
+        job = _Job(request, asyncio.get_running_loop().create_future(), chance)
+        if request.max_tokens == 0:
             return job.said
         self._waiting.append(job)
         self._arrived.set()
@@ -129,11 +132,11 @@ class Completer:
         self._guarded(self._prefill(), self._read_prompts)
         speaking = [job for job in self._jobs if job.logits_V is not None and job.error is None]
         for job in speaking:
-            self._speak(job)
+            self._guarded([job], lambda jobs: self._speak(jobs[0]))
         ended = [job for job in self._jobs if job.error is not None or job.future.done() or self._is_over(job)]
         for job in ended:
             self._jobs.remove(job)
-            whole = () if job.error else (*job.wish.prompt[: job.read], *job.said.tokens[:-1])
+            whole = () if job.error else (*job.request.prompt[: job.read], *job.said.tokens[:-1])
             self._read[job.slot] = whole
         self._guarded([job for job in speaking if job not in ended], self._feed)
         return ended
@@ -156,11 +159,15 @@ class Completer:
             job = self._waiting.popleft()
             if job.future.done():  # whoever asked is gone
                 continue
-            job.slot = max(free, key=lambda slot: _common(self._read.get(slot, ()), job.wish.prompt))
-            job.read = min(_common(self._read.get(job.slot, ()), job.wish.prompt), len(job.wish.prompt) - 1)
+            job.slot = max(free, key=partial(self._worth, job.request.prompt))
+            job.read = min(_common(self._read.get(job.slot, ()), job.request.prompt), len(job.request.prompt) - 1)
             del free[job.slot]
             self._read.pop(job.slot, None)
             self._jobs.append(job)
+
+    def _worth(self, prompt: Sequence[int], slot: int) -> tuple[int, bool]:
+        """How much of a prompt a slot has read; of equal ones an empty slot is better, then the longest unused."""
+        return _common(self._read.get(slot, ()), prompt), slot not in self._read
 
     def _prefill(self) -> list[_Job]:
         """Whose prompts to read on now: those with the least left first, within the chunk."""
@@ -177,11 +184,13 @@ class Completer:
         for job in jobs:
             goals.append(job.read + min(job.unread, max(room, 1)))
             room -= job.unread
-        prompts = [job.wish.prompt[:goal] for job, goal in zip(jobs, goals, strict=True)]
+        prompts = [job.request.prompt[:goal] for job, goal in zip(jobs, goals, strict=True)]
         logits_BV = self._reader.read([job.slot for job in jobs], prompts)
         for job, goal, logits_V in zip(jobs, goals, logits_BV, strict=True):
             job.read = goal
             job.logits_V = logits_V if not job.unread else None
+            if not logits_V.isfinite().all():
+                job.error = InfrastructureError(NOT_FINITE.reason)
 
     def _feed(self, jobs: Sequence[_Job]) -> None:
         logits_BV = self._reader.feed([job.slot for job in jobs], [job.said.tokens[-1:] for job in jobs])
@@ -203,44 +212,44 @@ class Completer:
 
     def _speak(self, job: _Job) -> None:
         """Say the next token of an answer."""
-        logits_V, wish, said = job.logits_V, job.wish, job.said
+        logits_V, request, said = job.logits_V, job.request, job.said
         assert logits_V is not None
-        if not torch.isfinite(logits_V).all():
+        logprobs_V, scores_V = _scored(logits_V, request)
+        if not logits_V.isfinite().all() or scores_V.isnan().any():
             job.error = InfrastructureError(NOT_FINITE.reason)
             return
-        logprobs_V, scores_V = _scored(logits_V, wish)
-        if wish.temperature <= 0:
+        if request.temperature <= 0:
             token = int(logprobs_V.argmax())
         else:
-            token = int(torch.multinomial((scores_V / wish.temperature).softmax(-1), 1, generator=job.chance))
+            token = int(torch.multinomial((scores_V / request.temperature).softmax(-1), 1, generator=job.chance))
         said.tokens.append(token)
         said.logprobs.append(float(logprobs_V[token]))
-        if wish.top:
-            best = logprobs_V.topk(min(wish.top, len(logprobs_V)))
+        if request.top:
+            best = logprobs_V.topk(min(request.top, len(logprobs_V)))
             told = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             said.top.append({one: value for one, value in told if value > -torch.inf})
 
     def _is_over(self, job: _Job) -> bool:
-        said, wish = job.said, job.wish
+        said, request = job.said, job.request
         if not said.tokens:
             return False
-        if said.tokens[-1] in wish.ends:
+        if said.tokens[-1] in request.ends:
             said.finish_reason, said.marked = "stop", True
             return True
-        if wish.stops and any(stop in str(self.tokenizer.decode(said.tokens)) for stop in wish.stops):
+        if request.stops and any(stop in str(self.tokenizer.decode(said.tokens)) for stop in request.stops):
             said.finish_reason = "stop"
             return True
-        return len(said.tokens) >= wish.max_tokens
+        return len(said.tokens) >= request.max_tokens
 
 
-def _scored(logits_V: Tensor, wish: Wish) -> tuple[Tensor, Tensor]:
+def _scored(logits_V: Tensor, request: GenerationRequest) -> tuple[Tensor, Tensor]:
     """(log-probabilities, scores) of every token, under the biases and among those allowed."""
     scores_V = logits_V.clone()
-    for token, bias in wish.bias:
+    for token, bias in request.bias:
         scores_V[token] += bias
-    if wish.allowed:
+    if request.allowed:
         kept_V = torch.full_like(scores_V, -torch.inf)
-        kept_V[list(wish.allowed)] = scores_V[list(wish.allowed)]
+        kept_V[list(request.allowed)] = scores_V[list(request.allowed)]
         scores_V = kept_V
     return scores_V.log_softmax(-1), scores_V
 

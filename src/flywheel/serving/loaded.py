@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flywheel.agents.batching import Batcher
+from flywheel.agents.decode import NOT_FINITE
 from flywheel.agents.policy import Decision, Turn
 from flywheel.agents.prompts import Role
 from flywheel.agents.speaker import LocalSpeaker, Speaker
@@ -15,11 +16,13 @@ from flywheel.agents.wire import Said, spoken
 from flywheel.distill.models import load_part
 from flywheel.distill.policy_card import ROLES, read_card
 from flywheel.distill.students import agent_of, on_device
-from flywheel.serving.completions import Completer, Wish
-from flywheel.serving.completions import Said as Completed
+from flywheel.errors import InfrastructureError
+from flywheel.serving.completions import Completer, Completion, GenerationRequest
 from flywheel.serving.dialogue import continued, scene
 from flywheel.serving.requests import Message
 
+RECENT = 40
+"""Messages at the end of a dialogue that a context may hold in full."""
 DIALOGUES = 256
 """Episodes whose state is kept between requests; others are folded anew from their messages."""
 
@@ -35,12 +38,15 @@ class Loaded:
             model, tokenizer = load_part(folder / role)
             speakers[role] = LocalSpeaker(on_device(model, device), tokenizer, self.card.decoding)
             self.parts[str(role)] = Completer(model, tokenizer)
+        self._most_letters = min(part.most_letters for part in self.parts.values())
         self._agent = agent_of(self.card, speakers)
         self.version = self._agent.version
         self._slots: OrderedDict[str, int] = OrderedDict()
         """Dialogue → the slot that is right behind it, the longest unused first."""
         self._spare: list[int] = []
         self._made = 0
+        self._talking = 0
+        """Chats that wait for a decision: who else could still join a batch."""
         self.under_way = 0
         """Requests that it has not answered yet; who asks counts them."""
 
@@ -51,7 +57,7 @@ class Loaded:
 
     def open(self) -> None:
         """Begin to decide."""
-        self._batcher = Batcher(lambda: self.under_way)
+        self._batcher = Batcher(lambda: self._talking)
         self._tasks = [asyncio.create_task(self._batcher.run())]
         self._tasks += [asyncio.create_task(part.run(self._batcher)) for part in self.parts.values()]
 
@@ -68,13 +74,19 @@ class Loaded:
         Raises `ValueError` for a dialogue that does not end with what is seen now, or that is longer than what the
         student can read.
         """
+        letters = sum(len(one.text) for one in (*messages[:1], *messages[-RECENT:]))
+        if letters > self._most_letters:
+            raise ValueError(f"{letters} letters are more than the student can read")
         told = scene(messages)
         slot = self._slots.pop(told.before, None) if told.past else None
+        self._talking += 1
         try:
             if slot is None:
                 slot = self._seat()
                 await self._batcher.call(self._agent.begin, slot, told.task, 0, told.past)
             decision, _ = await self._batcher.decide(self._agent, Turn(slot, told.now, told.audit))
+            if decision.error == NOT_FINITE.reason:
+                raise InfrastructureError(decision.error)
             if decision.error:
                 raise ValueError(decision.error)
             said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
@@ -85,12 +97,13 @@ class Loaded:
             slot = same
             return text, decision
         finally:
+            self._talking -= 1
             if slot is not None:
                 self._spare.append(slot)
 
-    async def complete(self, role: str, wish: Wish) -> Completed:
+    async def complete(self, role: str, generation: GenerationRequest) -> Completion:
         """What one of its models says after a prompt."""
-        return await self.parts[role].complete(wish)
+        return await self.parts[role].complete(generation)
 
     def _seat(self) -> int:
         """A slot for a dialogue that none is right behind."""

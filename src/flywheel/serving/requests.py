@@ -13,7 +13,7 @@ from flywheel.text import printable
 
 MAX_TOKENS = 4096
 MAX_CHOICES = 16
-MAX_PROMPTS = 64
+MAX_ANSWERS = 64
 MAX_BIASES = 1024
 COLDEST = 0.01
 """The lowest temperature above 0."""
@@ -48,9 +48,11 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
 }
 """Options that are not supported, with the values under which they ask for nothing."""
-_UNHEARD = frozenset({"metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity"})
+_IGNORED = frozenset({"metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity"})
 """Options that say nothing about the answer."""
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Stop = Annotated[str, Field(max_length=200)]
+Token = Annotated[int, Field(strict=True, ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
@@ -71,7 +73,7 @@ class StreamOptions(BaseModel):
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
-class _Asked(BaseModel):
+class _CommonRequest(BaseModel):
     """What both kinds of request share."""
 
     model_config = ConfigDict(extra="forbid", strict=False)
@@ -87,26 +89,27 @@ class _Asked(BaseModel):
     def _given(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        kept = {name: value for name, value in data.items() if value is not None and name not in _UNHEARD}
+        kept = {name: value for name, value in data.items() if value is not None and name not in _IGNORED}
         for name in [name for name in kept if name in _NEUTRAL and name not in cls.model_fields]:
-            if kept.pop(name) not in _NEUTRAL[name]:
+            value = kept.pop(name)
+            if not any(value == neutral and type(value) is type(neutral) for neutral in _NEUTRAL[name]):
                 raise ValueError(f"{name}: not supported here; leave it out")
         return kept
 
 
-class CompletionRequest(_Asked):
+class CompletionRequest(_CommonRequest):
     """A request to `/v1/completions`; the last three are vLLM's."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: str | list[Token] | list[str] | list[list[Token]]
     max_tokens: int = Field(default=16, ge=0, le=MAX_TOKENS)
     temperature: Temperature = 0.0
     n: int = Field(default=1, ge=1, le=MAX_CHOICES)
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    stop: str | list[str] = Field(default_factory=list, max_length=16)
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] = ""
     logit_bias: dict[int, Bias] = Field(default_factory=dict, max_length=MAX_BIASES)
-    allowed_token_ids: list[int] = Field(default_factory=list)
-    stop_token_ids: list[int] = Field(default_factory=list)
+    allowed_token_ids: list[Token] = Field(default_factory=list)
+    stop_token_ids: list[Token] = Field(default_factory=list, max_length=64)
     return_token_ids: bool = False
 
     @field_validator("temperature")
@@ -131,8 +134,8 @@ class CompletionRequest(_Asked):
             raise ValueError("n: several answers at temperature 0 are all the same; set a temperature")
         if self.stream and (self.echo or self.stop or self.n > 1 or len(self.prompts) > 1):
             raise ValueError("stream: not with echo, stop, n or several prompts")
-        if not 0 < len(self.prompts) <= MAX_PROMPTS:
-            raise ValueError(f"prompt: 1 to {MAX_PROMPTS} of them")
+        if not 0 < len(self.prompts) * self.n <= MAX_ANSWERS:
+            raise ValueError(f"prompt: 1 to {MAX_ANSWERS} answers of one request, n of each prompt")
         return self
 
     @property
@@ -195,7 +198,7 @@ class Message(BaseModel):
         return self.content or ""
 
 
-class ChatRequest(_Asked):
+class ChatRequest(_CommonRequest):
     """A request to `/v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
@@ -229,10 +232,10 @@ class ChatRequest(_Asked):
         return "\n".join(one.text for one in self.messages[:2])
 
 
-def asked(kind: type[_Request], body: bytes) -> _Request:
+def parse_request(kind: type[_Request], body: bytes) -> _Request:
     """The request that a body holds. Raises `RequestError`, which names the first thing that is wrong with it."""
     try:
-        whole = json.loads(body, parse_constant=_refused)
+        whole = json.loads(body.decode(), parse_constant=_refused)
         if _SURROGATE.search(body):
             json.dumps(whole, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -255,4 +258,4 @@ def _first(errors: Sequence[Any]) -> str:
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "not supported here; leave it out"
-    return printable(f"{where}: {message}" if where else message)[:500]
+    return printable(" ".join((f"{where}: {message}" if where else message).split()))[:500]
