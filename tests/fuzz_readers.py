@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of what reads foreign records: damaged ones of every format become trajectories or a reason.
 
-    python tests/fuzz_readers.py --seconds 600
+    python tests/fuzz_readers.py --seconds 600 --keep
 
-Structure-aware: the fuzzer's bytes choose a good record, where to damage it, and with what. Inputs that reach new code
-are kept in `tests/corpus/`, and are where the next run begins. Ends with code 1 on any error but `RecordError`.
+Structure-aware: the fuzzer's bytes choose a good record, where to damage it, and with what. A run begins with the inputs
+in `tests/corpus/`; `--keep` adds those that reach new code. Ends with code 77 on any error but `RecordError`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import copy
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def try_record(format: str, record: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--keep", action="store_true", help="keep inputs that reach new code")
     given = parser.parse_args()
     good = sorted(seeds().items())
 
@@ -137,8 +139,9 @@ def main() -> None:
         try_record(name.split()[0], damage(choices, record))
 
     CORPUS.mkdir(exist_ok=True)
+    folders = [str(CORPUS)] if given.keep else [tempfile.mkdtemp(prefix="fuzz-"), str(CORPUS)]
     flags = [f"-max_total_time={given.seconds}", f"-max_len={LENGTH}", "-rss_limit_mb=4096", "-print_final_stats=1"]
-    atheris.Setup([sys.argv[0], *flags, str(CORPUS)], one_input)
+    atheris.Setup([sys.argv[0], *flags, *folders], one_input)
     atheris.Fuzz()
 
 
