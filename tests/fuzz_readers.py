@@ -2,8 +2,8 @@
 
     python tests/fuzz_readers.py --seconds 600 --keep
 
-Structure-aware: the fuzzer's bytes choose a good record, where to damage it, and with what. A run begins with the inputs
-in `tests/corpus/`; `--keep` adds those that reach new code. Ends with code 77 on any error but `RecordError`.
+Structure-aware: the fuzzer's bytes choose a good record, where to damage it, and with what. A run begins with what lies
+in `tests/corpus/`; `--keep` adds inputs that reach new code. Ends with code 77 on any error but `RecordError`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, marks that turn the direction of text, and lone surrogates."""
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~#!]|:(?=//|[\w+-]+:)|@(?=\w)|(?i:(?<=www)\.)")
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~#!]|(?<![^\W_])_+|_+(?![^\W_])|:(?=//|[\w+-]+:)|@(?=\w)|(?i:(?<=www)\.)")
 
 
 def printable(text: str) -> str:
@@ -28,7 +28,7 @@ def _escape(letter: str) -> str:
 
 def markdown(text: str) -> str:
     """The text as Markdown shows it word for word, on one line."""
-    return _MARKDOWN.sub(lambda match: f"\\{match.group()}", " ".join(printable(text).split()))
+    return _MARKDOWN.sub(lambda match: re.sub(r"(.)", r"\\\1", match.group()), " ".join(printable(text).split()))
 
 
 def html_text(text: str) -> str:

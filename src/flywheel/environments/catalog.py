@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 
 from flywheel.environments.protocol import OpenWorld, World
@@ -20,6 +22,17 @@ def canonical(parameters: Mapping[str, int]) -> str:
     return json.dumps(dict(parameters), sort_keys=True, separators=(",", ":"))
 
 
+@contextmanager
+def _current_folder_last() -> Iterator[None]:
+    """A module that was named is also looked for in the current folder, behind everything else: nothing hides there."""
+    before = list(sys.path)
+    sys.path.append(os.getcwd())  # noqa: PTH109
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 def open_world(name: str, parameters: str) -> AbstractContextManager[World]:
     """Start a simulator by its name here, or by the dotted name of a module of yours. The module's `open_world` does
     the work."""
@@ -27,7 +40,8 @@ def open_world(name: str, parameters: str) -> AbstractContextManager[World]:
     if "." not in module:
         raise ConfigError(f"unknown environment '{name}'; known: {', '.join(ENVIRONMENTS)}, or a module, as my.kitchen")
     try:
-        start: OpenWorld = import_module(module).open_world
+        with _current_folder_last():
+            start: OpenWorld = import_module(module).open_world
     except ModuleNotFoundError as error:
         raise ConfigError(f"environment '{name}': {error}") from error
     except AttributeError:

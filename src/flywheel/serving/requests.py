@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flywheel.text import printable
 
 MAX_TOKENS = 4096
-MAX_CHOICES = 16
-MAX_ANSWERS = 64
+MAX_ANSWERS = 16
 MAX_BIASES = 1024
 COLDEST = 0.01
 """The lowest temperature above 0."""
@@ -103,7 +102,7 @@ class CompletionRequest(_CommonRequest):
     prompt: str | list[Token] | list[str] | list[list[Token]]
     max_tokens: int = Field(default=16, ge=0, le=MAX_TOKENS)
     temperature: Temperature = 0.0
-    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    n: int = Field(default=1, ge=1, le=MAX_ANSWERS)
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=20)
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] = ""
