@@ -20,7 +20,8 @@ from flywheel.datasets.files import Written, read_rows, row_groups
 from flywheel.datasets.lake import LOOKUP, Lake, file_name, segment_row
 from flywheel.datasets.lineage import revoke
 from flywheel.datasets.reading import check_condition
-from flywheel.datasets.upkeep import collect_garbage, compact, delete_garbage, discard_later, rows
+from flywheel.datasets.upkeep import collect_garbage, compact, delete_garbage, discard_later, overtaken, rows
+from flywheel.errors import LakeError
 
 Segment = Row[Any]
 
@@ -100,7 +101,7 @@ def _holding(lake: Lake, ids: Sequence[str], *, live: bool) -> list[list[Segment
             query.where(SEGMENT.c.name.in_(names) & ~ended if live else SEGMENT.c.name.in_(names) | ended)
         ).all()
     segments = [list(files) for _, files in groupby(rows, lambda row: str(row.name))]
-    return [files for files in segments if any(_has(lake, file, ids) for file in files)]
+    return [files for files in segments if _has(lake, files, ids)]
 
 
 def _live_segments(connection: Connection, ids: Sequence[str]) -> set[str]:
@@ -114,21 +115,35 @@ def _live_segments(connection: Connection, ids: Sequence[str]) -> set[str]:
     return names
 
 
-def _has(lake: Lake, file: Segment, ids: Sequence[str]) -> bool:
-    return bool(read_rows(lake.source(file.name, file.kind), ids, ["trajectory_id"]).num_rows)
+def _has(lake: Lake, files: Sequence[Segment], ids: Sequence[str]) -> bool:
+    try:
+        return any(read_rows(lake.source(one.name, one.kind), ids, ["trajectory_id"]).num_rows for one in files)
+    except LakeError:
+        if overtaken(lake, files):
+            return True  # for the caller to look again
+        raise
 
 
 def _written_without(lake: Lake, name: str, sources: Sequence[Segment], ids: Sequence[str]) -> dict[str, Written]:
-    """Copies of a segment's files, under another name, that lack these trajectories."""
+    """Copies of a segment's files, under another name, that lack these trajectories; none if it was overtaken."""
     gone = pa.array(ids, pa.string())
-    return {
-        one.kind: lake.write(
-            name,
-            one.kind,
-            (table.filter(pc.invert(pc.is_in(table["trajectory_id"], value_set=gone))) for table in rows(lake, [one])),
-        )
-        for one in sources
-    }
+    try:
+        return {
+            one.kind: lake.write(
+                name,
+                one.kind,
+                (
+                    table.filter(pc.invert(pc.is_in(table["trajectory_id"], value_set=gone)))
+                    for table in rows(lake, [one])
+                ),
+            )
+            for one in sources
+        }
+    except LakeError:
+        lake.discard(name, [one.kind for one in sources])
+        if overtaken(lake, sources):
+            return {}
+        raise
 
 
 def _rewrite(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from flywheel.arrow import ARROW_SCHEMAS
 from flywheel.datasets.catalog import FACT, GARBAGE, PIN, SEGMENT, SNAPSHOT, TRAJECTORY, new_snapshot
 from flywheel.datasets.files import row_groups
 from flywheel.datasets.lake import Lake, file_name, segment_row
+from flywheel.errors import LakeError
 
 SMALL = 32 << 20
 """Files below this size are merged."""
@@ -72,9 +73,15 @@ def _merge(lake: Lake, names: Sequence[str]) -> int:
     target = uuid.uuid4().hex
     kinds = sorted({source.kind for source in sources})
     files = {}
-    for kind in kinds:
-        parts = [one for one in sources if one.kind == kind]
-        files[kind] = lake.write(target, kind, rows(lake, parts))
+    try:
+        for kind in kinds:
+            parts = [one for one in sources if one.kind == kind]
+            files[kind] = lake.write(target, kind, rows(lake, parts))
+    except LakeError:
+        lake.discard(target, kinds)
+        if overtaken(lake, sources):
+            return 0
+        raise
     with lake.catalog.write() as connection:
         if _identity(_live(connection, names)) != _identity(sources):
             lake.discard(target, kinds)  # a purge was faster; the next compaction takes what it left
@@ -89,6 +96,15 @@ def _merge(lake: Lake, names: Sequence[str]) -> int:
         for ledger in (TRAJECTORY, FACT):
             connection.execute(update(ledger).where(ledger.c.segment.in_(names)).values(segment=target))
     return len(names)
+
+
+def overtaken(lake: Lake, sources: Sequence[Segment]) -> bool:
+    """Whether another merge or a purge has changed these segments since they were listed: a file of theirs that cannot
+    be read is then no damage, it was deleted meanwhile."""
+    names = {source.name for source in sources}
+    with lake.catalog.read() as connection:
+        now = connection.execute(select(SEGMENT).where(SEGMENT.c.name.in_(names))).all()
+    return not set(sources) <= set(now)
 
 
 def rows(lake: Lake, sources: Sequence[Segment]) -> Iterator[pa.Table]:
