@@ -65,16 +65,27 @@ JSON = frozenset({"extra", "raw", "claims"})
 _Pattern = tuple[str, re.Pattern[str], Check | None, tuple[str, ...]]
 """(kind, pattern, check, signs without which it is not tried)."""
 Clean = Callable[[str, Counter[str]], str]
+Suspects = tuple[str, str]
+"""A pattern for text in ASCII and one for all text."""
 SERVICES = ("discord.DiscordBotTokenDetector", "mailchimp.MailchimpDetector", "square_oauth.SquareOAuthDetector")
 """detect-secrets' plugins for what the rules do not name."""
 PERSONAL = frozenset({"e-mail address", "card number", *(rule.kind for rule in OPTIONAL)})
-_SUSPECT = (
-    r"[A-Za-z0-9_+/-]{16}|@|＠|PRIVATE KEY|\p{Nd}{13}|\p{Nd}{4}[^\p{L}\p{Nd}]\p{Nd}{4}"
-    r"|(?i:bearer|basic|passw|passphrase|pwd|secret)"
-)
+
+
+def _suspect(digit: str, letter: str) -> tuple[str, str]:
+    """What a text must hold to be looked at: for the rules, and for the optional ones too."""
+    rules = (
+        rf"[A-Za-z0-9_+/-]{{16}}|@|＠|PRIVATE KEY|[{digit}]{{13}}|[{digit}]{{4}}[^{letter}{digit}][{digit}]{{4}}"
+        r"|(?i:bearer|basic|passw|passphrase|pwd|secret)"
+    )
+    return rules, rf"{rules}|[{digit}]{{3}}|[A-Z]{{2}}[{digit}]{{2}}"
+
+
+_SUSPECT = _suspect(r"\p{Nd}", r"\p{L}")
 """One linear scan clears most text: every secret holds a long run of letters and digits, an @, many digits, or is
 announced by a word."""
-_SUSPECT_NUMBERS = r"\p{Nd}{3}|[A-Z]{2}\p{Nd}{2}"
+_SUSPECT_ASCII = _suspect("0-9", "A-Za-z")
+"""The same for text in ASCII, ten times as fast: RE2 builds the tables of Unicode's classes anew in each call."""
 _SUSPECT_NAME = r"[A-Za-z0-9]{2,}[_-][A-Za-z0-9_-]{16}|AKIA|ASIA|AIza|ey[JI]|SG\.|SK[a-f0-9]|dapi|://|:AA|PRIVATE|(?i:bearer|passw|pwd|secret)"
 SHORTEST = 6
 """Letters of a secret; a shorter group of a pattern is a prefix of it."""
@@ -138,11 +149,9 @@ def _cleaner(name: str, also: Collection[str]) -> Clean:
     return partial(redact_json if name in JSON else redact, also=also)
 
 
-def _suspects(name: str, also: Collection[str]) -> str:
+def _suspects(name: str, also: Collection[str]) -> Suspects:
     """What a text of a column must hold to be looked at."""
-    if name in NAMES:
-        return _SUSPECT_NAME
-    return f"{_SUSPECT}|{_SUSPECT_NUMBERS}" if also else _SUSPECT
+    return (_SUSPECT_NAME, _SUSPECT_NAME) if name in NAMES else (_SUSPECT_ASCII[bool(also)], _SUSPECT[bool(also)])
 
 
 def redact_json(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
@@ -179,8 +188,10 @@ def _cleaned_field(name: str, value: Any, found: Counter[str], also: Collection[
     return redact(value, found, also)
 
 
-def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean, suspect: str) -> pa.ChunkedArray | None:
+def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean, suspect: Suspects) -> pa.ChunkedArray | None:
     """The column without secrets, or None where it has none: of texts, of lists, of structs."""
+    if column.null_count == len(column):
+        return None
     if pa.types.is_struct(column.type):
         whole, before = column.combine_chunks(), found.total()
         parts = [pa.chunked_array([part], part.type) for part in whole.flatten()]
@@ -199,7 +210,8 @@ def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean, suspect:
         return pa.chunked_array(
             [pa.ListArray.from_arrays(offsets, values.combine_chunks(), mask=pc.is_null(whole))], column.type
         )
-    suspects = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(column, suspect), False)).to_pylist()
+    pattern = suspect[not pc.all(pc.string_is_ascii(column)).as_py()]
+    suspects = pc.indices_nonzero(pc.match_substring_regex(column, pattern)).to_pylist()
     before = found.total()
     changed = {row: clean(column[row].as_py(), found) for row in suspects}
     if found.total() == before:
