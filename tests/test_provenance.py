@@ -12,7 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from flywheel.agents.context import Limits
+from flywheel.agents.episode import Budget, Job
+from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.agents.prompts import Role
+from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.scripted import Expert
 from flywheel.cli import app
 from flywheel.config import Config, load
@@ -33,8 +36,8 @@ from flywheel.filters.curate import curate
 from flywheel.filters.fingerprints import without_loops
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Origin, Split, Step, StopReason, Task, Trajectory, trajectory_id
-from tests.conftest import ROOT, Play
-from tests.corridor import LENGTH, NAME, Corridor, task_of
+from tests.conftest import ORIGIN, ROOT, Play
+from tests.corridor import LENGTH, NAME, CorridorWorld, task_of
 
 OTHER: dict[str, Any] = {"str": "poison", "bool": True, "int": 7, "float": 0.5}
 """Another value for a field, by its type."""
@@ -314,9 +317,9 @@ def test_a_document_does_not_bring_the_record_that_it_was_read_from(
 
 
 def test_an_import_longer_than_an_episode_may_be_teaches_nothing(
-    smoke: Config, lake: Lake, world: World, golden: list[Trajectory], tmp_path: Path
+    smoke: Config, lake: Lake, play: Play, golden: list[Trajectory], tmp_path: Path
 ) -> None:
-    padded = _padded(world, golden[0], ("inventory",) * 10)
+    padded = _padded(play, golden[0], ("inventory",) * 10)
     import_files(lake, [documents(tmp_path / "in", [padded])], "atif")
     curate(smoke, lake)
     ((route, reason),) = routes(lake).values()
@@ -324,8 +327,10 @@ def test_an_import_longer_than_an_episode_may_be_teaches_nothing(
     assert "at most 40" in reason
 
 
-def test_deeds_that_change_nothing_are_no_targets(world: World, golden: list[Trajectory]) -> None:
-    padded = dataclasses.replace(_padded(world, golden[0], ("inventory",)), origin=Origin.IMPORTED, claims="{}")
+def test_deeds_that_change_nothing_are_no_targets(play: Play, golden: list[Trajectory]) -> None:
+    ours = _padded(play, golden[0], ("inventory",))
+    assert any("inventory" in text for row in _rows(ours) for text, target in row if target)
+    padded = dataclasses.replace(ours, origin=Origin.IMPORTED, claims="{}")
     targets = {text for row in _rows(padded) for text, target in row if target}
     assert not any("inventory" in text for text in targets)
     assert any(golden[0].steps[-1].action in text for text in targets)
@@ -393,7 +398,7 @@ def test_what_makes_a_verifier_raise_again_and_again_is_set_apart(lake: Lake, ca
         ROOT / "configs" / "smoke.toml",
         [f"environment.name={NAME}", "environment.parameters={}", f"data_dir={lake.root}", "curate.workers=1"],
     )
-    lake.append([_walked(task_of(seed)) for seed in (1, 2, 601, 3)], "walks")
+    lake.append(_walks([1, 2, 601, 3]), "walks")
     assert curate(config, lake)["quarantine"] == 1
     told = lake.sql("select seed, route_reason from trajectories where route = 'quarantine'").to_pylist()
     assert told == [
@@ -402,69 +407,21 @@ def test_what_makes_a_verifier_raise_again_and_again_is_set_apart(lake: Lake, ca
     assert "1 trajectories could not be verified" in caplog.text
 
 
-def _walked(task: Task) -> Trajectory:
-    """The honest walk to the corridor's door."""
-    corridor = Corridor()
-    seen, steps = corridor.reset(task), []
-    for index in range(LENGTH):
-        done = corridor.step("right") if task.seed < 600 else None
-        steps.append(
-            Step(
-                index=index,
-                observation=seen.text,
-                event=seen.event,
-                note="",
-                place="",
-                state_key=seen.state_key,
-                valid_actions=seen.valid_actions,
-                thought="",
-                subgoal="",
-                switched=False,
-                action="right",
-                reward=done.reward if done else 0.0,
-                progress=done.progress if done else 0.0,
-                terminated=bool(done and done.terminated),
-                truncated=False,
-                policy_id="walker",
-                policy_version="1",
-                trainable=True,
-                prompt_tokens=0,
-                completion_tokens=0,
-                logprobs=None,
-                seconds=0.0,
-            )
+def _walks(seeds: Sequence[int]) -> list[Trajectory]:
+    """Honest walks to the corridor's door; one to a seed that cannot be played is another's walk under its name."""
+    world = CorridorWorld()
+    (walk,) = Rollout(Expert(world), [Job(task_of(1))], here(world, 1), budget=Budget(LENGTH), origin=ORIGIN)
+    tasks = [task_of(seed) for seed in seeds]
+    return [
+        dataclasses.replace(
+            walk,
+            trajectory_id=trajectory_id(task, walk.policy_id, walk.policy_version, walk.purpose, walk.attempt),
+            seed=task.seed,
+            task_id=task.task_id,
+            task_group=task.group,
         )
-        seen = done.observation if done else seen
-    solved = task.seed < 600
-    return Trajectory(
-        trajectory_id=trajectory_id(task, "walker", "1", "collect", 0),
-        environment=task.environment,
-        parameters=task.parameters,
-        split=task.split,
-        seed=task.seed,
-        task_id=task.task_id,
-        task_group=task.group,
-        instruction=task.instruction,
-        policy="expert",
-        policy_id="walker",
-        policy_version="1",
-        iteration=1,
-        purpose="collect",
-        attempt=0,
-        stop_reason=StopReason.SUCCESS if solved else StopReason.GAVE_UP,
-        success=solved,
-        score=float(solved),
-        total_reward=float(solved),
-        length=LENGTH,
-        final_observation=seen.text,
-        final_event=seen.event,
-        final_state_key=seen.state_key,
-        error="",
-        parent_policy_id="",
-        config_digest="",
-        started_at=0.0,
-        steps=tuple(steps),
-    )
+        for task in tasks
+    ]
 
 
 def test_an_episode_without_steps_is_curated(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
@@ -476,42 +433,36 @@ def test_an_episode_without_steps_is_curated(smoke: Config, lake: Lake, golden: 
 # -- padding -----------------------------------------------------------------------------------------------------------
 
 
-def _padded(world: World, one: Trajectory, padding: Sequence[str]) -> Trajectory:
-    """The same solution, really played, with deeds in between that lead nowhere."""
-    environment = world.environments(1)[0]
-    seen, steps = environment.reset(one.task), list[Step]()
-    for step in one.steps:
-        for action in (*padding, step.action):
-            done = environment.step(action)
-            steps.append(
-                dataclasses.replace(
-                    step,
-                    index=len(steps),
-                    observation=seen.text,
-                    event=seen.event,
-                    note=seen.note,
-                    place=seen.place,
-                    state_key=seen.state_key,
-                    valid_actions=seen.valid_actions,
-                    action=action,
-                    reward=done.reward,
-                    progress=done.progress,
-                    terminated=done.terminated,
-                    seconds=0.25 + len(steps),
-                )
-            )
-            seen = done.observation
-    return dataclasses.replace(one, steps=tuple(steps), length=len(steps), attempt=50)
+class Padded:
+    """Plays a solution with deeds in between that lead nowhere."""
+
+    name, version, policy_id = "padded", "1", "padded"
+
+    def __init__(self, solution: Sequence[str], padding: Sequence[str]) -> None:
+        self._actions = [action for target in solution for action in (*padding, target)]
+
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        self._next = iter(self._actions)
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        return [Decision(next(self._next)) for _ in turns]
+
+
+def _padded(play: Play, solved: Trajectory, padding: Sequence[str]) -> Trajectory:
+    """The first task's solution, played again with padding before each of its actions."""
+    (padded,) = play(Padded([step.action for step in solved.steps], padding), 1, max_steps=500)
+    assert padded.task == solved.task and padded.success
+    return padded
 
 
 @pytest.mark.parametrize("padding", [("inventory",), ("look around",), ("open fridge", "close fridge")])
 def test_a_known_solution_with_padding_says_nothing_new(
-    smoke: Config, lake: Lake, world: World, golden: list[Trajectory], tmp_path: Path, padding: tuple[str, ...]
+    smoke: Config, lake: Lake, play: Play, golden: list[Trajectory], tmp_path: Path, padding: tuple[str, ...]
 ) -> None:
     settings = smoke.model_copy(update={"environment": smoke.environment.model_copy(update={"max_steps": 100})})
     lake.append(golden[:1], "our own")
     curate(settings, lake)
-    padded = _padded(world, golden[0], padding)
+    padded = _padded(play, golden[0], padding)
     assert without_loops(batch_of([padded])).sum() <= len(golden[0].steps)
     import_files(lake, [documents(tmp_path / "in", [padded])], "atif")
     curate(settings, lake)
