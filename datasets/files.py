@@ -113,19 +113,23 @@ def writing(path: Path) -> Iterator[None]:
         raise LakeError(f"cannot write {path}: {reason}; mend it and run again") from error
 
 
-def flaw_of(address: str, filesystem: Any, sha256: str = "") -> str:
-    """What is wrong with a Parquet file by its footer, or by all its bytes where a checksum is given; or nothing."""
+def flaw_of(address: str, filesystem: Any, expected_bytes: int, sha256: str = "") -> str:
+    """What is wrong with a Parquet file by its size and footer, or by its checksum where one is given; or nothing."""
     opener = filesystem or fsspec.filesystem("file")
     try:
+        size = opener.size(address)
+        if size != expected_bytes:
+            return f"has {size} bytes instead of {expected_bytes}"
         with opener.open(address, "rb") as file:
             if sha256:
                 digest = hashlib.sha256()
                 while block := file.read(1 << 20):
                     digest.update(block)
                 return "" if digest.hexdigest() == sha256 else "has other bytes than were written"
-            size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 8))
             tail = file.read(8)
+    except FileNotFoundError:
+        return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     length = int.from_bytes(tail[:4], "little")

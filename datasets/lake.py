@@ -238,8 +238,8 @@ class Lake:
     ) -> Iterator[Result]:
         """The result of one reading statement as it comes, in memory a few thousand rows at a time.
 
-        Files are held against their sizes and footers, small ones and, with `verify`, all of them against their
-        checksums too, before anything is answered from them.
+        Before anything is answered from them, files on this machine are checked by size and footer, and by checksum too
+        where all that the query names have 16 MiB or less. `verify` checks the checksums of all of them, anywhere.
         """
         kinds = kinds_of(statement)
         self._check_files(at, kinds, verify)
@@ -276,7 +276,7 @@ class Lake:
         whole = verify or sum(row.bytes for row in rows) <= CHEAP_BYTES
         for row in rows:
             address = self.storage.address(file_name(row.name, row.kind))
-            if reason := flaw_of(address, self.storage.filesystem, row.sha256 if whole else ""):
+            if reason := flaw_of(address, self.storage.filesystem, row.bytes, row.sha256 if whole else ""):
                 raise LakeError(f"broken Parquet file: {address} {reason}; see: flywheel lake check")
 
     def contents(self, at: int | None = None) -> Contents:

@@ -82,5 +82,5 @@ def _shown(instruction: str, seen: Sequence[Observation]) -> Window:
     window = open_window(instruction, memory, first)
     for one in rest:
         window.event(one)
-    window.say(END, target=True, decision=0)
+    window.end_with(END, target=True, decision=0)
     return window

@@ -115,7 +115,7 @@ class Eye:
                 context.act(seen, step.action)
         last = Observation(one.final_observation, one.final_event, place=one.steps[-1].place)
         window = context.observe(last)
-        window.say(END, target=True, decision=len(one.steps))
+        window.end_with(END, target=True, decision=len(one.steps))
         return window
 
 

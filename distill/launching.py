@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import flywheel.errors
-from flywheel.children import environment, python
+from flywheel.children import child_environment, python_command
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.distill.policy_card import PolicyCard, read_card
@@ -46,13 +46,13 @@ def distill_apart(
         return distill(config, lake, kind, iteration, progress, condition=condition, dataset=dataset)
     with tempfile.TemporaryDirectory() as folder:
         order, errors = Path(folder) / "order.json", Path(folder) / "errors"
-        command = python("-m", "torch.distributed.run", "--standalone")
+        command = python_command("-m", "torch.distributed.run", "--standalone")
         command += [f"--nproc-per-node={config.train.processes}", "-m", "flywheel.distill.launching", str(order)]
         threads = str(max(1, (os.cpu_count() or 1) // config.train.processes))
         with errors.open("wb") as log:
             process = subprocess.Popen(
                 command,
-                env=environment(OMP_NUM_THREADS=threads),
+                env=child_environment(OMP_NUM_THREADS=threads),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -28,7 +28,7 @@ from flywheel.agents.collect import Company, play
 from flywheel.agents.episode import Job, Origin, id_of
 from flywheel.agents.policy import Policy
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
-from flywheel.children import environment, python
+from flywheel.children import child_environment, python_command
 from flywheel.config import Config
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.splits import assign
@@ -101,8 +101,8 @@ def _children(
         said = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in parts]
         children = [
             subprocess.Popen(
-                python("-m", "flywheel.distill.shards"),
-                env=environment(OMP_NUM_THREADS=threads),
+                python_command("-m", "flywheel.distill.shards"),
+                env=child_environment(OMP_NUM_THREADS=threads),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

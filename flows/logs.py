@@ -13,6 +13,7 @@ LOGGER = logging.getLogger("flywheel")
 LOG_FORMAT = "FLYWHEEL_LOG"
 """The environment variable that asks for a log on stderr: text or json. Child processes inherit it."""
 _USUAL = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__)
+"""Attributes that every record has."""
 FOREIGN = "_ray_timestamp_ns"
 """What Ray adds to every record of a process."""
 
@@ -29,15 +30,12 @@ def log_to_stderr(wanted: str | None = None) -> None:
         from pythonjsonlogger.json import JsonFormatter
 
         fields = {"asctime": "time", "levelname": "level", "message": "event"}
-        handler.setFormatter(
-            JsonFormatter(
-                "%(asctime)s %(levelname)s %(message)s", rename_fields=fields, reserved_attrs=[*RESERVED_ATTRS, FOREIGN]
-            )
+        formatter: logging.Formatter = JsonFormatter(
+            "%(asctime)s %(levelname)s %(message)s", rename_fields=fields, reserved_attrs=[*RESERVED_ATTRS, FOREIGN]
         )
     else:
-        handler.setFormatter(_Plain("%(asctime)s %(message)s"))
-    assert handler.formatter is not None
-    handler.setFormatter(WithoutSecrets(handler.formatter))
+        formatter = _Plain("%(asctime)s %(message)s")
+    handler.setFormatter(WithoutSecrets(formatter))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
@@ -58,7 +56,6 @@ class _Plain(logging.Formatter):
     """The message, then what was told with it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {key: value for key, value in record.__dict__.items() if key not in _USUAL}
-        for name in ("message", "asctime", FOREIGN):
-            told.pop(name, None)
-        return super().format(record) + "".join(f" {key}={value}" for key, value in told.items())
+        left_out = {*_USUAL, "message", "asctime", FOREIGN}
+        extra = {key: value for key, value in record.__dict__.items() if key not in left_out}
+        return super().format(record) + "".join(f" {key}={value}" for key, value in extra.items())

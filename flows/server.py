@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flywheel.children import environment, python
+from flywheel.children import child_environment, python_command
 from flywheel.errors import PrerequisiteError
 from flywheel.flows.api import (
     ADDRESS,
@@ -132,8 +132,8 @@ def _kept(home: Path, port: int, url: str, meanwhile: Callable[[], object]) -> I
 def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
     with (home / "server.log").open("ab") as log:
         return subprocess.Popen(
-            python("-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)),
-            env={name: value for name, value in environment().items() if name != "PYTHONWARNINGS"},
+            python_command("-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)),
+            env={name: value for name, value in child_environment().items() if name != "PYTHONWARNINGS"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.children import environment, python
+from flywheel.children import child_environment, python_command
 from flywheel.datasets.engines import still_engine
 from flywheel.datasets.files import flaw_of
 from flywheel.datasets.lake import Lake
@@ -71,12 +71,15 @@ def test_a_footer_is_cheap_to_check_and_a_checksum_is_sure(filled: Path) -> None
     (file,) = filled.glob("segments/*.trajectories.parquet")
     data = bytearray(file.read_bytes())
     whole = hashlib.sha256(data).hexdigest()
-    assert flaw_of(str(file), None) == flaw_of(str(file), None, whole) == ""
+    size = len(data)
+    assert flaw_of(str(file), None, size) == flaw_of(str(file), None, size, whole) == ""
     data[40] ^= 0xFF
     file.write_bytes(data)
-    assert flaw_of(str(file), None) == ""
-    assert flaw_of(str(file), None, whole) == "has other bytes than were written"
+    assert flaw_of(str(file), None, size) == ""
+    assert flaw_of(str(file), None, size, whole) == "has other bytes than were written"
     assert "has other bytes" in sql(filled, "from trajectories", "--verify").stderr
+    file.write_bytes(data[:-8] + b"more" + data[-8:])
+    assert flaw_of(str(file), None, size) == f"has {size + 4} bytes instead of {size}"
 
 
 @pytest.fixture
@@ -133,8 +136,8 @@ def trap(tmp_path: Path) -> Path:
 def test_children_import_nothing_of_the_current_folder(trap: Path) -> None:
     code = "import secrets, json, random, tempfile, subprocess, sys; "
     nested = code + "subprocess.run([sys.executable, '-c', 'import secrets, json, random'], check=True)"
-    for command in (python("-c", nested), python("-m", "flywheel", "sql", "--help")):
-        subprocess.run(command, cwd=trap, env=environment(), check=True, capture_output=True)
+    for command in (python_command("-c", nested), python_command("-m", "flywheel", "sql", "--help")):
+        subprocess.run(command, cwd=trap, env=child_environment(), check=True, capture_output=True)
     assert not (trap / "sprung").exists()
 
 

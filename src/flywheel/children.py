@@ -15,19 +15,19 @@ from pathlib import Path
 SAFE_PATH = "PYTHONSAFEPATH"
 
 
-def python(*arguments: str) -> list[str]:
+def python_command(*arguments: str) -> list[str]:
     """The command that runs this interpreter with some arguments, in safe-path mode."""
     return [sys.executable, "-P", *arguments]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """This process's environment for a child in Python, with `more`; the child's own children are safe as well."""
-    own = {
+def child_environment(**overrides: str) -> dict[str, str]:
+    """This process's environment for a child in Python, with `overrides`; the child's own children are safe as well."""
+    default_folders = {
         Path(path) for path in (*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages())
     }
-    own |= {folder / "lib-dynload" for folder in own}
-    given = [entry for entry in sys.path if entry and Path(entry).exists() and Path(entry) not in own]
-    return {**os.environ, SAFE_PATH: "1", "PYTHONPATH": os.pathsep.join(given), **more}
+    default_folders |= {folder / "lib-dynload" for folder in default_folders}
+    added = [entry for entry in sys.path if entry and Path(entry).exists() and Path(entry) not in default_folders]
+    return {**os.environ, SAFE_PATH: "1", "PYTHONPATH": os.pathsep.join(added), **overrides}
 
 
 def stay_safe() -> None:

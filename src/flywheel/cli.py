@@ -39,7 +39,7 @@ from flywheel.console import (
     say,
 )
 from flywheel.errors import BudgetError, ConfigError, FlywheelError
-from flywheel.output import give, show_table
+from flywheel.output import show_table, write_result
 from flywheel.text import printable
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def sql(
     """
     from flywheel.datasets.pins import snapshot_of
     from flywheel.datasets.reading import QueryLimits
-    from flywheel.watchdog import watched
+    from flywheel.watchdog import resource_limits
 
     limits = QueryLimits(timeout, memory)
     if query is None:
@@ -246,12 +246,12 @@ def sql(
         run_shell(lake, snapshot, limits, lake.root / "sql_history")
         return
     form = Format.JSON if as_json else format
-    with watched(timeout, memory):
+    with resource_limits(timeout, memory):
         lake = open_lake(data_dir)
         snapshot = snapshot_of(lake, at) if at else None
         printed = form not in (Format.PARQUET, Format.ARROW)
         with lake.stream(query, at=snapshot, limits=limits, printed=printed, verify=verify) as result:
-            give(result, form, output, words=non_finite is NonFinite.TEXT)
+            write_result(result, form, output, non_finite_text=non_finite is NonFinite.TEXT)
 
 
 @app.command(epilog="Example: flywheel show 3f2a91c04b --data-dir data/quickstart")
@@ -312,11 +312,11 @@ def main() -> None:
         print(f"flywheel: {printable(redact(str(error), Counter()))}", file=sys.stderr)
         sys.exit(SPENT if isinstance(error, BudgetError) else 2)
     except BrokenPipeError:  # whoever read this has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         sys.exit(1)
     except OSError as error:
-        print(f"flywheel: {error.filename or 'stdout'}: {error.strerror or error}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at the end
+        print(printable(f"flywheel: {error.filename or 'stdout'}: {error.strerror or error}"), file=sys.stderr)
+        _silence_stdout()
         sys.exit(2)
     except KeyboardInterrupt:
         print("flywheel: interrupted; the same command resumes", file=sys.stderr)
@@ -325,6 +325,11 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             print("flywheel: interrupted; the same command resumes", file=sys.stderr)
         raise
+
+
+def _silence_stdout() -> None:
+    """Have nothing more written to a stdout that takes nothing, not even when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plan(config: Config) -> list[dict[str, Any]]:

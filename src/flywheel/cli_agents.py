@@ -150,6 +150,6 @@ def serve_policy(
         port=port,
         device=pick_device(device),
         canary=Canary(canary, canary_share) if canary else None,
-        bounds=Bounds(body=max_body << 20, requests=max_requests),
+        bounds=Bounds(max_body_bytes=max_body << 20, max_requests_per_client=max_requests),
         started=lambda url, student: print(f"serving {student} at {url}", file=sys.stderr, flush=True),
     )

@@ -89,7 +89,7 @@ def open_lake(data_dir: str, *, create: bool = False) -> Lake:
 def say(value: Any, as_json: bool) -> None:
     """Plain text for people, JSON for scripts."""
     if as_json:
-        print(json.dumps(json_value(value, words=False, lost=[0]), indent=2, default=str))
+        print(json.dumps(json_value(value), indent=2, default=str))
     elif isinstance(value, dict):
         for name, entry in value.items():
             print(printable(f"{name}: {entry}"))

@@ -1,9 +1,6 @@
 """One tree of errors: whatever a user can mend is told in one line that says what to do."""
 
-from flywheel.text import printable
-
-LONGEST = 500
-"""Characters of a reason."""
+from flywheel.text import printable_line
 
 
 class FlywheelError(Exception):
@@ -59,7 +56,7 @@ class RefusedError(InfrastructureError):
 
 
 class UnreachableError(InfrastructureError):
-    """A model server does not answer, or fails; whoever asked is not to blame."""
+    """A model server does not answer, or fails; the request is not at fault."""
 
 
 class RecordError(FlywheelError):
@@ -69,7 +66,7 @@ class RecordError(FlywheelError):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(printable(" ".join(reason.split()))[:LONGEST])
+        super().__init__(printable_line(reason))
 
 
 class TaskError(FlywheelError):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from flywheel.console import Format
 from flywheel.datasets.views import VIEWS
 from flywheel.errors import FlywheelError
-from flywheel.output import give, show_table
+from flywheel.output import show_table, write_result
 from flywheel.text import printable
-from flywheel.watchdog import watched
+from flywheel.watchdog import resource_limits
 
 if TYPE_CHECKING:
     from flywheel.datasets.lake import Lake
@@ -51,10 +51,10 @@ class Shell(cmd.Cmd):
             self._pending, self.prompt = [], "flywheel> "
             try:
                 with (
-                    watched(self._limits.seconds, self._limits.memory),
+                    resource_limits(self._limits.seconds, self._limits.memory),
                     self._lake.stream(statement, at=self._at, limits=self._limits) as result,
                 ):
-                    give(result, Format.TABLE, None)
+                    write_result(result, Format.TABLE, None)
             except FlywheelError as error:
                 print(printable(str(error)))
         return False

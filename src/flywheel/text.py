@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: _escape(match.group()), text)
 
 
-def _escape(letter: str) -> str:
-    code = ord(letter)
+def _escape(character: str) -> str:
+    code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
@@ -31,9 +30,9 @@ def markdown(text: str) -> str:
     return _MARKDOWN.sub(lambda match: re.sub(r"(.)", r"\\\1", match.group()), " ".join(printable(text).split()))
 
 
-def html_text(text: str) -> str:
-    """The text as HTML shows it word for word."""
-    return html.escape(printable(text))
+def printable_line(text: str, limit: int = 500) -> str:
+    """The text in one printable line of at most so many characters."""
+    return printable(" ".join(text.split()))[:limit]
 
 
 def plain_console(*, stderr: bool = False) -> Console:
@@ -43,25 +42,29 @@ def plain_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
-def json_value(value: Any, *, words: bool, lost: list[int]) -> Any:
-    """A value as JSON holds it. NaN and infinity become null, or words; each is counted in `lost`."""
+def non_finite_as_text(value: float) -> str:
+    """NaN and infinity by name."""
+    return "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
+
+
+def json_value(value: Any, non_finite: Callable[[float], str | None] = lambda value: None) -> Any:
+    """A value as JSON holds it, with something else in place of NaN and infinity."""
     if isinstance(value, float) and not math.isfinite(value):
-        lost[0] += 1
-        return ("NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity") if words else None
+        return non_finite(value)
     if isinstance(value, dict):
-        return {name: json_value(inner, words=words, lost=lost) for name, inner in value.items()}
+        return {name: json_value(inner, non_finite) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [json_value(inner, words=words, lost=lost) for inner in value]
+        return [json_value(inner, non_finite) for inner in value]
     return value
 
 
 def unique(names: Sequence[str]) -> list[str]:
     """The names with a number behind those that came before: a, b, a_2."""
-    found: list[str] = []
+    taken: list[str] = []
     for name in names:
         number, candidate = 1, name
-        while candidate in found:
+        while candidate in taken:
             number += 1
             candidate = f"{name}_{number}"
-        found.append(candidate)
-    return found
+        taken.append(candidate)
+    return taken

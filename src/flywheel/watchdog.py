@@ -18,63 +18,63 @@ GRACE_SECONDS = 1.0
 """How long something may take to heed an interrupt."""
 SLACK = 400 << 20
 """Bytes that a process needs besides the memory that its query may take."""
-LOOK_SECONDS = 0.02
-BAD = 2
-"""Exit code, as of everything that a user can mend."""
+POLL_SECONDS = 0.02
+EXIT_USER_ERROR = 2
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:(%)|([KMGT]?)i?B?)\s*", re.IGNORECASE)
 
 
 @contextmanager
-def watched(seconds: float, memory: str) -> Iterator[None]:
+def resource_limits(seconds: float, memory: str) -> Iterator[None]:
     """End this process with one line and exit code 2 if what runs inside takes longer, or more memory, than that."""
-    until, most = time.monotonic() + seconds + GRACE_SECONDS, bytes_of(memory) + SLACK
-    over = threading.Event()
+    deadline, max_bytes = time.monotonic() + seconds + GRACE_SECONDS, bytes_of(memory) + SLACK
+    finished = threading.Event()
 
     def watch() -> None:
-        while not over.wait(LOOK_SECONDS):
-            if time.monotonic() > until:
+        while not finished.wait(POLL_SECONDS):
+            if time.monotonic() > deadline:
                 _end(f"the query took longer than {seconds:g} s; narrow it or raise the limit")
-            if resident() > most:
+            if resident() > max_bytes:
                 _end(f"the query needs more memory than {memory}; narrow it or raise the limit")
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()
     try:
-        with _ceiling(bytes_of(memory) + SLACK):
+        with _data_limit(max_bytes):
             yield
     except MemoryError as error:
         raise QueryError(f"the query needs more memory than {memory}; narrow it or raise the limit") from error
     finally:
-        over.set()
+        finished.set()
 
 
 @contextmanager
-def _ceiling(more: int) -> Iterator[None]:
-    """Let the system refuse this process more memory than that, also where no thread gets to look (Linux)."""
-    now = _written()
+def _data_limit(extra_bytes: int) -> Iterator[None]:
+    """Have the system refuse this process more memory than that, also where no thread gets to look (Linux)."""
+    now = _data_segment_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if now is None or (hard != resource.RLIM_INFINITY and now + more > hard):
-        yield
+    if now is None or any(limit != resource.RLIM_INFINITY and now + extra_bytes > limit for limit in (soft, hard)):
+        yield  # what was set before is stricter
         return
-    resource.setrlimit(resource.RLIMIT_DATA, (now + more, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (now + extra_bytes, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _written() -> int | None:
+def _data_segment_bytes() -> int | None:
     """Bytes of private memory that this process may write to now, where the system tells."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return None
-    found = re.search(r"VmData:\s+(\d+) kB", status)
-    return int(found[1]) << 10 if found else None
+    match = re.search(r"VmData:\s+(\d+) kB", status)
+    return int(match[1]) << 10 if match else None
 
 
 def bytes_of(memory: str) -> int:
-    """A size as DuckDB writes it, `4GB` or `70%` of this machine's memory. Raises `QueryError` for anything else."""
+    """A size in DuckDB's notation, its units as powers of two: `4GB`, or `70%` of this machine's memory. Raises
+    `QueryError` for anything else."""
     match = _SIZE.fullmatch(memory)
     if not match:
         raise QueryError(f"--memory '{memory}' is no size; write it as 4GB or 70%")
@@ -95,4 +95,4 @@ def resident() -> int:
 
 def _end(message: str) -> None:
     os.write(sys.stderr.fileno(), f"flywheel: {message}\n".encode())
-    os._exit(BAD)
+    os._exit(EXIT_USER_ERROR)

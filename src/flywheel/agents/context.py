@@ -136,7 +136,7 @@ class HierarchicalContext(FlatContext):
         """The subgoal ends: the executor says so itself, or its steps ran out."""
         assert self.plan_window is not None and self.window is not None
         if outcome is Outcome.DONE:
-            self.window.say(DONE, target=target, decision=self.steps)
+            self.window.end_with(DONE, target=target, decision=self.steps)
         self.plan_window.outcome(outcome)
         self.memory = self.memory.did(self.subgoal if outcome is Outcome.DONE else f"{self.subgoal} {outcome}")
         self.subgoal = ""

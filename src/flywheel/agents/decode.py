@@ -26,7 +26,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why one row of a batch has no answer. A batch shares no error: the others have theirs."""
+    """Why one row of a batch has no answer. Other rows of the batch are unaffected."""
 
     reason: str
 

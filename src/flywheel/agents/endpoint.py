@@ -16,6 +16,7 @@ from flywheel.config_agents import ChatConfig
 from flywheel.errors import (
     ConfigError,
     FlywheelError,
+    InfrastructureError,
     PrerequisiteError,
     RefusedError,
     UnreachableError,
@@ -70,9 +71,9 @@ def ask(server: Server, system: str, text: str, schema: type[BaseModel], *, temp
     Raises `InfrastructureError` if the server fails, `ConfigError` if it refuses.
     """
     openai = _openai(server)
-    asked = {"name": schema.__name__.lower(), "strict": True, "schema": schema.model_json_schema()}
+    json_schema = {"name": schema.__name__.lower(), "strict": True, "schema": schema.model_json_schema()}
     messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": text}]
-    format: Any = {"type": "json_schema", "json_schema": asked}
+    format: Any = {"type": "json_schema", "json_schema": json_schema}
     try:
         with openai.OpenAI(
             base_url=server.base_url, api_key=os.environ.get(server.key, "none"), timeout=server.timeout
@@ -83,7 +84,7 @@ def ask(server: Server, system: str, text: str, schema: type[BaseModel], *, temp
     except openai.OpenAIError as error:
         raise explained(server, error) from error
     if problem := error_of(reply):
-        raise UnreachableError(f"the {server.role} at {server.base_url} answers with an error: {problem[1][:EXCERPT]}")
+        raise _failure(server, *problem)
     return reply_of(reply.choices[0].message).text if reply.choices else ""
 
 
@@ -117,8 +118,8 @@ class Endpoint:
         _openai(self._server)
         self._settings = settings
         self._client: AsyncOpenAI | None = None
-        self._limit = "max_tokens" if settings.token_limit == "auto" else settings.token_limit
-        self._refused = {"temperature"} if settings.temperature == "default" else set[str]()
+        self._token_limit = "max_tokens" if settings.token_limit == "auto" else settings.token_limit
+        self._unsupported = {"temperature"} if settings.temperature == "default" else set[str]()
         """Options that are left out."""
         self._turn = 0.0
         """Loop time from which the next request may be sent."""
@@ -136,18 +137,18 @@ class Endpoint:
             )
         if settings.top_logprobs:
             options |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
-        number = 0
+        attempt = 0
         while True:
             await self._pace()
-            asked = {name: value for name, value in options.items() if name not in self._refused}
-            asked[self._limit] = settings.max_tokens
+            sent = {name: value for name, value in options.items() if name not in self._unsupported}
+            sent[self._token_limit] = settings.max_tokens
             try:
-                reply = await self._client.chat.completions.create(model=settings.model, messages=messages, **asked)
+                reply = await self._client.chat.completions.create(model=settings.model, messages=messages, **sent)
                 problem = error_of(reply) or (None if reply.choices else (0, "an answer without choices"))
                 if problem is None:
                     return _answer(reply, settings)
             except openai.BadRequestError as error:
-                if not self._adapted(error, asked):
+                if not self._drop_unsupported(error, sent):
                     raise explained(self._server, error) from error
                 continue
             except openai.OpenAIError as error:
@@ -156,28 +157,24 @@ class Endpoint:
                 raise UnreachableError(
                     f"the {self._server.role} at {settings.base_url} does not speak the OpenAI API: {error}"
                 ) from error
-            code, told = problem
-            failure = UnreachableError(
-                f"the {self._server.role} at {settings.base_url} answers with an error: {told[:EXCERPT]}"
-            )
-            if 400 <= code < 500 and code not in PASSING:
-                raise RefusedError(str(failure))
-            if number == settings.retries:
+            failure = _failure(self._server, *problem)
+            if isinstance(failure, RefusedError) or attempt == settings.retries:
                 raise failure
-            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**number))
-            number += 1
+            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt))
+            attempt += 1
 
-    def _adapted(self, error: BadRequestError, asked: Mapping[str, Any]) -> bool:
-        """Leave out from now on what a server does not support, by its own word, where it can be left out or said
-        otherwise. Would another request be sent now?"""
-        told = str(error)
-        if error.param is None and not UNSUPPORTED.search(told):
+    def _drop_unsupported(self, error: BadRequestError, sent: Mapping[str, Any]) -> bool:
+        """Stop sending options that the server names as unsupported. Would the next request differ from this one?"""
+        message = str(error)
+        if error.param is None and not UNSUPPORTED.search(message):
             return False
-        named = {name for name in (*OPTIONAL, "max_tokens") if name == error.param or re.search(rf"\b{name}\b", told)}
-        if "max_tokens" in named & asked.keys() and self._settings.token_limit == "auto":
-            self._limit = "max_completion_tokens"
-        self._refused |= named & set(OPTIONAL)
-        return bool(asked.keys() & self._refused) or self._limit not in asked
+        named = {
+            name for name in (*OPTIONAL, "max_tokens") if name == error.param or re.search(rf"\b{name}\b", message)
+        }
+        if "max_tokens" in named & sent.keys() and self._settings.token_limit == "auto":
+            self._token_limit = "max_completion_tokens"
+        self._unsupported |= named & set(OPTIONAL)
+        return bool(sent.keys() & self._unsupported) or self._token_limit not in sent
 
     async def close(self) -> None:
         """Let go of the connections; the next question opens new ones."""
@@ -202,20 +199,27 @@ def _answer(reply: ChatCompletion, settings: ChatConfig) -> Answer:
         cached = min(read, count_of(details.cached_tokens)) if details else 0
     cheap = settings.price_prompt if settings.price_cached is None else settings.price_cached
     cost = ((read - cached) * settings.price_prompt + cached * cheap + written * settings.price_completion) / 1e6
-    told = (choice.logprobs.content or None) if choice.logprobs else None
-    said = reply_of(choice.message)
+    tokens = (choice.logprobs.content or None) if choice.logprobs else None
+    message = reply_of(choice.message)
     return Answer(
-        text=said.text,
+        text=message.text,
         model=reply.model or settings.model,
-        thought=said.thought,
-        arguments=said.arguments,
+        thought=message.thought,
+        arguments=message.arguments,
         prompt_tokens=read,
         completion_tokens=written,
         cost=cost,
-        logprobs=tuple(one.logprob for one in told) if told else None,
-        top_tokens=tuple(tuple(top.token for top in one.top_logprobs) for one in told) if told else None,
-        top_logprobs=tuple(tuple(top.logprob for top in one.top_logprobs) for one in told) if told else None,
+        logprobs=tuple(token.logprob for token in tokens) if tokens else None,
+        top_tokens=tuple(tuple(top.token for top in token.top_logprobs) for token in tokens) if tokens else None,
+        top_logprobs=tuple(tuple(top.logprob for top in token.top_logprobs) for token in tokens) if tokens else None,
     )
+
+
+def _failure(server: Server, code: int, message: str) -> InfrastructureError:
+    """What an error means that came with status 200, by the code in it: the request is refused, or the server fails."""
+    refused = 400 <= code < 500 and code not in PASSING
+    kind = RefusedError if refused else UnreachableError
+    return kind(f"the {server.role} at {server.base_url} answers with an error: {message[:EXCERPT]}")
 
 
 def explained(server: Server, error: Exception) -> FlywheelError:
@@ -226,8 +230,8 @@ def explained(server: Server, error: Exception) -> FlywheelError:
     if status in PASSING or status >= 500:
         return UnreachableError(f"the {server.role} at {server.base_url} fails: HTTP {status}")
     if status not in STANDING:
-        told = " ".join(str(getattr(error, "message", error)).split())[:EXCERPT]
-        return RefusedError(f"the {server.role} at {server.base_url} refuses a request: HTTP {status}: {told}")
+        detail = " ".join(str(getattr(error, "message", error)).split())[:EXCERPT]
+        return RefusedError(f"the {server.role} at {server.base_url} refuses a request: HTTP {status}: {detail}")
     return ConfigError(
         f"the {server.role} at {server.base_url} refuses: HTTP {status}; check base_url, model and {server.key}"
     )

@@ -115,8 +115,8 @@ class Window:
         self.pieces.append(Piece(marker=ACT))
         self.pieces.append(Piece(text, target, decision, ends=True))
 
-    def say(self, marker: str, *, target: bool, decision: int) -> None:
-        """The same with a marker in place of an action: "done", or the end of it all."""
+    def end_with(self, marker: str, *, target: bool, decision: int) -> None:
+        """A marker in place of an action: the subgoal is done, or the episode ends."""
         self.pieces.append(Piece(marker=ACT))
         self.pieces.append(Piece("", target, decision, marker, ends=True))
 

@@ -31,7 +31,10 @@ class Reader:
 
     def read(self, slots: Sequence[int], contexts: Sequence[Sequence[int]]) -> Tensor:
         """Logits (B, V), on the CPU, of the token after each context. No slot may occur twice."""
-        kept = [_common(self._read.get(slot, []), context) for slot, context in zip(slots, contexts, strict=True)]
+        kept = [
+            common_prefix(self._read.get(slot, []), context[:-1])  # the last token is computed anew, for its logits
+            for slot, context in zip(slots, contexts, strict=True)
+        ]
         new = [list(context[keep:]) for context, keep in zip(contexts, kept, strict=True)]
         for slot, context, keep in zip(slots, contexts, kept, strict=True):
             self._read[slot] = list(context[:keep])  # what stays true if the pass fails
@@ -100,9 +103,9 @@ def _passes(order: Sequence[int], new: Sequence[list[int]]) -> Iterator[list[int
     yield rows
 
 
-def _common(read: Sequence[int], context: Sequence[int]) -> int:
-    """Tokens of `context` that need no computing: what was read before, less one that gives the logits."""
-    limit = min(len(read), len(context) - 1)
+def common_prefix(read: Sequence[int], context: Sequence[int]) -> int:
+    """How many tokens two contexts have in common from their beginning."""
+    limit = min(len(read), len(context))
     if list(read[:limit]) == list(context[:limit]):
         return limit
     return next(index for index in range(limit) if read[index] != context[index])

@@ -17,7 +17,7 @@ _TEXTS, _THOUGHTS = ("text", "output_text"), ("thinking", "reasoning", "summary_
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One message of a model: its words, its thoughts, and the arguments of its first tool call, if it made one."""
+    """One message of a model: its text, its reasoning, and the arguments of its first tool call, if it made one."""
 
     text: str
     thought: str = ""
@@ -28,9 +28,9 @@ def reply_of(message: Any) -> Reply:
     """What a message says."""
     texts, thoughts = _parts(getattr(message, "content", None))
     for name in ("reasoning", "reasoning_content", "thinking"):
-        told = getattr(message, name, None)
-        if told and not thoughts:
-            thoughts = [told] if isinstance(told, str) else [*_parts(told)[0], *_parts(told)[1]]
+        reasoning = getattr(message, name, None)
+        if reasoning and not thoughts:
+            thoughts = [text for kind in _parts(reasoning) for text in kind]
     text = "\n".join(texts)
     if match := _THINK.match(text):
         thoughts, text = [*thoughts, match[1].strip()], text[match.end() :]
@@ -42,17 +42,16 @@ def reply_of(message: Any) -> Reply:
 
 def error_of(reply: Any) -> tuple[int, str] | None:
     """(code or 0, message) of an error that came with status 200, as proxies send it; None where there is none."""
-    told = getattr(reply, "error", None)
-    if not told:
+    error = getattr(reply, "error", None)
+    if not error:
         return None
-    if not isinstance(told, dict):
-        return 0, str(told)
-    code = told.get("code")
-    return code if isinstance(code, int) else 0, str(told.get("message") or told)
+    if not isinstance(error, dict):
+        return 0, str(error)
+    return count_of(error.get("code")), str(error.get("message") or error)
 
 
 def count_of(value: Any) -> int:
-    """A count of tokens; 0 where the server does not tell one."""
+    """A whole number above zero, such as a count of tokens; 0 for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
@@ -64,8 +63,7 @@ def _parts(content: Any) -> tuple[list[str], list[str]]:
     for part in content if isinstance(content, list) else ():
         kind, inner = (part.get("type"), part) if isinstance(part, dict) else ("text", {"text": part})
         if kind in _THOUGHTS:
-            told = inner.get(kind, inner.get("text"))
-            thoughts += [told] if isinstance(told, str) else _parts(told)[0]
+            thoughts += _parts(inner.get(kind, inner.get("text")))[0]
         elif kind in _TEXTS and isinstance(inner.get("text"), str):
             texts.append(inner["text"])
     return texts, thoughts
@@ -80,13 +78,13 @@ def _arguments(message: Any) -> Mapping[str, Any] | None:
         function = call.get("function")
     if function is None:
         return None if call is None else {}
-    told = function.get("arguments") if isinstance(function, dict) else getattr(function, "arguments", None)
-    if isinstance(told, dict):
-        return told
-    if not isinstance(told, str):
+    arguments = function.get("arguments") if isinstance(function, dict) else getattr(function, "arguments", None)
+    if isinstance(arguments, dict):
+        return arguments
+    if not isinstance(arguments, str):
         return {}
     try:
-        found = json.loads(told)
+        parsed = json.loads(arguments)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}

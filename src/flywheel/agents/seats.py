@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from flywheel.children import environment as child_environment
-from flywheel.children import python
+from flywheel.children import child_environment, python_command
 from flywheel.environments.protocol import Environment, Observation, Transition, World
 from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
 from flywheel.trajectory import Task
@@ -73,7 +72,7 @@ class Worker:
     """
 
     def __init__(self, environment: str, parameters: str, patience: float) -> None:
-        self._command = python("-m", "flywheel.agents.worker", environment, parameters)
+        self._command = python_command("-m", "flywheel.agents.worker", environment, parameters)
         self._patience = patience
         self._process: asyncio.subprocess.Process | None = None
         self._asked: list[_Asked] = []

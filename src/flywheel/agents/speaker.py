@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -31,8 +31,8 @@ def longest_context(model: PreTrainedModel) -> int:
 
 def option_ids(tokens: PieceTokenizer, offered: Sequence[str], *, may_end: bool) -> list[list[int]]:
     """The tokens of each option, and of "done" behind them."""
-    found = [tokens.ids(option, ends=True) for option in offered]
-    return [*found, tokens.ids("", DONE, ends=True)] if may_end else found
+    ids = [tokens.ids(option, ends=True) for option in offered]
+    return [*ids, tokens.ids("", DONE, ends=True)] if may_end else ids
 
 
 class Speaker(Protocol):
@@ -99,43 +99,46 @@ class LocalSpeaker:
         *,
         may_end: bool = False,
     ) -> list[Choice | Fault | None]:
-        found: dict[int, Choice | Fault | None] = self._too_long(contexts)
-        rows = [row for row, offered in enumerate(options) if (offered or may_end) and row not in found]
+        answers: dict[int, Choice | Fault | None] = dict(self._too_long(contexts))
+        rows = [row for row, offered in enumerate(options) if (offered or may_end) and row not in answers]
         if not rows:
-            return [found.get(row) for row in range(len(options))]
-        asked = [slots[row] for row in rows]
-        picks = choose(
+            return [answers.get(row) for row in range(len(options))]
+        row_slots = [slots[row] for row in rows]
+        choices = choose(
             self._reader,
-            asked,
+            row_slots,
             [contexts[row] for row in rows],
             [self._known(tuple(options[row]), may_end) for row in rows],
             temperature=self._decoding.temperature,
-            chances=self._drawing(asked),
+            chances=self._drawing(row_slots),
         )
-        found |= zip(rows, picks, strict=True)
-        return [found.get(row) for row in range(len(options))]
+        answers |= zip(rows, choices, strict=True)
+        return [answers.get(row) for row in range(len(options))]
 
     def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
-        found: dict[int, str | Fault] = self._too_long(contexts)
-        rows = [row for row in range(len(slots)) if row not in found]
+        answers: dict[int, str | Fault] = dict(self._too_long(contexts))
+        rows = [row for row in range(len(slots)) if row not in answers]
         if not rows:
-            return [found[row] for row in range(len(slots))]
-        asked = [slots[row] for row in rows]
-        said = generate(
+            return [answers[row] for row in range(len(slots))]
+        row_slots = [slots[row] for row in rows]
+        generations = generate(
             self._reader,
-            asked,
+            row_slots,
             [contexts[row] for row in rows],
             end=self._end,
             max_tokens=self._decoding.max_subgoal_tokens,
             never=self._markers,
             temperature=self._decoding.temperature,
-            chances=self._drawing(asked),
+            chances=self._drawing(row_slots),
         )
-        for row, words in zip(rows, said, strict=True):
-            found[row] = words if isinstance(words, Fault) else str(self._tokenizer.decode(list(words[0]))).strip()
-        return [found[row] for row in range(len(slots))]
+        for row, generation in zip(rows, generations, strict=True):
+            if isinstance(generation, Fault):
+                answers[row] = generation
+            else:
+                answers[row] = str(self._tokenizer.decode(list(generation[0]))).strip()
+        return [answers[row] for row in range(len(slots))]
 
-    def _too_long(self, contexts: Sequence[list[int]]) -> dict[int, Any]:
+    def _too_long(self, contexts: Sequence[list[int]]) -> dict[int, Fault]:
         """Rows whose context is longer than what the model can read: row → why it has no answer."""
         return {
             row: Fault(f"a context of {len(context)} tokens is longer than the model's {self._longest}")

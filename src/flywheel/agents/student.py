@@ -75,7 +75,7 @@ class FlatAgent:
         decisions = []
         for episode, turn, context, row, pick in zip(episodes, turns, contexts, options, picks, strict=True):
             if not isinstance(pick, Choice):
-                decisions.append(_none(pick))
+                decisions.append(_no_decision(pick))
                 continue
             action = row[pick.index]
             episode.context.act(turn.observation, action)
@@ -171,7 +171,7 @@ class HierarchicalAgent:
         unplanned: dict[int, Decision] = {}
         for turn, (subgoal, tokens) in zip(turns, self._name(turns), strict=True):
             if isinstance(subgoal, Fault):
-                unplanned[turn.slot] = _none(subgoal)
+                unplanned[turn.slot] = _no_decision(subgoal)
                 continue
             episode = self._episodes[turn.slot]
             episode.context.adopt(subgoal)
@@ -195,7 +195,7 @@ class HierarchicalAgent:
         picks = self._executor.choose([turn.slot for turn in turns], contexts, offers, may_end=may_end)
         for turn, episode, context, row, pick in zip(turns, episodes, contexts, offers, picks, strict=True):
             if not isinstance(pick, Choice):
-                decided[turn.slot] = _none(pick)
+                decided[turn.slot] = _no_decision(pick)
                 continue
             if pick.index == len(row):
                 episode.end(Outcome.DONE)
@@ -215,7 +215,7 @@ class HierarchicalAgent:
         return decided
 
 
-def _none(pick: Fault | None) -> Decision:
+def _no_decision(pick: Fault | None) -> Decision:
     """No decision: nothing was on offer, or the model had no answer, and why."""
     return Decision(None, error=pick.reason if pick else "")
 

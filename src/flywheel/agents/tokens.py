@@ -21,14 +21,14 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return found
 
 
-def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a text in which nothing is special."""
+def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text; what spells a special token in it is encoded as ordinary characters."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     return ids
 
 
-def most_letters(tokenizer: PreTrainedTokenizerBase, tokens: int) -> int:
-    """A text of more letters than this has more than so many tokens, whatever it says."""
+def max_chars(tokenizer: PreTrainedTokenizerBase, tokens: int) -> int:
+    """An upper bound on the characters of a text of so many tokens."""
     return tokens * max(map(len, tokenizer.get_vocab()), default=1)
 
 
@@ -46,7 +46,7 @@ class PieceTokenizer:
         if text not in self._known:
             if len(self._known) >= self._max_entries:
                 self._known.clear()
-            self._known[text] = plain_ids(self._tokenizer, text) if text else []
+            self._known[text] = encode_plain(self._tokenizer, text) if text else []
         if not marker and not ends:
             return self._known[text]
         return [*self._marker(marker), *self._known[text], *self._marker(END if ends else "")]

@@ -9,23 +9,29 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import accumulate
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from flywheel.agents.tokens import plain_ids
+from flywheel.agents.tokens import encode_plain
 from flywheel.errors import FlywheelError, InfrastructureError
 from flywheel.serving.completions import Completer, Completion, GenerationRequest
-from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestError, StreamOptions, parse_request
+from flywheel.serving.requests import (
+    ChatRequest,
+    CompletionRequest,
+    RequestError,
+    StreamOptions,
+    error_response,
+    parse_request,
+)
 from flywheel.serving.roster import Roster
-from flywheel.text import printable
 
 WATCH_SECONDS = 1.0
-LOOK_SECONDS = 0.5
-"""How often a server looks whether who asked is still there."""
-GONE = 499
+DISCONNECT_POLL_SECONDS = 0.5
+CLIENT_CLOSED_REQUEST = 499
 """Status of an answer that nobody waits for, as nginx has it."""
 
 
@@ -46,16 +52,16 @@ def make_app(roster: Roster) -> FastAPI:
     app = FastAPI(title="Flywheel students", lifespan=lifespan, openapi_url=None)
 
     @app.exception_handler(RequestError)
-    async def malformed(_: Request, error: RequestError) -> Response:
-        return _refusal(400, str(error))
+    async def on_request_error(_: Request, error: RequestError) -> Response:
+        return error_response(400, str(error))
 
     @app.exception_handler(FlywheelError)
-    async def unknown(_: Request, error: FlywheelError) -> Response:
-        return _refusal(500 if isinstance(error, InfrastructureError) else 404, str(error))
+    async def on_flywheel_error(_: Request, error: FlywheelError) -> Response:
+        return error_response(500 if isinstance(error, InfrastructureError) else 404, str(error))
 
     @app.exception_handler(HTTPException)
-    async def elsewhere(_: Request, error: HTTPException) -> Response:
-        return _refusal(error.status_code, str(error.detail))
+    async def on_http_error(_: Request, error: HTTPException) -> Response:
+        return error_response(error.status_code, str(error.detail))
 
     @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
@@ -72,58 +78,59 @@ def make_app(roster: Roster) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        wanted = parse_request(ChatRequest, await request.body())
-        async with roster.serving(wanted.model, wanted.user or wanted.beginning) as (student, part):
+        params = parse_request(ChatRequest, await request.body())
+        async with roster.serving(params.model, params.user or params.beginning) as (student, part):
             if part:
-                return _refusal(400, f"{wanted.model} is a part of an agent; it answers at /v1/completions")
+                return error_response(400, f"{params.model} is a part of an agent; it answers at /v1/completions")
             try:
-                text, decision = await student.chat(wanted.messages)
+                text, decision = await student.chat(params.messages)
             except ValueError as error:
-                return _refusal(400, f"messages: {error}")
-            tokenizer = next(reversed(student.parts.values())).tokenizer
-        text, reason = _cut(text, tokenizer, wanted.longest)
-        head = _head("chatcmpl", "chat.completion.chunk" if wanted.stream else "chat.completion", student.name)
-        usage = _usage(decision.prompt_tokens, min(decision.completion_tokens, wanted.longest))
-        if wanted.stream:
-            return _streamed(_chat_chunks(head, text, reason), head, usage, wanted.stream_options)
+                return error_response(400, f"messages: {error}")
+            *_, acting = student.parts.values()  # the executor, or the flat model
+        text, reason = _truncate(text, acting.tokenizer, params.max_answer_tokens)
+        head = _head("chatcmpl", "chat.completion.chunk" if params.stream else "chat.completion", student.name)
+        usage = _usage(decision.prompt_tokens, min(decision.completion_tokens, params.max_answer_tokens))
+        if params.stream:
+            return _streamed(_chat_chunks(head, text, reason), head, usage, params.stream_options)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return JSONResponse({**head, "choices": [choice], "usage": usage})
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        wanted = parse_request(CompletionRequest, await request.body())
-        async with roster.serving(wanted.model, wanted.user or str(wanted.prompt)[:1000]) as (student, part):
+        params = parse_request(CompletionRequest, await request.body())
+        async with roster.serving(params.model, params.user or str(params.prompt)[:1000]) as (student, part):
             if part not in student.parts:
-                names = ", ".join(f"{student.card.policy_id}/{one}" for one in student.parts)
-                return _refusal(404, f"completions are for the parts of an agent, here {names}")
+                names = ", ".join(f"{student.card.policy_id}/{name}" for name in student.parts)
+                return error_response(404, f"completions are for the parts of an agent, here {names}")
             completer = student.parts[part]
-            prompts = [await _tokens_of(prompt, completer) for prompt in wanted.prompts]
-            generations = [generation for ids in prompts for generation in _generations(wanted, ids, completer)]
-            answers = await _answered(
+            prompts = [await _encode_prompt(prompt, completer) for prompt in params.prompts]
+            generations = [generation for ids in prompts for generation in _generations(params, ids, completer)]
+            answers = await _unless_disconnected(
                 request, asyncio.gather(*(student.complete(part, generation) for generation in generations))
             )
             if answers is None:
-                return Response(status_code=GONE)
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
         head = _head("cmpl", "text_completion", f"{student.name}/{part}")
-        read = sum(len(generation.prompt) for generation in generations[:: wanted.n])
-        usage = _usage(read, sum(len(said.tokens) for said in answers))
-        if wanted.stream:
-            (said,) = answers
-            texts = [str(completer.tokenizer.decode([token])) for token in said.shown]
-            return _streamed(_completion_chunks(head, texts, said.finish_reason), head, usage, wanted.stream_options)
+        read = sum(len(generation.prompt) for generation in generations[:: params.n])
+        usage = _usage(read, sum(len(completion.tokens) for completion in answers))
+        if params.stream:
+            (completion,) = answers
+            texts = [str(completer.tokenizer.decode([token])) for token in completion.visible_tokens]
+            chunks = _completion_chunks(head, texts, completion.finish_reason)
+            return _streamed(chunks, head, usage, params.stream_options)
         choices = [
-            _choice(number, wanted, generation, said, completer)
-            for number, (generation, said) in enumerate(zip(generations, answers, strict=True))
+            _choice(index, params, generation, completion, completer)
+            for index, (generation, completion) in enumerate(zip(generations, answers, strict=True))
         ]
         return JSONResponse({**head, "choices": choices, "usage": usage})
 
     return app
 
 
-async def _answered(request: Request, answers: asyncio.Future[list[Completion]]) -> list[Completion] | None:
-    """The answers, or None where the client went away meanwhile: nothing more is computed for it."""
-    while not (await asyncio.wait([answers], timeout=LOOK_SECONDS))[0]:
+async def _unless_disconnected(request: Request, answers: asyncio.Future[list[Completion]]) -> list[Completion] | None:
+    """The answers, or None if the client disconnects before: nothing more is computed for it."""
+    while not (await asyncio.wait([answers], timeout=DISCONNECT_POLL_SECONDS))[0]:
         if await request.is_disconnected():
             answers.cancel()
             with suppress(asyncio.CancelledError):
@@ -132,72 +139,86 @@ async def _answered(request: Request, answers: asyncio.Future[list[Completion]])
     return answers.result()
 
 
-async def _tokens_of(prompt: str | list[int], completer: Completer) -> list[int]:
-    """A prompt's token ids, found beside what the server does. What is surely too long is not even tokenised."""
+async def _encode_prompt(prompt: str | list[int], completer: Completer) -> list[int]:
+    """A prompt's token ids, computed in a thread. What is surely too long is not even tokenised."""
     if not isinstance(prompt, str):
         return prompt
-    if len(prompt) > completer.most_letters:
-        raise RequestError(f"prompt: {len(prompt)} letters are more than the {completer.longest} tokens of the context")
-    return await asyncio.to_thread(plain_ids, completer.tokenizer, prompt)
+    if len(prompt) > completer.max_prompt_chars:
+        raise RequestError(
+            f"prompt: {len(prompt)} characters are more than the {completer.max_context_tokens} tokens of the context"
+        )
+    return await asyncio.to_thread(encode_plain, completer.tokenizer, prompt)
 
 
-def _generations(wanted: CompletionRequest, ids: list[int], completer: Completer) -> list[GenerationRequest]:
+def _generations(params: CompletionRequest, ids: list[int], completer: Completer) -> list[GenerationRequest]:
     """What is asked for one prompt. Raises `RequestError` for unknown tokens, and for more than the model reads."""
     tokenizer = completer.tokenizer
     known = range(len(tokenizer))
-    allowed = list(dict.fromkeys(wanted.allowed_token_ids))
-    if not ids or any(token not in known for token in [*ids, *allowed, *wanted.logit_bias, *wanted.stop_token_ids]):
+    allowed = list(dict.fromkeys(params.allowed_token_ids))
+    if not ids or any(token not in known for token in [*ids, *allowed, *params.logit_bias, *params.stop_token_ids]):
         raise RequestError(f"prompt: it needs at least one token, and ids below {len(tokenizer)}")
-    if len(ids) + wanted.max_tokens > completer.longest:
+    if len(ids) + params.max_tokens > completer.max_context_tokens:
         raise RequestError(
-            f"prompt: the model's context has {completer.longest} tokens, "
-            f"this asks for {len(ids)} and {wanted.max_tokens} more"
+            f"prompt: the model's context has {completer.max_context_tokens} tokens, "
+            f"this asks for {len(ids)} and {params.max_tokens} more"
         )
     return [
         GenerationRequest(
             prompt=tuple(ids),
-            max_tokens=wanted.max_tokens,
-            temperature=wanted.temperature,
-            seed=(wanted.seed + number) % 2**63,
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            seed=(params.seed + number) % 2**63,
             allowed=tuple(allowed),
-            bias=tuple(wanted.logit_bias.items()),
-            ends=frozenset(wanted.stop_token_ids or [int(tokenizer.eos_token_id)]),
-            stops=wanted.stops,
-            top=wanted.logprobs or 0,
+            bias=tuple(params.logit_bias.items()),
+            stop_token_ids=frozenset(params.stop_token_ids or [int(tokenizer.eos_token_id)]),
+            stop_strings=params.stop_strings,
+            top_logprobs=params.logprobs or 0,
         )
-        for number in range(wanted.n)
+        for number in range(params.n)
     ]
 
 
 def _choice(
-    number: int, wanted: CompletionRequest, generation: GenerationRequest, said: Completion, completer: Completer
+    index: int,
+    params: CompletionRequest,
+    generation: GenerationRequest,
+    completion: Completion,
+    completer: Completer,
 ) -> dict[str, Any]:
     decode = completer.tokenizer.decode
-    text = str(decode(said.shown))
-    cuts = [place for stop in generation.stops if (place := text.find(stop)) >= 0]
+    text = str(decode(completion.visible_tokens))
+    cuts = [start for stop in generation.stop_strings if (start := text.find(stop)) >= 0]
     text = text[: min(cuts)] if cuts else text
-    prompt = wanted.prompts[number // wanted.n]
-    echoed = (prompt if isinstance(prompt, str) else str(decode(prompt))) if wanted.echo else ""
+    prompt = params.prompts[index // params.n]
+    echoed = (prompt if isinstance(prompt, str) else str(decode(prompt))) if params.echo else ""
     choice: dict[str, Any] = {
-        "index": number,
+        "index": index,
         "text": echoed + text,
-        "finish_reason": said.finish_reason,
-        "logprobs": None if wanted.logprobs is None else _logprobs(said, decode),
+        "finish_reason": completion.finish_reason,
+        "logprobs": None if params.logprobs is None else _logprobs(completion, decode),
     }
-    return {**choice, "token_ids": said.tokens} if wanted.return_token_ids else choice
+    return {**choice, "token_ids": completion.tokens} if params.return_token_ids else choice
 
 
-def _logprobs(said: Completion, decode: Any) -> dict[str, Any]:
-    pieces = [str(decode([token])) for token in said.tokens]
-    offsets = [len("".join(pieces[:place])) for place in range(len(pieces))]
-    top = [{str(decode([token])): value for token, value in one.items()} for one in said.top]
-    return {"tokens": pieces, "token_logprobs": said.logprobs, "top_logprobs": top or None, "text_offset": offsets}
+def _logprobs(completion: Completion, decode: Any) -> dict[str, Any]:
+    pieces = [str(decode([token])) for token in completion.tokens]
+    offsets = list(accumulate(map(len, pieces), initial=0))[:-1]
+    top = [
+        {str(decode([token])): value for token, value in logprob_by_token.items()}
+        for logprob_by_token in completion.top_logprobs
+    ]
+    return {
+        "tokens": pieces,
+        "token_logprobs": completion.logprobs,
+        "top_logprobs": top or None,
+        "text_offset": offsets,
+    }
 
 
-def _cut(text: str, tokenizer: Any, longest: int) -> tuple[str, str]:
-    """(an answer within its tokens, why it ends)."""
-    ids = plain_ids(tokenizer, text) if len(text) > longest else []
-    return (str(tokenizer.decode(ids[:longest])), "length") if len(ids) > longest else (text, "stop")
+def _truncate(text: str, tokenizer: Any, max_tokens: int) -> tuple[str, str]:
+    """(an answer of at most so many tokens, its finish reason). No token is less than a byte."""
+    ids = encode_plain(tokenizer, text) if len(text.encode()) > max_tokens else []
+    return (str(tokenizer.decode(ids[:max_tokens])), "length") if len(ids) > max_tokens else (text, "stop")
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -206,11 +227,6 @@ def _model(name: str) -> dict[str, Any]:
 
 def _head(kind: str, name: str, model: str) -> dict[str, Any]:
     return {"id": f"{kind}-{uuid.uuid4().hex}", "object": name, "created": int(time.time()), "model": model}
-
-
-def _refusal(status: int, message: str) -> JSONResponse:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": printable(message), "type": kind, "code": status}}, status)
 
 
 def _usage(prompt: int, completion: int) -> dict[str, int]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from flywheel.serving.requests import error_response
+
 DRAIN_SECONDS = 5.0
-"""How long the rest of a body that is too large is read and thrown away: who still sends does not hear why."""
+"""How long the rest of a body that is too large is read and thrown away: a client that is still sending would not read
+the refusal."""
 HEADER_SECONDS = 10.0
 """How long a connection may take to send its first request's head."""
 HEADER_BYTES = 64 << 10
@@ -26,13 +25,12 @@ HEADER_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`body`: bytes of one; `bodies`: of all that are coming in. `requests`: of one client at once, told apart by
-    address."""
+    """`max_buffered_bytes`: of all bodies that have not arrived whole yet. A client is an address."""
 
-    body: int = 8 << 20
-    bodies: int = 256 << 20
-    body_seconds: float = 30.0
-    requests: int = 256
+    max_body_bytes: int = 8 << 20
+    max_buffered_bytes: int = 256 << 20
+    body_timeout_seconds: float = 30.0
+    max_requests_per_client: int = 256
 
 
 @dataclass(slots=True)
@@ -40,78 +38,86 @@ class Bounded:
     """An ASGI application behind its bounds. A body reaches it whole or not at all. With a key, every request must
     bring it as a bearer token."""
 
-    app: App
+    app: ASGIApp
     bounds: Bounds
     key: str = ""
-    _under_way: Counter[str] = field(default_factory=Counter)
-    _held: int = 0
-    """Bytes of bodies that have not come whole yet."""
+    _running: Counter[str] = field(default_factory=Counter)
+    """Requests of each client."""
+    _buffered_bytes: int = 0
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        client = str((scope.get("client") or ("",))[0])
+        if refusal := self._refusal(scope["method"], headers, client):
+            await refusal(scope, receive, send)
+            return
+        self._running[client] += 1
+        try:
+            await self._forward(scope, headers, receive, send)
+        finally:
+            self._running[client] -= 1
+            if not self._running[client]:
+                del self._running[client]
+
+    def _refusal(self, method: str, headers: dict[bytes, bytes], client: str) -> JSONResponse | None:
+        """Why a request is refused by its head alone."""
         token = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         if self.key and not hmac.compare_digest(token, self.key.encode()):
-            await _refuse(send, 401, "the API key is missing or wrong")
-            return
-        client = str((scope.get("client") or ("",))[0])
-        if self._under_way[client] >= self.bounds.requests:
-            await _refuse(send, 429, f"more than {self.bounds.requests} requests of one client at once; try again")
-            return
+            return _closing(401, "the API key is missing or wrong")
+        most = self.bounds.max_requests_per_client
+        if self._running[client] >= most:
+            return _closing(429, f"more than {most} requests of one client at once; try again")
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != b"application/json":
-            await _refuse(send, 415, "the content type must be application/json")
-            return
-        self._under_way[client] += 1
-        try:
-            await self._let_in(scope, headers, receive, send)
-        finally:
-            self._under_way[client] -= 1
-            if not self._under_way[client]:
-                del self._under_way[client]
+        if method == "POST" and kind != b"application/json":
+            return _closing(415, "the content type must be application/json")
+        return None
 
-    async def _let_in(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+    async def _forward(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         announced = headers.get(b"content-length", b"0")
         parts, size, more = list[bytes](), 0, True
-        too_large = not announced.isdigit() or int(announced[:20]) > self.bounds.body
+        too_large = not announced.isdigit() or int(announced[:20]) > self.bounds.max_body_bytes
         try:
-            async with asyncio.timeout(self.bounds.body_seconds):
+            async with asyncio.timeout(self.bounds.body_timeout_seconds):
                 while more and not too_large:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return
                     parts.append(message.get("body", b""))
                     size, more = size + len(parts[-1]), message.get("more_body", False)
-                    self._held += len(parts[-1])
-                    too_large = size > self.bounds.body
-                    if self._held > self.bounds.bodies:
-                        await _refuse(send, 503, "too many large requests at once; try again")
+                    self._buffered_bytes += len(parts[-1])
+                    too_large = size > self.bounds.max_body_bytes
+                    if self._buffered_bytes > self.bounds.max_buffered_bytes:
+                        refusal = _closing(503, "too many large requests at once; try again")
+                        await refusal(scope, receive, send)
                         return
         except TimeoutError:
-            await _refuse(send, 408, f"the body took longer than {self.bounds.body_seconds:g} s")
+            refusal = _closing(408, f"the body took longer than {self.bounds.body_timeout_seconds:g} s")
+            await refusal(scope, receive, send)
             return
         finally:
-            self._held -= size
+            self._buffered_bytes -= size
         if too_large:
             parts.clear()
             if b"expect" not in headers:
                 await _drain(receive)
-            await _refuse(send, 413, f"the body is larger than {self.bounds.body >> 20} MiB")
+            refusal = _closing(413, f"the body is larger than {self.bounds.max_body_bytes >> 20} MiB")
+            await refusal(scope, receive, send)
             return
         body = b"".join(parts)
         parts.clear()
-        told = False
+        delivered = False
 
-        async def whole() -> Message:
-            nonlocal told
-            if told:
+        async def receive_body() -> Message:
+            nonlocal delivered
+            if delivered:
                 return await receive()
-            told = True
+            delivered = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, whole, send)
+        await self.app(scope, receive_body, send)
 
 
 async def _drain(receive: Receive) -> None:
@@ -126,15 +132,15 @@ async def _drain(receive: Receive) -> None:
         return
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
-    text = json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": status}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": text})
+def _closing(status: int, message: str) -> JSONResponse:
+    """An error after which the connection is closed."""
+    response = error_response(status, message)
+    response.headers["connection"] = "close"
+    return response
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that waits for the head of a connection's first and every later request, but not for ever."""
+class HeaderTimeoutProtocol(H11Protocol):
+    """HTTP/1.1 with a time limit on the head of every request of a connection."""
 
     _deadline: asyncio.TimerHandle | None = None
 

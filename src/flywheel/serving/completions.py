@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +19,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flywheel.agents.batching import Batcher
 from flywheel.agents.decode import NOT_FINITE
-from flywheel.agents.reader import Reader
+from flywheel.agents.reader import Reader, common_prefix
 from flywheel.agents.speaker import longest_context
-from flywheel.agents.tokens import most_letters
+from flywheel.agents.tokens import max_chars
 from flywheel.errors import InfrastructureError
 
 SLOTS = 64
 """Contexts whose keys and values are kept."""
 CHUNK_TOKENS = 512
-"""Tokens of prompts that are read between two tokens of the answers under way."""
+"""Tokens of prompts that are read between two tokens of the running requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What one request asks for. `top`: how many of the likeliest tokens to tell at each token."""
+    """What one request asks for. `top_logprobs`: how many of the likeliest tokens to report at each token."""
 
     prompt: tuple[int, ...]
     max_tokens: int = 16
@@ -41,38 +40,39 @@ class GenerationRequest:
     seed: int = 0
     allowed: tuple[int, ...] = ()
     bias: tuple[tuple[int, float], ...] = ()
-    ends: frozenset[int] = frozenset()
-    stops: tuple[str, ...] = ()
-    top: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+    top_logprobs: int = 0
 
 
 @dataclass(slots=True)
 class Completion:
-    """The tokens of an answer, each with its log-probability among those allowed; `top`: the likeliest at each, where
-    they were asked for. `marked`: the last one is an end marker."""
+    """The tokens of an answer, each with its log-probability among those allowed. `top_logprobs`: token → its
+    log-probability, of the likeliest at each place, where they were asked for."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    top: list[dict[int, float]] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
     finish_reason: str = "length"
-    marked: bool = False
+    ends_with_stop_token: bool = False
 
     @property
-    def shown(self) -> list[int]:
-        """The tokens that a reader sees."""
-        return self.tokens[:-1] if self.marked else self.tokens
+    def visible_tokens(self) -> list[int]:
+        """The tokens of the answer's text."""
+        return self.tokens[:-1] if self.ends_with_stop_token else self.tokens
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request under way: `read` tokens of its prompt are read so far."""
+    """A running request: `read` tokens of its prompt are in the cache, and `chunk_end` will be after this step."""
 
     request: GenerationRequest
     future: asyncio.Future[Completion]
-    chance: torch.Generator
-    said: Completion = field(default_factory=Completion)
+    generator: torch.Generator
+    completion: Completion = field(default_factory=Completion)
     slot: int = -1
     read: int = 0
+    chunk_end: int = 0
     logits_V: Tensor | None = None
     error: Exception | None = None
 
@@ -88,21 +88,21 @@ class Completer:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         model.train(False)
         self.tokenizer = tokenizer
-        self.longest = longest_context(model)
-        self.most_letters = most_letters(tokenizer, self.longest)
+        self.max_context_tokens = longest_context(model)
+        self.max_prompt_chars = max_chars(tokenizer, self.max_context_tokens)
         self._reader = Reader(model)
-        self._read: dict[int, tuple[int, ...]] = {}
-        """What each free slot has read, the longest unused first."""
+        self._cached: dict[int, tuple[int, ...]] = {}
+        """Tokens whose keys and values each free slot holds, the longest unused first."""
         self._waiting: deque[_Job] = deque()
         self._jobs: list[_Job] = []
         self._arrived = asyncio.Event()
 
     async def complete(self, request: GenerationRequest) -> Completion:
         """The answer to one request. Raises `InfrastructureError` where the model has none."""
-        chance = torch.Generator().manual_seed(request.seed)
-        job = _Job(request, asyncio.get_running_loop().create_future(), chance)
+        generator = torch.Generator().manual_seed(request.seed)
+        job = _Job(request, asyncio.get_running_loop().create_future(), generator)
         if request.max_tokens == 0:
-            return job.said
+            return job.completion
         self._waiting.append(job)
         self._arrived.set()
         return await job.future
@@ -113,133 +113,133 @@ class Completer:
             while self._waiting or self._jobs:
                 try:
                     ended = await batcher.call(self.step)
-                except Exception as error:  # nobody's request in particular: all that were under way hear of it
-                    ended = self._drop(f"{type(error).__name__}: {error}")
+                except Exception as error:  # no one request's fault: all running ones fail
+                    ended = self._fail_all(f"{type(error).__name__}: {error}")
                 for job in ended:
                     if job.future.done():
                         continue
                     if job.error is not None:
                         job.future.set_exception(job.error)
                     else:
-                        job.future.set_result(job.said)
+                        job.future.set_result(job.completion)
             self._arrived.clear()
             await self._arrived.wait()
 
     @torch.inference_mode()
     def step(self) -> list[_Job]:
-        """Read some of the prompts, say one token of every answer under way; the jobs that this ended."""
+        """Prefill a chunk of the prompts and decode one token of every running request; the jobs that ended."""
         self._admit()
-        self._guarded(self._prefill(), self._read_prompts)
-        speaking = [job for job in self._jobs if job.logits_V is not None and job.error is None]
-        for job in speaking:
-            self._guarded([job], lambda jobs: self._speak(jobs[0]))
+        self._isolate_faults(self._next_chunk(), self._prefill)
+        decoding = [job for job in self._jobs if job.logits_V is not None and job.error is None]
+        for job in decoding:
+            self._isolate_faults([job], lambda jobs: self._sample(jobs[0]))
         ended = [job for job in self._jobs if job.error is not None or job.future.done() or self._is_over(job)]
         for job in ended:
             self._jobs.remove(job)
-            whole = () if job.error else (*job.request.prompt[: job.read], *job.said.tokens[:-1])
-            self._read[job.slot] = whole
-        self._guarded([job for job in speaking if job not in ended], self._feed)
+            cached = () if job.error else (*job.request.prompt[: job.read], *job.completion.tokens[:-1])
+            self._cached[job.slot] = cached
+        self._isolate_faults([job for job in decoding if job not in ended], self._feed)
         return ended
 
-    def _drop(self, why: str) -> list[_Job]:
-        """Give up all requests under way."""
-        dropped, self._jobs = self._jobs, []
-        for job in dropped:
-            job.error = InfrastructureError(f"the model fails: {why}")
-            self._read[job.slot] = ()
-        return dropped
+    def _fail_all(self, reason: str) -> list[_Job]:
+        """Give up all running requests."""
+        failed, self._jobs = self._jobs, []
+        for job in failed:
+            job.error = InfrastructureError(f"the model fails: {reason}")
+            self._cached[job.slot] = ()
+        return failed
 
     def _admit(self) -> None:
-        """Give waiting requests a slot each, the one that has read most of the prompt if that is free."""
+        """Give waiting requests a slot each: of the free ones that with the longest prefix of the prompt."""
         taken = {job.slot for job in self._jobs}
-        free = dict.fromkeys([*self._read, *(slot for slot in range(SLOTS) if slot not in self._read)])
+        free = dict.fromkeys([*self._cached, *(slot for slot in range(SLOTS) if slot not in self._cached)])
         for slot in taken:
             free.pop(slot, None)
         while self._waiting and free:
             job = self._waiting.popleft()
             if job.future.done():  # whoever asked is gone
                 continue
-            job.slot = max(free, key=partial(self._worth, job.request.prompt))
-            job.read = min(_common(self._read.get(job.slot, ()), job.request.prompt), len(job.request.prompt) - 1)
+            job.slot = max(free, key=partial(self._slot_score, job.request.prompt))
+            prompt = job.request.prompt
+            job.read = common_prefix(self._cached.get(job.slot, ()), prompt[:-1])
             del free[job.slot]
-            self._read.pop(job.slot, None)
+            self._cached.pop(job.slot, None)
             self._jobs.append(job)
 
-    def _worth(self, prompt: Sequence[int], slot: int) -> tuple[int, bool]:
-        """How much of a prompt a slot has read; of equal ones an empty slot is better, then the longest unused."""
-        return _common(self._read.get(slot, ()), prompt), slot not in self._read
+    def _slot_score(self, prompt: Sequence[int], slot: int) -> tuple[int, bool]:
+        """How much of a prompt a slot holds; of equal ones an empty slot is better, then the longest unused."""
+        return common_prefix(self._cached.get(slot, ()), prompt), slot not in self._cached
 
-    def _prefill(self) -> list[_Job]:
-        """Whose prompts to read on now: those with the least left first, within the chunk."""
-        chosen, room = list[_Job](), CHUNK_TOKENS
+    def _next_chunk(self) -> list[_Job]:
+        """Whose prompts are read on now, up to their `chunk_end`: those with the least left first."""
+        chosen, budget = list[_Job](), CHUNK_TOKENS
         for job in sorted((job for job in self._jobs if job.unread), key=lambda job: job.unread):
-            if room <= 0:
+            if budget <= 0:
                 break
             chosen.append(job)
-            room -= job.unread
+            job.chunk_end = job.read + min(job.unread, budget)
+            budget -= job.unread
         return chosen
 
-    def _read_prompts(self, jobs: Sequence[_Job]) -> None:
-        room, goals = CHUNK_TOKENS, list[int]()
-        for job in jobs:
-            goals.append(job.read + min(job.unread, max(room, 1)))
-            room -= job.unread
-        prompts = [job.request.prompt[:goal] for job, goal in zip(jobs, goals, strict=True)]
+    def _prefill(self, jobs: Sequence[_Job]) -> None:
+        prompts = [job.request.prompt[: job.chunk_end] for job in jobs]
         logits_BV = self._reader.read([job.slot for job in jobs], prompts)
-        for job, goal, logits_V in zip(jobs, goals, logits_BV, strict=True):
-            job.read = goal
+        for job, logits_V in zip(jobs, logits_BV, strict=True):
+            job.read = job.chunk_end
             job.logits_V = logits_V if not job.unread else None
             if not logits_V.isfinite().all():
                 job.error = InfrastructureError(NOT_FINITE.reason)
 
     def _feed(self, jobs: Sequence[_Job]) -> None:
-        logits_BV = self._reader.feed([job.slot for job in jobs], [job.said.tokens[-1:] for job in jobs])
+        logits_BV = self._reader.feed([job.slot for job in jobs], [job.completion.tokens[-1:] for job in jobs])
         for job, logits_V in zip(jobs, logits_BV, strict=True):
             job.logits_V = logits_V
 
-    def _guarded(self, jobs: Sequence[_Job], work: Any) -> None:
-        """Do something for all of them at once; where that fails, one by one, so that a fault is its own job's."""
+    def _isolate_faults(self, jobs: Sequence[_Job], run: Callable[[Sequence[_Job]], None]) -> None:
+        """Run something for all jobs at once; where that fails, one by one, so that only the faulty job fails."""
         if not jobs:
             return
         try:
-            work(jobs)
+            run(jobs)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].error = InfrastructureError(f"the model fails at this request: {type(error).__name__}: {error}")
                 return
             for job in jobs:
-                self._guarded([job], work)
+                self._isolate_faults([job], run)
 
-    def _speak(self, job: _Job) -> None:
-        """Say the next token of an answer."""
-        logits_V, request, said = job.logits_V, job.request, job.said
+    def _sample(self, job: _Job) -> None:
+        """Draw the next token of an answer."""
+        logits_V, request, completion = job.logits_V, job.request, job.completion
         assert logits_V is not None
-        logprobs_V, scores_V = _scored(logits_V, request)
-        if not logits_V.isfinite().all() or scores_V.isnan().any():
+        if not logits_V.isfinite().all():
             job.error = InfrastructureError(NOT_FINITE.reason)
             return
+        logprobs_V, scores_V = _scored(logits_V, request)
         if request.temperature <= 0:
             token = int(logprobs_V.argmax())
         else:
-            token = int(torch.multinomial((scores_V / request.temperature).softmax(-1), 1, generator=job.chance))
-        said.tokens.append(token)
-        said.logprobs.append(float(logprobs_V[token]))
-        if request.top:
-            best = logprobs_V.topk(min(request.top, len(logprobs_V)))
-            told = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            said.top.append({one: value for one, value in told if value > -torch.inf})
+            token = int(torch.multinomial((scores_V / request.temperature).softmax(-1), 1, generator=job.generator))
+        completion.tokens.append(token)
+        completion.logprobs.append(float(logprobs_V[token]))
+        if request.top_logprobs:
+            best = logprobs_V.topk(min(request.top_logprobs, len(logprobs_V)))
+            likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            completion.top_logprobs.append({token: value for token, value in likeliest if value > -torch.inf})
 
     def _is_over(self, job: _Job) -> bool:
-        said, request = job.said, job.request
-        if not said.tokens:
+        completion, request = job.completion, job.request
+        if not completion.tokens:
             return False
-        if said.tokens[-1] in request.ends:
-            said.finish_reason, said.marked = "stop", True
+        if completion.tokens[-1] in request.stop_token_ids:
+            completion.finish_reason, completion.ends_with_stop_token = "stop", True
             return True
-        if request.stops and any(stop in str(self.tokenizer.decode(said.tokens)) for stop in request.stops):
-            said.finish_reason = "stop"
-            return True
-        return len(said.tokens) >= request.max_tokens
+        if request.stop_strings:
+            text = str(self.tokenizer.decode(completion.tokens))
+            if any(stop in text for stop in request.stop_strings):
+                completion.finish_reason = "stop"
+                return True
+        return len(completion.tokens) >= request.max_tokens
 
 
 def _scored(logits_V: Tensor, request: GenerationRequest) -> tuple[Tensor, Tensor]:
@@ -248,14 +248,7 @@ def _scored(logits_V: Tensor, request: GenerationRequest) -> tuple[Tensor, Tenso
     for token, bias in request.bias:
         scores_V[token] += bias
     if request.allowed:
-        kept_V = torch.full_like(scores_V, -torch.inf)
-        kept_V[list(request.allowed)] = scores_V[list(request.allowed)]
-        scores_V = kept_V
+        allowed_V = torch.full_like(scores_V, -torch.inf)
+        allowed_V[list(request.allowed)] = scores_V[list(request.allowed)]
+        scores_V = allowed_V
     return scores_V.log_softmax(-1), scores_V
-
-
-def _common(read: Sequence[int], prompt: Sequence[int]) -> int:
-    limit = min(len(read), len(prompt))
-    if tuple(read[:limit]) == tuple(prompt[:limit]):
-        return limit
-    return next(place for place, (a, b) in enumerate(zip(read, prompt, strict=False)) if a != b)

@@ -38,7 +38,7 @@ class Loaded:
             model, tokenizer = load_part(folder / role)
             speakers[role] = LocalSpeaker(on_device(model, device), tokenizer, self.card.decoding)
             self.parts[str(role)] = Completer(model, tokenizer)
-        self._most_letters = min(part.most_letters for part in self.parts.values())
+        self._max_chars = min(part.max_prompt_chars for part in self.parts.values())
         self._agent = agent_of(self.card, speakers)
         self.version = self._agent.version
         self._slots: OrderedDict[str, int] = OrderedDict()
@@ -74,9 +74,9 @@ class Loaded:
         Raises `ValueError` for a dialogue that does not end with what is seen now, or that is longer than what the
         student can read.
         """
-        letters = sum(len(one.text) for one in (*messages[:1], *messages[-RECENT:]))
-        if letters > self._most_letters:
-            raise ValueError(f"{letters} letters are more than the student can read")
+        chars = sum(len(message.text) for message in (*messages[:1], *messages[-RECENT:]))
+        if chars > self._max_chars:
+            raise ValueError(f"{chars} characters are more than the student can read")
         told = scene(messages)
         slot = self._slots.pop(told.before, None) if told.past else None
         self._talking += 1

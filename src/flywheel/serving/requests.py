@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from starlette.responses import JSONResponse
 
-from flywheel.text import printable
+from flywheel.text import printable, printable_line
 
 MAX_TOKENS = 4096
 MAX_ANSWERS = 16
@@ -59,6 +60,10 @@ class RequestError(ValueError):
     """A request that is refused; the message names what is wrong with it."""
 
 
+def _without_nulls(data: Any) -> Any:
+    return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
 class StreamOptions(BaseModel):
     """What a stream ends with."""
 
@@ -68,14 +73,18 @@ class StreamOptions(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _given(cls, data: Any) -> Any:
-        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+    def _drop_nulls(cls, data: Any) -> Any:
+        return _without_nulls(data)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 class _CommonRequest(BaseModel):
     """What both kinds of request share."""
 
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid")
     model: str = Field(min_length=1, max_length=200)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -85,13 +94,13 @@ class _CommonRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _given(cls, data: Any) -> Any:
+    def _drop_neutral(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        kept = {name: value for name, value in data.items() if value is not None and name not in _IGNORED}
+        kept = {name: value for name, value in _without_nulls(data).items() if name not in _IGNORED}
         for name in [name for name in kept if name in _NEUTRAL and name not in cls.model_fields]:
             value = kept.pop(name)
-            if not any(value == neutral and type(value) is type(neutral) for neutral in _NEUTRAL[name]):
+            if not any(value == neutral and _is_bool(value) is _is_bool(neutral) for neutral in _NEUTRAL[name]):
                 raise ValueError(f"{name}: not supported here; leave it out")
         return kept
 
@@ -128,7 +137,7 @@ class CompletionRequest(_CommonRequest):
     @model_validator(mode="after")
     def _fits(self) -> CompletionRequest:
         if self.echo and self.logprobs is not None:
-            raise ValueError("echo with logprobs: log-probabilities of a prompt are not told")
+            raise ValueError("echo with logprobs: a prompt's log-probabilities are not supported")
         if self.n > 1 and not self.temperature:
             raise ValueError("n: several answers at temperature 0 are all the same; set a temperature")
         if self.stream and (self.echo or self.stop or self.n > 1 or len(self.prompts) > 1):
@@ -143,12 +152,12 @@ class CompletionRequest(_CommonRequest):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [[token for token in self.prompt if isinstance(token, int)]]
-        return [one for one in self.prompt if isinstance(one, str | list)]
+            return [[int(token) for token in self.prompt]]
+        return list(cast(list[str] | list[list[int]], self.prompt))
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        """What ends an answer before it is said."""
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts before which an answer ends."""
         return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop))
 
 
@@ -166,14 +175,11 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _given(cls, data: Any) -> Any:
+    def _drop_empty(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        kept = {name: value for name, value in data.items() if value is not None}
-        for name in ("tool_calls", "annotations"):
-            if kept.get(name) == []:
-                del kept[name]
-        return kept
+        empty = {name for name in ("tool_calls", "annotations") if data.get(name) == []}
+        return {name: value for name, value in _without_nulls(data).items() if name not in empty}
 
     @field_validator("role")
     @classmethod
@@ -221,33 +227,39 @@ class ChatRequest(_CommonRequest):
         return number
 
     @property
-    def longest(self) -> int:
-        """Tokens that an answer may have."""
+    def max_answer_tokens(self) -> int:
+        """Tokens that an answer may have, by whichever name the client gave."""
         return min(self.max_tokens, self.max_completion_tokens)
 
     @property
     def beginning(self) -> str:
         """What stays the same for all requests of a dialogue."""
-        return "\n".join(one.text for one in self.messages[:2])
+        return "\n".join(message.text for message in self.messages[:2])
 
 
 def parse_request(kind: type[_Request], body: bytes) -> _Request:
     """The request that a body holds. Raises `RequestError`, which names the first thing that is wrong with it."""
     try:
-        whole = json.loads(body.decode(), parse_constant=_refused)
+        data = json.loads(body.decode(), parse_constant=_refuse_constant)
         if _SURROGATE.search(body):
-            json.dumps(whole, ensure_ascii=False).encode()
+            json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise RequestError("the body holds a lone surrogate, which is no character") from error
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is no JSON: {printable(str(error))[:200]}") from error
+        raise RequestError(f"the body is no JSON: {printable_line(str(error), 200)}") from error
     try:
-        return kind.model_validate(whole)
+        return kind.model_validate(data)
     except ValidationError as error:
         raise RequestError(_first(error.errors())) from error
 
 
-def _refused(constant: str) -> float:
+def error_response(status: int, message: str) -> JSONResponse:
+    """An error as OpenAI's API has them."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse({"error": {"message": printable(message), "type": kind, "code": status}}, status)
+
+
+def _refuse_constant(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
 
 
@@ -257,4 +269,4 @@ def _first(errors: Sequence[Any]) -> str:
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "not supported here; leave it out"
-    return printable(" ".join((f"{where}: {message}" if where else message).split()))[:500]
+    return printable_line(f"{where}: {message}" if where else message)

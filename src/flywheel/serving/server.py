@@ -15,7 +15,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.registry import registered
 from flywheel.errors import PrerequisiteError
 from flywheel.serving.app import make_app
-from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, PatientProtocol
+from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, HeaderTimeoutProtocol
 from flywheel.serving.roster import CHAMPION, Canary, Roster
 
 KEY = "FLYWHEEL_SERVE_KEY"
@@ -54,7 +54,7 @@ async def _serve(
         started(f"http://{host}:{bound.getsockname()[1]}/v1", roster.current)
         config = uvicorn.Config(
             Bounded(make_app(roster), bounds, key),
-            http=PatientProtocol,
+            http=HeaderTimeoutProtocol,
             h11_max_incomplete_event_size=HEADER_BYTES,
             log_level="warning",
             timeout_graceful_shutdown=GRACE_SECONDS,
