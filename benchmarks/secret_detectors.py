@@ -27,6 +27,8 @@ from typing import Any
 
 from secret_samples import OPTIONAL, Sample, samples
 
+from flywheel.distill.statistics import rate
+
 Detector = Callable[[str], str]
 """From a text to the text without what was found."""
 RUN = 12
@@ -169,10 +171,8 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
     """The 95 % interval of a share."""
     if not of:
         return 0.0, 1.0
-    z, share = 1.96, hits / of
-    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z * (share * (1 - share) / of + z * z / (4 * of * of)) ** 0.5 / (1 + z * z / of)
-    return round(max(0.0, middle - half), 3), round(min(1.0, middle + half), 3)
+    share = rate(hits, of)
+    return round(share.low, 3), round(share.high, 3)
 
 
 def main() -> None:

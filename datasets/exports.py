@@ -18,12 +18,11 @@ from flywheel.datasets.formats.tuning import dpo_row, sft_rows, sharegpt_row
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.provenance import teachable
 from flywheel.datasets.reading import check_condition, literal
-from flywheel.errors import LakeError, reason_of
+from flywheel.errors import LakeError, named_reason
 from flywheel.trajectory import Image, Segment, Trajectory
 
 CHUNK = 32
 """Trajectories in memory at once."""
-EXCERPT = 200
 TAUGHT = "route = 'supervised' and revoked is null"
 Row = tuple[str, Any]
 """A file's name and a record for it: a line of a `.jsonl`, or the whole of any other file."""
@@ -117,7 +116,7 @@ def _texts(
                 rows = list(_of(format, one, segments.get(one.trajectory_id, ()), images))
                 texts = [(name, _json(row)) for name, row in rows]
             except Exception as error:
-                leave_out(one.trajectory_id, f"{type(error).__name__}: {reason_of(error)[:EXCERPT]}")
+                leave_out(one.trajectory_id, named_reason(error))
                 continue
             if format == "atif":
                 _write_images(folder, images)

@@ -22,7 +22,7 @@ from flywheel.arrow import images_to_arrow, steps_to_arrow, trajectories_to_arro
 from flywheel.datasets.catalog import QUARANTINED
 from flywheel.datasets.formats.catalog import SPLITTERS, SUFFIXES, read
 from flywheel.datasets.formats.parsing import BLOCK, RECORD_BYTES, Raw, parsed, raw_records
-from flywheel.datasets.formats.records import Source
+from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.privacy import redact
 from flywheel.datasets.provenance import IMPORTED, as_claim, as_trusted, check_numbers
@@ -62,7 +62,7 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ImportOptions:
     """What every record of an import shares."""
 
     format: str
@@ -92,10 +92,10 @@ def import_files(
     Raises `LakeError`, having changed nothing, if a file is not there. A record that cannot be taken, a task of another
     split among them, is quarantined, and the rest comes in.
     """
-    reading, done = Reading(format, split, subject, _user(), trust), Imported()
+    options, done = ImportOptions(format, split, subject, _user(), trust), Imported()
     waiting: list[tuple[Raw, list[Trajectory]]] = []
     rejected: list[dict[str, Any]] = []
-    read_bytes = 0
+    read_bytes = read_steps = 0
 
     def reject(raw: Raw, reason: str) -> None:
         done.quarantined += 1
@@ -104,7 +104,7 @@ def import_files(
         rejected.append(_row(raw, format, reason, show=not subject))
 
     def commit() -> None:
-        fit = [one for raw, found in _assigned(lake, waiting, by, reject) for one in found]
+        fit = _assigned(lake, waiting, by, reject)
         new = lake.append(fit, f"import {format}")
         done.trajectories += new
         done.known += len(fit) - new
@@ -112,47 +112,49 @@ def import_files(
         waiting.clear()
         rejected.clear()
 
-    for path, root in _found(paths, format):
+    for path, root in find_files(paths, format):
         for raw in raw_records(path, root, SPLITTERS.get(format), most):
-            source = Source(path.parent)
+            source = ReadContext(path.parent)
             try:
-                waiting.append((replace(raw, text=raw.text[:BLOCK]), trajectories_of(raw, reading, source)))
+                trajectories = trajectories_of(raw, options, source)
             except RecordError as error:
                 reject(raw, str(error))
             else:
+                waiting.append((replace(raw, text=raw.text[:BLOCK]), trajectories))
+                read_steps += sum(trajectory.length for trajectory in trajectories)
                 done.unread += source.unread
             progress(1)
             read_bytes += len(raw.text)
-            steps = sum(one.length for _, found in waiting for one in found)
-            if len(waiting) + len(rejected) >= BATCH_EPISODES or steps >= BATCH_STEPS or read_bytes >= BATCH_BYTES:
+            records = len(waiting) + len(rejected)
+            if records >= BATCH_EPISODES or read_steps >= BATCH_STEPS or read_bytes >= BATCH_BYTES:
                 commit()
-                read_bytes = 0
+                read_bytes = read_steps = 0
     commit()
     return done
 
 
-def trajectories_of(raw: Raw, reading: Reading, source: Source) -> list[Trajectory]:
+def trajectories_of(raw: Raw, options: ImportOptions, source: ReadContext) -> list[Trajectory]:
     """A record's trajectories, as an import writes them. Raises `RecordError`, and nothing else, where it cannot be
     taken."""
     if raw.problem:
         raise RecordError(raw.problem)
     record = parsed(raw.text, source)
-    told = read(reading.format, record, reading.split, source)
     path = printable(str(raw.path))
-    found = []
-    for place, one in enumerate(told):
-        _check_types(one)
-        check_numbers(one)
-        if reading.trust:
-            written = as_trusted(one, path, reading.by)
+    accepted = []
+    for place, trajectory in enumerate(read(options.format, record, options.split, source)):
+        _check_types(trajectory)
+        check_numbers(trajectory)
+        if options.trust:
+            stored = as_trusted(trajectory, path, options.by)
         else:
-            identity = digest(IMPORTED, reading.format, record, place, size=16) if one.claims else one.trajectory_id
-            written = as_claim(one, identity, path, reading.by)
-        _check_id(written.trajectory_id)
-        if written.extra is not None and not written.extra.startswith("{"):
+            own = trajectory.claims is not None
+            identity = digest(IMPORTED, options.format, record, place, size=16) if own else trajectory.trajectory_id
+            stored = as_claim(trajectory, identity, path, options.by)
+        _check_id(stored.trajectory_id)
+        if stored.extra is not None and not stored.extra.startswith("{"):
             raise RecordError("extra is no JSON object")
-        found.append(replace(written, subject=reading.subject) if reading.subject else written)
-    return found
+        accepted.append(replace(stored, subject=options.subject) if options.subject else stored)
+    return accepted
 
 
 def _assigned(
@@ -160,28 +162,28 @@ def _assigned(
     waiting: Sequence[tuple[Raw, list[Trajectory]]],
     by: By,
     reject: Callable[[Raw, str], None],
-) -> list[tuple[Raw, list[Trajectory]]]:
+) -> list[Trajectory]:
     """Those whose tasks belong to the split that they name, which is recorded.
 
     A record that only claims to be of a world's task decides nothing: what split it is of, curation asks the world.
     """
 
-    def record(some: Sequence[tuple[Raw, list[Trajectory]]]) -> None:
-        assign(lake, [one.task for _, found in some for one in found if one.claims is None], by)
+    def record(entries: Sequence[tuple[Raw, list[Trajectory]]]) -> None:
+        assign(lake, [one.task for _, found in entries for one in found if one.claims is None], by)
 
     try:
         record(waiting)
     except LeakError:
-        fit = []
+        fit = list[Trajectory]()
         for entry in waiting:
             try:
                 record([entry])
             except LeakError as error:
                 reject(entry[0], str(error))
             else:
-                fit.append(entry)
+                fit += entry[1]
         return fit
-    return list(waiting)
+    return [trajectory for _, trajectories in waiting for trajectory in trajectories]
 
 
 def _user() -> str:
@@ -192,13 +194,9 @@ def _user() -> str:
         return ""
 
 
-def find_files(paths: Sequence[Path], format: str) -> list[Path]:
-    """The files of a format among files and folders. Raises `LakeError` for a path that has none."""
-    return [file for path in paths for file in _files(path, format)]
-
-
-def _found(paths: Sequence[Path], format: str) -> list[tuple[Path, Path]]:
-    """(file, what was asked for: itself or the folder that it lies in)."""
+def find_files(paths: Sequence[Path], format: str) -> list[tuple[Path, Path]]:
+    """(file of a format, what was asked for: itself or the folder that it lies in). Raises `LakeError` for a path that
+    has none."""
     return [(file, path) for path in paths for file in _files(path, format)]
 
 

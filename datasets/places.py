@@ -69,12 +69,10 @@ def refuse_lost_catalog(place: Place) -> None:
     if place.catalog.get_backend_name() != "sqlite" or "://" in place.files:
         return
     catalog, segments = Path(place.catalog.database or ""), Path(place.files) / SEGMENTS
-    if not segments.is_dir() or not any(segments.glob("*.parquet")):
-        return
     what = "is missing"
     if catalog.is_file():
         what = "is empty" if catalog.stat().st_size == 0 else "lists no files" if _lists_nothing(catalog) else ""
-    if what:
+    if what and any(segments.glob("*.parquet")):
         raise LakeError(
             f"{catalog} {what}, and files of a lake lie beside it: the lake is damaged; bring back a backup with "
             f"`flywheel lake restore BACKUP --data-dir NEW`, or the catalog alone from one"

@@ -69,7 +69,7 @@ Suspects = tuple[str, str]
 """A pattern for text in ASCII and one for all text."""
 SERVICES = ("discord.DiscordBotTokenDetector", "mailchimp.MailchimpDetector", "square_oauth.SquareOAuthDetector")
 """detect-secrets' plugins for what the rules do not name."""
-PERSONAL = frozenset({"e-mail address", "card number", *(rule.kind for rule in OPTIONAL)})
+PERSONAL = frozenset({"e-mail address", "card number"})
 
 
 def _suspect(digit: str, letter: str) -> tuple[str, str]:
@@ -86,7 +86,10 @@ _SUSPECT = _suspect(r"\p{Nd}", r"\p{L}")
 announced by a word."""
 _SUSPECT_ASCII = _suspect("0-9", "A-Za-z")
 """The same for text in ASCII, ten times as fast: RE2 builds the tables of Unicode's classes anew in each call."""
-_SUSPECT_NAME = r"[A-Za-z0-9]{2,}[_-][A-Za-z0-9_-]{16}|AKIA|ASIA|AIza|ey[JI]|SG\.|SK[a-f0-9]|dapi|://|:AA|PRIVATE|(?i:bearer|passw|pwd|secret)"
+_SUSPECT_NAME = (
+    r"[A-Za-z0-9]{2,}[_-][A-Za-z0-9_-]{16}|A(?:KI|SI|BI|CC)A|AIza|ey[JI]|SG\.|SK[a-f0-9]|dapi|-us\d|://|:AA|PRIVATE"
+    r"|(?i:bearer|passw|pwd|secret|(?:account|sharedaccess)key)"
+)
 SHORTEST = 6
 """Letters of a secret; a shorter group of a pattern is a prefix of it."""
 MARK = "[REDACTED:"
@@ -179,11 +182,11 @@ def _cleaned_field(name: str, value: Any, found: Counter[str], also: Collection[
     """A value under a name that may say what it is, as `password`."""
     if not isinstance(value, str):
         return _cleaned(value, found, also)
-    told = Counter[str]()
-    whole = redact(f'"{name}": "{value}"', told, also) if '"' not in value and "\\" not in value else ""
+    counts = Counter[str]()
+    whole = redact(f'"{name}": "{value}"', counts, also) if '"' not in value and "\\" not in value else ""
     head, tail = f'"{name}": "', '"'
-    if told and whole.startswith(head) and whole.endswith(tail):
-        found += told
+    if counts and whole.startswith(head) and whole.endswith(tail):
+        found += counts
         return whole[len(head) : -len(tail)]
     return redact(value, found, also)
 
@@ -211,14 +214,15 @@ def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean, suspect:
             [pa.ListArray.from_arrays(offsets, values.combine_chunks(), mask=pc.is_null(whole))], column.type
         )
     pattern = suspect[not pc.all(pc.string_is_ascii(column)).as_py()]
-    suspects = pc.indices_nonzero(pc.match_substring_regex(column, pattern)).to_pylist()
-    before = found.total()
-    changed = {row: clean(column[row].as_py(), found) for row in suspects}
-    if found.total() == before:
+    suspects = pc.indices_nonzero(pc.match_substring_regex(column, pattern))
+    texts = column.take(suspects).to_pylist()
+    secret = {text for text in set(texts) if clean(text, Counter()) != text}  # most suspects are ids that come again
+    if not secret:
         return None
     values = column.to_pylist()
-    for row, text in changed.items():
-        values[row] = text
+    for row, text in zip(suspects.to_pylist(), texts, strict=True):
+        if text in secret:
+            values[row] = clean(text, found)
     return pa.chunked_array([pa.array(values, column.type)])
 
 

@@ -1,5 +1,5 @@
-"""Who says so: which fields of a record replay reproduces, which only a policy of ours can have written, and which are
-claims.
+"""Provenance: which fields of a record replay reproduces, which only our own policies can have written, and which are
+unverified claims.
 
 An imported record is a claim. Its provenance is set by whoever writes it into the lake, what it says of its own is kept
 in `claims`, and training reads of it only what replay reproduces.
@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flywheel.errors import RecordError
-from flywheel.trajectory import OURS, SCHEMA_VERSION, Origin, Trajectory
+from flywheel.trajectory import OURS, SCHEMA_VERSION, Trajectory, TrajectoryOrigin
 
 IMPORTED = "imported"
 """Role and purpose of what others played."""
 
 
 class Evidence(StrEnum):
-    """What stands behind a field where training reads it."""
+    """Why training may read a field."""
 
     REPLAYED = "replayed"
     """The replay verifier reproduces it, or `integrity` derives it from what it reproduces."""
@@ -37,6 +37,18 @@ class Evidence(StrEnum):
     """Training does not read it."""
 
 
+_WITHOUT_AUTHOR: Mapping[str, Any] = {
+    "thought": "",
+    "subgoal": "",
+    "switched": False,
+    "label": None,
+    "audit": "",
+    "logprobs": None,
+    "top_tokens": None,
+    "top_logprobs": None,
+    "trainable": True,
+}
+"""Authored fields, with what they read as without provenance."""
 STEP_EVIDENCE: Mapping[str, Evidence] = {
     "index": Evidence.REPLAYED,
     "observation": Evidence.REPLAYED,
@@ -50,15 +62,7 @@ STEP_EVIDENCE: Mapping[str, Evidence] = {
     "progress": Evidence.REPLAYED,
     "terminated": Evidence.REPLAYED,
     "truncated": Evidence.REPLAYED,
-    "thought": Evidence.AUTHORED,
-    "subgoal": Evidence.AUTHORED,
-    "switched": Evidence.AUTHORED,
-    "label": Evidence.AUTHORED,
-    "audit": Evidence.AUTHORED,
-    "logprobs": Evidence.AUTHORED,
-    "top_tokens": Evidence.AUTHORED,
-    "top_logprobs": Evidence.AUTHORED,
-    "trainable": Evidence.AUTHORED,
+    **dict.fromkeys(_WITHOUT_AUTHOR, Evidence.AUTHORED),
     "policy_id": Evidence.WRITTEN,
     "policy_version": Evidence.WRITTEN,
     "prompt_tokens": Evidence.UNREAD,
@@ -97,7 +101,7 @@ TRAJECTORY_EVIDENCE: Mapping[str, Evidence] = {
     "origin": Evidence.WRITTEN,
     "origin_source": Evidence.WRITTEN,
     "origin_by": Evidence.WRITTEN,
-    "claims": Evidence.UNREAD,
+    "claims": Evidence.WRITTEN,
     "error": Evidence.UNREAD,
     "started_at": Evidence.UNREAD,
     "extra": Evidence.UNREAD,
@@ -106,18 +110,6 @@ TRAJECTORY_EVIDENCE: Mapping[str, Evidence] = {
     "subject": Evidence.UNREAD,
 }
 """Every column of a trajectory."""
-_ABSENT: Mapping[str, Any] = {
-    "thought": "",
-    "subgoal": "",
-    "switched": False,
-    "label": None,
-    "audit": "",
-    "logprobs": None,
-    "top_tokens": None,
-    "top_logprobs": None,
-    "trainable": True,
-}
-"""What authored fields read as without provenance."""
 _CLAIMED = (
     "trajectory_id",
     "policy",
@@ -139,14 +131,16 @@ LATEST = 253_402_300_800
 def with_origins(trajectories: pa.Table) -> pa.Table:
     """Rows of trajectories with an origin each: before schema 5, what a record said of itself counted."""
     number = trajectories.schema.get_field_index("origin")
-    before = pc.if_else(pc.equal(trajectories["purpose"], IMPORTED), str(Origin.IMPORTED), str(Origin.COLLECTED))
-    known = pc.coalesce(trajectories["origin"], before)
-    return trajectories.set_column(number, trajectories.schema.field(number), known)
+    imported = pc.equal(trajectories["purpose"], IMPORTED)
+    before = pc.if_else(imported, str(TrajectoryOrigin.IMPORTED), str(TrajectoryOrigin.COLLECTED))
+    return trajectories.set_column(
+        number, trajectories.schema.field(number), pc.coalesce(trajectories["origin"], before)
+    )
 
 
 def teachable(one: Trajectory) -> Trajectory:
     """The trajectory as training may read it: what only a policy can have written is absent without provenance, and
-    deeds that changed nothing are no targets. Weights of other tools' records can only withhold one."""
+    actions that changed nothing are no targets. The loss mask of another tool's record can only exclude steps."""
     if one.origin in OURS:
         return one
     after = [*((step.state_key, step.note) for step in one.steps[1:]), (one.final_state_key, "")]
@@ -154,7 +148,7 @@ def teachable(one: Trajectory) -> Trajectory:
     for step, (state, note) in zip(one.steps, after, strict=True):
         idle = step.state_key == state != "" and not note and not step.reward
         weight = step.trainable if one.claims is None else True
-        steps.append(replace(step, **{**_ABSENT, "trainable": weight and not idle}))
+        steps.append(replace(step, **{**_WITHOUT_AUTHOR, "trainable": weight and not idle}))
     return replace(one, steps=tuple(steps))
 
 
@@ -176,10 +170,10 @@ def with_claims(one: Trajectory) -> Trajectory:
         return one
     claims = json.loads(one.claims)
     others = claims.pop("steps", {})
-    mine = [claims["policy_id"], claims["policy_version"]]
+    default_policy = [claims["policy_id"], claims["policy_version"]]
     steps = []
     for step in one.steps:
-        policy_id, version = others.get(str(step.index), mine)
+        policy_id, version = others.get(str(step.index), default_policy)
         steps.append(replace(step, policy_id=policy_id, policy_version=version))
     return replace(one, **claims, claims=None, steps=tuple(steps))
 
@@ -202,7 +196,7 @@ def as_claim(one: Trajectory, identity: str, source: str, by: str) -> Trajectory
         parent_policy_id="",
         config_digest="",
         schema_version=SCHEMA_VERSION,
-        origin=Origin.IMPORTED,
+        origin=TrajectoryOrigin.IMPORTED,
         origin_source=source,
         origin_by=by,
     )
@@ -214,8 +208,8 @@ def as_claim(one: Trajectory, identity: str, source: str, by: str) -> Trajectory
 
 
 def as_trusted(one: Trajectory, source: str, by: str) -> Trajectory:
-    """A record whose word counts, because a person said so."""
-    return replace(one, claims=None, origin=Origin.TRUSTED, origin_source=source, origin_by=by)
+    """A record whose own provenance is accepted (`import --trust`)."""
+    return replace(one, claims=None, origin=TrajectoryOrigin.TRUSTED, origin_source=source, origin_by=by)
 
 
 def check_numbers(one: Trajectory) -> None:

@@ -114,17 +114,25 @@ def _is_ours(file: Path) -> bool:
 
 def run_query(connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits) -> pa.Table:
     """The result of one reading statement. Raises `QueryError` in one line."""
+    with limited(connection, statement, limits), translated(limits):
+        result: pa.Table = connection.sql(statement).to_arrow_table()
+    return result
+
+
+@contextmanager
+def limited(connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits) -> Iterator[None]:
+    """Lock a connection to one reading statement within its limits; DuckDB is interrupted when its time is over."""
     with translated(limits):
         check_statement(statement)
         connection.execute(f"set memory_limit = {quoted(limits.memory)}")
         connection.execute("set lock_configuration = true")
-        alarm = threading.Timer(limits.seconds, connection.interrupt)
-        alarm.start()
-        try:
-            result: pa.Table = connection.sql(statement).to_arrow_table()
-        finally:
-            alarm.cancel()
-    return result
+    alarm = threading.Timer(limits.seconds, connection.interrupt)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
 
 
 def check_statement(statement: str) -> None:
@@ -163,7 +171,7 @@ def translated(limits: QueryLimits) -> Iterator[None]:
         raise QueryError(one_line(error)) from error
 
 
-def one_line(error: duckdb.Error) -> str:
+def one_line(error: Exception) -> str:
     """DuckDB's message without the statement that it quotes."""
     return " ".join(str(error).split("\n\n")[0].split())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,31 +11,31 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from flywheel.datasets.reading import QueryLimits, check_statement, quoted, translated
+from flywheel.datasets.reading import QueryLimits, limited, one_line, translated
 from flywheel.errors import QueryError
 
 BATCH_ROWS = 4096
 INTEGERS = frozenset({"tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint"})
-PLAIN = INTEGERS | {"boolean", "float", "double", "varchar", "null"}
+LOSSLESS = INTEGERS | {"boolean", "float", "double", "varchar", "null"}
 """DuckDB's types that Python holds without loss; 128-bit integers, times, decimals and the rest are read as text."""
 NESTED = frozenset({"list", "array", "struct", "map"})
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`columns` as the query names them, two of which may have one name; `huge` are those whose text is an integer of
-    128 bits."""
+    """`columns` as the query names them, two of which may have one name; those in `int128_columns` hold an integer of
+    128 bits as text."""
 
     columns: list[str]
     schema: pa.Schema
-    huge: frozenset[int]
+    int128_columns: frozenset[int]
     batches: Iterator[pa.RecordBatch]
 
     def rows(self) -> Iterator[list[Any]]:
         """Rows as Python values."""
         for batch in self.batches:
             columns = [column.to_pylist() for column in batch.columns]
-            for place in self.huge:
+            for place in self.int128_columns:
                 columns[place] = [None if value is None else int(value) for value in columns[place]]
             yield from map(list, zip(*columns, strict=True))
 
@@ -49,28 +48,20 @@ def streamed(
 
     `printed`: what Python or JSON cannot hold is read as DuckDB's own text. Raises `QueryError` in one line.
     """
-    until = time.monotonic() + limits.seconds
-    alarm = threading.Timer(limits.seconds, connection.interrupt)
-    alarm.daemon = True
-    try:
+    deadline = time.monotonic() + limits.seconds
+    with limited(connection, statement, limits):
         with translated(limits):
-            check_statement(statement)
-            connection.execute(f"set memory_limit = {quoted(limits.memory)}")
-            connection.execute("set lock_configuration = true")
-            alarm.start()
             relation = connection.sql(statement)
             columns, types = list(relation.columns), list(relation.types)
             if printed:
                 relation = connection.sql(_as_printed(statement, types))
             reader = relation.to_arrow_reader(BATCH_ROWS)
         schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, columns, strict=True)])
-        huge = frozenset(place for place, kind in enumerate(types) if printed and kind.id in ("hugeint", "uhugeint"))
-        yield Result(columns, schema, huge, _batches(reader, limits, until))
-    finally:
-        alarm.cancel()
+        int128 = frozenset(place for place, kind in enumerate(types) if printed and kind.id in ("hugeint", "uhugeint"))
+        yield Result(columns, schema, int128, _batches(reader, limits, deadline))
 
 
-def _batches(reader: pa.RecordBatchReader, limits: QueryLimits, until: float) -> Iterator[pa.RecordBatch]:
+def _batches(reader: pa.RecordBatchReader, limits: QueryLimits, deadline: float) -> Iterator[pa.RecordBatch]:
     while True:
         with translated(limits):
             try:
@@ -78,14 +69,14 @@ def _batches(reader: pa.RecordBatchReader, limits: QueryLimits, until: float) ->
             except StopIteration:
                 return
             except (OSError, pa.ArrowException) as error:  # DuckDB's errors come through Arrow
-                raise _of_duckdb(error, limits) from error
-        if time.monotonic() > until:
-            raise QueryError(f"the query took longer than {limits.seconds:g} s; narrow it or raise the limit")
+                raise _of_duckdb(error) from error
+            if time.monotonic() > deadline:
+                raise duckdb.InterruptException
         yield batch
 
 
-def _of_duckdb(error: Exception, limits: QueryLimits) -> Exception:
-    text = " ".join(str(error).split("\n\n")[0].split())
+def _of_duckdb(error: Exception) -> Exception:
+    text = one_line(error)
     if "INTERRUPT" in text or "Interrupted" in text:
         return duckdb.InterruptException(text)
     return duckdb.OutOfMemoryException(text) if "Out of Memory" in text else QueryError(text)
@@ -116,7 +107,7 @@ def _without_end(statement: str) -> str:
 
 def _text_type(kind: Any) -> str:
     """What to cast a type to, or nothing where it prints as it is."""
-    if kind.id in PLAIN:
+    if kind.id in LOSSLESS:
         return ""
     if kind.id not in NESTED:
         return "varchar"

@@ -41,7 +41,7 @@ _CODE = re.compile(
     r"|secrets)\..*|[A-Za-z_]+(?:\.[A-Za-z_]+)+\d?)$"
 )
 _ISSUED = re.compile(
-    r"(?:4(?:\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|27[2]0\d{12}|3[47]\d{13}"
+    r"(?:4(?:\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|2720\d{12}|3[47]\d{13}"
     r"|3(?:0[0-5]|[68]\d)\d{11}|35\d{14}|6(?:011|5\d\d|4[4-9]\d)\d{12}|62\d{14})$"
 )
 """Numbers as the issuers of cards give them out."""
@@ -76,6 +76,8 @@ _SPACE = r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000]"
 _GAP = r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000.\u00b7\u2010-\u2015\u2212-]"
 _MARKS = r"\u0300-\u036f\u0900-\u0903\u093a-\u094f\u0981-\u0983\u09bc-\u09cd\u0a01-\u0a51\u0b82-\u0bcd\u0e31-\u0e4e"
 _WORD = rf"\w{_MARKS}"
+_PASSWORD_NAME = r"(?i:pass(?:word|wd|phrase)|(?:\b|_)pwd)[A-Za-z0-9]{0,8}"
+_PASSWORD_SIGNS = ("pass", "pwd")
 
 
 def _looks_random(match: re.Match[str]) -> bool:
@@ -148,14 +150,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "github token",
         r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{36,255})",
-        signs=(
-            "ghp_",
-            "gho_",
-            "ghu_",
-            "ghs_",
-            "ghr_",
-            "github_pat_",
-        ),
+        signs=("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
     ),
     Rule(
         "gitlab token",
@@ -166,10 +161,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "google oauth token",
         r"\b(?:ya29\.[A-Za-z0-9_-]{20,}|GOCSPX-[A-Za-z0-9_-]{28})",
-        signs=(
-            "ya29.",
-            "gocspx-",
-        ),
+        signs=("ya29.", "gocspx-"),
     ),
     Rule("npm token", r"\bnpm_[A-Za-z0-9]{30,}", signs=("npm_",)),
     Rule("pypi token", r"\bpypi-AgE[A-Za-z0-9_-]{50,}", signs=("pypi-",)),
@@ -180,20 +172,12 @@ RULES: tuple[Rule, ...] = (
         "aws secret key",
         r"\b(?:AKIA|ASIA)[A-Z2-7]{16}[\"']?[\s,;:|]{1,4}[\"']?([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)",
         _looks_random,
-        signs=(
-            "akia",
-            "asia",
-        ),
+        signs=("akia", "asia"),
     ),
     Rule(
         "aws access key",
         r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b",
-        signs=(
-            "akia",
-            "asia",
-            "abia",
-            "acca",
-        ),
+        signs=("akia", "asia", "abia", "acca"),
     ),
     Rule(
         "aws secret key",
@@ -207,10 +191,7 @@ RULES: tuple[Rule, ...] = (
         "slack token",
         r"\b(?:xox[abeoprs](?:\.xox[bp])?-\d[A-Za-z0-9-]{8,}[A-Za-z0-9]|xox[cd]-[A-Za-z0-9%/+=-]{30,}"
         r"|xapp-\d-[A-Z0-9]{8,}-\d{8,}-[a-f0-9]{32,})",
-        signs=(
-            "xox",
-            "xapp-",
-        ),
+        signs=("xox", "xapp-"),
     ),
     Rule(
         "slack webhook",
@@ -220,19 +201,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "stripe key",
         r"\b(?:[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{32,})",
-        signs=(
-            "sk_",
-            "rk_",
-            "whsec_",
-        ),
+        signs=("sk_", "rk_", "whsec_"),
     ),
     Rule(
         "hugging face token",
         r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}",
-        signs=(
-            "hf_",
-            "api_org_",
-        ),
+        signs=("hf_", "api_org_"),
     ),
     Rule("anthropic key", r"\bsk-ant-[A-Za-z0-9_-]{20,}", signs=("sk-ant-",)),
     Rule(
@@ -246,10 +220,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "json web token",
         _EDGE + r"(ey[JI][A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)?)",
-        signs=(
-            "eyj",
-            "eyi",
-        ),
+        signs=("eyj", "eyi"),
     ),
     Rule("twilio key", r"\bSK[a-f0-9]{32}\b", signs=("sk",)),
     Rule(
@@ -263,10 +234,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "azure key",
         r"(?i:AccountKey|SharedAccessKey)=([A-Za-z0-9+/]{42,86}={1,2})",
-        signs=(
-            "accountkey=",
-            "sharedaccesskey=",
-        ),
+        signs=("accountkey=", "sharedaccesskey="),
     ),
     Rule(
         "gcp private key id",
@@ -282,33 +250,24 @@ RULES: tuple[Rule, ...] = (
     Rule("basic auth", r"://[^\s/?#:@\"'<>]{0,128}:([^\s/?#\"'<>]{3,256})@[A-Za-z0-9\[<$]", _is_given, signs=("://",)),
     Rule(
         "password",
-        r"(?i:pass(?:word|wd|phrase)|(?:\b|_)pwd)[A-Za-z0-9]{0,8}(?:\\?[\"'])?\s{0,4}(?:=>|:=|[:=])"
+        _PASSWORD_NAME + r"(?:\\?[\"'])?\s{0,4}(?:=>|:=|[:=])"
         r"\s{0,4}\\?\"((?:[^\"\\\n]|\\[^\"\n]){4,128})\\?\"",
         _is_password,
-        signs=(
-            "pass",
-            "pwd",
-        ),
+        signs=_PASSWORD_SIGNS,
     ),
     Rule(
         "password",
-        r"(?i:pass(?:word|wd|phrase)|(?:\b|_)pwd)[A-Za-z0-9]{0,8}(?:\\?[\"'])?\s{0,4}(?:=>|:=|[:=])"
+        _PASSWORD_NAME + r"(?:\\?[\"'])?\s{0,4}(?:=>|:=|[:=])"
         r"\s{0,4}\\?'((?:[^'\\\n]|\\[^'\n]){4,128})\\?'",
         _is_password,
-        signs=(
-            "pass",
-            "pwd",
-        ),
+        signs=_PASSWORD_SIGNS,
     ),
     Rule(
         "password",
-        r"(?i:pass(?:word|wd|phrase)|(?:\b|_)pwd)[A-Za-z0-9]{0,8}\s{0,4}(?:=>|:=|[:=])\s{0,4}"
+        _PASSWORD_NAME + r"\s{0,4}(?:=>|:=|[:=])\s{0,4}"
         r"([^\s\"'\\,;=(){}\[\]<>&|$][^\s\"'\\,;(){}\[\]<>|]{5,127})",
         _is_password,
-        signs=(
-            "pass",
-            "pwd",
-        ),
+        signs=_PASSWORD_SIGNS,
     ),
     Rule(
         "e-mail address",

@@ -58,14 +58,14 @@ def assign(lake: Lake, tasks: Iterable[Task], by: By = "task") -> None:
 
 def conflicts(lake: Lake, tasks: Mapping[str, Task]) -> dict[str, str]:
     """Which of some named tasks say another split than was decided: name → what was decided. Records nothing."""
-    units = {name: units_of(task) for name, task in tasks.items()}
+    units = {name: list(units_of(task).values()) for name, task in tasks.items()}
     with lake.catalog.read() as connection:
-        known = _decided(connection, sorted({unit for one in units.values() for unit in one.values()}))
+        decided = _decided(connection, sorted({unit for task_units in units.values() for unit in task_units}))
     found = {}
-    for name, mine in units.items():
-        for unit in mine.values():
-            if known.get(unit, tasks[name].split) != tasks[name].split:
-                found[name] = f"{unit} belongs to {known[unit]}, not to {tasks[name].split}"
+    for name, task_units in units.items():
+        for unit in task_units:
+            if decided.get(unit, tasks[name].split) != tasks[name].split:
+                found[name] = f"{unit} belongs to {decided[unit]}, not to {tasks[name].split}"
     return found
 
 

@@ -156,7 +156,7 @@ def refuse_revoked(lake: Lake, ids: Sequence[str], snapshot: int) -> None:
 def _collected(lake: Lake, snapshot: int, iteration: int) -> dict[str, RouteTo]:
     rows = lake.sql(
         f"""select trajectory_id, route from trajectories
-            where split = 'train' and (purpose = 'collect' and ours or origin = 'imported')
+            where split = 'train' and (purpose = 'collect' and ours or purpose = 'imported')
               and iteration <= {iteration} and revoked is null
               and (route = '{RouteTo.SUPERVISED}'
                    or route = '{RouteTo.EXECUTOR}' and policy in ('{NOISY_EXPERT}', '{TUTORED}'))

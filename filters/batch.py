@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flywheel.arrow import ARROW_SCHEMAS, steps_to_arrow, trajectories_from_arrow, trajectories_to_arrow
 from flywheel.datasets.lake import Lake
-from flywheel.trajectory import OURS, Task, Trajectory
+from flywheel.trajectory import Task, Trajectory
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -53,11 +53,6 @@ class Batch:
     def step_numbers(self, column: str) -> Floats:
         """A number or truth of each step as float64, (T,)."""
         return _floats(self.steps[column])
-
-    @cached_property
-    def ours(self) -> list[bool]:
-        """Was each trajectory played here, or is it trusted?"""
-        return [origin in OURS for origin in self.texts("origin")]
 
     def step_texts(self, column: str) -> pa.Array:
         """A column of the steps as one Arrow array of T values."""

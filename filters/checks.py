@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow.compute as pc
 
+from flywheel.datasets.provenance import IMPORTED
 from flywheel.environments.privileged import CANARY
 from flywheel.filters.batch import Batch, Bools, Floats
-from flywheel.trajectory import Origin, StopReason, trajectory_id
+from flywheel.trajectory import BUDGET_STOPS, StopReason, TrajectoryOrigin, trajectory_id
 
 Check = Callable[[Batch], Bools]
 """batch → (N,): does it hold?"""
 TOLERANCE = 1e-6
-LIMITS = (StopReason.STEP_LIMIT, StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT, StopReason.COST_LIMIT)
 CHECKER = (
     r"(?i)\b(?:checker|grader|scorer|verifier|reward[_ ](?:function|model|file)|answer[_ ]key"
     r"|gold[_ ](?:actions?|answers?)|expected[_ ](?:output|answer)|hidden[_ ]tests?)\b"
@@ -57,14 +57,14 @@ def success_is_progress(batch: Batch) -> Bools:
     last = batch.sum_of(np.where(batch.last_T, batch.step_numbers("progress"), 0.0))
     score, success = batch.numbers("score"), batch.numbers("success") > 0
     holds: Bools = (np.abs(score - last) <= TOLERANCE) & (success == (score >= 1 - TOLERANCE))
-    return holds | np.array([name.startswith("imported/") for name in batch.texts("environment")], np.bool_)
+    return holds | np.array([name.startswith(f"{IMPORTED}/") for name in batch.texts("environment")], np.bool_)
 
 
 def limits_end_no_success(batch: Batch) -> Bools:
     """Only a last step is truncated, under a limit, and not in a success: what was cut off did not end of itself."""
     truncated = batch.step_numbers("truncated") > 0
     stopped = np.asarray(batch.texts("stop_reason"))
-    limited = np.isin(stopped, [*LIMITS, StopReason.UNKNOWN]) & (batch.numbers("success") == 0)
+    limited = np.isin(stopped, [*BUDGET_STOPS, StopReason.UNKNOWN]) & (batch.numbers("success") == 0)
     alone = batch.all_of(~truncated | (batch.last_T & (batch.step_numbers("terminated") == 0)))
     holds: Bools = alone & (limited | (batch.sum_of(truncated) == 0))
     return holds
@@ -131,7 +131,7 @@ def episode_is_itself(batch: Batch) -> Bools:
     columns = ["trajectory_id", "policy_id", "policy_version", "purpose", "attempt"]
     rows = batch.trajectories.select(columns).to_pylist()
     same = [row.pop("trajectory_id") == trajectory_id(task, **row) for task, row in zip(batch.tasks, rows, strict=True)]
-    imported = [origin == Origin.IMPORTED for origin in batch.texts("origin")]
+    imported = [origin == TrajectoryOrigin.IMPORTED for origin in batch.texts("origin")]
     return np.array(imported, np.bool_) | np.array(same, np.bool_)
 
 

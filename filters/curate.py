@@ -18,11 +18,11 @@ from flywheel.environments.catalog import canonical
 from flywheel.errors import LeakError
 from flywheel.filters.batch import read_batch
 from flywheel.filters.calibration import gating
-from flywheel.filters.duplicates import Echoes, echoes
+from flywheel.filters.duplicates import Echoes, compared, echoes
 from flywheel.filters.examine import Findings, examine_all
 from flywheel.filters.routing import Case, route
 from flywheel.text import printable
-from flywheel.trajectory import Origin, Route, Split, StopReason, Task, Verdict
+from flywheel.trajectory import OURS, Route, Split, StopReason, Task, TrajectoryOrigin, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +46,15 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
         for findings in group:
             unverifiable |= findings.unverifiable
         progress(len(routes))
-    tell_unverifiable(unverifiable)
+    warn_unverifiable(unverifiable)
     return route_counts(lake)
 
 
-def tell_unverifiable(reasons: Mapping[str, str]) -> None:
+def warn_unverifiable(reasons: Mapping[str, str]) -> None:
     """Warn of trajectories that could not be verified: id → why."""
     if reasons:
-        one, why = next(iter(reasons.items()))
-        log.warning("%d trajectories could not be verified, as %s: %s", len(reasons), one, printable(why))
+        example, reason = next(iter(reasons.items()))
+        log.warning("%d trajectories could not be verified, as %s: %s", len(reasons), example, printable(reason))
 
 
 def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda done: None) -> list[dict[str, Any]]:
@@ -76,23 +76,20 @@ def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Seq
     if not chunks:
         return
     check_splits(lake)
-    misplaced = wrong_splits(lake) | too_long(config, lake)
+    problems = unteachable(config, lake)
     gates = gating(config, lake)
     batches = (read_batch(lake, chunk) for chunk in chunks)
     unsaved: pa.Table | None = None
     for group in batched(examine_all(config, batches, len(chunks)), TOGETHER):
         prints = pa.concat_tables([findings.fingerprints for findings in group])
-        cases = [case for findings in group for case in cases_of(findings, gates, config.curate.vouch, misplaced)]
+        cases = [case for findings in group for case in cases_of(findings, gates, config.curate.vouch, problems)]
         teaching = [case.split is Split.TRAIN and case.verified for case in cases]
-        ours = [mine for findings in group for mine in findings.batch.ours]
-        echo = echoes(lake, prints, teaching, ours, config.curate.near_duplicate, unsaved)
+        fresh = compared(prints, teaching, [case.origin in OURS for case in cases])
+        echo = echoes(lake, fresh, config.curate.near_duplicate, unsaved)
         at = lake.now()
-        yield group, echo, [route(echo.known(case), at=at) for case in cases]
+        yield group, echo, [route(echo.with_repeats(case), at=at) for case in cases]
         if dry_run:
-            place = pa.array([-1] * len(teaching), pa.int64())
-            told = prints.append_column("place", place).append_column("teaching", pa.array(teaching, pa.bool_()))
-            told = told.append_column("ours", pa.array(ours, pa.bool_()))
-            unsaved = told if unsaved is None else pa.concat_tables([unsaved, told])
+            unsaved = fresh if unsaved is None else pa.concat_tables([unsaved, fresh])
 
 
 def decisive(verdicts: Sequence[Verdict], gates: Sequence[bool]) -> list[Verdict]:
@@ -101,10 +98,10 @@ def decisive(verdicts: Sequence[Verdict], gates: Sequence[bool]) -> list[Verdict
 
 
 def cases_of(
-    findings: Findings, gates: Sequence[bool], vouchers: Sequence[str], misplaced: Mapping[str, str]
+    findings: Findings, gates: Sequence[bool], vouchers: Sequence[str], problems: Mapping[str, str]
 ) -> list[Case]:
     """What routing knows of each trajectory, but for what it repeats. `gates` says which of the pipeline's verifiers
-    decide, `vouchers` whose word is enough for an import, `misplaced` why an import is of no task that may teach."""
+    decide, `vouchers` whose word is enough for an import, `problems` why an import may not teach."""
     batch = findings.batch
     return [
         Case(
@@ -113,9 +110,9 @@ def cases_of(
             StopReason(stop),
             decisive(verdicts, gates) if verdicts else (),
             segments,
-            origin=Origin(origin),
+            origin=TrajectoryOrigin(origin),
             vouchers=tuple(vouchers),
-            problem=misplaced.get(one, "") or findings.unverifiable.get(one, ""),
+            problem=problems.get(one, "") or findings.unverifiable.get(one, ""),
         )
         for one, split, stop, origin, verdicts, segments in zip(
             batch.ids,
@@ -187,24 +184,19 @@ def check_splits(lake: Lake) -> None:
         raise LeakError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
 
 
-def too_long(config: Config, lake: Lake) -> dict[str, str]:
-    """Imports of more steps than an episode may have here: id → why they may not teach."""
-    most = config.environment.max_steps
+def unteachable(config: Config, lake: Lake, condition: str = "route is null") -> dict[str, str]:
+    """Imports of more steps than an episode may have here, or that claim a split which their task does not belong to:
+    id → why they may not teach."""
     rows = lake.sql(
-        f"""select trajectory_id, length from trajectories
-            where claims is not null and route is null and length > {most}"""
-    ).to_pylist()
-    return {row["trajectory_id"]: f"{row['length']} steps, where an episode has at most {most}" for row in rows}
-
-
-def wrong_splits(lake: Lake, condition: str = "route is null") -> dict[str, str]:
-    """Imports that claim a split which their task does not belong to: id → why they may not teach."""
-    rows = lake.sql(
-        f"""select trajectory_id, environment, parameters, split, seed from trajectories
+        f"""select trajectory_id, environment, parameters, split, seed, length from trajectories
             where claims is not null and {condition}"""
     ).to_pylist()
-    tasks = {row.pop("trajectory_id"): Task(**{**row, "split": Split(row["split"])}) for row in rows}
-    return conflicts(lake, tasks)
+    most, tasks, problems = config.environment.max_steps, dict[str, Task](), dict[str, str]()
+    for row in rows:
+        tasks[row["trajectory_id"]] = Task(row["environment"], row["parameters"], Split(row["split"]), row["seed"])
+        if row["length"] > most:
+            problems[row["trajectory_id"]] = f"{row['length']} steps, where an episode has at most {most}"
+    return conflicts(lake, tasks) | problems
 
 
 def _append(lake: Lake, group: Sequence[Findings], echo: Echoes, routes: Sequence[Route]) -> None:

@@ -1,6 +1,7 @@
 """Examining batches: segments, verdicts and fingerprints of each, in this process, in several, or on a Ray cluster.
 
-Nothing that a record says stops the others: what raises is sought out, tried again, and set apart with its reason.
+A record whose verification raises is found by bisection, tried again with a fresh simulator, and reported with its
+reason; the others go on.
 """
 
 from __future__ import annotations
@@ -28,22 +29,21 @@ from flywheel.errors import (
     RefusedError,
     TaskError,
     UnreachableError,
-    reason_of,
+    named_reason,
 )
 from flywheel.filters.batch import Batch
 from flywheel.filters.catalog import Tools, make_verifiers, needs_world
-from flywheel.filters.fingerprints import fingerprints, no_fingerprint
+from flywheel.filters.fingerprints import empty_fingerprints, fingerprints
 from flywheel.filters.segments import segments_of
 from flywheel.filters.verifier import Verifier
 from flywheel.trajectory import Segment, Split, Verdict
 
-WORTH = 2
-"""Batches that a process more must get to be worth its start."""
+MIN_BATCHES_PER_PROCESS = 2
+"""With fewer, a process is not worth its start."""
 TRIES = 3
 """How often a trajectory may make its verification raise, each time with a fresh simulator."""
-NOT_THE_RECORD = (ConfigError, PrerequisiteError, UnreachableError, MemoryError)
+ENVIRONMENT_FAULTS = (ConfigError, PrerequisiteError, UnreachableError, MemoryError)
 """What no record is to blame for."""
-EXCERPT = 200
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,24 @@ class Findings:
 
 def examine(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
     """Everything that can be said of a batch without looking at the rest of the lake."""
-    said = [verifier.verify(batch) for verifier in verifiers]
-    return Findings(batch, segments_of(batch), list(zip(*said, strict=True)), fingerprints(batch))
+    verdicts = [verifier.verify(batch) for verifier in verifiers]
+    return Findings(batch, segments_of(batch), list(zip(*verdicts, strict=True)), fingerprints(batch))
 
 
 def verify(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
     """The verdicts alone."""
-    said = [verifier.verify(batch) for verifier in verifiers]
-    return Findings(batch, [[] for _ in batch.ids], list(zip(*said, strict=True)), no_fingerprint(batch))
+    verdicts = [verifier.verify(batch) for verifier in verifiers]
+    return Findings(batch, [[] for _ in batch.ids], list(zip(*verdicts, strict=True)), empty_fingerprints(batch))
 
 
 class Examiner:
     """The pipeline's verifiers, with a simulator if they need one, for batches in which a bad record fails alone.
 
-    `work`: what is done with a batch, `examine` or `verify`.
+    `analyse`: what is done with a batch, `examine` or `verify`.
     """
 
-    def __init__(self, config: Config, work: Callable[[Batch, Sequence[Verifier]], Findings] = examine) -> None:
-        self._config, self._work = config, work
+    def __init__(self, config: Config, analyse: Callable[[Batch, Sequence[Verifier]], Findings] = examine) -> None:
+        self._config, self._analyse = config, analyse
         self._stack = ExitStack()
         self._world: World | None = None
         self._verifiers: list[Verifier] = []
@@ -89,14 +89,14 @@ class Examiner:
         self._stack.close()
 
     def examine(self, batch: Batch) -> Findings:
-        """Findings of every trajectory. What raises is found by halves; raises what no record is to blame for."""
+        """Findings of every trajectory; bisects a batch that raises. Raises what no record is to blame for."""
         try:
-            return self._work(batch, self._verifiers)
-        except NOT_THE_RECORD:
+            return self._analyse(batch, self._verifiers)
+        except ENVIRONMENT_FAULTS:
             raise
         except Exception as error:
             if len(batch) == 1:
-                return self._alone(batch, error)
+                return self._retry_single(batch, error)
             if isinstance(error, InfrastructureError):
                 self._open()
         half = len(batch) // 2
@@ -109,21 +109,21 @@ class Examiner:
             {one: why for part in parts for one, why in part.unverifiable.items()},
         )
 
-    def _alone(self, batch: Batch, error: Exception) -> Findings:
+    def _retry_single(self, batch: Batch, error: Exception) -> Findings:
         """Findings of a trajectory whose verification raised, if a fresh simulator helps; else why it raises."""
         for _ in range(1, TRIES if not isinstance(error, TaskError | RefusedError) else 1):
             self._open()
             try:
-                return self._work(batch, self._verifiers)
-            except NOT_THE_RECORD:
+                return self._analyse(batch, self._verifiers)
+            except ENVIRONMENT_FAULTS:
                 raise
             except Exception as again:
                 error = again
         if isinstance(error, InfrastructureError) and not isinstance(error, RefusedError):
             self._open()
-            self._try_world()
-        why = f"{type(error).__name__}: {reason_of(error)}"[:EXCERPT]
-        return Findings(batch, [[]], [()], no_fingerprint(batch), {batch.ids[0]: why})
+            self._probe_world()
+        why = named_reason(error)
+        return Findings(batch, [[]], [()], empty_fingerprints(batch), {batch.ids[0]: why})
 
     def _open(self) -> None:
         """Start anew, with a fresh simulator."""
@@ -134,7 +134,7 @@ class Examiner:
             self._world = self._stack.enter_context(open_world(self._config.environment.name, settings))
         self._verifiers = make_verifiers(self._config.curate.verifiers, Tools(self._world, judge_cache(self._config)))
 
-    def _try_world(self) -> None:
+    def _probe_world(self) -> None:
         """Raises `InfrastructureError` if the world cannot begin a task of its own either: no record is to blame."""
         if self._world is not None:
             self._world.environments(1)[0].reset(self._world.tasks(Split.TRAIN, 0, 1)[0])
@@ -155,7 +155,7 @@ def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterato
         with actors(config.cluster.ray, min(config.cluster.actors, count), Examiner, absolute) as made:
             yield from in_order(made, "examine", batches)
         return
-    workers = min(config.curate.workers, count // WORTH)
+    workers = min(config.curate.workers, count // MIN_BATCHES_PER_PROCESS)
     if workers < 2 or not needs_world(config.curate.verifiers):
         with closing(Examiner(config)) as examiner:
             yield from map(examiner.examine, batches)

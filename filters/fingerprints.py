@@ -57,8 +57,8 @@ def fingerprints(batch: Batch) -> pa.Table:
     )
 
 
-def no_fingerprint(batch: Batch) -> pa.Table:
-    """The row of what cannot be compared: it is like nothing."""
+def empty_fingerprints(batch: Batch) -> pa.Table:
+    """Rows of what cannot be compared: it is like nothing."""
     schema = ARROW_SCHEMAS["fingerprints"]
     empty = {"actions": "", "essential": "", "record": "", "signature": [], "bands": [], "source": SOURCE}
     return pa.Table.from_pylist([{"trajectory_id": one, **empty} for one in batch.ids], schema)
@@ -68,21 +68,21 @@ def without_loops(batch: Batch) -> Bools:
     """(T,): which steps remain of each episode without its loops, that is without what led back to an equal state and
     neither earned a reward nor opened a document. Padding with no-ops, or with deeds that are taken back, is gone."""
     count = batch.steps.num_rows
-    note_T, named_T = codes(batch.steps["note"]), np.asarray(pc.not_equal(batch.steps["note"], "").to_numpy(), np.bool_)
-    _, first = np.unique(np.stack([batch.owner_T, note_T]), axis=1, return_index=True)
+    noted = np.flatnonzero(pc.not_equal(batch.steps["note"], "").to_numpy())
+    _, first = np.unique(batch.owner_T[noted] * count + codes(batch.steps["note"])[noted], return_index=True)
     fresh_T = np.zeros(count, np.bool_)
-    fresh_T[first] = True
-    opened = np.roll(fresh_T & named_T, -1)  # a document that is read again opens nothing
-    gained = (batch.step_numbers("reward") != 0) | opened | batch.last_T
-    stretch_T = np.cumsum(gained) - gained
-    _, place_T = np.unique(np.stack([stretch_T, batch.owner_T, batch.state_T]), axis=1, return_inverse=True)
+    fresh_T[noted[first]] = True  # a document that is read again opens nothing
+    gained = (batch.step_numbers("reward") != 0) | np.roll(fresh_T, -1) | batch.last_T
+    stretch_T = np.cumsum(gained) - gained  # ends at the latest with the episode
+    _, place_T = np.unique((stretch_T << 32) + batch.state_T, return_inverse=True)  # states are numbered below 2**31
     last_of = np.zeros(count, np.int64)
     last_of[place_T] = np.arange(count)
-    left_T = last_of[place_T].tolist()  # the last step of the stretch that left the state in which a step began
-    kept = np.zeros(count, np.bool_)
-    step = 0
+    exit_T = last_of[place_T]  # the last step of the stretch that left the state in which a step began
+    if np.array_equal(exit_T, np.arange(count)):
+        return np.ones(count, np.bool_)
+    kept, exits, step = np.zeros(count, np.bool_), exit_T.tolist(), 0
     while step < count:
-        step = left_T[step]
+        step = exits[step]
         kept[step] = True
         step += 1
     return kept

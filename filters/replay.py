@@ -16,7 +16,7 @@ from flywheel.filters.verifier import arguments, verdicts
 from flywheel.trajectory import Item, Step, Task, Trajectory, Verdict
 
 ITEM = "replay reproduces the record"
-REDACTED_ALSO = tuple(
+REDACTION_OPTIONS = tuple(
     chosen for count in range(len(OPTIONAL) + 1) for chosen in combinations([rule.kind for rule in OPTIONAL], count)
 )
 """Every choice of the optional kinds of personal data."""
@@ -67,11 +67,11 @@ class Replay:
 
     def _play(self, trajectory: Trajectory, task: Task) -> tuple[Observation, float, bool, Difference | None]:
         """(what was seen last, progress reached, success, first difference or None)."""
-        canonical = self._world.find(task.split, task.seed)
+        world_task = self._world.find(task.split, task.seed)
         environment = self._world.environments(1)[0]
         observation = environment.reset(task)
         progress, success = 0.0, False
-        if not _same(trajectory.instruction, canonical.instruction):
+        if not _same(trajectory.instruction, world_task.instruction):
             return observation, progress, success, (0, "the instruction is not the task's")
         for place, step in enumerate(trajectory.steps):
             if found := _differs(step, observation):
@@ -111,12 +111,14 @@ def _differs(step: Step, seen: Observation) -> str | None:
         return "the state differs"
     if (step.valid_actions is None) != (seen.valid_actions is None):
         return "the valid actions differ"
-    told, offered = step.valid_actions or (), seen.valid_actions or ()
-    return None if len(told) == len(offered) and all(map(_same, told, offered)) else "the valid actions differ"
+    recorded, offered = step.valid_actions or (), seen.valid_actions or ()
+    if recorded == offered or (len(recorded) == len(offered) and all(map(_same, recorded, offered))):
+        return None
+    return "the valid actions differ"
 
 
 def _same(recorded: str, seen: str) -> bool:
     """Equal, but for what the lake does not keep, under whichever options it was written."""
     return recorded == seen or (
-        MARK in recorded and any(recorded == redact(seen, Counter(), also) for also in REDACTED_ALSO)
+        MARK in recorded and any(recorded == redact(seen, Counter(), also) for also in REDACTION_OPTIONS)
     )

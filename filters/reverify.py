@@ -16,10 +16,10 @@ from flywheel.datasets.lineage import pins_holding
 from flywheel.datasets.reading import literal, quoted
 from flywheel.environments.catalog import canonical
 from flywheel.filters.batch import read_batch
-from flywheel.filters.curate import tell_unverifiable, wrong_splits
+from flywheel.filters.curate import unteachable, warn_unverifiable
 from flywheel.filters.examine import Examiner, verify
 from flywheel.filters.routing import COPIED, Case, route
-from flywheel.trajectory import Origin, Route, Segment, Split, StopReason, Verdict, digest
+from flywheel.trajectory import Route, Segment, Split, StopReason, TrajectoryOrigin, Verdict, digest
 
 CHUNK = 128
 
@@ -71,13 +71,13 @@ def reverify(
     settings = known.get(name, VerifierConfig(name=name, gate=False))
     gates = {one.name for one in config.curate.verifiers if one.gate}
     alone = config.model_copy(update={"curate": config.curate.model_copy(update={"verifiers": (settings,)})})
-    ids, changes = _curated_since(config, lake, since), list[Change]()
+    ids, changes, unverifiable = _curated_since(config, lake, since), list[Change](), dict[str, str]()
     with closing(Examiner(alone, verify)) as examiner:
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             at = lake.now()
             findings = examiner.examine(read_batch(lake, chunk))
-            tell_unverifiable(findings.unverifiable)
+            unverifiable |= findings.unverifiable
             said = [replace(one, created_at=at) for row in findings.verdicts for one in row]
             mine = f"list_contains({literal(chunk)}, trajectory_id)"
             before = _in_force(lake, mine)
@@ -86,6 +86,7 @@ def reverify(
             if not dry_run:  # routes first: a killed run finds the old verdict in force and goes on from there
                 _append(lake, [one for one in said if not _same_maker(before, one)], routes, name)
             progress(len(chunk))
+    warn_unverifiable(unverifiable)
     touched = [one.trajectory_id for one in changes]
     students = lake.sql(
         f"""select distinct policy_id from lineage where list_contains({literal(touched)}::varchar[], trajectory_id)
@@ -150,7 +151,7 @@ def _routes(
                    f.duplicate_of is not null as repeats
             from trajectories t left join fingerprints f using (trajectory_id) where {mine}"""
     ).to_pylist()
-    cases, problems = {row["trajectory_id"]: row for row in rows}, wrong_splits(lake, mine)
+    cases, problems = {row["trajectory_id"]: row for row in rows}, unteachable(config, lake, mine)
     routes = []
     for new in said:
         one, row = new.trajectory_id, cases[new.trajectory_id]
@@ -163,7 +164,7 @@ def _routes(
             segments.get(one, []),
             row["route_reason"] == COPIED,
             bool(row["repeats"]),
-            Origin.COLLECTED if row["ours"] else Origin.IMPORTED,
+            TrajectoryOrigin.COLLECTED if row["ours"] else TrajectoryOrigin.IMPORTED,
             config.curate.vouch,
             problems.get(one, ""),
         )

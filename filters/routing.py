@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flywheel.filters.replay import Replay
-from flywheel.trajectory import OURS, Origin, Route, RouteTo, Segment, Split, StopReason, Verdict
+from flywheel.trajectory import OURS, Route, RouteTo, Segment, Split, StopReason, TrajectoryOrigin, Verdict
 
 SOURCE = "routing/3"
 COPIED = "copy of another episode under a new id"
@@ -25,7 +25,7 @@ class Case:
     """Another trajectory holds the very same playing."""
     repeats: bool = False
     """An earlier training episode says the same."""
-    origin: Origin = Origin.COLLECTED
+    origin: TrajectoryOrigin = TrajectoryOrigin.COLLECTED
     vouchers: tuple[str, ...] = ()
     """Verifiers, besides replay, whose word is enough for an import."""
     problem: str = ""

@@ -23,8 +23,8 @@ with atheris.instrument_imports(
 ):
     from flywheel.datasets.formats.catalog import SPLITTERS
     from flywheel.datasets.formats.parsing import Raw
-    from flywheel.datasets.formats.records import Source
-    from flywheel.datasets.imports import Reading, trajectories_of
+    from flywheel.datasets.formats.records import ReadContext
+    from flywheel.datasets.imports import ImportOptions, trajectories_of
     from flywheel.datasets.provenance import with_claims
 from flywheel.arrow import steps_to_arrow
 from flywheel.errors import RecordError
@@ -62,17 +62,10 @@ NASTY: list[Any] = [
 
 def seeds() -> dict[str, Any]:
     """A good record of every format."""
-    from tests.test_formats import ATIF, CHAT, INSPECT, OTEL, SAMPLE, SWE
+    from tests.test_formats import SEEDS
 
     own = json.loads((Path(__file__).parent / "data" / "own_atif.json").read_text())
-    return {
-        "atif": ATIF,
-        "atif of ours": own,
-        "chat": CHAT,
-        "swe-agent": SWE,
-        "inspect": {**INSPECT, "sample": SAMPLE},
-        "otel": OTEL,
-    }
+    return {**SEEDS, "atif of ours": own}
 
 
 def damage(choices: atheris.FuzzedDataProvider, record: Any) -> Any:
@@ -120,7 +113,7 @@ def try_record(format: str, record: Any) -> None:
             continue
         for trust in (False, True):
             try:
-                for one in trajectories_of(raw, Reading(format, Split.TRAIN, None, "me", trust), Source()):
+                for one in trajectories_of(raw, ImportOptions(format, Split.TRAIN, None, "me", trust), ReadContext()):
                     list(steps_to_arrow([with_claims(one)]))
             except RecordError as error:
                 assert "\n" not in str(error), error

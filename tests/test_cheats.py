@@ -22,7 +22,7 @@ from flywheel.datasets.lake import Lake
 from flywheel.distill.corpus import load_corpus
 from flywheel.distill.examples import windows_of
 from flywheel.environments.protocol import World
-from flywheel.filters.cheats import CHEATS, CLAIMS, POISON, STUDENT
+from flywheel.filters.cheats import CHEATS, POISON, PROVENANCE_CHEATS, STUDENT
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory
 from tests.conftest import Play
@@ -99,9 +99,9 @@ def imported(
 ) -> tuple[Lake, dict[str, str]]:
     """(lake after an import and curation, what the document called itself → class)."""
     folder = tmp_path_factory.mktemp("documents")
-    golden = sorted(play(Expert(world), EACH * len(CLAIMS), start=4000), key=lambda one: one.seed)
+    golden = sorted(play(Expert(world), EACH * len(PROVENANCE_CHEATS), start=4000), key=lambda one: one.seed)
     named: dict[str, str] = {}
-    for number, (name, plant) in enumerate(CLAIMS.items()):
+    for number, (name, plant) in enumerate(PROVENANCE_CHEATS.items()):
         for place in range(number * EACH, (number + 1) * EACH):
             cheat = plant(golden[place], golden[place - 1], world.facts(golden[place].task))
             named[cheat.trajectory_id] = name
@@ -133,8 +133,8 @@ def test_what_an_import_claims_neither_counts_nor_teaches(
     caught = Counter(named[one] for one in named if not counts[one] and POISON not in taught.get(one, ""))
     share = caught.total() / len(named)
     with capsys.disabled():
-        print(f"\n{len(CLAIMS)} classes of claims: {share:.1%} of {len(named)} neither count nor teach")
-    assert len(named) == EACH * len(CLAIMS)
+        print(f"\n{len(PROVENANCE_CHEATS)} classes of claims: {share:.1%} of {len(named)} neither count nor teach")
+    assert len(named) == EACH * len(PROVENANCE_CHEATS)
     assert share >= 0.95
 
 

@@ -353,6 +353,12 @@ def test_what_a_chat_cannot_do_is_refused_by_name(name: str, value: Any) -> None
         parse_request(ChatRequest, body)
 
 
+def test_what_asks_for_nothing_is_let_through() -> None:
+    neutral = {"frequency_penalty": 0.0, "presence_penalty": 0, "repetition_penalty": 1.0, "best_of": 1, "min_p": 0.0}
+    request = parse_request(CompletionRequest, json.dumps({"model": "m", "prompt": "x", **neutral}).encode())
+    assert request == CompletionRequest(model="m", prompt="x")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

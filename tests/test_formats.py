@@ -22,12 +22,12 @@ from flywheel.cli_formats import From, To
 from flywheel.datasets.exports import export, select_ids
 from flywheel.datasets.formats import atif as atif_format
 from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, READERS, SUFFIXES, TUNING, read
-from flywheel.datasets.formats.records import Source
+from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.imports import Imported, import_files
 from flywheel.datasets.lake import Lake
 from flywheel.errors import LakeError, RecordError
 from flywheel.filters.segments import segment
-from flywheel.trajectory import Image, Origin, Route, RouteTo, Split, StopReason, Trajectory
+from flywheel.trajectory import Image, Route, RouteTo, Split, StopReason, Trajectory, TrajectoryOrigin
 from tests.strategies import episodes
 
 PIXEL = Image("image/png", b"\x89PNG\r\n\x1a\n and no more")
@@ -125,12 +125,12 @@ OTEL = {"resourceSpans": [{"scopeSpans": [{"spans": _SPANS}]}]}
 
 def _restored(document: Any) -> list[Trajectory]:
     """What the reader makes of a document of ours, without the claims that it sets apart."""
-    return [dataclasses.replace(one, claims=None) for one in read("atif", document, Split.TRAIN, Source())]
+    return [dataclasses.replace(one, claims=None) for one in read("atif", document, Split.TRAIN, ReadContext())]
 
 
 def _as_collected(one: Trajectory) -> Trajectory:
     """A trusted trajectory as it was when it was played."""
-    return dataclasses.replace(one, origin=Origin.COLLECTED, origin_source="", origin_by="")
+    return dataclasses.replace(one, origin=TrajectoryOrigin.COLLECTED, origin_source="", origin_by="")
 
 
 def _write(path: Path, *records: Any) -> Path:
@@ -517,7 +517,7 @@ def damaged(draw: st.DrawFn, seed: Any) -> Any:
 def test_readers_give_trajectories_or_a_reason(format: str, data: st.DataObject) -> None:
     record = data.draw(json_values | damaged(SEEDS[format]))
     try:
-        found = read(format, record, Split.TRAIN, Source())
+        found = read(format, record, Split.TRAIN, ReadContext())
     except RecordError as error:
         assert "\n" not in str(error)
     else:
@@ -529,4 +529,4 @@ def test_a_forged_document_of_our_own_is_refused(golden: list[Trajectory]) -> No
         document = atif_format.write(golden[0], {})
         document["extra"]["flywheel"] |= damage
         with pytest.raises(RecordError, match=r"extra\.flywheel"):
-            read("atif", document, Split.TRAIN, Source())
+            read("atif", document, Split.TRAIN, ReadContext())

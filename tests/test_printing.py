@@ -207,6 +207,9 @@ def test_a_draft_that_a_killed_query_left_is_in_nobodys_way(where: list[str], tm
     (tmp_path / "out.csv.part").write_text("half")
     assert sql(where, "select 1 as a", "--output", str(tmp_path / "out.csv")).returncode == 0
     assert (tmp_path / "out.csv").read_text() == "a\n1\n"
+    assert (tmp_path / "out.csv.part").read_text() == "half"
+    inside = sql(where, "select 1 as a", "--output", str(tmp_path / "out.csv" / "x.csv"))
+    assert inside.returncode == 2 and "name a new file" in inside.stderr
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

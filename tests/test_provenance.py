@@ -35,7 +35,7 @@ from flywheel.filters.cheats import cut
 from flywheel.filters.curate import curate
 from flywheel.filters.fingerprints import without_loops
 from flywheel.filters.segments import segment
-from flywheel.trajectory import Origin, Split, Step, StopReason, Task, Trajectory, trajectory_id
+from flywheel.trajectory import Split, Step, StopReason, Task, Trajectory, TrajectoryOrigin, trajectory_id
 from tests.conftest import ORIGIN, ROOT, Play
 from tests.corridor import LENGTH, NAME, CorridorWorld, task_of
 
@@ -121,7 +121,9 @@ def test_trust_is_an_explicit_word_that_lineage_keeps(lake: Lake, golden: list[T
     call = ["import", str(folder), "--format", "atif", "--trust", "--data-dir", str(lake.root)]
     assert CliRunner().invoke(app, call).exit_code == 0
     back = lake.trajectories([one.trajectory_id for one in golden[:2]])
-    plain = [dataclasses.replace(one, origin=Origin.COLLECTED, origin_source="", origin_by="") for one in back]
+    plain = [
+        dataclasses.replace(one, origin=TrajectoryOrigin.COLLECTED, origin_source="", origin_by="") for one in back
+    ]
     assert plain == golden[:2]
     told = touched(lake, golden[0].trajectory_id)
     assert told["origin"] == "trusted"
@@ -184,7 +186,7 @@ def _rows(one: Trajectory) -> list[list[tuple[str, bool]]]:
 
 @pytest.mark.parametrize("name", [name for name, kind in STEP_EVIDENCE.items() if kind is not Evidence.REPLAYED])
 def test_training_reads_of_an_import_only_what_replay_reproduces(golden: list[Trajectory], name: str) -> None:
-    honest = dataclasses.replace(golden[0], origin=Origin.IMPORTED)
+    honest = dataclasses.replace(golden[0], origin=TrajectoryOrigin.IMPORTED)
     field = next(field for field in dataclasses.fields(Step) if field.name == name)
     kind = str(field.type).split(" | ")[0]
     poison = OTHER.get(kind) if kind in OTHER else ((0.5,) if "float" in kind else (("poison",),))
@@ -192,15 +194,22 @@ def test_training_reads_of_an_import_only_what_replay_reproduces(golden: list[Tr
     assert _rows(dataclasses.replace(honest, steps=steps)) == _rows(honest)
 
 
+@pytest.mark.parametrize("origin", [TrajectoryOrigin.COLLECTED, TrajectoryOrigin.IMPORTED])
 @pytest.mark.parametrize(
-    "name", [name for name, kind in TRAJECTORY_EVIDENCE.items() if kind in (Evidence.UNREAD, Evidence.WRITTEN)]
+    "name",
+    [
+        name
+        for name, kind in TRAJECTORY_EVIDENCE.items()
+        if kind in (Evidence.UNREAD, Evidence.WRITTEN) and name not in ("origin", "claims")
+    ],
 )
-def test_training_reads_no_other_column_of_a_trajectory(golden: list[Trajectory], name: str) -> None:
-    if name == "origin":
-        return
-    value = getattr(golden[0], name)
+def test_training_reads_no_other_column_of_a_trajectory(
+    golden: list[Trajectory], name: str, origin: TrajectoryOrigin
+) -> None:
+    honest = dataclasses.replace(golden[0], origin=origin)
+    value = getattr(honest, name)
     other = value + 1 if isinstance(value, int | float) else "poison"
-    assert _rows(dataclasses.replace(golden[0], **{name: other})) == _rows(golden[0])
+    assert _rows(dataclasses.replace(honest, **{name: other})) == _rows(honest)
 
 
 def test_our_own_policies_words_teach(golden: list[Trajectory]) -> None:
@@ -330,7 +339,7 @@ def test_an_import_longer_than_an_episode_may_be_teaches_nothing(
 def test_deeds_that_change_nothing_are_no_targets(play: Play, golden: list[Trajectory]) -> None:
     ours = _padded(play, golden[0], ("inventory",))
     assert any("inventory" in text for row in _rows(ours) for text, target in row if target)
-    padded = dataclasses.replace(ours, origin=Origin.IMPORTED, claims="{}")
+    padded = dataclasses.replace(ours, origin=TrajectoryOrigin.IMPORTED, claims="{}")
     targets = {text for row in _rows(padded) for text, target in row if target}
     assert not any("inventory" in text for text in targets)
     assert any(golden[0].steps[-1].action in text for text in targets)

@@ -18,7 +18,7 @@ import atif
 from pydantic import ValidationError
 
 from flywheel.datasets.formats.images import image_at, image_path
-from flywheel.datasets.formats.records import Run, Source, Turn, called, episode, explain, verbatim
+from flywheel.datasets.formats.records import ReadContext, Run, Turn, called, episode, explain, verbatim
 from flywheel.datasets.provenance import claims_of, with_claims
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, StopReason, Trajectory
@@ -136,7 +136,7 @@ def _content(text: str, screenshot: str | None, images: Mapping[str, Image]) -> 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
+def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
     """The trajectories of one ATIF document: Flywheel's own as it was, with what it claims of its provenance, another
     tool's with its sub-agents'."""
     try:
@@ -194,7 +194,7 @@ def _step(step: atif.Step, observation: str, image: Image | None) -> Step:
     )
 
 
-def _foreign(document: atif.Trajectory, record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
+def _foreign(document: atif.Trajectory, record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
     turns, images, waiting, event, screenshot = [], [], list[str](), "", None
     instruction, started = "", 0.0
     for step in document.steps:
@@ -240,7 +240,7 @@ def _foreign(document: atif.Trajectory, record: Any, split: Split, source: Sourc
         yield from read(child, split, source)
 
 
-def _parts(content: Any, source: Source) -> tuple[str, Image | None, bool]:
+def _parts(content: Any, source: ReadContext) -> tuple[str, Image | None, bool]:
     """(text, image, was everything read) of a message."""
     if isinstance(content, str):
         return content, None, True
@@ -267,10 +267,10 @@ def _restored_parts(content: Any, folder: Path) -> tuple[str, Image | None]:
     return "\n".join(texts), images[-1] if images else None
 
 
-def _seconds(timestamp: str, source: Source) -> float:
+def _seconds(timestamp: str, source: ReadContext) -> float:
     """Seconds since 1970; 0, and told, for what is no time."""
     try:
         return max(0.0, datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp())
     except (ValueError, OverflowError):
-        source.skip("timestamp: no ISO 8601 time")
+        source.count_unread("timestamp: no ISO 8601 time")
         return 0.0

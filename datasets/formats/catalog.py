@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flywheel.datasets.formats import atif, chat, inspect_log, otel, swe_agent
-from flywheel.datasets.formats.records import Source
-from flywheel.errors import RecordError, reason_of
+from flywheel.datasets.formats.records import ReadContext
+from flywheel.errors import RecordError, named_reason
 from flywheel.trajectory import Image, Split, Trajectory
 
-Reader = Callable[[Any, Split, Source], Iterator[Trajectory]]
+Reader = Callable[[Any, Split, ReadContext], Iterator[Trajectory]]
 Writer = Callable[[Trajectory, Mapping[str, Image]], dict[str, Any]]
 
 READERS: dict[str, Reader] = {
@@ -20,17 +20,16 @@ READERS: dict[str, Reader] = {
     "inspect": inspect_log.read,
     "otel": otel.read,
 }
-EXCERPT = 200
 
 
-def read(format: str, record: Any, split: Split, source: Source) -> list[Trajectory]:
+def read(format: str, record: Any, split: Split, source: ReadContext) -> list[Trajectory]:
     """The trajectories of a record. Raises `RecordError`, and nothing else, whatever the record holds."""
     try:
         return list(READERS[format](record, split, source))
     except RecordError:
         raise
     except Exception as error:
-        raise RecordError(f"cannot be read: {type(error).__name__}: {reason_of(error)[:EXCERPT]}") from error
+        raise RecordError(f"cannot be read: {named_reason(error)}") from error
 
 
 SUFFIXES = {

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.datasets.formats.images import data_url, image_in
-from flywheel.datasets.formats.records import Run, Source, Turn, called, episode, explain, verbatim
+from flywheel.datasets.formats.records import ReadContext, Run, Turn, called, episode, explain, verbatim
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, Trajectory
 
@@ -58,7 +58,7 @@ class Conversation(_Lenient):
     score: Any = None
 
 
-def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
+def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
     """One conversation: every assistant message is a turn; `success` and `score` are read where they stand."""
     try:
         conversation = Conversation.model_validate(record)
@@ -67,13 +67,16 @@ def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
     yield episode(NAME, run_of(conversation, record, source), split)
 
 
-def run_of(conversation: Conversation, record: Any, source: Source) -> Run:
+def run_of(conversation: Conversation, record: Any, source: ReadContext) -> Run:
     """The turns of a conversation; what was said between two of them is the observation."""
     turns: list[Turn] = []
     images: list[Image] = []
     waiting, replies, screenshot = list[str](), list[str](), None
+    instruction: str | None = None
     for message in conversation.messages:
         text, pictures, whole = _content(message, source)
+        if message.role == "user" and instruction is None:
+            instruction = text
         if message.role != "assistant":
             waiting.append(text)
             replies.append(text)
@@ -93,9 +96,8 @@ def run_of(conversation: Conversation, record: Any, source: Source) -> Run:
             )
         )
         waiting, replies, screenshot = [], [], None
-    instruction = next((_content(one, Source())[0] for one in conversation.messages if one.role == "user"), "")
     return Run(
-        instruction,
+        instruction or "",
         turns,
         conversation.model,
         "1",
@@ -107,7 +109,7 @@ def run_of(conversation: Conversation, record: Any, source: Source) -> Run:
     )
 
 
-def _content(message: _Message, source: Source) -> tuple[str, list[Image], bool]:
+def _content(message: _Message, source: ReadContext) -> tuple[str, list[Image], bool]:
     """(text, images, was everything read)."""
     if not isinstance(message.content, list):
         return message.content or "", [], True

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.datasets.formats.chat import Conversation, messages_of, run_of
-from flywheel.datasets.formats.records import Source, compact, episode, explain, verbatim
+from flywheel.datasets.formats.records import ReadContext, compact, episode, explain, verbatim
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Trajectory
 
@@ -51,7 +51,7 @@ def split(document: Any) -> list[Any]:
     return [{**header, "sample": sample} for sample in document["samples"]]
 
 
-def read(record: Any, fold: Split, source: Source) -> Iterator[Trajectory]:
+def read(record: Any, fold: Split, source: ReadContext) -> Iterator[Trajectory]:
     """One sample. It succeeded if every score says so; where one is missing or unreadable, nobody knows."""
     try:
         part = _Part.model_validate(record)
@@ -67,7 +67,7 @@ def read(record: Any, fold: Split, source: Source) -> Iterator[Trajectory]:
     yield episode(NAME, run_of(conversation, record, source), fold)
 
 
-def _plain(message: dict[str, Any], attachments: Mapping[str, str], source: Source) -> dict[str, Any]:
+def _plain(message: dict[str, Any], attachments: Mapping[str, str], source: ReadContext) -> dict[str, Any]:
     """A message as OpenAI writes it: calls under `function`, reasoning apart, attachments in place."""
     content, thoughts = message.get("content"), []
     if isinstance(content, list):
@@ -78,7 +78,7 @@ def _plain(message: dict[str, Any], attachments: Mapping[str, str], source: Sour
     plain = {"role": message.get("role"), "content": content, "reasoning_content": "\n".join(thoughts) or None}
     told = message.get("tool_calls") or []
     if not isinstance(told, list) or not all(isinstance(call, dict) for call in told):
-        source.skip("tool_calls: not a list of calls")
+        source.count_unread("tool_calls: not a list of calls")
         return {**plain, "content": content or compact(told), "weight": 0}
     calls = [
         {"function": {"name": str(call.get("function")), "arguments": call.get("arguments") or {}}} for call in told
@@ -90,7 +90,7 @@ def _type(part: Any) -> Any:
     return part.get("type") if isinstance(part, dict) else None
 
 
-def _value(value: Any, source: Source) -> float | None:
+def _value(value: Any, source: ReadContext) -> float | None:
     if isinstance(value, str):
         return _CORRECT.get(value)
     return source.number("score", value, most=1.0) if isinstance(value, bool | int | float) else None

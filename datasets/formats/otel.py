@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flywheel.datasets.formats.records import Run, Source, Turn, called, compact, episode, explain
+from flywheel.datasets.formats.records import ReadContext, Run, Turn, called, compact, episode, explain
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Trajectory, digest
 
@@ -64,7 +64,7 @@ class _Message(_Lenient):
     parts: list[_Part] = []
 
 
-def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
+def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
     """The traces of one export that hold `chat` spans with their messages; other traces are somebody else's."""
     try:
         export = _Export.model_validate(record)
@@ -81,7 +81,7 @@ def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
         yield episode(NAME, run, split)
 
 
-def _run(spans: list[_Span], source: Source) -> Run:
+def _run(spans: list[_Span], source: ReadContext) -> Run:
     turns: list[Turn] = []
     instruction, model = "", "unknown"
     for span in spans:
@@ -134,11 +134,11 @@ def _text(message: _Message) -> str:
     return "\n".join(one if isinstance(one, str) else compact(one) for one in shown if one is not None)
 
 
-def _seconds(nanoseconds: int, source: Source) -> float:
+def _seconds(nanoseconds: int, source: ReadContext) -> float:
     """Seconds since 1970 of an OTLP time, which has 64 bits; 0, and told, for what is none."""
     if 0 <= nanoseconds < 2**64:
         return nanoseconds / 1e9
-    source.skip("a time outside 64 bits")
+    source.count_unread("a time outside 64 bits")
     return 0.0
 
 

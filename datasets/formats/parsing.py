@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flywheel.datasets.formats.records import Source
+from flywheel.datasets.formats.records import ReadContext
 from flywheel.errors import RecordError, reason_of
 
 RECORD_BYTES = 64 << 20
@@ -75,10 +75,13 @@ def _lines(path: Path, file: Any, most: int) -> Iterator[Raw]:
 
 
 def _document(path: Path, text: bytes, split: Splitter | None) -> Iterator[Raw]:
+    if split is None and text.lstrip()[:1] == b"{":
+        yield Raw(path, 1, text)
+        return
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
-        whole = None  # told when it is read
+        whole = None  # refused when it is read
     if split is not None and whole is not None:
         whole = split(whole)
     if not isinstance(whole, list):
@@ -95,7 +98,7 @@ def _too_long(most: int) -> str:
     return f"longer than {most >> 20} MiB" if most >= 1 << 20 else f"longer than {most} bytes"
 
 
-def parsed(text: bytes, source: Source) -> Any:
+def parsed(text: bytes, source: ReadContext) -> Any:
     """A record's JSON. What is nested too deep is left out and told. Raises `RecordError` for what is no JSON."""
     try:
         record = json.loads(text, parse_constant=_refused, parse_float=_finite)
@@ -115,7 +118,7 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _pruned(record: Any, source: Source) -> Any:
+def _pruned(record: Any, source: ReadContext) -> Any:
     """The record without what lies deeper than `DEPTH`; level by level, so that no depth is too much."""
     level = [record] if isinstance(record, dict | list) else []
     for depth in range(DEPTH):
@@ -128,6 +131,6 @@ def _pruned(record: Any, source: Source) -> Any:
         if depth == DEPTH - 1:
             for value in inside:
                 value.clear()
-                source.skip(DEEPER)
+                source.count_unread(DEEPER)
         level = inside
     return record

@@ -19,13 +19,13 @@ from flywheel.trajectory import Image, Split, Step, StopReason, Task, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ReadContext:
     """Where a record stands, for its reader: the folder of its images, and a count of what was not understood."""
 
     folder: Path = Path()
     unread: Counter[str] = field(default_factory=Counter)
 
-    def skip(self, what: str) -> None:
+    def count_unread(self, what: str) -> None:
         """Count something that the reader leaves out; it stays in the record that is kept verbatim."""
         self.unread[what] += 1
 
@@ -34,22 +34,24 @@ class Source:
         try:
             return read()
         except UnreadableImageError as error:
-            self.skip(str(error))
+            self.count_unread(str(error))
             return f"[{error}]"
 
     def count(self, name: str, value: Any) -> int:
-        """A count of tokens; 0, and told, where it is none."""
+        """A count of tokens; 0 where it is none, which is counted as unread unless it is absent."""
+        if value is None:
+            return 0
         try:
-            number = int(value) if value is not None and not isinstance(value, bool) else 0
+            number = -1 if isinstance(value, bool) else int(value)
         except (TypeError, ValueError, OverflowError):
             number = -1
         if 0 <= number < 2**31:
             return number
-        self.skip(f"{name}: no count of tokens")
+        self.count_unread(f"{name}: no count of tokens")
         return 0
 
     def number(self, name: str, value: Any, most: float = math.inf) -> float | None:
-        """A number from 0 to `most`; None where it is none, and told where something else stands there."""
+        """A number from 0 to `most`; None where it is none, which is counted as unread unless it is absent."""
         if value is None:
             return None
         try:
@@ -58,7 +60,7 @@ class Source:
             number = math.nan
         if 0 <= number <= most and math.isfinite(number):
             return number
-        self.skip(f"{name}: not a number from 0 to {most:g}")
+        self.count_unread(f"{name}: not a number from 0 to {most:g}")
         return None
 
 

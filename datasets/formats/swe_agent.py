@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flywheel.datasets.formats.records import Run, Source, Turn, episode, explain, verbatim
+from flywheel.datasets.formats.records import ReadContext, Run, Turn, episode, explain, verbatim
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Trajectory
 
@@ -42,7 +42,7 @@ class _Traj(_Lenient):
     environment: str | None = None
 
 
-def read(record: Any, split: Split, source: Source) -> Iterator[Trajectory]:
+def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
     """One run. A submission says nothing about whether it is right: success stays unknown."""
     try:
         document = _Traj.model_validate(record)

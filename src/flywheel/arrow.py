@@ -11,7 +11,18 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from flywheel.trajectory import Item, Origin, Route, RouteTo, Segment, Split, Step, StopReason, Trajectory, Verdict
+from flywheel.trajectory import (
+    Item,
+    Route,
+    RouteTo,
+    Segment,
+    Split,
+    Step,
+    StopReason,
+    Trajectory,
+    TrajectoryOrigin,
+    Verdict,
+)
 
 _T = TypeVar("_T")
 
@@ -260,7 +271,7 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
     later = {
         "tokens": row["tokens"] or 0,
         "cost": row["cost"] or 0.0,
-        "origin": Origin(row["origin"] or (Origin.IMPORTED if row["purpose"] == "imported" else Origin.COLLECTED)),
+        "origin": TrajectoryOrigin(row["origin"]),
         "origin_source": row["origin_source"] or "",
         "origin_by": row["origin_by"] or "",
     }

@@ -103,7 +103,7 @@ def import_(
     from flywheel.flows.progress import bar
     from flywheel.trajectory import Split
 
-    find_files(paths, str(format))
+    find_files(paths, str(format))  # refuses a path that is not there before a lake is made
     lake = open_lake(data_dir, create=True)
     lake.redact = tuple(map(str, redact or ()))
     with bar(f"import {format}") as progress:

@@ -2,6 +2,9 @@
 
 from flywheel.text import printable_line
 
+EXCERPT = 200
+"""Characters of another library's error that are kept."""
+
 
 class FlywheelError(Exception):
     """Root of every error that Flywheel raises on purpose. The CLI prints it in one line and exits with 2."""
@@ -72,6 +75,11 @@ class RecordError(FlywheelError):
 class TaskError(FlywheelError):
     """A task that its world does not have: a seed out of range, another split, foreign parameters. Bad data, nobody's
     failure."""
+
+
+def named_reason(error: BaseException) -> str:
+    """The error's name and what it says, as a reason to be kept."""
+    return f"{type(error).__name__}: {reason_of(error)}"[:EXCERPT]
 
 
 def reason_of(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from enum import StrEnum
 SCHEMA_VERSION = 5
 
 
-class Origin(StrEnum):
+class TrajectoryOrigin(StrEnum):
     """How a trajectory came into this lake. Set by the writer, never read from a document."""
 
     COLLECTED = "collected"
@@ -25,7 +25,7 @@ class Origin(StrEnum):
     """Imported: what the record says of itself is a claim."""
 
 
-OURS = frozenset({Origin.COLLECTED, Origin.TRUSTED})
+OURS = frozenset({TrajectoryOrigin.COLLECTED, TrajectoryOrigin.TRUSTED})
 """Origins that evaluation, the gate and statistics count, and whose policies' words may teach."""
 
 
@@ -62,6 +62,10 @@ class StopReason(StrEnum):
     """An imported record that does not say."""
     INFRASTRUCTURE = "infrastructure"
     """The environment or its server broke. Neither success nor failure; out of training and statistics."""
+
+
+BUDGET_STOPS = frozenset({StopReason.STEP_LIMIT, StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT, StopReason.COST_LIMIT})
+"""Ends of a budget: the last step is truncated."""
 
 
 class RouteTo(StrEnum):
@@ -225,7 +229,7 @@ class Trajectory:
     """What they cost, in the currency of the endpoint's prices."""
     subject: str | None = None
     """Whose data this is (a pseudonym), so that all of it can be deleted; None where it is nobody's."""
-    origin: Origin = Origin.COLLECTED
+    origin: TrajectoryOrigin = TrajectoryOrigin.COLLECTED
     origin_source: str = ""
     """Where it came from: the file of an import; empty for what was played here (iteration and config digest say)."""
     origin_by: str = ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.config import EnvironmentConfig
 from flywheel.environments.protocol import Observation, Transition
-from flywheel.trajectory import Step, StopReason, Task, Trajectory, trajectory_id
+from flywheel.trajectory import BUDGET_STOPS, Step, StopReason, Task, Trajectory, trajectory_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,6 @@ class Budget:
     @staticmethod
     def of(settings: EnvironmentConfig) -> Budget:
         return Budget(settings.max_steps, settings.max_tokens, settings.max_seconds, settings.max_cost)
-
-
-LIMITS = frozenset({StopReason.STEP_LIMIT, StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT, StopReason.COST_LIMIT})
 
 
 @dataclass(slots=True)
@@ -90,7 +87,7 @@ class Episode:
                 reward=transition.reward,
                 progress=transition.progress,
                 terminated=transition.terminated,
-                truncated=stop in LIMITS,
+                truncated=stop in BUDGET_STOPS,
                 policy_id=decision.policy_id or acting.policy_id,
                 policy_version=decision.policy_version or acting.version,
                 trainable=decision.trainable,
