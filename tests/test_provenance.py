@@ -353,6 +353,20 @@ def _outcome_alone(lake: Lake, *more: str) -> Config:
     return load(ROOT / "configs" / "smoke.toml", sets)
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_run_of_another_tool_teaches_where_it_is_vouched_for_or_trusted(
+    lake: Lake, tmp_path: Path, trust: bool
+) -> None:
+    messages = [{"role": "user", "content": "Make soup."}, {"role": "assistant", "content": "Done."}]
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps({"messages": messages, "success": True}) + "\n")
+    import_files(lake, [path], "chat", trust=trust)
+    vouch = [] if trust else ['curate.vouch=["outcome"]']
+    config = _outcome_alone(lake, "environment.name=imported/chat", "environment.parameters={}", *vouch)
+    assert curate(config, lake) == {"supervised": 1}
+    assert list(load_corpus(config, lake, 1).routes.values()) == ["supervised"]
+
+
 def test_an_import_that_nobody_replays_needs_a_voucher(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     import_files(lake, [documents(tmp_path / "in", golden[:1])], "atif")
     assert curate(_outcome_alone(lake), lake) == {"continual": 1}

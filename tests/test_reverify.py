@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from flywheel.cli import app
 from flywheel.config import Config, load
+from flywheel.datasets.formats import atif
+from flywheel.datasets.imports import import_files
 from flywheel.datasets.lake import Lake
 from flywheel.datasets.pins import create
 from flywheel.distill.stage import distill
@@ -62,6 +64,22 @@ def test_new_arguments_change_verdicts_routes_and_what_is_told(lake: Lake, golde
     again = reverify(strict, lake, "process", since)
     assert {(one.trajectory_id, one.route) for one in again.changes} == {(one, "executor") for one in late}
     assert route_counts(lake) == {"supervised": 2, "executor": len(golden) - 2}
+
+
+def test_what_may_not_teach_does_not_come_back_by_another_verdict(
+    lake: Lake, golden: list[Trajectory], tmp_path: Path
+) -> None:
+    """An import longer than an episode may be, which a strict verifier had denied too."""
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(atif.write(golden[0], {})))
+    import_files(lake, [path], "atif")
+    short = f"environment.max_steps={golden[0].length - 1}"
+    vouch = 'curate.vouch=["outcome"]'
+    strict = load(ROOT / "configs" / "smoke.toml", [f"data_dir={lake.root}", STRICT, short, vouch])
+    lax = load(ROOT / "configs" / "smoke.toml", [f"data_dir={lake.root}", LAX, short, vouch])
+    curate(strict, lake)
+    assert reverify(lax, lake, "process").changes
+    assert route_counts(lake) == {"quarantine": 1}
 
 
 def test_a_verifier_that_is_new_to_the_pipeline_can_deny_but_not_verify(lake: Lake, golden: list[Trajectory]) -> None:
