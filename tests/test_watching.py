@@ -22,7 +22,7 @@ from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.scripted import Expert
 from flywheel.agents.tracing import CONTENT, ENDPOINTS, tracing
 from flywheel.datasets.formats import otel
-from flywheel.datasets.formats.records import Source
+from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.lake import Lake
 from flywheel.flows.live import Board
 from flywheel.trajectory import Split, StopReason
@@ -78,7 +78,7 @@ def test_spans_tell_episodes_decisions_and_steps(content: bool, monkeypatch: pyt
     assert all(int(span["startTimeUnixNano"]) <= int(span["endTimeUnixNano"]) for span in spans)
     assert any("gen_ai.output.messages" in span["known"] for span in spans) == content
     if content:
-        traces = [run for export in exports for run in otel.read(export, Split.TRAIN, Source())]
+        traces = [run for export in exports for run in otel.read(export, Split.TRAIN, ReadContext())]
         assert sorted(one.length for one in traces) == [LENGTH] * 3
         assert {step.action for one in traces for step in one.steps} == {"right"}
 
