@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -65,8 +68,6 @@ JSON = frozenset({"extra", "raw", "claims"})
 _Pattern = tuple[str, re.Pattern[str], Check | None, tuple[str, ...]]
 """(kind, pattern, check, signs without which it is not tried)."""
 Clean = Callable[[str, Counter[str]], str]
-Suspects = tuple[str, str]
-"""A pattern for text in ASCII and one for all text."""
 SERVICES = ("discord.DiscordBotTokenDetector", "mailchimp.MailchimpDetector", "square_oauth.SquareOAuthDetector")
 """detect-secrets' plugins for what the rules do not name."""
 PERSONAL = frozenset({"e-mail address", "card number"})
@@ -75,7 +76,7 @@ PERSONAL = frozenset({"e-mail address", "card number"})
 def _suspect(digit: str, letter: str) -> tuple[str, str]:
     """What a text must hold to be looked at: for the rules, and for the optional ones too."""
     rules = (
-        rf"[A-Za-z0-9_+/-]{{16}}|@|＠|PRIVATE KEY|[{digit}]{{13}}|[{digit}]{{4}}[^{letter}{digit}][{digit}]{{4}}"
+        rf"[A-Za-z0-9_+/-]{{16}}|@|PRIVATE KEY|[{digit}]{{13}}|[{digit}]{{4}}[^{letter}{digit}][{digit}]{{4}}"
         r"|(?i:bearer|basic|passw|passphrase|pwd|secret)"
     )
     return rules, rf"{rules}|[{digit}]{{3}}|[A-Z]{{2}}[{digit}]{{2}}"
@@ -90,6 +91,7 @@ _SUSPECT_NAME = (
     r"[A-Za-z0-9]{2,}[_-][A-Za-z0-9_-]{16}|A(?:KI|SI|BI|CC)A|AIza|ey[JI]|SG\.|SK[a-f0-9]|dapi|-us\d|://|:AA|PRIVATE"
     r"|(?i:bearer|passw|pwd|secret|(?:account|sharedaccess)key)"
 )
+_NOTHING = pa.array([], pa.large_string())
 SHORTEST = 6
 """Letters of a secret; a shorter group of a pattern is a prefix of it."""
 MARK = "[REDACTED:"
@@ -101,11 +103,17 @@ def redacted(tables: Iterable[pa.Table], found: Counter[str], also: Collection[s
     `also`: optional kinds to look for, as `phone number` and `iban`.
     """
     for table in tables:
-        for number, name in enumerate(table.column_names):
-            if name not in IDS and holds_text(table.schema.field(number).type):
-                column = _column(table[name], found, _cleaner(name, also), _suspects(name, also))
-                if column is not None:
-                    table = table.set_column(number, table.schema.field(number), column)
+        read = [name for name in table.column_names if name not in IDS and holds_text(table.schema.field(name).type)]
+        flat = {name: table[name] for name in read if pa.types.is_string(table.schema.field(name).type)}
+        suspects = _suspects(flat, also)
+        for name in read:
+            if name in flat:
+                column = _cleaned_texts(name, table[name], suspects[name], found, also)
+            else:
+                column = _cleaned_column(name, table[name], found, also)
+            if column is not None:
+                number = table.column_names.index(name)
+                table = table.set_column(number, table.schema.field(number), column)
         yield table
 
 
@@ -152,11 +160,6 @@ def _cleaner(name: str, also: Collection[str]) -> Clean:
     return partial(redact_json if name in JSON else redact, also=also)
 
 
-def _suspects(name: str, also: Collection[str]) -> Suspects:
-    """What a text of a column must hold to be looked at."""
-    return (_SUSPECT_NAME, _SUSPECT_NAME) if name in NAMES else (_SUSPECT_ASCII[bool(also)], _SUSPECT[bool(also)])
-
-
 def redact_json(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
     """A JSON text whose strings have no secrets; what is no JSON is read as text."""
     try:
@@ -191,21 +194,45 @@ def _cleaned_field(name: str, value: Any, found: Counter[str], also: Collection[
     return redact(value, found, also)
 
 
-def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean, suspect: Suspects) -> pa.ChunkedArray | None:
-    """The column without secrets, or None where it has none: of texts, of lists, of structs."""
+def _suspects(columns: Mapping[str, pa.ChunkedArray], also: Collection[str]) -> dict[str, set[str]]:
+    """Of each column of text, what may hold a secret: one scan for all names and one for all else, as RE2 compiles its
+    pattern anew for each array."""
+    suspects: dict[str, set[str]] = {name: set() for name in columns}
+    for are_names in (True, False):
+        group = {name: column for name, column in columns.items() if (name in NAMES) == are_names}
+        parts = [[column.unique()] if are_names else column.chunks for column in group.values()]
+        texts = pa.concat_arrays([_NOTHING, *(part.cast(_NOTHING.type) for chunks in parts for part in chunks)])
+        pattern = _SUSPECT_NAME if are_names else (_SUSPECT_ASCII if _is_ascii(texts) else _SUSPECT)[bool(also)]
+        rows = pc.indices_nonzero(pc.match_substring_regex(texts, pattern))
+        ends = list(accumulate(sum(map(len, chunks)) for chunks in parts))
+        owners = list(group)
+        for row, text in zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True):
+            suspects[owners[bisect_right(ends, row)]].add(text)
+    return suspects
+
+
+def _is_ascii(texts: pa.LargeStringArray) -> bool:
+    letters = texts.buffers()[2]
+    return letters is None or bool(np.frombuffer(letters, np.int8).min(initial=0) >= 0)
+
+
+def _cleaned_column(
+    name: str, column: pa.ChunkedArray, found: Counter[str], also: Collection[str]
+) -> pa.ChunkedArray | None:
+    """A column of texts, or of lists or structs of them, without its secrets; None where it has none."""
     if column.null_count == len(column):
         return None
     if pa.types.is_struct(column.type):
         whole, before = column.combine_chunks(), found.total()
         parts = [pa.chunked_array([part], part.type) for part in whole.flatten()]
-        texts = [_column(part, found, clean, suspect) if holds_text(part.type) else None for part in parts]
+        texts = [_cleaned_column(name, part, found, also) if holds_text(part.type) else None for part in parts]
         if found.total() == before:
             return None
         cleaned = [(old if new is None else new).combine_chunks() for old, new in zip(parts, texts, strict=True)]
         return pa.chunked_array([pa.StructArray.from_arrays(cleaned, fields=list(column.type))], column.type)
     if pa.types.is_list(column.type):
         whole = column.combine_chunks()
-        values = _column(pa.chunked_array([whole.flatten()], column.type.value_type), found, clean, suspect)
+        values = _cleaned_column(name, pa.chunked_array([whole.flatten()], column.type.value_type), found, also)
         if values is None:
             return None
         offsets = pc.cumulative_sum(pc.fill_null(pc.list_value_length(whole), 0))
@@ -213,16 +240,17 @@ def _column(column: pa.ChunkedArray, found: Counter[str], clean: Clean, suspect:
         return pa.chunked_array(
             [pa.ListArray.from_arrays(offsets, values.combine_chunks(), mask=pc.is_null(whole))], column.type
         )
-    pattern = suspect[not pc.all(pc.string_is_ascii(column)).as_py()]
-    suspects = pc.indices_nonzero(pc.match_substring_regex(column, pattern))
-    texts = column.take(suspects).to_pylist()
-    secret = {text for text in set(texts) if clean(text, Counter()) != text}  # most suspects are ids that come again
-    if not secret:
+    return _cleaned_texts(name, column, _suspects({name: column}, also)[name], found, also)
+
+
+def _cleaned_texts(
+    name: str, column: pa.ChunkedArray, suspects: Collection[str], found: Counter[str], also: Collection[str]
+) -> pa.ChunkedArray | None:
+    clean = _cleaner(name, also)
+    secrets = {text for text in suspects if clean(text, Counter()) != text}
+    if not secrets:
         return None
-    values = column.to_pylist()
-    for row, text in zip(suspects.to_pylist(), texts, strict=True):
-        if text in secret:
-            values[row] = clean(text, found)
+    values = [clean(text, found) if text in secrets else text for text in column.to_pylist()]
     return pa.chunked_array([pa.array(values, column.type)])
 
 
