@@ -76,7 +76,7 @@ PERSONAL = frozenset({"e-mail address", "card number"})
 def _suspect(digit: str, letter: str) -> tuple[str, str]:
     """What a text must hold to be looked at: for the rules, and for the optional ones too."""
     rules = (
-        rf"[A-Za-z0-9_+/-]{{16}}|@|PRIVATE KEY|[{digit}]{{13}}|[{digit}]{{4}}[^{letter}{digit}][{digit}]{{4}}"
+        rf"[A-Za-z0-9_+/-]{{16}}|@|PRIVATE KEY|[{digit}]{{13}}|[{digit}]{{4}}[^{letter}{digit}]{{1,3}}[{digit}]{{4}}"
         r"|(?i:bearer|basic|passw|passphrase|pwd|secret)"
     )
     return rules, rf"{rules}|[{digit}]{{3}}|[A-Z]{{2}}[{digit}]{{2}}"

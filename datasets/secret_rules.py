@@ -73,8 +73,18 @@ _IBANS = {
 _IBAN_LENGTHS = {country: length for length, countries in _IBANS.items() for country in countries.split()}
 _EDGE = r"(?:^|[^A-Za-z0-9_-])"
 _SPACE = r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000]"
-_GAP = r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000.\u00b7\u2010-\u2015\u2212-]"
-_MARKS = r"\u0300-\u036f\u0900-\u0903\u093a-\u094f\u0981-\u0983\u09bc-\u09cd\u0a01-\u0a51\u0b82-\u0bcd\u0e31-\u0e4e"
+_GAP = r"(?:[^\w\r\n]{1,3}|_)"
+_USUAL_GAP = re.compile(r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000.\u00b7\u2010-\u2015\u2212-]")
+_LIST_GAP = re.compile(r"[,;|]\s|\s[,;|]")
+"""Between numbers of a list or a table, not within one number."""
+_MARKS = (
+    r"\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0711-\u074a"
+    r"\u07a6-\u07b0\u07eb-\u07f3\u0816-\u082d\u0859-\u085b\u08d3-\u0963\u0981-\u0df3\u0e31-\u0e4e\u0eb1-\u0ecd"
+    r"\u0f18-\u0fc6\u102b-\u1049\u1056-\u109d\u135d-\u135f\u1712-\u1714\u17b4-\u17d3\u18a9\u1920-\u193b\u1a17-\u1a7f"
+    r"\u1ab0-\u1ace\u1b00-\u1b44\u1b6b-\u1bf3\u1c24-\u1c37\u1cd0-\u1cf9\u1dc0-\u1dff\ua802-\ua827\ua880-\ua8c5"
+    r"\ua8e0-\ua8f1\ua926-\uaaef\uabe3-\uabed"
+)
+r"""Combining marks, which write vowels in many scripts; `\w` has letters alone."""
 _WORD = rf"\w{_MARKS}"
 _PASSWORD_NAME = r"(?i:pass(?:word|wd|phrase)|(?:\b|_)pwd)[A-Za-z0-9]{0,8}"
 _PASSWORD_SIGNS = ("pass", "pwd")
@@ -117,7 +127,10 @@ def _is_address(match: re.Match[str]) -> bool:
 
 def _is_card(match: re.Match[str]) -> bool:
     digits = "".join(str(int(letter)) for letter in match[1] if letter.isdigit())
-    groups = [len(group) for group in re.split(r"\D", match[1])]
+    groups = [len(group) for group in re.split(r"\D+", match[1])]
+    gaps = set(re.findall(r"\D+", match[1]))
+    if any(_LIST_GAP.search(gap) for gap in gaps) or (len(gaps) > 1 and not all(map(_USUAL_GAP.fullmatch, gaps))):
+        return False
     printed = groups in ([len(digits)], [4, 4, 4, 4], [4, 6, 5], [4, 6, 4], [4, 4, 4, 4, 3])
     return printed and _ISSUED.match(digits) is not None and _luhn(digits)
 
@@ -272,7 +285,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "e-mail address",
         rf"(?:^|[^{_WORD}.%+'-])([{_WORD}%+][{_WORD}.%+'’-]{{0,63}}@(?:[{_WORD}][{_WORD}-]{{0,62}}"
-        rf"\.){{1,8}}(?:xn--[A-Za-z0-9-]{{2,59}}|[^\W\d_][^\W\d_{_MARKS}]?[^\W\d_]{{0,30}}))",
+        rf"\.){{1,8}}(?:xn--[A-Za-z0-9-]{{2,59}}|[^\W\d_](?:[^\W\d_]|[{_MARKS}]){{0,31}}))",
         _is_address,
         signs=("@",),
     ),

@@ -52,6 +52,30 @@ def test_each_kind_of_secret_is_replaced_and_counted(kind: str) -> None:
     assert found == {kind: 1}
 
 
+@pytest.mark.parametrize("gap", ["", " ", "-", ".", "/", "_", ",", ":", "  ", " - ", " / ", "\u2014", "\u00a0"])
+def test_a_card_is_found_whatever_stands_between_its_groups(gap: str) -> None:
+    assert (
+        redact(f"card {gap.join(['4111', '1111', '1111', '1111'])} now", Counter()) == "card [REDACTED:card number] now"
+    )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "用户@例子.广告",
+        "иван@пример.рф",
+        "राम@उदाहरण.भारत",
+        "కవి@ఉదాహరణ.భారత్",
+        "ខ្មែរ@ឧទាហរណ៍.com",
+        "မြန်မာ@example.com",
+        "ไทย@ตัวอย่าง.ไทย",
+        "தமிழ்@example.com",
+    ],
+)
+def test_an_address_is_found_in_any_script(address: str) -> None:
+    assert redact(f"mail {address} now", Counter()) == "mail [REDACTED:e-mail address] now"
+
+
 def test_the_password_of_a_url_goes_and_the_url_stays() -> None:
     assert redact("see https://mara:hunter2hunter2@host/path", Counter()) == (
         "see https://mara:[REDACTED:basic auth]@host/path"
@@ -63,6 +87,9 @@ def test_the_password_of_a_url_goes_and_the_url_stays() -> None:
     [
         "take red onion",
         "4111 1111 1111 1112",
+        "4111, 1111, 1111, 1111",
+        "| 4111 | 1111 | 1111 | 1111 |",
+        "4111\n1111\n1111\n1111",
         "3f2a91c04b9911deadbeef0011223344",
         "2026-11-24 03:04:05",
         "a @ b",
