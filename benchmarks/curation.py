@@ -29,13 +29,13 @@ from datasketch import MinHash, MinHashLSH
 from made_up import trajectories
 
 from flywheel.arrow import batched
-from flywheel.config import Config, VerifierConfig
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.neighbours import similar
+from flywheel.config.root import Config, VerifierConfig
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.versions.near_duplicates import similar
 from flywheel.filters.batch import read_batch
-from flywheel.filters.checks import CHECKER
 from flywheel.filters.curate import curate
 from flywheel.filters.fingerprints import fingerprints
+from flywheel.filters.verifiers.checks import CHECKER
 
 THRESHOLD = 0.95
 PIPELINE = (

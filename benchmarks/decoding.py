@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from flywheel.agents.decode import generate
-from flywheel.agents.prompts import END, PAD, SPECIAL_TOKENS, SUBGOAL, Piece
-from flywheel.agents.reader import Reader
-from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.datasets.lake import Lake
-from flywheel.distill.examples import hierarchical_windows
-from flywheel.distill.models import load_part
-from flywheel.distill.policy_card import read_card
-from flywheel.distill.registry import champion, policy_directory, registered
-from flywheel.distill.segmentation import by_plan
+from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS, SUBGOAL, Piece
+from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.inference.decoding import generate
+from flywheel.agents.inference.prefix_cache import Reader
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.batching.examples import hierarchical_windows
+from flywheel.distill.subgoals.segmentation import by_plan
+from flywheel.policies.card import read_card
+from flywheel.policies.models import load_part
+from flywheel.policies.registry import champion, policy_directory, registered
 
 LONGEST = 16
 Turns = list[list[tuple[int, list[int]]]]

@@ -17,8 +17,8 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import binom
 
-from flywheel.distill.gate import look_sizes
-from flywheel.distill.statistics import rate
+from flywheel.evaluation.gate import look_sizes
+from flywheel.evaluation.statistics import rate
 from flywheel.filters.batch import Bools, Floats
 
 SLICES = 4
@@ -54,7 +54,7 @@ def played(gain: float, runs: int, tasks: int) -> tuple[Bools, Bools]:
 
 
 def gate(ours_RK: Bools, theirs_RK: Bools, looks: int, *, slices: bool = True) -> Bools:
-    """(R,): does it promote? The rule of `flywheel.distill.gate.decide`, for all runs at once; a test holds the two
+    """(R,): does it promote? The rule of `flywheel.evaluation.gate.decide`, for all runs at once; a test holds the two
     together."""
     promoted_R, open_R = np.zeros(len(ours_RK), bool), np.ones(len(ours_RK), bool)
     sizes = look_sizes(ours_RK.shape[1], looks)

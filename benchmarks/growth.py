@@ -23,15 +23,15 @@ from lake import QUESTION, best, size
 from made_up import trajectories
 
 from flywheel.arrow import batched
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create
-from flywheel.datasets.upkeep import compact
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.maintenance.compaction import compact
+from flywheel.datasets.versions.versions import create
 
 STREAM = """
 import json, resource, sys, time
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import find
-from flywheel.datasets.stream import PinStream
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.versions.versions import find
+from flywheel.datasets.versions.stream import PinStream
 lake = Lake(sys.argv[1])
 pin = find(lake, "all")
 began = time.perf_counter()

@@ -17,19 +17,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.episode import Budget, Job, Origin
-from flywheel.agents.prompts import ACT, SUBGOAL, Outcome, Piece
-from flywheel.agents.rollout import Rollout, here
+from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.contexts.prompts import ACT, SUBGOAL, Outcome, Piece
+from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.agents.scripted import RandomPolicy
-from flywheel.agents.tokens import PieceTokenizer
-from flywheel.config import load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.examples import observation_of
-from flywheel.distill.models import load_tokenizer
-from flywheel.distill.policy_card import ROLES, read_card
-from flywheel.distill.registry import champion, policy_directory, registered
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.batching.examples import observation_of
 from flywheel.environments.catalog import canonical, open_world
+from flywheel.policies.card import ROLES, read_card
+from flywheel.policies.models import load_tokenizer
+from flywheel.policies.registry import champion, policy_directory, registered
+from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, Step
 
 ROOT = Path(__file__).parents[1]

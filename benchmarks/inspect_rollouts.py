@@ -19,7 +19,7 @@ from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser
 from inspect_ai.solver import Generate, TaskState, solver
 
-from flywheel.agents.wire import understood, worded
+from flywheel.agents.contexts.chat_format import understood, worded
 from flywheel.environments.catalog import open_world
 from flywheel.trajectory import Split
 

@@ -30,9 +30,9 @@ import pyarrow as pa
 from datasets import Dataset, disable_progress_bars
 from made_up import trajectories
 
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create
-from flywheel.datasets.stream import PinStream
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.versions.stream import PinStream
+from flywheel.datasets.versions.versions import create
 from flywheel.trajectory import Trajectory
 
 QUESTION = "select task_id, policy, count(*) as n, avg(success::int) as p from trajectories group by all"

@@ -18,17 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.collect import rehearse
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.collection import collect
-from flywheel.distill.registry import RANDOM, policy_directory
+from flywheel.collect.stage import collect
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
-from flywheel.distill.statistics import crossed_mean, rate
-from flywheel.distill.students import load_policy
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
+from flywheel.evaluation.statistics import crossed_mean, rate
 from flywheel.filters.curate import curate
+from flywheel.policies.registry import RANDOM, policy_directory
+from flywheel.policies.students import load_policy
+from flywheel.rollouts.play import rehearse
 from flywheel.trajectory import Split, Task
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "objectives"

@@ -23,12 +23,12 @@ FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
 PLAIN = """
 import sys
 from pathlib import Path
-from flywheel.config import load
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.retention import tend
-from flywheel.distill.collection import collect
-from flywheel.distill.evaluation import evaluate, gate
-from flywheel.distill.iterations import begin, finish
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.maintenance.retention import tend
+from flywheel.collect.stage import collect
+from flywheel.evaluation.evaluate import evaluate, gate
+from flywheel.flows.iterations import begin, finish
 from flywheel.distill.stage import distill
 from flywheel.filters.curate import curate
 from flywheel.flows.report import write_report
@@ -72,7 +72,7 @@ def main() -> None:
 
 def _timed(command: list[str], data: Path) -> dict[str, float]:
     """Seconds of the whole process, of its turns, of what is outside of them, and of what lies between their stages."""
-    from flywheel.datasets.lake import Lake
+    from flywheel.datasets.lake.lake import Lake
 
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

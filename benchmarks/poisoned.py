@@ -20,22 +20,22 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.scripted import Expert, RandomPolicy
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
-from flywheel.config import BalanceConfig, Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.registry import policy_directory
+from flywheel.config.root import BalanceConfig, Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
-from flywheel.distill.students import load_policy
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.filters.batch import batch_of
-from flywheel.filters.cheats import CHEATS
+from flywheel.filters.calibration.reward_hacks import CHEATS
 from flywheel.filters.curate import curate
 from flywheel.filters.segments import segments_of
+from flywheel.policies.registry import policy_directory
+from flywheel.policies.students import load_policy
+from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Route, RouteTo, Split, Trajectory
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.toml"

@@ -23,16 +23,16 @@ from typing import Any
 
 import torch
 
-from flywheel.agents.collect import seats_of
-from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Rollout
 from flywheel.agents.scripted import RandomPolicy
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.policies import make_policy
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
+from flywheel.policies.factory import make_policy
+from flywheel.rollouts.engine import Rollout
+from flywheel.rollouts.episode import Budget, Job, Origin
+from flywheel.rollouts.play import seats_of
 from flywheel.trajectory import Split, Task
 
 ROOT = Path(__file__).parents[1]

@@ -26,14 +26,14 @@ from typing import Any
 
 from scipy.optimize import minimize_scalar
 
-from flywheel.agents.collect import ALONE
-from flywheel.agents.episode import Job, Origin
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.policies import make_policy
-from flywheel.distill.shards import play_apart
+from flywheel.collect.playing_processes import play_apart
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.filters.curate import curate
+from flywheel.policies.factory import make_policy
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.rollouts.play import ALONE
 from flywheel.trajectory import Split
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def _copy_registry(source: Lake, folder: Path) -> None:
     """A lake without episodes that knows the same students and champions."""
     from sqlalchemy import insert, select
 
-    from flywheel.datasets.catalog import CHAMPION, POLICY
+    from flywheel.datasets.lake.catalog import CHAMPION, POLICY
 
     with Lake(folder, create=True) as made, source.catalog.read() as reading, made.catalog.write() as writing:
         for table in (POLICY, CHAMPION):

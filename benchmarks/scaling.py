@@ -17,28 +17,28 @@ from typing import Any
 
 import numpy as np
 
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill import scaling
-from flywheel.distill.collection import collect
-from flywheel.distill.iterations import begin
-from flywheel.distill.registry import crown
-from flywheel.distill.scaling import Gain
+from flywheel.collect.stage import collect
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
+from flywheel.evaluation import test_time
+from flywheel.evaluation.test_time import Gain
 from flywheel.filters.curate import curate
+from flywheel.flows.iterations import begin
+from flywheel.policies.registry import crown
 from flywheel.trajectory import Split
 
 ROOT = Path(__file__).parents[1]
 Measure = Callable[[Config, Lake, str, Split], Gain]
 MEASURES: dict[str, Measure] = {
-    "auditor: value": lambda config, lake, name, split: scaling.audited(config, lake, name, split, 1, "value"),
-    "best of 4: value": lambda config, lake, name, split: scaling.best_of(
+    "auditor: value": lambda config, lake, name, split: test_time.audited(config, lake, name, split, 1, "value"),
+    "best of 4: value": lambda config, lake, name, split: test_time.best_of(
         config, lake, name, split, 1, 4, "value", 0.5
     ),
-    "best of 4: privileged": lambda config, lake, name, split: scaling.best_of(
+    "best of 4: privileged": lambda config, lake, name, split: test_time.best_of(
         config, lake, name, split, 1, 4, "privileged", 0.5
     ),
-    "120 steps": lambda config, lake, name, split: scaling.longer(config, lake, name, split, 1, 120),
+    "120 steps": lambda config, lake, name, split: test_time.longer(config, lake, name, split, 1, 120),
 }
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from secret_samples import OPTIONAL, Sample, samples
 
-from flywheel.distill.statistics import rate
+from flywheel.evaluation.statistics import rate
 
 Detector = Callable[[str], str]
 """From a text to the text without what was found."""
@@ -78,7 +78,7 @@ def _without(match: re.Match[str]) -> str:
 
 def project() -> Detector:
     """What the project writes in place of a text."""
-    from flywheel.datasets.privacy import redact
+    from flywheel.datasets.lake.redaction import redact
 
     def clean(text: str) -> str:
         return redact(text, Counter())

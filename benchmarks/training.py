@@ -24,12 +24,12 @@ from datasets import Dataset, disable_progress_bars
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from flywheel.config_distill import StudentConfig, TrainConfig
-from flywheel.distill.examples import Example
-from flywheel.distill.objectives.cloning import cloning
-from flywheel.distill.packing import collate, target_logits
-from flywheel.distill.tokenizer import train_tokenizer
-from flywheel.distill.train import train
+from flywheel.config.distill import StudentConfig, TrainConfig
+from flywheel.distill.algorithms.bc import cloning
+from flywheel.distill.batching.examples import Example
+from flywheel.distill.batching.packing import collate, target_logits
+from flywheel.distill.training.loop import train
+from flywheel.policies.tokenizer import train_tokenizer
 
 ROW = 1024
 STUDENT = StudentConfig()
@@ -124,7 +124,15 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"flywheel": [], "trl": []}
         for run in range(given.runs):
             began = time.perf_counter()
-            train(model(), [rows], TrainConfig(batch_tokens=ROW), seed=run, pad=0, checkpoint=Path(folder) / str(run))
+            train(
+                model(),
+                [rows],
+                TrainConfig(batch_tokens=ROW),
+                seed=run,
+                pad=0,
+                checkpoint=Path(folder) / str(run),
+                objective=cloning,
+            )
             seconds["flywheel"].append(time.perf_counter() - began)
             peer = trainer(rows, Path(folder))
             began = time.perf_counter()
@@ -148,7 +156,12 @@ def main() -> None:
             peer = trainer(some, Path(folder))
             config = TrainConfig(batch_tokens=ROW)
             for name, work in (
-                ("flywheel", lambda: train(model(), [some], config, seed=9, pad=0, checkpoint=Path(folder) / "p")),
+                (
+                    "flywheel",
+                    lambda: train(
+                        model(), [some], config, seed=9, pad=0, checkpoint=Path(folder) / "p", objective=cloning
+                    ),
+                ),
                 ("trl", peer.train),
             ):
                 with profile(activities=[ProfilerActivity.CPU]) as found:

@@ -17,15 +17,15 @@ import time
 from pathlib import Path
 
 import flywheel.errors
-from flywheel.children import child_environment, python_command
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.policy_card import PolicyCard, read_card
-from flywheel.distill.processes import leads
-from flywheel.distill.registry import policy_directory
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import Progress, distill
 from flywheel.errors import FlywheelError, InfrastructureError
-from flywheel.orphans import PULSE, die_with_parent, end_without
+from flywheel.policies.card import PolicyCard, read_card
+from flywheel.policies.registry import policy_directory
+from flywheel.runtime.distributed import leads
+from flywheel.runtime.parent import PULSE, die_with_parent, end_without
+from flywheel.runtime.subprocesses import child_environment, python_command
 
 
 def distill_apart(

@@ -13,19 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.prompts import PAD, WORDING, Role
-from flywheel.agents.tokens import token_id
-from flywheel.config import Config
-from flywheel.config_distill import Epochs, RefineConfig
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.leaks import refuse_leaks
-from flywheel.distill.cards import part_card
-from flywheel.distill.checkpoints import take_over, whole_weights
-from flywheel.distill.corpus import Corpus, load_corpus, refuse_revoked
-from flywheel.distill.models import base_digest, load_tokenizer, save_part
-from flywheel.distill.pairs import pairs_of
-from flywheel.distill.phases import Lesson, cloned, lessons
-from flywheel.distill.policy_card import (
+from flywheel.agents.contexts.prompts import PAD, WORDING, Role
+from flywheel.agents.contexts.tokenization import token_id
+from flywheel.config.distill import Epochs, RefineConfig
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.versions.contamination import refuse_leaks
+from flywheel.distill.algorithms.dpo_pairs import pairs_of
+from flywheel.distill.algorithms.phases import Lesson, cloned, lessons
+from flywheel.distill.algorithms.ppo_phase import practice_lessons
+from flywheel.distill.algorithms.ppo_rollouts import SEGMENTS, practise
+from flywheel.distill.algorithms.prepare_rows import prepare
+from flywheel.distill.data.corpus import Corpus, load_corpus, refuse_revoked
+from flywheel.distill.training.checkpoints import take_over, whole_weights
+from flywheel.distill.training.loop import train
+from flywheel.distill.training.tracking import tracked
+from flywheel.errors import ConfigError, PolicyError, TrainingError
+from flywheel.filters.balance import effective_share
+from flywheel.policies.card import (
     POLICY_FILE,
     ROLES,
     PolicyCard,
@@ -35,16 +40,12 @@ from flywheel.distill.policy_card import (
     limits_of,
     read_card,
 )
-from flywheel.distill.practice import SEGMENTS, practise
-from flywheel.distill.preparation import prepare
-from flywheel.distill.processes import agreed, leads, together, wait
-from flywheel.distill.registry import newest, policy_directory, register
-from flywheel.distill.reinforcement import practice_lessons
-from flywheel.distill.students import on_device
-from flywheel.distill.tracking import tracked
-from flywheel.distill.train import pick_device, train
-from flywheel.errors import ConfigError, PolicyError, TrainingError
-from flywheel.filters.balance import effective_share
+from flywheel.policies.model_card import part_card
+from flywheel.policies.models import base_digest, load_tokenizer, save_part
+from flywheel.policies.registry import newest, policy_directory, register
+from flywheel.policies.students import on_device
+from flywheel.runtime.devices import pick_device
+from flywheel.runtime.distributed import agreed, leads, together, wait
 from flywheel.trajectory import digest
 
 Progress = Callable[[str, int, int, float], None]

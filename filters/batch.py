@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flywheel.arrow import ARROW_SCHEMAS, steps_to_arrow, trajectories_from_arrow, trajectories_to_arrow
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.lake import Lake
 from flywheel.trajectory import Task, Trajectory
 
 Bools = NDArray[np.bool_]

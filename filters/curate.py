@@ -10,17 +10,17 @@ from typing import Any
 import pyarrow as pa
 
 from flywheel.arrow import batched, routes_to_arrow, segments_to_arrow, verdicts_to_arrow
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.reading import quoted
-from flywheel.datasets.splits import conflicts
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import quoted
+from flywheel.datasets.lake.splits import conflicts
 from flywheel.environments.catalog import canonical
 from flywheel.errors import LeakError
 from flywheel.filters.batch import read_batch
-from flywheel.filters.calibration import gating
+from flywheel.filters.calibration.calibrate import gating
 from flywheel.filters.duplicates import Echoes, compared, echoes
-from flywheel.filters.examine import Findings, examine_all
 from flywheel.filters.routing import Case, route
+from flywheel.filters.verifiers.pool import Findings, examine_all
 from flywheel.text import printable
 from flywheel.trajectory import OURS, Route, Split, StopReason, Task, TrajectoryOrigin, Verdict
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.neighbours import similar
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.versions.near_duplicates import similar
 from flywheel.filters.routing import Case
 
 

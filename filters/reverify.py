@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from sqlalchemy import select
 
 from flywheel.arrow import routes_to_arrow, segments_from_arrow, verdicts_from_arrow, verdicts_to_arrow
-from flywheel.config import Config, VerifierConfig
-from flywheel.datasets.catalog import TRAJECTORY
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.lineage import pins_holding
-from flywheel.datasets.reading import literal, quoted
+from flywheel.config.root import Config, VerifierConfig
+from flywheel.datasets.lake.catalog import TRAJECTORY
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import literal, quoted
+from flywheel.datasets.maintenance.lineage import pins_holding
 from flywheel.environments.catalog import canonical
 from flywheel.filters.batch import read_batch
 from flywheel.filters.curate import unteachable, warn_unverifiable
-from flywheel.filters.examine import Examiner, verify
 from flywheel.filters.routing import COPIED, Case, route
+from flywheel.filters.verifiers.pool import Examiner, verify
 from flywheel.trajectory import Route, Segment, Split, StopReason, TrajectoryOrigin, Verdict, digest
 
 CHUNK = 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flywheel.filters.replay import Replay
+from flywheel.filters.verifiers.replay import Replay
 from flywheel.trajectory import OURS, Route, RouteTo, Segment, Split, StopReason, TrajectoryOrigin, Verdict
 
 SOURCE = "routing/3"

@@ -19,9 +19,9 @@ from prefect.events import (
 )
 from prefect.exceptions import ObjectNotFound
 
-from flywheel.config import Config
-from flywheel.config_flows import Occasion
-from flywheel.datasets.places import place_of
+from flywheel.config.flows import Occasion
+from flywheel.config.root import Config
+from flywheel.datasets.lake.url import place_of
 from flywheel.errors import PrerequisiteError
 from flywheel.flows.events import CROWNED, DROPPED, READY, SPENT, TAGGED, lake_resource, resource
 

@@ -20,7 +20,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from flywheel.datasets.places import Place, place_of
+from flywheel.datasets.lake.url import Place, place_of
 from flywheel.errors import BudgetError, FlywheelError, PrerequisiteError
 from flywheel.flows.events import lake_resource
 from flywheel.flows.source import SOURCE, settings_of

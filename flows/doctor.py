@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flywheel.config import Config
+from flywheel.config.root import Config
 from flywheel.errors import ConfigError, FlywheelError, PrerequisiteError
 
 FREE_BYTES = 1 << 30
@@ -65,17 +65,17 @@ def _environment(config: Config) -> str:
 
 
 def _verifiers(config: Config) -> str:
-    from flywheel.filters.catalog import Tools, make_verifiers
+    from flywheel.filters.verifiers.catalog import Tools, make_verifiers
 
     made = make_verifiers(config.curate.verifiers, Tools(None, config.data_dir))
     return ", ".join(one.name for one in made)
 
 
 def _teachers(config: Config) -> str:
-    from flywheel.agents.endpoint import models_of
-    from flywheel.datasets.lake import Lake
-    from flywheel.distill.policies import CHAT, NAMES, SERVED
-    from flywheel.distill.registry import registered
+    from flywheel.agents.inference.endpoint import models_of
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.policies.factory import CHAT, NAMES, SERVED
+    from flywheel.policies.registry import registered
 
     for name in config.collect.teachers:
         if name in (CHAT, SERVED):
@@ -90,8 +90,8 @@ def _teachers(config: Config) -> str:
 
 
 def _lake(config: Config) -> str:
-    from flywheel.datasets.lake import Lake
-    from flywheel.datasets.places import place_of
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.datasets.lake.url import place_of
 
     if not Lake.exists(config):
         return f"{place_of(config.lake.url or config.data_dir).name} will be created"
@@ -113,7 +113,7 @@ def _disk(config: Config) -> str:
 def _cluster(config: Config) -> str:
     if not config.cluster.ray:
         return "this machine alone"
-    from flywheel.clusters import cores
+    from flywheel.runtime.ray_cluster import cores
 
     found = cores(config.cluster.ray)
     if found < config.cluster.actors:
@@ -134,7 +134,7 @@ def _port(config: Config) -> str:
 def _torch(config: Config) -> str:
     import torch
 
-    from flywheel.distill.train import pick_device
+    from flywheel.runtime.devices import pick_device
 
     return f"{torch.__version__} on {pick_device(config.train.device)}, {torch.get_num_threads()} threads"
 

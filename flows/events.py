@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import Pin
-from flywheel.datasets.places import Place
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.url import Place
+from flywheel.datasets.versions.versions import Pin
 from flywheel.flows.logs import LOGGER
 from flywheel.trajectory import digest
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 
-from flywheel.datasets.privacy import redact
+from flywheel.datasets.lake.redaction import redact
 
 LOGGER = logging.getLogger("flywheel")
 LOG_FORMAT = "FLYWHEEL_LOG"

@@ -9,12 +9,12 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flywheel.datasets.lake import Lake
-from flywheel.distill.iterations import iterations
-from flywheel.distill.registry import champion, history
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import LakeError, PrerequisiteError
 from flywheel.flows.api import HOST
-from flywheel.flows.signals import untaught
+from flywheel.flows.iterations import iterations
+from flywheel.flows.triggers import untaught
+from flywheel.policies.registry import champion, history
 
 
 class LakeCollector(Collector):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from flywheel.distill.processes import leads
+from flywheel.runtime.distributed import leads
 from flywheel.text import plain_console
 
 QUIET_SECONDS = 15.0

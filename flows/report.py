@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.gate import Decision
-from flywheel.distill.iterations import iterations
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.evaluation.gate import Decision
 from flywheel.filters.curate import route_counts, route_reasons
+from flywheel.flows.iterations import iterations
 from flywheel.text import markdown
 
 if TYPE_CHECKING:
-    from flywheel.distill.evaluation import Rate
+    from flywheel.evaluation.evaluate import Rate
 
 
 def write_report(

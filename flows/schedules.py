@@ -7,8 +7,8 @@ import asyncio
 from prefect.schedules import Cron, Interval, RRule, Schedule
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 
-from flywheel.config import Config
-from flywheel.config_flows import NIGHTLY
+from flywheel.config.flows import NIGHTLY
+from flywheel.config.root import Config
 from flywheel.errors import ConfigError
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flywheel.children import child_environment, python_command
 from flywheel.errors import PrerequisiteError
 from flywheel.flows.api import (
     ADDRESS,
@@ -35,7 +34,8 @@ from flywheel.flows.api import (
     quiet,
     running_api,
 )
-from flywheel.orphans import die_with_parent
+from flywheel.runtime.parent import die_with_parent
+from flywheel.runtime.subprocesses import child_environment, python_command
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flywheel.config import Config, load, make
+from flywheel.config.root import Config, load, make
 
 SOURCE = ("config_file", "overrides", "settings")
 """The parameters of a deployment that say so."""

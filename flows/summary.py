@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.table import Table
 
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.gate import Decision
-from flywheel.distill.iterations import iterations
-from flywheel.distill.registry import champion, history
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.evaluation.gate import Decision
+from flywheel.flows.iterations import iterations
 from flywheel.flows.report import rate_rows
+from flywheel.policies.registry import champion, history
 from flywheel.text import plain_console, printable
 
 

@@ -13,26 +13,26 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
-from flywheel.config import Config
-from flywheel.datasets.check import mend
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.retention import tend
-from flywheel.datasets.turns import sole_turn
-from flywheel.distill.collection import collect, plan
-from flywheel.distill.evaluation import Rate, evaluate, gate
-from flywheel.distill.gate import Decision, foresight
-from flywheel.distill.iterations import Iteration, begin, finish
+from flywheel.collect.stage import collect, plan
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.turn_lock import sole_turn
+from flywheel.datasets.maintenance.check import mend
+from flywheel.datasets.maintenance.retention import tend
 from flywheel.distill.launching import distill_apart
-from flywheel.distill.policy_card import PolicyCard
 from flywheel.errors import InfrastructureError, LakeAwayError
+from flywheel.evaluation.evaluate import Rate, evaluate, gate
+from flywheel.evaluation.gate import Decision, foresight
 from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
+from flywheel.flows.budget import Meter
 from flywheel.flows.events import COLLECTED, CURATED, DECIDED, DISTILLED, EVALUATED, MENDED, TURNED, tell
-from flywheel.flows.live import watched
-from flywheel.flows.meter import Meter
+from flywheel.flows.iterations import Iteration, begin, finish
+from flywheel.flows.monitor import watched
 from flywheel.flows.progress import bar, training_bar
 from flywheel.flows.report import write_report
-from flywheel.flows.signals import announce_gate
+from flywheel.flows.triggers import announce_gate
+from flywheel.policies.card import PolicyCard
 from flywheel.trajectory import Split
 
 

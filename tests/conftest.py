@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
+from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, Trajectory
 from tests.servers import BACKENDS, PostgreSQL, lake_url, running_postgresql, running_s3
 

@@ -19,13 +19,13 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(
-    include=["flywheel.datasets.formats", "flywheel.datasets.provenance", "flywheel.datasets.imports"]
+    include=["flywheel.datasets.formats", "flywheel.datasets.lake.provenance", "flywheel.datasets.formats.importing"]
 ):
     from flywheel.datasets.formats.catalog import SPLITTERS
+    from flywheel.datasets.formats.importing import ImportOptions, trajectories_of
     from flywheel.datasets.formats.parsing import Raw
     from flywheel.datasets.formats.records import ReadContext
-    from flywheel.datasets.imports import ImportOptions, trajectories_of
-    from flywheel.datasets.provenance import with_claims
+    from flywheel.datasets.lake.provenance import with_claims
 from flywheel.arrow import steps_to_arrow
 from flywheel.errors import RecordError
 from flywheel.trajectory import Split

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from flywheel.agents.auditor import UNREADABLE, ChatAuditor, evidence, understood
 from flywheel.agents.chat import ChatPolicy
-from flywheel.agents.collect import Company, play
-from flywheel.agents.episode import Budget, Job, Origin
-from flywheel.agents.rollout import MAX_REFUSALS, Rollout, Ruling, here
 from flywheel.agents.scripted import Expert, Mistakes
-from flywheel.config import load
-from flywheel.config_agents import ChatConfig
-from flywheel.datasets.lake import Lake
+from flywheel.config.agents import ChatConfig
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import Observation, World
 from flywheel.filters.batch import batch_of
-from flywheel.filters.replay import Replay
+from flywheel.filters.verifiers.replay import Replay
+from flywheel.rollouts.auditor import UNREADABLE, ChatAuditor, evidence, understood
+from flywheel.rollouts.engine import MAX_REFUSALS, Rollout, Ruling, here
+from flywheel.rollouts.episode import Budget, Job, Origin
+from flywheel.rollouts.play import Company, play
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
 from tests.corridor import CorridorWorld, task_of
 from tests.servers import chat_server

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel.arrow import routes_to_arrow
-from flywheel.config import load
-from flywheel.datasets.check import check, repair
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create, ids
-from flywheel.datasets.places import place_of
-from flywheel.datasets.retention import purge
-from flywheel.datasets.stream import PinStream
-from flywheel.datasets.upkeep import collect_garbage, compact
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.url import place_of
+from flywheel.datasets.maintenance.check import check, repair
+from flywheel.datasets.maintenance.compaction import collect_garbage, compact
+from flywheel.datasets.maintenance.retention import purge
+from flywheel.datasets.versions.stream import PinStream
+from flywheel.datasets.versions.versions import create, ids
 from flywheel.errors import ConfigError, LakeError, QueryError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 from tests.servers import PostgreSQL
@@ -153,7 +153,7 @@ def test_storage_that_is_gone_is_told_in_one_line(
 def test_the_cache_forgets_what_has_left_the_lake(
     tmp_path: Path, golden: list[Trajectory], bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flywheel.datasets.storage.SETTLED", 0.0)
+    monkeypatch.setattr("flywheel.datasets.lake.storage.SETTLED", 0.0)
     place = f"sqlite:///{tmp_path / 'catalog.sqlite'}?files={bucket}/{tmp_path.name}"
     with Lake(place_of(place, tmp_path / "one"), create=True) as lake, Lake(place_of(place, tmp_path / "two")) as other:
         lake.append(golden, "a")

@@ -10,15 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from flywheel.arrow import routes_to_arrow
-from flywheel.cli import app
-from flywheel.datasets.check import check
-from flywheel.datasets.copies import copy
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create, find, ids
-from flywheel.datasets.retention import purge
-from flywheel.datasets.views import VIEWS
-from flywheel.distill.registry import champion, crown
+from flywheel.cli.main import app
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.views import VIEWS
+from flywheel.datasets.maintenance.backup import copy
+from flywheel.datasets.maintenance.check import check
+from flywheel.datasets.maintenance.retention import purge
+from flywheel.datasets.versions.versions import create, find, ids
 from flywheel.errors import LakeError
+from flywheel.policies.registry import champion, crown
 from flywheel.trajectory import Route, RouteTo, Trajectory
 from tests.servers import PostgreSQL
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.config import BalanceConfig, Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.collection import plan, tasks_of
-from flywheel.distill.drawing import draw_weights
-from flywheel.distill.registry import RANDOM
+from flywheel.collect.curriculum import choose, success_by_horizon
+from flywheel.collect.stage import plan, tasks_of
+from flywheel.config.root import BalanceConfig, Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.data.sample_weights import draw_weights
 from flywheel.environments.protocol import World
 from flywheel.filters.balance import effective_share, horizon_buckets, shares, weights
 from flywheel.filters.curate import curate
-from flywheel.filters.curriculum import choose, success_by_horizon
+from flywheel.policies.registry import RANDOM
 from flywheel.trajectory import Split, Task, Trajectory
 
 NOTHING = BalanceConfig(horizon=0, family=0, difficulty=0, novelty=0)

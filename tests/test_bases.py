@@ -25,13 +25,13 @@ from transformers import (
     ViTModel,
 )
 
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.evaluation import evaluate
-from flywheel.distill.registry import policy_directory
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.errors import ConfigError, PolicyError
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.filters.curate import curate
+from flywheel.policies.registry import policy_directory
 from flywheel.trajectory import Split, Trajectory
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"

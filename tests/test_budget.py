@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.agents.collect import Company
-from flywheel.config import Config
-from flywheel.config_flows import BudgetConfig
-from flywheel.datasets.lake import Lake
-from flywheel.distill.collection import collect
-from flywheel.distill.registry import RANDOM
+from flywheel.collect.stage import collect
+from flywheel.config.flows import BudgetConfig
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import BudgetError
-from flywheel.flows.meter import Meter
+from flywheel.flows.budget import Meter
+from flywheel.policies.registry import RANDOM
+from flywheel.rollouts.play import Company
 from flywheel.trajectory import Trajectory
 from tests.served import FLYWHEEL, ROOT, SMOKE
 

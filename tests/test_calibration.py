@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from flywheel.cli import app
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
+from flywheel.cli.main import app
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import ConfigError
-from flywheel.filters.agreement import agreement, reliability
-from flywheel.filters.calibration import check
+from flywheel.filters.calibration.agreement import agreement, reliability
+from flywheel.filters.calibration.calibrate import check
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory
 

@@ -9,25 +9,25 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flywheel.agents.context import Limits
-from flywheel.agents.episode import Job, Origin
-from flywheel.agents.prompts import Role
+from flywheel.agents.contexts.history import Limits
+from flywheel.agents.contexts.prompts import Role
 from flywheel.agents.scripted import Expert, Mistakes
-from flywheel.config import Config
-from flywheel.datasets.exports import export, select_ids
+from flywheel.config.root import Config
 from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, TUNING
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.show import describe_trajectory
-from flywheel.distill.examples import windows_of
+from flywheel.datasets.formats.exporting import export, select_ids
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.show import describe_trajectory
+from flywheel.distill.batching.examples import windows_of
 from flywheel.distill.stage import distill
 from flywheel.environments.privileged import CANARY, canary
 from flywheel.environments.protocol import World
 from flywheel.filters.batch import batch_of
-from flywheel.filters.cheats import leaked_mark
+from flywheel.filters.calibration.reward_hacks import leaked_mark
 from flywheel.filters.curate import curate
-from flywheel.filters.integrity import Integrity
-from flywheel.filters.privileged import Privileged
 from flywheel.filters.segments import segment
+from flywheel.filters.verifiers.integrity import Integrity
+from flywheel.filters.verifiers.privileged import Privileged
+from flywheel.rollouts.episode import Job, Origin
 from flywheel.trajectory import Split, Trajectory
 from tests.conftest import Play
 
@@ -53,7 +53,7 @@ def test_the_mark_reaches_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    from flywheel.agents.collect import play as play_into
+    from flywheel.rollouts.play import play as play_into
 
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, 6)]
     play_into(smoke, lake, world, Expert(world, Mistakes(wrong_action=0.1)), jobs, Origin(1, "collect", "canary"))

@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.agents.chat import SYSTEM, ChatPolicy, Dialogue
-from flywheel.agents.collect import play
-from flywheel.agents.episode import Budget, Job, Origin
-from flywheel.agents.rollout import Rollout, here
-from flywheel.agents.wire import Said, observed, spoken, understood, worded
-from flywheel.config import Config, load
-from flywheel.config_agents import ChatConfig
-from flywheel.datasets.lake import Lake
+from flywheel.agents.contexts.chat_format import Said, observed, spoken, understood, worded
+from flywheel.config.agents import ChatConfig
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Observation
 from flywheel.errors import ConfigError, FlywheelError
+from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.episode import Budget, Job, Origin
+from flywheel.rollouts.play import play
 from flywheel.trajectory import StopReason, Trajectory
 from tests import strategies
 from tests.corridor import LENGTH, CorridorWorld, task_of
@@ -394,7 +394,7 @@ def test_policies_of_one_loop_do_not_leak_into_the_next(model: Model, url: str) 
 
 
 def test_one_line_of_the_config_says_who_collects(smoke: Config) -> None:
-    from flywheel.distill.collection import divided, plan
+    from flywheel.collect.stage import divided, plan
 
     other = smoke.model_copy(update={"collect": smoke.collect.model_copy(update={"teachers": {"chat": 1.0}})})
     assert [share.policy for share in plan(other, 1, "random")] == ["chat"]

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.agents.context import Limits
-from flywheel.agents.prompts import Role
+from flywheel.agents.contexts.history import Limits
+from flywheel.agents.contexts.prompts import Role
 from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
-from flywheel.config import Config
-from flywheel.datasets.exports import export, select_ids
+from flywheel.config.root import Config
 from flywheel.datasets.formats import atif
-from flywheel.datasets.imports import import_files
-from flywheel.datasets.lake import Lake
-from flywheel.distill.corpus import load_corpus
-from flywheel.distill.examples import windows_of
+from flywheel.datasets.formats.exporting import export, select_ids
+from flywheel.datasets.formats.importing import import_files
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.batching.examples import windows_of
+from flywheel.distill.data.corpus import load_corpus
 from flywheel.environments.protocol import World
-from flywheel.filters.cheats import CHEATS, POISON, PROVENANCE_CHEATS, STUDENT
+from flywheel.filters.calibration.reward_hacks import CHEATS, POISON, PROVENANCE_CHEATS, STUDENT
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory
 from tests.conftest import Play

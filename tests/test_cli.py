@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.lake import Lake
 from flywheel.trajectory import Trajectory
 
 ROOT = Path(__file__).parents[1]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flywheel.agents.collect import play as play_jobs
-from flywheel.agents.episode import Job, Origin
 from flywheel.agents.scripted import Expert
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.collection import plan
+from flywheel.collect.stage import plan
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Environment, Observation, Transition, World
 from flywheel.errors import InfrastructureError
 from flywheel.filters.curate import curate
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.rollouts.play import play as play_jobs
 from flywheel.trajectory import Split, StopReason, Task
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.config import load
+from flywheel.config.root import load
 from flywheel.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"

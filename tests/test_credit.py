@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from flywheel.cli import app
-from flywheel.datasets.lake import Lake
+from flywheel.cli.main import app
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.credit.advantages import gae, length_adaptive, returns, shaped
 from flywheel.distill.credit.diagnostics import explained_variance
 from flywheel.distill.credit.hierarchical import Critics, hae, normalised

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.children import child_environment, python_command
-from flywheel.datasets.engines import still_engine
-from flywheel.datasets.files import flaw_of
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.engines import still_engine
+from flywheel.datasets.lake.files import flaw_of
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import LakeError
+from flywheel.runtime.subprocesses import child_environment, python_command
 from flywheel.trajectory import Trajectory
 from tests.conftest import ROOT
 

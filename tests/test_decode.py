@@ -20,17 +20,17 @@ from transformers import (
     StableLmConfig,
 )
 
-from flywheel.agents.decode import choose, generate, options_of
-from flywheel.agents.guard import Guard
-from flywheel.agents.prompts import END
-from flywheel.agents.reader import PASS_ROWS, Reader
-from flywheel.agents.slots import GROUP_TOKENS, groups
-from flywheel.agents.tokens import token_id
-from flywheel.config_distill import StudentConfig
-from flywheel.distill.models import new_model
-from flywheel.distill.tokenizer import train_tokenizer
+from flywheel.agents.contexts.action_mask import Guard
+from flywheel.agents.contexts.prompts import END
+from flywheel.agents.contexts.tokenization import token_id
+from flywheel.agents.inference.decoding import choose, generate, options_of
+from flywheel.agents.inference.kv_cache import GROUP_TOKENS, groups
+from flywheel.agents.inference.prefix_cache import PASS_ROWS, Reader
+from flywheel.config.distill import StudentConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import ConfigError
+from flywheel.policies.models import new_model
+from flywheel.policies.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["take the carrot. open the fridge. move north."], [], 300)
 END_ID = token_id(TOKENIZER, END)
@@ -117,7 +117,7 @@ def test_what_was_read_before_changes_nothing(
     if config is not None:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).eval()
-    monkeypatch.setattr("flywheel.agents.reader.PASS_TOKENS", most)
+    monkeypatch.setattr("flywheel.agents.inference.prefix_cache.PASS_TOKENS", most)
     chance = np.random.default_rng(2)
     reader = Reader(model)
     contexts = dict(enumerate(_contexts(PASS_ROWS + 6)))

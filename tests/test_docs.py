@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flywheel.arrow import segments_to_arrow
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.views import VIEWS
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.views import VIEWS
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Trajectory
 

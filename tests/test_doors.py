@@ -20,19 +20,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.agents.batching import Batcher
-from flywheel.agents.decode import Choice, Fault, choose, generate, options_of
+from flywheel.agents.contexts.prompts import END
+from flywheel.agents.contexts.tokenization import token_id
+from flywheel.agents.inference.batching import Batcher
+from flywheel.agents.inference.decoding import Choice, Fault, choose, generate, options_of
+from flywheel.agents.inference.language_model import LocalSpeaker
+from flywheel.agents.inference.prefix_cache import Reader
 from flywheel.agents.policy import Decoding
-from flywheel.agents.prompts import END
-from flywheel.agents.reader import Reader
-from flywheel.agents.speaker import LocalSpeaker
-from flywheel.agents.tokens import token_id
-from flywheel.config import Config
-from flywheel.config_distill import StudentConfig
-from flywheel.datasets.lake import Lake
-from flywheel.distill.models import new_model
-from flywheel.distill.tokenizer import train_tokenizer
+from flywheel.config.distill import StudentConfig
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import InfrastructureError
+from flywheel.policies.models import new_model
+from flywheel.policies.tokenizer import train_tokenizer
 from flywheel.serving.completions import Completer, GenerationRequest
 from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestError, parse_request
 from tests.test_serving import ASKED, serving, students

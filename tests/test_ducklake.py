@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flywheel.arrow import verdicts_to_arrow
-from flywheel.cli import app
-from flywheel.datasets.lake import Lake
+from flywheel.cli.main import app
+from flywheel.datasets.lake.lake import Lake
 from flywheel.trajectory import Item, Trajectory, Verdict
 
 PACKAGES = ("duckdb==1.5.5", "duckdb-extension-ducklake==1.5.5", "pytz==2025.2")

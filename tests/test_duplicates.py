@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from flywheel.agents.policy import Past
 from flywheel.agents.scripted import NO_OP, Expert
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import World
 from flywheel.filters.batch import batch_of
 from flywheel.filters.curate import curate

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flywheel.config import Config, load
+from flywheel.config.root import Config, load
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError

@@ -11,18 +11,18 @@ import pytest
 
 from flywheel.agents.policy import Decision, Turn
 from flywheel.agents.scripted import NO_OP, Expert, Idle
-from flywheel.config import Config, VerifierConfig, load
-from flywheel.datasets.lake import Lake
+from flywheel.config.root import Config, VerifierConfig, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Environment, Observation, Transition, World
 from flywheel.errors import ConfigError, LeakError
 from flywheel.filters.batch import batch_of, read_batch
-from flywheel.filters.catalog import VERIFIERS, Tools, make_verifiers
-from flywheel.filters.cheats import cut
+from flywheel.filters.calibration.labelled import corrupted
+from flywheel.filters.calibration.reward_hacks import cut
 from flywheel.filters.curate import curate, preview, route_reasons
-from flywheel.filters.labelled import corrupted
-from flywheel.filters.privileged import MOST_ITEMS
-from flywheel.filters.replay import Replay
-from flywheel.filters.verifier import Verifier
+from flywheel.filters.verifiers.catalog import VERIFIERS, Tools, make_verifiers
+from flywheel.filters.verifiers.privileged import MOST_ITEMS
+from flywheel.filters.verifiers.protocol import Verifier
+from flywheel.filters.verifiers.replay import Replay
 from flywheel.trajectory import Split, StopReason, Task, Trajectory, Verdict
 from tests.conftest import Play
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
-from flywheel.cli import app
-from flywheel.cli_formats import From, To
-from flywheel.datasets.exports import export, select_ids
+from flywheel.cli.formats import From, To
+from flywheel.cli.main import app
 from flywheel.datasets.formats import atif as atif_format
 from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, READERS, SUFFIXES, TUNING, read
+from flywheel.datasets.formats.exporting import export, select_ids
+from flywheel.datasets.formats.importing import Imported, import_files
 from flywheel.datasets.formats.records import ReadContext
-from flywheel.datasets.imports import Imported, import_files
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import LakeError, RecordError
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Image, Route, RouteTo, Split, StopReason, Trajectory, TrajectoryOrigin

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flywheel.datasets.lake import Lake
-from flywheel.distill.gate import Decision, decide, foresight, look_sizes, minimum_detectable_effect
-from flywheel.distill.registry import RANDOM, champion, crown, history, rollback
-from flywheel.distill.statistics import clustered_mean, crossed_mean, rate
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import PolicyError
+from flywheel.evaluation.gate import Decision, decide, foresight, look_sizes, minimum_detectable_effect
+from flywheel.evaluation.statistics import clustered_mean, crossed_mean, rate
+from flywheel.policies.registry import RANDOM, champion, crown, history, rollback
 
 ROOT = Path(__file__).parents[1]
 

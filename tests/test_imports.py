@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from flywheel.cli import app
-from flywheel.datasets.exports import export, select_ids
+from flywheel.cli.main import app
 from flywheel.datasets.formats import atif
+from flywheel.datasets.formats.exporting import export, select_ids
 from flywheel.datasets.formats.images import media_type_of
+from flywheel.datasets.formats.importing import import_files
 from flywheel.datasets.formats.parsing import DEPTH, parsed
 from flywheel.datasets.formats.records import ReadContext
-from flywheel.datasets.imports import import_files
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import RecordError
 from flywheel.trajectory import Trajectory
 
@@ -84,8 +84,8 @@ def test_memory_stays_whatever_the_length_of_a_line(tmp_path: Path) -> None:
         file.seek(0, os.SEEK_END)
         file.write(b"\n" + json.dumps(GOOD).encode() + b"\n")
     code = (
-        "import resource, sys; from pathlib import Path; from flywheel.datasets.imports import import_files; "
-        "from flywheel.datasets.lake import Lake; lake = Lake(sys.argv[2], create=True); "
+        "import resource, sys; from pathlib import Path; from flywheel.datasets.formats.importing import import_files; "
+        "from flywheel.datasets.lake.lake import Lake; lake = Lake(sys.argv[2], create=True); "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
         "done = import_files(lake, [Path(sys.argv[1])], 'chat'); "
         "print(done.trajectories, done.quarantined, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

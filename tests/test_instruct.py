@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.lake import Lake
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[1]

@@ -20,9 +20,9 @@ from flywheel.environments.privileged import CANARY
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, InfrastructureError
 from flywheel.filters.batch import batch_of
-from flywheel.filters.cheats import cut
-from flywheel.filters.judge import KEY, Judge, prompt
-from flywheel.filters.labelled import corrupted
+from flywheel.filters.calibration.labelled import corrupted
+from flywheel.filters.calibration.reward_hacks import cut
+from flywheel.filters.verifiers.judge import KEY, Judge, prompt
 from flywheel.trajectory import Trajectory, Verdict
 from tests.conftest import Play
 from tests.servers import chat_server

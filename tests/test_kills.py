@@ -22,8 +22,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flywheel.datasets.check import check
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.maintenance.check import check
 from tests.served import FLYWHEEL, ROOT, SMOKE
 from tests.servers import PostgreSQL
 
@@ -31,7 +31,7 @@ FEW = ("iterations=1", "environment.workers=1", "environment.parallel=8")
 MANY = ("iterations=1", "environment.workers=2", "environment.parallel=8", "train.processes=2")
 MARKS = {
     "prefect server": "Prefect server",
-    "flywheel.agents.worker": "environment worker",
+    "flywheel.rollouts.worker": "environment worker",
     "spawn_main": "verifier",
     "flywheel.distill.launching": "trainer",
     "java": "simulator",
@@ -72,7 +72,7 @@ class Flywheel:
             )
 
     def lake(self) -> Lake:
-        from flywheel.datasets.places import place_of
+        from flywheel.datasets.lake.url import place_of
 
         return Lake(place_of(self.url, self.folder))
 
@@ -192,10 +192,10 @@ def _kill(victim: Flywheel, postgresql: PostgreSQL, chance: random.Random, done:
 
 def _is_readable(victim: Flywheel) -> None:
     """Nothing half is visible: whole files, whole episodes, whole students."""
-    from flywheel.datasets.catalog import has_catalog
-    from flywheel.datasets.places import place_of
-    from flywheel.distill.policy_card import read_card
-    from flywheel.distill.registry import policy_directory
+    from flywheel.datasets.lake.catalog import has_catalog
+    from flywheel.datasets.lake.url import place_of
+    from flywheel.policies.card import read_card
+    from flywheel.policies.registry import policy_directory
 
     if not has_catalog(place_of(victim.url).catalog):
         return

@@ -18,10 +18,10 @@ import pytest
 from sqlalchemy import insert
 
 from flywheel.arrow import routes_to_arrow
-from flywheel.datasets.catalog import CATALOG_VERSION, MIGRATION
-from flywheel.datasets.check import check
-from flywheel.datasets.drafts import Draft
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.catalog import CATALOG_VERSION, MIGRATION
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.streaming_writer import Draft
+from flywheel.datasets.maintenance.check import check
 from flywheel.errors import LakeError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 
@@ -63,8 +63,8 @@ def test_writers_at_once_lose_and_duplicate_nothing(lake: Lake, golden: list[Tra
 WRITER = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from flywheel.datasets.lake import Lake
-    from flywheel.agents.episode import Episode, Job, Origin
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.rollouts.episode import Episode, Job, Origin
     from flywheel.agents.scripted import RandomPolicy
     from flywheel.environments.protocol import Observation
     from flywheel.trajectory import Split, StopReason, Task

@@ -12,10 +12,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from flywheel.cli import app
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.corpus import load_corpus
+from flywheel.cli.main import app
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.data.corpus import load_corpus
 from flywheel.distill.stage import distill
 from flywheel.errors import FlywheelError
 from flywheel.filters.curate import curate

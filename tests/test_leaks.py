@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flywheel.agents.collect import play as play_into
-from flywheel.agents.episode import Job, Origin
 from flywheel.agents.scripted import Expert
-from flywheel.cli import app
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.leaks import leaks, refuse_leaks
-from flywheel.datasets.pins import create
-from flywheel.datasets.splits import assign, units_of
-from flywheel.distill.corpus import load_corpus
+from flywheel.cli.main import app
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.splits import assign, units_of
+from flywheel.datasets.versions.contamination import leaks, refuse_leaks
+from flywheel.datasets.versions.versions import create
+from flywheel.distill.data.corpus import load_corpus
 from flywheel.environments.protocol import World
 from flywheel.errors import LeakError
 from flywheel.filters.curate import curate
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.rollouts.play import play as play_into
 from flywheel.trajectory import Split, Task, Trajectory, trajectory_id
 from tests.conftest import Play
 

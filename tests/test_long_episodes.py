@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.datasets.check import check
-from flywheel.datasets.drafts import Draft
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.upkeep import collect_garbage
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.streaming_writer import Draft
+from flywheel.datasets.maintenance.check import check
+from flywheel.datasets.maintenance.compaction import collect_garbage
 from flywheel.errors import LakeError
 from flywheel.trajectory import Image, Trajectory
 
@@ -53,11 +53,11 @@ PLAYER = textwrap.dedent("""
     import json, random, resource, sys
     from dataclasses import replace
     from pathlib import Path
-    from flywheel.agents.episode import Episode, Job, Origin
+    from flywheel.rollouts.episode import Episode, Job, Origin
     from flywheel.agents.scripted import RandomPolicy
-    from flywheel.datasets.drafts import Draft
-    from flywheel.datasets.lake import Lake
-    from flywheel.datasets.upkeep import compact
+    from flywheel.datasets.lake.streaming_writer import Draft
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.datasets.maintenance.compaction import compact
     from flywheel.environments.protocol import Observation
     from flywheel.trajectory import Split, Step, StopReason, Task
 

@@ -10,16 +10,16 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from flywheel.cli import app
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.evaluation import evaluate
-from flywheel.distill.merging import merge
-from flywheel.distill.policy_card import PolicyCard
-from flywheel.distill.registry import policy_directory
+from flywheel.cli.main import app
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.errors import PolicyError
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.filters.curate import curate
+from flywheel.policies.card import PolicyCard
+from flywheel.policies.merge import merge
+from flywheel.policies.registry import policy_directory
 from flywheel.trajectory import Split, Trajectory
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from flywheel.agents.contexts.prompts import END, Role
 from flywheel.agents.mixture import Coin, Escalation, Mixture, Stretch
-from flywheel.agents.prompts import END, Role
 from flywheel.agents.scripted import Expert, RandomPolicy
-from flywheel.config import load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.collection import plan
-from flywheel.distill.corpus import load_corpus
-from flywheel.distill.examples import windows_of
-from flywheel.distill.policies import TUTORED
-from flywheel.distill.policy_card import limits_of
-from flywheel.distill.registry import policy_directory
+from flywheel.collect.stage import plan
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.batching.examples import windows_of
+from flywheel.distill.data.corpus import load_corpus
 from flywheel.distill.stage import distill
-from flywheel.distill.students import load_policy
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import batch_of
 from flywheel.filters.curate import curate
-from flywheel.filters.replay import Replay
+from flywheel.filters.verifiers.replay import Replay
+from flywheel.policies.card import limits_of
+from flywheel.policies.factory import TUTORED
+from flywheel.policies.registry import policy_directory
+from flywheel.policies.students import load_policy
 from flywheel.trajectory import Trajectory
 from tests.conftest import Play
 

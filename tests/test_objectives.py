@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from flywheel.config_distill import TrainConfig
-from flywheel.distill.examples import Example
-from flywheel.distill.objectives.cloning import cloning
-from flywheel.distill.objectives.imitation import TOP_IDS, TOP_LOGPROBS, imitation, outcomes
-from flywheel.distill.objectives.preference import PAIR, REFERENCE, SIDE, preference
-from flywheel.distill.objectives.proximal import ADVANTAGE, BEHAVIOUR, SUCCESS, Clip, entropy, proximal
-from flywheel.distill.objectives.regression import regression_weights
-from flywheel.distill.packing import Targets
-from flywheel.distill.train import train
+from flywheel.config.distill import TrainConfig
+from flywheel.distill.algorithms.awr import regression_weights
+from flywheel.distill.algorithms.bc import cloning
+from flywheel.distill.algorithms.dpo import PAIR, REFERENCE, SIDE, preference
+from flywheel.distill.algorithms.kd import TOP_IDS, TOP_LOGPROBS, imitation, outcomes
+from flywheel.distill.algorithms.ppo import ADVANTAGE, BEHAVIOUR, SUCCESS, Clip, entropy, proximal
+from flywheel.distill.batching.examples import Example
+from flywheel.distill.batching.packing import Targets
+from flywheel.distill.training.loop import train
 from flywheel.errors import TrainingError
 
 ASK, GOOD, BAD, OTHER = 1, 2, 3, 4
@@ -214,5 +214,5 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert "\n" not in str(told.value)
     assert (tmp_path / "run" / "state.safetensors").is_file()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    done = train(model, [[answer(GOOD)]] * 6, settings, seed=0, pad=0, checkpoint=tmp_path / "run")
+    done = train(model, [[answer(GOOD)]] * 6, settings, seed=0, pad=0, checkpoint=tmp_path / "run", objective=cloning)
     assert done["updates"] == 6

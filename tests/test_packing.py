@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flywheel.config_distill import StudentConfig
-from flywheel.distill.examples import Example
-from flywheel.distill.models import new_model
-from flywheel.distill.objectives.cloning import cloning
-from flywheel.distill.packing import collate, hidden_states, pack, pack_groups, target_logits, target_states
-from flywheel.distill.tokenizer import train_tokenizer
+from flywheel.config.distill import StudentConfig
+from flywheel.distill.algorithms.bc import cloning
+from flywheel.distill.batching.examples import Example
+from flywheel.distill.batching.packing import collate, hidden_states, pack, pack_groups, target_logits, target_states
+from flywheel.policies.models import new_model
+from flywheel.policies.tokenizer import train_tokenizer
 
 BATCH = 1024
 

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.lineage import revoke
-from flywheel.datasets.pins import Pin, create, difference, find, ids, snapshot_of
-from flywheel.datasets.shards import write_shards
-from flywheel.datasets.stream import PinStream
-from flywheel.datasets.upkeep import collect_garbage, compact
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.maintenance.compaction import collect_garbage, compact
+from flywheel.datasets.maintenance.lineage import revoke
+from flywheel.datasets.versions.parquet_export import write_shards
+from flywheel.datasets.versions.stream import PinStream
+from flywheel.datasets.versions.versions import Pin, create, difference, find, ids, snapshot_of
 from flywheel.errors import FlywheelError, LakeError
 from flywheel.trajectory import Trajectory
 
@@ -165,7 +165,7 @@ def test_a_large_file_is_read_in_parts_and_in_any_order_of_its_rows(
     lake: Lake, golden: list[Trajectory], noisy: list[Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With row groups of a few steps; also where the files of a segment disagree in their order."""
-    monkeypatch.setattr("flywheel.datasets.files.GROUP_ROWS", 7)
+    monkeypatch.setattr("flywheel.datasets.lake.files.GROUP_ROWS", 7)
     everyone = [*golden, *noisy]
     lake.append(everyone, "episodes")
     assert lake.trajectories([one.trajectory_id for one in everyone[::5]]) == everyone[::5]

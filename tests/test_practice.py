@@ -9,16 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from flywheel.agents.prompts import DONE, END, PAD, SPECIAL_TOKENS, Role
-from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.config import Config, load
-from flywheel.config_distill import PracticeConfig
-from flywheel.datasets.lake import Lake
-from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH
-from flywheel.distill.deciding import Deciding, offered, open_options, with_behaviour
-from flywheel.distill.examples import windows_of
-from flywheel.distill.models import load_part
-from flywheel.distill.objectives.proximal import (
+from flywheel.agents.contexts.prompts import DONE, END, PAD, SPECIAL_TOKENS, Role
+from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.config.distill import PracticeConfig
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.algorithms.ppo import (
     ADVANTAGE,
     BEHAVIOUR,
     OPTIONS,
@@ -28,12 +24,16 @@ from flywheel.distill.objectives.proximal import (
     practised,
     watched,
 )
-from flywheel.distill.packing import Targets
-from flywheel.distill.practice import PURPOSE, practise
-from flywheel.distill.registry import policy_directory
-from flywheel.distill.rows import rows_of
+from flywheel.distill.algorithms.ppo_rollouts import PURPOSE, practise
+from flywheel.distill.algorithms.ppo_rows import Deciding, offered, open_options, with_behaviour
+from flywheel.distill.batching.examples import windows_of
+from flywheel.distill.batching.packing import Targets
+from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH
+from flywheel.distill.data.rows import rows_of
 from flywheel.distill.stage import distill
 from flywheel.filters.curate import curate
+from flywheel.policies.models import load_part
+from flywheel.policies.registry import policy_directory
 from flywheel.trajectory import Trajectory
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"

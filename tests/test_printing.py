@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import QueryError
+from flywheel.runtime.watchdog import bytes_of
 from flywheel.text import markdown, printable, unique
 from flywheel.trajectory import Trajectory
-from flywheel.watchdog import bytes_of
 
 FLYWHEEL = Path(sys.executable).with_name("flywheel")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from benchmarks.secret_samples import samples
 from flywheel.arrow import ARROW_SCHEMAS, steps_to_arrow
-from flywheel.cli import app
-from flywheel.datasets.drafts import Draft
-from flywheel.datasets.imports import import_files
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.privacy import IDS, JSON, NAMES, redact, redacted, text_columns
+from flywheel.cli.main import app
+from flywheel.datasets.formats.importing import import_files
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.redaction import IDS, JSON, NAMES, redact, redacted, text_columns
+from flywheel.datasets.lake.streaming_writer import Draft
 from flywheel.flows.logs import WithoutSecrets
 from flywheel.trajectory import Trajectory
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory
@@ -26,13 +26,14 @@ TRAINER = textwrap.dedent("""
     from pathlib import Path
     import numpy as np
     from torch.distributed.tensor import DTensor
-    from flywheel.config_distill import StudentConfig, TrainConfig
-    from flywheel.distill.checkpoints import whole_weights
-    from flywheel.distill.examples import Example
-    from flywheel.distill.models import new_model
-    from flywheel.distill.processes import leads, rank, together, wait
-    from flywheel.distill.tokenizer import train_tokenizer
-    from flywheel.distill.train import train
+    from flywheel.config.distill import StudentConfig, TrainConfig
+    from flywheel.distill.training.checkpoints import whole_weights
+    from flywheel.distill.algorithms.bc import cloning
+    from flywheel.distill.batching.examples import Example
+    from flywheel.policies.models import new_model
+    from flywheel.runtime.distributed import leads, rank, together, wait
+    from flywheel.policies.tokenizer import train_tokenizer
+    from flywheel.distill.training.loop import train
     from safetensors.torch import save_file
 
     sharing, folder, stop = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -49,7 +50,7 @@ TRAINER = textwrap.dedent("""
 
     def work():
         model = new_model(StudentConfig(hidden=32, layers=2, heads=2), train_tokenizer(["a b."], [], 300), 0)
-        told = train(model, [rows] * 4, settings, seed=1, pad=0, checkpoint=folder / "checkpoint",
+        told = train(model, [rows] * 4, settings, seed=1, pad=0, checkpoint=folder / "checkpoint", objective=cloning,
                      held_out=rows[:7], progress=progress)
         local = {
             name: (one.to_local().numel() if isinstance(one, DTensor) else one.numel(), one.numel())

@@ -8,20 +8,20 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.episode import Budget, Job, Origin
+from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.contexts.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
+from flywheel.agents.contexts.tokenization import PieceTokenizer
+from flywheel.agents.inference.language_model import LocalSpeaker
 from flywheel.agents.policy import Decoding, Policy
-from flywheel.agents.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
-from flywheel.agents.rollout import Rollout, here
-from flywheel.agents.speaker import LocalSpeaker
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
-from flywheel.agents.tokens import PieceTokenizer
-from flywheel.config_distill import StudentConfig
-from flywheel.distill.examples import Example, example, windows_of
-from flywheel.distill.models import new_model
-from flywheel.distill.tokenizer import named_things, train_tokenizer
+from flywheel.config.distill import StudentConfig
+from flywheel.distill.batching.examples import Example, example, windows_of
 from flywheel.environments.protocol import Observation, World
 from flywheel.filters.segments import segment
+from flywheel.policies.models import new_model
+from flywheel.policies.tokenizer import named_things, train_tokenizer
+from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Segment, Split, Trajectory
 
 LIMITS = Limits(window_steps=5, planner_window=3, segment_steps=4)

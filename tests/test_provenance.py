@@ -11,30 +11,30 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flywheel.agents.context import Limits
-from flywheel.agents.episode import Budget, Job
+from flywheel.agents.contexts.history import Limits
+from flywheel.agents.contexts.prompts import Role
 from flywheel.agents.policy import Decision, Past, Turn
-from flywheel.agents.prompts import Role
-from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.scripted import Expert
-from flywheel.cli import app
-from flywheel.config import Config, load
+from flywheel.cli.main import app
+from flywheel.config.root import Config, load
 from flywheel.datasets.formats import atif
-from flywheel.datasets.imports import Imported, import_files
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.lineage import touched
-from flywheel.datasets.provenance import STEP_EVIDENCE, TRAJECTORY_EVIDENCE, Evidence, teachable
-from flywheel.datasets.splits import assign
-from flywheel.distill.corpus import load_corpus
-from flywheel.distill.evaluation import outcomes
-from flywheel.distill.examples import windows_of
+from flywheel.datasets.formats.importing import Imported, import_files
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.provenance import STEP_EVIDENCE, TRAJECTORY_EVIDENCE, Evidence, teachable
+from flywheel.datasets.lake.splits import assign
+from flywheel.datasets.maintenance.lineage import touched
+from flywheel.distill.batching.examples import windows_of
+from flywheel.distill.data.corpus import load_corpus
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, LakeError
+from flywheel.evaluation.evaluate import outcomes
 from flywheel.filters.batch import batch_of
-from flywheel.filters.cheats import cut
+from flywheel.filters.calibration.reward_hacks import cut
 from flywheel.filters.curate import curate
 from flywheel.filters.fingerprints import without_loops
 from flywheel.filters.segments import segment
+from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.episode import Budget, Job
 from flywheel.trajectory import Split, Step, StopReason, Task, Trajectory, TrajectoryOrigin, trajectory_id
 from tests.conftest import ORIGIN, ROOT, Play
 from tests.corridor import LENGTH, NAME, CorridorWorld, task_of

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flywheel.cli import app
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.policy_card import PolicyCard
-from flywheel.distill.publishing import push
-from flywheel.distill.registry import policy_directory
+from flywheel.cli.main import app
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.errors import InfrastructureError, PolicyError
 from flywheel.filters.curate import curate
+from flywheel.integrations.hub import push
+from flywheel.policies.card import PolicyCard
+from flywheel.policies.registry import policy_directory
 from flywheel.trajectory import Trajectory
 
 

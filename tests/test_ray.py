@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.datasets.lake import Lake
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import InfrastructureError, LeakError
 from tests.served import FLYWHEEL, ROOT, SMOKE
 from tests.servers import free_port
@@ -131,7 +131,7 @@ def test_errors_over_there_are_told_here(cluster: str) -> None:
 
 ACTORS = """
 import os, sys
-from flywheel.clusters import actors, in_order
+from flywheel.runtime.ray_cluster import actors, in_order
 from flywheel.errors import FlywheelError, LeakError
 
 class Square:

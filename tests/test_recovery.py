@@ -12,23 +12,23 @@ from pathlib import Path
 import pytest
 
 from flywheel.arrow import routes_to_arrow
-from flywheel.config import Config
-from flywheel.config_distill import StudentConfig
-from flywheel.datasets.check import check, mend
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.places import place_of
-from flywheel.datasets.turns import sole_turn
-from flywheel.distill.policy_card import PolicyCard, decoding_of, limits_of
-from flywheel.distill.registry import champion, crown, newest, register
+from flywheel.config.distill import StudentConfig
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.turn_lock import sole_turn
+from flywheel.datasets.lake.url import place_of
+from flywheel.datasets.maintenance.check import check, mend
 from flywheel.errors import LakeAwayError, LakeError
+from flywheel.policies.card import PolicyCard, decoding_of, limits_of
+from flywheel.policies.registry import champion, crown, newest, register
 from flywheel.trajectory import Route, RouteTo, Trajectory
 from tests.served import FLYWHEEL, ROOT, SMOKE
 from tests.servers import PostgreSQL
 
 HOLDER = """
 import sys, time
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.turns import sole_turn
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.turn_lock import sole_turn
 with sole_turn(Lake(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -11,19 +11,19 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from flywheel.agents.scripted import Expert, Mistakes
-from flywheel.cli import app
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.lineage import revoke
-from flywheel.distill.collection import tasks_of
-from flywheel.distill.corpus import load_corpus, refuse_revoked
-from flywheel.distill.critics import fit, load_head
-from flywheel.distill.models import load_tokenizer
-from flywheel.distill.registry import RANDOM, policy_directory
+from flywheel.cli.main import app
+from flywheel.collect.stage import tasks_of
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.maintenance.lineage import revoke
+from flywheel.distill.credit.critics import fit, load_head
+from flywheel.distill.data.corpus import load_corpus, refuse_revoked
 from flywheel.distill.stage import distill
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, FlywheelError, LeakError, TrainingError
 from flywheel.filters.curate import curate
+from flywheel.policies.models import load_tokenizer
+from flywheel.policies.registry import RANDOM, policy_directory
 from flywheel.trajectory import Split, Trajectory
 from tests.conftest import Play
 

@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 
 from flywheel.arrow import routes_to_arrow
-from flywheel.datasets.check import check
-from flywheel.datasets.drafts import Draft
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create, ids
-from flywheel.datasets.retention import purge
-from flywheel.datasets.upkeep import collect_garbage, compact
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.streaming_writer import Draft
+from flywheel.datasets.maintenance.check import check
+from flywheel.datasets.maintenance.compaction import collect_garbage, compact
+from flywheel.datasets.maintenance.retention import purge
+from flywheel.datasets.versions.versions import create, ids
 from flywheel.errors import LakeError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 from tests.servers import BACKENDS, lake_url
@@ -45,7 +45,7 @@ WRITER = textwrap.dedent("""
     url, writer, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     sys.path.insert(0, sys.argv[5])
     from made_up import trajectories
-    from flywheel.datasets.lake import Lake
+    from flywheel.datasets.lake.lake import Lake
     lake = Lake(url)
     made = list(trajectories(4, 10))
     for batch in range(first, last):
@@ -58,8 +58,8 @@ WRITER = textwrap.dedent("""
 """)
 COMPACTOR = textwrap.dedent("""
     import sys, time
-    from flywheel.datasets.lake import Lake
-    from flywheel.datasets.upkeep import collect_garbage, compact
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.datasets.maintenance.compaction import collect_garbage, compact
     lake = Lake(sys.argv[1])
     while True:
         compact(lake, least=4)

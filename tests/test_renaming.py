@@ -7,12 +7,12 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.agents.context import Limits
-from flywheel.agents.prompts import Role
-from flywheel.distill.examples import windows_of
-from flywheel.distill.renaming import exchangeable_names, renamed, shuffled
-from flywheel.distill.tokenizer import named_things
+from flywheel.agents.contexts.history import Limits
+from flywheel.agents.contexts.prompts import Role
+from flywheel.distill.batching.examples import windows_of
+from flywheel.distill.data.renaming import exchangeable_names, renamed, shuffled
 from flywheel.filters.segments import segment
+from flywheel.policies.tokenizer import named_things
 from flywheel.trajectory import Trajectory
 
 

@@ -9,14 +9,14 @@ from sqlalchemy import insert
 from typer.testing import CliRunner
 
 from flywheel.arrow import routes_to_arrow
-from flywheel.cli import app
-from flywheel.datasets.catalog import LINEAGE
-from flywheel.datasets.check import check
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create, ids, tables
-from flywheel.datasets.retention import due, retire, tend
-from flywheel.datasets.stream import PinStream
-from flywheel.datasets.upkeep import collect_garbage, compact
+from flywheel.cli.main import app
+from flywheel.datasets.lake.catalog import LINEAGE
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.maintenance.check import check
+from flywheel.datasets.maintenance.compaction import collect_garbage, compact
+from flywheel.datasets.maintenance.retention import due, retire, tend
+from flywheel.datasets.versions.stream import PinStream
+from flywheel.datasets.versions.versions import create, ids, tables
 from flywheel.errors import LakeError, QueryError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flywheel.cli import app
-from flywheel.config import Config, load
+from flywheel.cli.main import app
+from flywheel.config.root import Config, load
 from flywheel.datasets.formats import atif
-from flywheel.datasets.imports import import_files
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create
+from flywheel.datasets.formats.importing import import_files
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.versions.versions import create
 from flywheel.distill.stage import distill
 from flywheel.environments.protocol import World
-from flywheel.filters.cheats import checker_touched
+from flywheel.filters.calibration.reward_hacks import checker_touched
 from flywheel.filters.curate import curate, route_counts
-from flywheel.filters.integrity import Integrity
 from flywheel.filters.reverify import reverify
+from flywheel.filters.verifiers.integrity import Integrity
 from flywheel.trajectory import Trajectory
 
 ROOT = Path(__file__).parents[1]

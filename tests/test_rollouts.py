@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.agents.collect import play
-from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Decision, Past, Policy, Turn
-from flywheel.agents.rollout import Rollout, Seats, here
 from flywheel.agents.scripted import Expert, RandomPolicy
-from flywheel.agents.seats import Remote, Seat, remote
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Observation, Transition, World
 from flywheel.errors import ConfigError, InfrastructureError
+from flywheel.rollouts.engine import Rollout, Seats, here
+from flywheel.rollouts.environment_workers import Remote, Seat, remote
+from flywheel.rollouts.episode import Budget, Job, Origin
+from flywheel.rollouts.play import play
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
 from tests.corridor import LENGTH, NAME, Corridor, CorridorWorld, task_of
 
@@ -59,7 +59,7 @@ def walked(
 
 
 def test_workers_play_what_one_process_plays(world: World, smoke: Config) -> None:
-    from flywheel.agents.collect import seats_of
+    from flywheel.rollouts.play import seats_of
 
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, 12)]
     apart = smoke.environment.model_copy(update={"workers": 2, "parallel": 5})
@@ -351,10 +351,10 @@ def uneven(count: int) -> Seats:
 COLLECT = """
 import sys
 from pathlib import Path
-from flywheel.agents.collect import play
-from flywheel.agents.episode import Job, Origin
-from flywheel.config import load
-from flywheel.datasets.lake import Lake
+from flywheel.rollouts.play import play
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.agents.scripted import Expert
 from tests.corridor import CorridorWorld, NAME, task_of
 import time

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.filters.cheats import cut
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.filters.calibration.reward_hacks import cut
 from flywheel.filters.curate import curate, route_reasons
 from flywheel.filters.routing import COPIED, Case, route
 from flywheel.filters.segments import segment

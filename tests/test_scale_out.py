@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.launching import distill_apart
 from flywheel.distill.stage import distill
 from flywheel.errors import FlywheelError
@@ -127,8 +127,8 @@ def test_what_processes_of_training_refuse_is_told_here(smoke: Config, lake: Lak
 
 WANTS = """
 import sys
-from flywheel.config import load
-from flywheel.datasets.lake import Lake
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.launching import distill_apart
 from pathlib import Path
 config = load(Path(sys.argv[1]), [f"data_dir={sys.argv[2]}", "train.processes=2", "train.epochs.flat=1000"])

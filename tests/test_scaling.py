@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill import choosing, scaling
-from flywheel.distill.registry import crown
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.errors import ConfigError, PolicyError
+from flywheel.evaluation import best_of_n, test_time
 from flywheel.filters.curate import curate
+from flywheel.policies.registry import crown
 from flywheel.trajectory import Split, Trajectory
 from tests.servers import chat_server
 
@@ -41,12 +41,12 @@ def lake_with_student(
 
 def test_best_of_n_by_a_perfect_verifier_is_any_attempt(lake_with_student: tuple[Config, Lake]) -> None:
     settings, lake = lake_with_student
-    gain = scaling.best_of(settings, lake, "champion", Split.DEV, 1, 3, "privileged", 1.0)
+    gain = test_time.best_of(settings, lake, "champion", Split.DEV, 1, 3, "privileged", 1.0)
     assert gain.tasks == settings.evaluate.dev_tasks
     assert gain.scaled.value == gain.notes["any attempt"] >= gain.notes["one attempt"]
     assert 1.5 < gain.scaled_cost.steps / gain.plain_cost.steps < 12
     before = lake.snapshot()
-    assert scaling.best_of(settings, lake, "champion", Split.DEV, 1, 3, "privileged", 1.0) == gain
+    assert test_time.best_of(settings, lake, "champion", Split.DEV, 1, 3, "privileged", 1.0) == gain
     assert lake.snapshot() == before, "the second time nothing is played"
 
 
@@ -54,9 +54,9 @@ def test_what_cannot_be_measured_is_told_before_anything_is_played(lake_with_stu
     settings, lake = lake_with_student
     before = lake.snapshot()
     with pytest.raises(ConfigError, match="no verifier 'nonsense'; use value, or one of"):
-        scaling.best_of(settings, lake, "champion", Split.TEST, 1, 3, "nonsense", 1.0)
+        test_time.best_of(settings, lake, "champion", Split.TEST, 1, 3, "nonsense", 1.0)
     with pytest.raises(PolicyError, match="'expert' is not registered"):
-        scaling.best_of(settings, lake, "expert", Split.TEST, 1, 3, "value", 1.0)
+        test_time.best_of(settings, lake, "expert", Split.TEST, 1, 3, "value", 1.0)
     assert lake.snapshot() == before
 
 
@@ -76,11 +76,11 @@ def test_a_value_head_learns_from_training_tasks_alone(
     lake_with_student: tuple[Config, Lake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, lake = lake_with_student
-    monkeypatch.setattr(choosing, "FIT_TASKS", 12)
-    gain = scaling.best_of(settings, lake, "champion", Split.DEV, 1, 3, "value", 1.0)
+    monkeypatch.setattr(best_of_n, "FIT_TASKS", 12)
+    gain = test_time.best_of(settings, lake, "champion", Split.DEV, 1, 3, "value", 1.0)
     assert gain.notes["fitted on"] == 12
     assert gain.notes["one attempt"] - 1e-9 <= gain.notes["any attempt"]
-    splits = lake.sql(f"select distinct split from trajectories where purpose = '{choosing.FIT_PURPOSE}'")
+    splits = lake.sql(f"select distinct split from trajectories where purpose = '{best_of_n.FIT_PURPOSE}'")
     assert splits["split"].to_pylist() == ["train"]
 
 
@@ -88,15 +88,15 @@ def test_a_students_own_auditor_learns_from_training_tasks_and_refuses(
     lake_with_student: tuple[Config, Lake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, lake = lake_with_student
-    monkeypatch.setattr(choosing, "FIT_TASKS", 12)
+    monkeypatch.setattr(best_of_n, "FIT_TASKS", 12)
     hasty = {"wrong_action": 0.0, "early_stop": 0.3}
     mistaken = settings.collect.model_copy(update={"mistakes": settings.collect.mistakes.model_copy(update=hasty)})
     config = settings.model_copy(update={"collect": mistaken})
-    gain = scaling.audited(config, lake, "noisy_expert", Split.DEV, 1, "value")
+    gain = test_time.audited(config, lake, "noisy_expert", Split.DEV, 1, "value")
     assert gain.notes["rulings of this run"] >= gain.notes["steps after a refusal"] > 0
     assert gain.notes["fitted on"] > 12 and gain.notes["of them unreadable"] == 0
     assert gain.scaled_cost.tokens > gain.plain_cost.tokens == 0
-    again = scaling.audited(config, lake, "noisy_expert", Split.DEV, 1, "value")
+    again = test_time.audited(config, lake, "noisy_expert", Split.DEV, 1, "value")
     assert again.scaled_cost == gain.scaled_cost, "what rulings took is in the lake"
 
 
@@ -105,7 +105,7 @@ def test_more_steps_are_another_budget_and_leave_the_plain_evaluation_alone(
 ) -> None:
     settings, lake = lake_with_student
     plain = lake.sql("select count(*) as n from trajectories where purpose = 'evaluate'").to_pylist()
-    gain = scaling.longer(settings, lake, "noisy_expert", Split.DEV, 1, 6)
+    gain = test_time.longer(settings, lake, "noisy_expert", Split.DEV, 1, 6)
     assert gain.scaled.value <= gain.plain.value
     longest = lake.sql("select max(length) as n from trajectories where purpose = 'evaluate+steps 6'").to_pylist()
     assert longest == [{"n": 6}]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.config import Config
-from flywheel.config_flows import ServeConfig
-from flywheel.datasets.lake import Lake
+from flywheel.config.flows import ServeConfig
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import ConfigError
 from tests.served import FLYWHEEL, ROOT, SMOKE, serving
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from flywheel.agents.episode import Budget, Job, Origin
 from flywheel.agents.policy import Policy
-from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.scripted import LOOPS, Expert, Mistakes, RandomPolicy
-from flywheel.config import load
+from flywheel.config.root import load
 from flywheel.environments.cookingworld import FINISH
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import batch_of
-from flywheel.filters.replay import Replay
+from flywheel.filters.verifiers.replay import Replay
+from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, StopReason, Trajectory
 from tests.conftest import ROOT, Play
 

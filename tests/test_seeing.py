@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.gate import decide
-from flywheel.distill.iterations import begin, finish
-from flywheel.distill.registry import crown, rollback
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.evaluation.gate import decide
 from flywheel.flows.events import resource, tell
+from flywheel.flows.iterations import begin, finish
 from flywheel.flows.logs import LOGGER, log_to_stderr
 from flywheel.flows.metrics import exposed
 from flywheel.flows.summary import history_of, status_of
+from flywheel.policies.registry import crown, rollback
 from flywheel.trajectory import Trajectory
 
 RATE = {"policy": "flat", "rate": 0.25, "low": 0.1, "high": 0.4}

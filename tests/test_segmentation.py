@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from flywheel.agents.scripted import Expert
-from flywheel.cli import app
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
+from flywheel.cli.main import app
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.credit.methods import make_method
 from flywheel.distill.credit.record import assign_credit
-from flywheel.distill.segmentation import (
+from flywheel.distill.stage import distill
+from flywheel.distill.subgoals.segmentation import (
     CHANGES,
     accords,
     boundary_f1,
@@ -29,7 +30,6 @@ from flywheel.distill.segmentation import (
     mean_overlap,
     segment_lake,
 )
-from flywheel.distill.stage import distill
 from flywheel.environments.protocol import World
 from flywheel.errors import LakeError, TrainingError
 from flywheel.filters.curate import curate

@@ -17,16 +17,16 @@ from pathlib import Path
 import openai
 import pytest
 
-from flywheel.agents.collect import rehearse
-from flywheel.agents.wire import understood, worded
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.policies import make_policy
-from flywheel.distill.registry import crown, rollback
+from flywheel.agents.contexts.chat_format import understood, worded
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import PrerequisiteError
 from flywheel.filters.curate import curate
+from flywheel.policies.factory import make_policy
+from flywheel.policies.registry import crown, rollback
+from flywheel.rollouts.play import rehearse
 from flywheel.serving.loaded import Loaded
 from flywheel.serving.requests import Message
 from flywheel.serving.server import is_loopback, serve
@@ -109,7 +109,7 @@ def test_openais_client_talks_to_the_whole_agent(students: tuple[Config, Lake, l
 
 def test_the_same_question_many_times_takes_no_more_room(students: tuple[Config, Lake, list[str]]) -> None:
     _, lake, (_, flat, _) = students
-    from flywheel.distill.registry import policy_directory
+    from flywheel.policies.registry import policy_directory
 
     async def ask() -> int:
         student = Loaded(policy_directory(lake, flat), "cpu")
@@ -143,8 +143,8 @@ def test_streams_say_the_same_in_pieces(url: str) -> None:
 
 
 def test_planner_and_executor_answer_completions(students: tuple[Config, Lake, list[str]], url: str) -> None:
-    from flywheel.distill.models import load_part
-    from flywheel.distill.registry import policy_directory
+    from flywheel.policies.models import load_part
+    from flywheel.policies.registry import policy_directory
 
     _, lake, (hierarchical, *_) = students
     model, tokenizer = load_part(policy_directory(lake, hierarchical) / "planner")

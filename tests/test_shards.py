@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.agents.collect import ALONE, play
-from flywheel.agents.episode import Job, Origin
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
-from flywheel.distill import shards
-from flywheel.distill.policies import make_policy
-from flywheel.distill.shards import play_apart
+from flywheel.collect import playing_processes
+from flywheel.collect.playing_processes import play_apart
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.environments.protocol import World
 from flywheel.errors import InfrastructureError
 from flywheel.filters.curate import curate
+from flywheel.policies.factory import make_policy
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.rollouts.play import ALONE, play
 from flywheel.trajectory import Split, Trajectory
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def test_two_processes_play_what_one_plays(
     taught: tuple[Config, str], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, student = taught
-    monkeypatch.setattr(shards, "WORTH", 5)
+    monkeypatch.setattr(playing_processes, "WORTH", 5)
     lake = Lake.of(settings)
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 700, 11)]
     policy = make_policy(settings, lake, world, student)
@@ -73,7 +73,7 @@ def test_a_process_that_cannot_play_is_told(
     taught: tuple[Config, str], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, student = taught
-    monkeypatch.setattr(shards, "WORTH", 2)
+    monkeypatch.setattr(playing_processes, "WORTH", 2)
     lake = Lake.of(settings)
     policy = make_policy(settings, lake, world, student)
     policy.version = "another"
@@ -85,15 +85,15 @@ def test_a_process_that_cannot_play_is_told(
 PLAY = """
 import sys
 from pathlib import Path
-from flywheel.agents.collect import ALONE
-from flywheel.agents.episode import Job, Origin
-from flywheel.config import load
-from flywheel.datasets.lake import Lake
-from flywheel.distill import shards
-from flywheel.distill.policies import make_policy
+from flywheel.rollouts.play import ALONE
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.collect import playing_processes
+from flywheel.policies.factory import make_policy
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.trajectory import Split
-shards.WORTH = 5
+playing_processes.WORTH = 5
 told = ["data_dir=" + sys.argv[1], "environment.processes=2", "environment.parallel=2"]
 settings = load(Path("configs/smoke.toml"), told)
 lake = Lake.of(settings)
@@ -101,7 +101,7 @@ with open_world(settings.environment.name, canonical(settings.environment.parame
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 800, int(sys.argv[3]))]
     policy = make_policy(settings, lake, world, sys.argv[2])
     origin, say = Origin(1, "killed", "t"), lambda done: print(done, flush=True)
-    shards.play_apart(settings, lake, world, policy, jobs, origin, say, ALONE)
+    playing_processes.play_apart(settings, lake, world, policy, jobs, origin, say, ALONE)
 print("done", flush=True)
 """
 
@@ -115,7 +115,7 @@ def test_kill_9_of_all_of_it_and_again(taught: tuple[Config, str]) -> None:
     while int(process.stdout.readline()) == 0:
         pass
     children = [int(one) for one in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    shard = [one for one in children if "shards" in Path(f"/proc/{one}/cmdline").read_text()]
+    shard = [one for one in children if "playing_processes" in Path(f"/proc/{one}/cmdline").read_text()]
     assert len(shard) == 1
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
-from flywheel.datasets.lake import Lake
-from flywheel.distill.examples import Example
-from flywheel.distill.shelves import BATCH, Shelf, Writer, enriched, groups_of, lengths_of, shelve, weight_of
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.batching.examples import Example
+from flywheel.distill.batching.row_store import BATCH, Shelf, Writer, enriched, groups_of, lengths_of, shelve, weight_of
 from flywheel.trajectory import Route, RouteTo, Segment
 
 ROOT = Path(__file__).parents[1]
@@ -83,14 +83,14 @@ def test_an_unfinished_shelf_is_not_there(tmp_path: Path) -> None:
 MEASURE = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from flywheel.agents.prompts import Role
-    from flywheel.agents.tokens import PieceTokenizer
-    from flywheel.config import load
-    from flywheel.datasets.lake import Lake
-    from flywheel.distill.corpus import load_corpus
-    from flywheel.distill.rows import rows_of
-    from flywheel.distill.shelves import Writer, Shelf
-    from flywheel.distill.tokenizer import train_tokenizer
+    from flywheel.agents.contexts.prompts import Role
+    from flywheel.agents.contexts.tokenization import PieceTokenizer
+    from flywheel.config.root import load
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.distill.data.corpus import load_corpus
+    from flywheel.distill.data.rows import rows_of
+    from flywheel.distill.batching.row_store import Writer, Shelf
+    from flywheel.policies.tokenizer import train_tokenizer
 
     def held():
         status = Path("/proc/self/status").read_text()

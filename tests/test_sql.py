@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flywheel.arrow import routes_to_arrow
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.reading import QueryLimits
-from flywheel.datasets.views import VIEWS
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import QueryLimits
+from flywheel.datasets.lake.views import VIEWS
 from flywheel.errors import LakeError, QueryError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 

@@ -13,16 +13,16 @@ from flywheel.agents.oracle import OracleExecutor, OraclePlanner
 from flywheel.agents.policy import Turn
 from flywheel.agents.scripted import Expert
 from flywheel.agents.student import HierarchicalAgent
-from flywheel.cli import app
-from flywheel.config import Config
-from flywheel.datasets.lake import Lake
-from flywheel.distill.registry import policy_directory
+from flywheel.cli.main import app
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
-from flywheel.distill.students import load_policy
-from flywheel.distill.swaps import solution_of
 from flywheel.environments.protocol import World
 from flywheel.errors import PolicyError
+from flywheel.evaluation.oracle_ablation import solution_of
 from flywheel.filters.curate import curate
+from flywheel.policies.registry import policy_directory
+from flywheel.policies.students import load_policy
 from flywheel.trajectory import Split, Trajectory
 from tests.conftest import Play
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel.agents.prompts import ACT, END, SPECIAL_TOKENS, Piece
-from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.distill.tokenizer import named_things, train_tokenizer
+from flywheel.agents.contexts.prompts import ACT, END, SPECIAL_TOKENS, Piece
+from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.policies.tokenizer import named_things, train_tokenizer
 
 TEMPLATE = "In one part of the room you see a fridge, that contains a red onion, and a raw carrot."
 TEXTS = [TEMPLATE, "slice the red onion\nfry the carrot\n", "take red onion", "take carrot"] * 50

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from flywheel.config import Config, load
-from flywheel.datasets.lake import Lake
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
-from flywheel.distill.tracking import tracked
+from flywheel.distill.training.tracking import tracked
 from flywheel.errors import PrerequisiteError
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory

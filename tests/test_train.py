@@ -9,23 +9,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from flywheel.agents.prompts import PAD, Role
-from flywheel.agents.tokens import PieceTokenizer, token_id
-from flywheel.config import Config, load
-from flywheel.config_distill import StudentConfig, TrainConfig
-from flywheel.datasets.lake import Lake
-from flywheel.distill.corpus import load_corpus
-from flywheel.distill.examples import Example, example, windows_of
-from flywheel.distill.models import new_model
-from flywheel.distill.policy_card import limits_of
-from flywheel.distill.rows import rows_of
+from flywheel.agents.contexts.prompts import PAD, Role
+from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.config.distill import StudentConfig, TrainConfig
+from flywheel.config.root import Config, load
+from flywheel.datasets.lake.lake import Lake
+from flywheel.distill.algorithms.bc import cloning
+from flywheel.distill.batching.examples import Example, example, windows_of
+from flywheel.distill.data.corpus import load_corpus
+from flywheel.distill.data.rows import rows_of
 from flywheel.distill.stage import distill
-from flywheel.distill.students import load_policy
-from flywheel.distill.tokenizer import named_things, train_tokenizer
-from flywheel.distill.train import _plan, mean_loss, train
+from flywheel.distill.training.loop import _plan, mean_loss, train
 from flywheel.errors import FlywheelError, PolicyError, TrainingError
 from flywheel.filters.curate import curate
 from flywheel.filters.segments import segment
+from flywheel.policies.card import limits_of
+from flywheel.policies.models import new_model
+from flywheel.policies.students import load_policy
+from flywheel.policies.tokenizer import named_things, train_tokenizer
 from flywheel.trajectory import Trajectory
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
@@ -50,7 +51,8 @@ def _train(
     model.config.attention_dropout = dropout
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = dropout
-    train(model, [examples] * 6, SETTINGS, seed=1, pad=token_id(tokenizer, PAD), checkpoint=folder, **options)  # type: ignore[arg-type]
+    pad = token_id(tokenizer, PAD)
+    train(model, [examples] * 6, SETTINGS, seed=1, pad=pad, checkpoint=folder, objective=cloning, **options)  # type: ignore[arg-type]
     return model
 
 
@@ -99,7 +101,15 @@ def test_training_stops_where_held_out_tasks_gain_no_more_and_resumes_to_the_sam
         model = new_model(TINY, tokenizer, 0)
         pad = token_id(tokenizer, PAD)
         told = train(
-            model, [examples] * 12, SETTINGS, seed=1, pad=pad, checkpoint=folder, held_out=strange, progress=interrupt
+            model,
+            [examples] * 12,
+            SETTINGS,
+            seed=1,
+            pad=pad,
+            checkpoint=folder,
+            objective=cloning,
+            held_out=strange,
+            progress=interrupt,
         )
         return model, told
 
@@ -175,7 +185,7 @@ def test_nothing_verified_broken_students_and_other_wordings_are_told(
     folder = lake.root / "policies" / card.policy_id
     assert load_policy(folder).version == card.version
     with monkeypatch.context() as reworded:
-        reworded.setattr("flywheel.distill.policy_card.WORDING", 10**6)
+        reworded.setattr("flywheel.policies.card.WORDING", 10**6)
         reworded.setattr("flywheel.distill.stage.WORDING", 10**6)
         assert load_policy(folder).version != card.version
         assert distill(smoke, lake, "flat", 1).policy_id != card.policy_id

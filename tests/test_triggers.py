@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create, find
-from flywheel.distill.gate import Decision, decide
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.versions.versions import create, find
+from flywheel.evaluation.gate import Decision, decide
 from flywheel.flows.events import tell_of_dataset
-from flywheel.flows.signals import drops_between, untaught
+from flywheel.flows.triggers import drops_between, untaught
 from flywheel.trajectory import Trajectory
 from tests.served import FLYWHEEL, SMOKE, run, serving
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.config import load
-from flywheel.datasets.lake import Lake
-from flywheel.distill.registry import champion, crown
+from flywheel.config.root import load
+from flywheel.datasets.lake.lake import Lake
 from flywheel.filters.batch import read_batch
-from flywheel.filters.replay import Replay
+from flywheel.filters.verifiers.replay import Replay
+from flywheel.policies.registry import champion, crown
 
 ROOT = Path(__file__).parents[1]
 FLYWHEEL = str(Path(sys.executable).parent / "flywheel")

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
-from flywheel.datasets.check import check, repair
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.pins import create, ids
-from flywheel.datasets.retention import purge
-from flywheel.datasets.upkeep import collect_garbage, compact
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.maintenance.check import check, repair
+from flywheel.datasets.maintenance.compaction import collect_garbage, compact
+from flywheel.datasets.maintenance.retention import purge
+from flywheel.datasets.versions.versions import create, ids
 from flywheel.errors import LakeError
 from flywheel.filters.segments import segment
 from flywheel.trajectory import Route, RouteTo, Trajectory
@@ -163,8 +163,8 @@ def test_compaction_purge_and_writers_at_once(lake: Lake, golden: list[Trajector
 KEEPER = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from flywheel.datasets.lake import Lake
-    from flywheel.datasets.upkeep import collect_garbage, compact
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.datasets.maintenance.compaction import collect_garbage, compact
     lake = Lake(Path(sys.argv[1]))
     print("ready", flush=True)
     while True:

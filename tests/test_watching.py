@@ -17,14 +17,14 @@ from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from rich.console import Console
 
-from flywheel.agents.episode import Budget, Episode, Job, Origin
-from flywheel.agents.rollout import Rollout, here
 from flywheel.agents.scripted import Expert
-from flywheel.agents.tracing import CONTENT, ENDPOINTS, tracing
 from flywheel.datasets.formats import otel
 from flywheel.datasets.formats.records import ReadContext
-from flywheel.datasets.lake import Lake
-from flywheel.flows.live import Board
+from flywheel.datasets.lake.lake import Lake
+from flywheel.flows.monitor import Board
+from flywheel.integrations.otel import CONTENT, ENDPOINTS, tracing
+from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.episode import Budget, Episode, Job, Origin
 from flywheel.trajectory import Split, StopReason
 from tests.corridor import LENGTH, CorridorWorld, task_of
 from tests.servers import listening

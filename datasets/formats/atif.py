@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from flywheel.datasets.formats.images import image_at, image_path
 from flywheel.datasets.formats.records import ReadContext, Run, Turn, called, episode, explain, verbatim
-from flywheel.datasets.provenance import claims_of, with_claims
+from flywheel.datasets.lake.provenance import claims_of, with_claims
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, StopReason, Trajectory
 

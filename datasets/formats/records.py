@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flywheel.datasets.formats.images import UnreadableImageError
-from flywheel.datasets.provenance import IMPORTED
+from flywheel.datasets.lake.provenance import IMPORTED
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, StopReason, Task, Trajectory, digest
 

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from pydantic import Field, ValidationError
 
 from flywheel.arrow import ARROW_SCHEMAS
-from flywheel.config import explain
+from flywheel.config.root import explain
+from flywheel.config.section import Section, Share
 from flywheel.distill.credit.advantages import gae, length_adaptive, progress_gain, returns, shaped
 from flywheel.distill.credit.groups import gigpo
 from flywheel.distill.credit.hierarchical import Critics, Levels, hae, hae_without_critics, normalised
@@ -26,7 +27,6 @@ from flywheel.distill.credit.ragged import Runs
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import Floats, Ints, codes
 from flywheel.filters.segments import SOURCE as SOURCE_OF_CURATION
-from flywheel.section import Section, Share
 
 SOURCE = "credit/1"
 FLAT, PLANNER, EXECUTOR, SWITCH = "flat", "planner", "executor", "switch"

@@ -9,8 +9,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from flywheel.datasets.lake import Lake
-from flywheel.datasets.reading import check_condition, quoted
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import check_condition, quoted
 from flywheel.distill.credit.diagnostics import Diagnostics, diagnose, together
 from flywheel.distill.credit.methods import COLUMNS, SOURCE, Episodes, Method, arguments_of, credit
 from flywheel.errors import LakeError

@@ -7,7 +7,7 @@ from pathlib import Path
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()] and Path(__file__).parents[1] != Path.cwd():  # noqa: PTH109
     del sys.path[0]  # nothing of the current folder is imported by accident
 
-from flywheel.cli import main
+from flywheel.cli.main import main
 
 try:
     main()

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flywheel.agents.endpoint import Answer, Endpoint
-from flywheel.agents.memory import Memory
+from flywheel.agents.contexts.chat_format import STOP, Said, spoken, understood, worded
+from flywheel.agents.contexts.memory import Memory
+from flywheel.agents.inference.endpoint import Answer, Endpoint
 from flywheel.agents.policy import Conversant, Decision, Past, Turn
-from flywheel.agents.wire import STOP, Said, spoken, understood, worded
-from flywheel.config_agents import ChatConfig
+from flywheel.config.agents import ChatConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import InfrastructureError
 from flywheel.trajectory import StopReason, Task, digest

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flywheel.agents.decode import Fault
+from flywheel.agents.contexts.prompts import Outcome
+from flywheel.agents.inference.decoding import Fault
 from flywheel.agents.policy import Decision, Past, Turn
-from flywheel.agents.prompts import Outcome
 from flywheel.agents.student import HierarchicalAgent
 from flywheel.trajectory import Task
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from flywheel.agents.guard import Guard
+from flywheel.agents.contexts.action_mask import Guard
 from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import Observation, World

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flywheel.agents.context import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.decode import Choice, Fault
-from flywheel.agents.guard import Guard
+from flywheel.agents.contexts.action_mask import Guard
+from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.contexts.prompts import ACT, SUBGOAL, Outcome
+from flywheel.agents.inference.decoding import Choice, Fault
+from flywheel.agents.inference.language_model import LocalSpeaker, Speaker
 from flywheel.agents.policy import Decision, Decoding, Past, Turn
-from flywheel.agents.prompts import ACT, SUBGOAL, Outcome
-from flywheel.agents.speaker import LocalSpeaker, Speaker
 from flywheel.trajectory import Task
 
 

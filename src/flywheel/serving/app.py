@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from flywheel.agents.tokens import encode_plain
+from flywheel.agents.contexts.tokenization import encode_plain
 from flywheel.errors import FlywheelError, InfrastructureError
 from flywheel.serving.completions import Completer, Completion, GenerationRequest
 from flywheel.serving.requests import (

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flywheel.agents.batching import Batcher
-from flywheel.agents.decode import NOT_FINITE
-from flywheel.agents.reader import Reader, common_prefix
-from flywheel.agents.speaker import longest_context
-from flywheel.agents.tokens import max_chars
+from flywheel.agents.contexts.tokenization import max_chars
+from flywheel.agents.inference.batching import Batcher
+from flywheel.agents.inference.decoding import NOT_FINITE
+from flywheel.agents.inference.language_model import longest_context
+from flywheel.agents.inference.prefix_cache import Reader, common_prefix
 from flywheel.errors import InfrastructureError
 
 SLOTS = 64

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flywheel.agents.contexts.chat_format import Said, observed, understood
 from flywheel.agents.policy import Decision
-from flywheel.agents.wire import Said, observed, understood
 from flywheel.environments.protocol import Observation
 from flywheel.serving.requests import Message
 from flywheel.trajectory import Split, Task, digest

@@ -7,16 +7,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from flywheel.agents.batching import Batcher
-from flywheel.agents.decode import NOT_FINITE
+from flywheel.agents.contexts.chat_format import Said, spoken
+from flywheel.agents.contexts.prompts import Role
+from flywheel.agents.inference.batching import Batcher
+from flywheel.agents.inference.decoding import NOT_FINITE
+from flywheel.agents.inference.language_model import LocalSpeaker, Speaker
 from flywheel.agents.policy import Decision, Turn
-from flywheel.agents.prompts import Role
-from flywheel.agents.speaker import LocalSpeaker, Speaker
-from flywheel.agents.wire import Said, spoken
-from flywheel.distill.models import load_part
-from flywheel.distill.policy_card import ROLES, read_card
-from flywheel.distill.students import agent_of, on_device
 from flywheel.errors import InfrastructureError
+from flywheel.policies.card import ROLES, read_card
+from flywheel.policies.models import load_part
+from flywheel.policies.students import agent_of, on_device
 from flywheel.serving.completions import Completer, Completion, GenerationRequest
 from flywheel.serving.dialogue import continued, scene
 from flywheel.serving.requests import Message

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from flywheel.datasets.lake import Lake
-from flywheel.distill.registry import RANDOM, champion, policy_directory, registered
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import FlywheelError, PolicyError
+from flywheel.policies.registry import RANDOM, champion, policy_directory, registered
 from flywheel.serving.loaded import Loaded
 from flywheel.trajectory import digest
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import uvicorn
 
-from flywheel.datasets.lake import Lake
-from flywheel.distill.registry import registered
+from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import PrerequisiteError
+from flywheel.policies.registry import registered
 from flywheel.serving.app import make_app
 from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, HeaderTimeoutProtocol
 from flywheel.serving.roster import CHAMPION, Canary, Roster

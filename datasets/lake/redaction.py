@@ -1,0 +1,282 @@
+"""Secrets and personal data in text, found and replaced before anything is written, in every column that holds text.
+
+The rules are `secret_rules`; a few services more by detect-secrets' own patterns. What was found is counted, never
+kept. Images are not read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flywheel.arrow import ARROW_SCHEMAS
+from flywheel.datasets.lake.secret_rules import OPTIONAL, RULES, Check
+
+IDS = frozenset({"trajectory_id", "sha256"})
+"""Digests of ours, and ids that an import has looked at: they name rows and files."""
+NAMES = frozenset(
+    {
+        "environment",
+        "parameters",
+        "split",
+        "task_id",
+        "task_group",
+        "policy",
+        "policy_id",
+        "policy_version",
+        "parent_policy_id",
+        "config_digest",
+        "purpose",
+        "stop_reason",
+        "state_key",
+        "final_state_key",
+        "subject",
+        "origin",
+        "origin_by",
+        "screenshot",
+        "media_type",
+        "verifier",
+        "version",
+        "arguments",
+        "route",
+        "source",
+        "level",
+        "method",
+        "role",
+        "draw",
+        "model",
+        "actions",
+        "record",
+        "essential",
+        "duplicate_of",
+    }
+)
+"""Columns of names and digests: they are held against the keys of services, not against numbers and addresses, which a
+digest may look like."""
+JSON = frozenset({"extra", "raw", "claims"})
+"""Columns that hold JSON."""
+_Pattern = tuple[str, re.Pattern[str], Check | None, tuple[str, ...]]
+"""(kind, pattern, check, signs without which it is not tried)."""
+Clean = Callable[[str, Counter[str]], str]
+SERVICES = ("discord.DiscordBotTokenDetector", "mailchimp.MailchimpDetector", "square_oauth.SquareOAuthDetector")
+"""detect-secrets' plugins for what the rules do not name."""
+PERSONAL = frozenset({"e-mail address", "card number"})
+
+
+def _suspect(digit: str, letter: str) -> tuple[str, str]:
+    """What a text must hold to be looked at: for the rules, and for the optional ones too."""
+    rules = (
+        rf"[A-Za-z0-9_+/-]{{16}}|@|PRIVATE KEY|[{digit}]{{13}}|[{digit}]{{4}}[^{letter}{digit}]{{1,3}}[{digit}]{{4}}"
+        r"|(?i:bearer|basic|passw|passphrase|pwd|secret)"
+    )
+    return rules, rf"{rules}|[{digit}]{{3}}|[A-Z]{{2}}[{digit}]{{2}}"
+
+
+_SUSPECT = _suspect(r"\p{Nd}", r"\p{L}")
+"""One linear scan clears most text: every secret holds a long run of letters and digits, an @, many digits, or is
+announced by a word."""
+_SUSPECT_ASCII = _suspect("0-9", "A-Za-z")
+"""The same for text in ASCII, ten times as fast: RE2 builds the tables of Unicode's classes anew in each call."""
+_SUSPECT_NAME = (
+    r"[A-Za-z0-9]{2,}[_-][A-Za-z0-9_-]{16}|A(?:KI|SI|BI|CC)A|AIza|ey[JI]|SG\.|SK[a-f0-9]|dapi|-us\d|://|:AA|PRIVATE"
+    r"|(?i:bearer|passw|pwd|secret|(?:account|sharedaccess)key)"
+)
+_NOTHING = pa.array([], pa.large_string())
+SHORTEST = 6
+"""Letters of a secret; a shorter group of a pattern is a prefix of it."""
+MARK = "[REDACTED:"
+
+
+def redacted(tables: Iterable[pa.Table], found: Counter[str], also: Collection[str] = ()) -> Iterator[pa.Table]:
+    """The tables with secrets in their text replaced by `[REDACTED:what]`; counts by kind are added to `found`.
+
+    `also`: optional kinds to look for, as `phone number` and `iban`.
+    """
+    for table in tables:
+        read = [name for name in table.column_names if name not in IDS and holds_text(table.schema.field(name).type)]
+        flat = {name: table[name] for name in read if pa.types.is_string(table.schema.field(name).type)}
+        suspects = _suspects(flat, also)
+        for name in read:
+            if name in flat:
+                column = _cleaned_texts(name, table[name], suspects[name], found, also)
+            else:
+                column = _cleaned_column(name, table[name], found, also)
+            if column is not None:
+                number = table.column_names.index(name)
+                table = table.set_column(number, table.schema.field(number), column)
+        yield table
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Is it a type of text, or of lists or structs of it?"""
+    if pa.types.is_list(kind):
+        return holds_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(holds_text(field.type) for field in kind)
+    return bool(pa.types.is_string(kind))
+
+
+def text_columns() -> list[tuple[str, str]]:
+    """(kind of file, column) of all that is read for secrets."""
+    return [
+        (kind, field.name)
+        for kind, schema in ARROW_SCHEMAS.items()
+        for field in schema
+        if field.name not in IDS and holds_text(field.type)
+    ]
+
+
+def redact(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
+    """One text without its secrets."""
+    return _redacted(text, found, _patterns(frozenset(also)))
+
+
+def _redact_name(text: str, found: Counter[str]) -> str:
+    """A name or digest without the keys of services."""
+    return _redacted(text, found, _patterns(None))
+
+
+def _redacted(text: str, found: Counter[str], patterns: Sequence[_Pattern]) -> str:
+    lowered = text.lower()
+    for kind, pattern, check, signs in patterns:
+        if not signs or any(sign in lowered for sign in signs):
+            text = pattern.sub(partial(_replace, kind, check, found), text)
+    return text
+
+
+def _cleaner(name: str, also: Collection[str]) -> Clean:
+    if name in NAMES:
+        return _redact_name
+    return partial(redact_json if name in JSON else redact, also=also)
+
+
+def redact_json(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
+    """A JSON text whose strings have no secrets; what is no JSON is read as text."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return redact(text, found, also)
+    before = found.total()
+    clean = _cleaned(whole, found, also)
+    return text if found.total() == before else json.dumps(clean, ensure_ascii=False)
+
+
+def _cleaned(value: Any, found: Counter[str], also: Collection[str]) -> Any:
+    if isinstance(value, str):
+        return redact(value, found, also)
+    if isinstance(value, list):
+        return [_cleaned(inner, found, also) for inner in value]
+    if isinstance(value, dict):
+        return {redact(name, found, also): _cleaned_field(name, inner, found, also) for name, inner in value.items()}
+    return value
+
+
+def _cleaned_field(name: str, value: Any, found: Counter[str], also: Collection[str]) -> Any:
+    """A value under a name that may say what it is, as `password`."""
+    if not isinstance(value, str):
+        return _cleaned(value, found, also)
+    counts = Counter[str]()
+    whole = redact(f'"{name}": "{value}"', counts, also) if '"' not in value and "\\" not in value else ""
+    head, tail = f'"{name}": "', '"'
+    if counts and whole.startswith(head) and whole.endswith(tail):
+        found += counts
+        return whole[len(head) : -len(tail)]
+    return redact(value, found, also)
+
+
+def _suspects(columns: Mapping[str, pa.ChunkedArray], also: Collection[str]) -> dict[str, set[str]]:
+    """Of each column of text, what may hold a secret: one scan for all names and one for all else, as RE2 compiles its
+    pattern anew for each array."""
+    suspects: dict[str, set[str]] = {name: set() for name in columns}
+    for are_names in (True, False):
+        group = {name: column for name, column in columns.items() if (name in NAMES) == are_names}
+        parts = [[column.unique()] if are_names else column.chunks for column in group.values()]
+        texts = pa.concat_arrays([_NOTHING, *(part.cast(_NOTHING.type) for chunks in parts for part in chunks)])
+        pattern = _SUSPECT_NAME if are_names else (_SUSPECT_ASCII if _is_ascii(texts) else _SUSPECT)[bool(also)]
+        rows = pc.indices_nonzero(pc.match_substring_regex(texts, pattern))
+        ends = list(accumulate(sum(map(len, chunks)) for chunks in parts))
+        owners = list(group)
+        for row, text in zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True):
+            suspects[owners[bisect_right(ends, row)]].add(text)
+    return suspects
+
+
+def _is_ascii(texts: pa.LargeStringArray) -> bool:
+    letters = texts.buffers()[2]
+    return letters is None or bool(np.frombuffer(letters, np.int8).min(initial=0) >= 0)
+
+
+def _cleaned_column(
+    name: str, column: pa.ChunkedArray, found: Counter[str], also: Collection[str]
+) -> pa.ChunkedArray | None:
+    """A column of texts, or of lists or structs of them, without its secrets; None where it has none."""
+    if column.null_count == len(column):
+        return None
+    if pa.types.is_struct(column.type):
+        whole, before = column.combine_chunks(), found.total()
+        parts = [pa.chunked_array([part], part.type) for part in whole.flatten()]
+        texts = [_cleaned_column(name, part, found, also) if holds_text(part.type) else None for part in parts]
+        if found.total() == before:
+            return None
+        cleaned = [(old if new is None else new).combine_chunks() for old, new in zip(parts, texts, strict=True)]
+        return pa.chunked_array([pa.StructArray.from_arrays(cleaned, fields=list(column.type))], column.type)
+    if pa.types.is_list(column.type):
+        whole = column.combine_chunks()
+        values = _cleaned_column(name, pa.chunked_array([whole.flatten()], column.type.value_type), found, also)
+        if values is None:
+            return None
+        offsets = pc.cumulative_sum(pc.fill_null(pc.list_value_length(whole), 0))
+        offsets = pa.concat_arrays([pa.array([0], pa.int32()), offsets])
+        return pa.chunked_array(
+            [pa.ListArray.from_arrays(offsets, values.combine_chunks(), mask=pc.is_null(whole))], column.type
+        )
+    return _cleaned_texts(name, column, _suspects({name: column}, also)[name], found, also)
+
+
+def _cleaned_texts(
+    name: str, column: pa.ChunkedArray, suspects: Collection[str], found: Counter[str], also: Collection[str]
+) -> pa.ChunkedArray | None:
+    clean = _cleaner(name, also)
+    secrets = {text for text in suspects if clean(text, Counter()) != text}
+    if not secrets:
+        return None
+    values = [clean(text, found) if text in secrets else text for text in column.to_pylist()]
+    return pa.chunked_array([pa.array(values, column.type)])
+
+
+def _replace(kind: str, check: Check | None, found: Counter[str], match: re.Match[str]) -> str:
+    """Where a group of a pattern holds the secret, what stands around it is kept."""
+    if MARK in match[0] or (check and not check(match)):
+        return match[0]
+    found[kind] += 1
+    secret = match.span(1) if match.re.groups == 1 and len(match[1] or "") >= SHORTEST else match.span()
+    if check and match.re.groups == 1:
+        secret = match.span(1)
+    start, end = secret[0] - match.start(), secret[1] - match.start()
+    return f"{match[0][:start]}{MARK}{kind}]{match[0][end:]}"
+
+
+@cache
+def _patterns(also: frozenset[str] | None) -> list[_Pattern]:
+    """Of all rules and those optional ones; for None, those for keys alone."""
+    from importlib import import_module
+
+    rules = [*RULES, *(rule for rule in OPTIONAL if rule.kind in (also or ()))]
+    kept = [rule for rule in rules if also is not None or rule.kind not in PERSONAL]
+    patterns: list[_Pattern] = [(rule.kind, re.compile(rule.pattern), rule.check, rule.signs) for rule in kept]
+    for service in SERVICES:
+        module, _, name = service.partition(".")
+        plugin = getattr(import_module(f"detect_secrets.plugins.{module}"), name)
+        kind = plugin.secret_type.lower()
+        patterns += [(kind, re.compile(form.pattern, form.flags), None, ()) for form in plugin.denylist]
+    return patterns

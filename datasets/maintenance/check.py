@@ -1,0 +1,94 @@
+"""Is the lake what its catalog says? `check` reads every byte; `repair` sets aside what is broken, deletes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import delete, select
+
+from flywheel.config.root import Config
+from flywheel.datasets.lake.catalog import FACT, SEGMENT, TRAJECTORY, new_snapshot
+from flywheel.datasets.lake.files import flaw_of, row_groups
+from flywheel.datasets.lake.lake import Lake, file_name
+from flywheel.datasets.maintenance.compaction import unknown_files
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with which file. `segment` is empty for files that the catalog does not list."""
+
+    file: str
+    path: str
+    reason: str
+    segment: str = ""
+
+
+def check(lake: Lake, progress: Callable[[int], None] = lambda done: None) -> list[Problem]:
+    """Every problem of the lake's files: missing, changed, miscounted, misplaced, without an owner, not listed.
+
+    A file that is not listed may be the work of a writer that is at it now: check a quiet lake.
+    """
+    with lake.catalog.read() as connection:
+        segments = connection.execute(select(SEGMENT).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)).all()
+        listed = {row.trajectory_id: row.segment for row in connection.execute(select(TRAJECTORY))}
+    problems = []
+    for row in segments:
+        file = file_name(row.name, row.kind)
+        reason = _reason(lake, file, row.bytes, row.sha256, row.row_count)
+        if not reason and row.kind in ("trajectories", "steps", "images"):
+            placed = {one for one, name in listed.items() if name == row.name or row.end_snapshot is not None}
+            groups = row_groups(lake.source(row.name, row.kind), ["trajectory_id"])
+            if strangers := {one for table in groups for one in table["trajectory_id"].to_pylist()} - placed:
+                reason = f"holds {min(strangers)}, which the catalog does not place here"
+        if reason:
+            problems.append(Problem(file, lake.storage.address(file), reason, row.name))
+        progress(1)
+    problems += [Problem(file, lake.storage.address(file), "is not in the catalog") for file in unknown_files(lake)]
+    return problems
+
+
+def _reason(lake: Lake, file: str, size: int, sha256: str, rows: int) -> str:
+    """Why a file is not what the catalog recorded, or nothing."""
+    address = lake.storage.address(file)
+    if flaw := flaw_of(address, lake.storage.filesystem, size, sha256):
+        return flaw
+    try:
+        found = pq.read_metadata(address, filesystem=lake.storage.filesystem).num_rows
+    except (OSError, pa.ArrowInvalid) as error:
+        return f"is not Parquet: {str(error).splitlines()[0]}"
+    return "" if found == rows else f"has {found} rows instead of {rows}"
+
+
+def mend(config: Config, lake: Lake) -> list[Problem]:
+    """Find broken files by their checksums and set them aside (`lake.check`); what was wrong with which.
+
+    Files that the catalog does not list are left alone: another writer may be at work on them.
+    """
+    here = lake.storage.filesystem is None
+    if config.lake.check == "never" or (config.lake.check == "auto" and not here):
+        return []
+    broken = [problem for problem in check(lake) if problem.segment]
+    repair(lake, broken)
+    return broken
+
+
+def repair(lake: Lake, problems: list[Problem]) -> list[str]:
+    """Set broken segments and unlisted files aside, under `quarantine/`. Where they lie now.
+
+    A segment is withdrawn whole: its trajectories and facts can be written again, and collection or curation do so.
+    """
+    broken = sorted({problem.segment for problem in problems if problem.segment})
+    with lake.catalog.read() as connection:
+        rows = connection.execute(select(SEGMENT).where(SEGMENT.c.name.in_(broken))).all()
+    if broken:
+        with lake.catalog.write() as connection:
+            new_snapshot(connection, f"repair: withdraw {len(broken)} segments")
+            connection.execute(delete(SEGMENT).where(SEGMENT.c.name.in_(broken)))
+            for ledger in (TRAJECTORY, FACT):
+                connection.execute(delete(ledger).where(ledger.c.segment.in_(broken)))
+    present = lake.storage.listing()
+    files = {file_name(row.name, row.kind) for row in rows} | {problem.file for problem in problems}
+    return [lake.storage.set_aside(file) for file in sorted(files) if file in present]

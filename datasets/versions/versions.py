@@ -1,0 +1,158 @@
+"""Pins: named, versioned datasets. A pin is a snapshot, a condition and a digest, so it reads the same for ever.
+
+    flywheel dataset create verified --where "verified = 1 and split = 'train'" --sample 500
+
+Rows are drawn and ordered by a seeded hash of their id: neither threads nor files nor time decide the order.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+from sqlalchemy import Row, func, insert, select
+
+from flywheel.config.root import LEAK
+from flywheel.datasets.lake.catalog import PIN
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import check_condition
+from flywheel.datasets.lake.snapshots import SnapshotGoneError, check_snapshot
+from flywheel.datasets.versions.card import dataset_card
+from flywheel.datasets.versions.contamination import refuse_leaks
+from flywheel.errors import LakeError
+from flywheel.trajectory import digest
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One version of a dataset. `sample` 0 means all that the condition selects."""
+
+    name: str
+    version: int
+    snapshot: int
+    condition: str
+    sample: int
+    seed: int
+    trajectories: int
+    steps: int
+    digest: str
+    card: str
+    flag: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}@v{self.version}"
+
+
+def create(lake: Lake, name: str, condition: str, *, sample: int = 0, seed: int = 0, leak: float = LEAK) -> Pin:
+    """Pin what the condition (SQL over `trajectories`) selects now. The same again is the version that exists.
+
+    Raises `LeakError` if a training episode among them gives a held-out task away.
+    """
+    if not _NAME.fullmatch(name):
+        raise LakeError(f"'{name}' is no name for a dataset; use a-z, 0-9, - and _")
+    check_condition(condition)
+    while True:
+        try:
+            return _create(lake, name, condition, sample, seed, leak)
+        except SnapshotGoneError:
+            continue  # upkeep was at work meanwhile; the newest snapshot will do
+
+
+def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak: float) -> Pin:
+    snapshot = lake.snapshot()
+    ids = _ids(lake, snapshot, condition, sample, seed)
+    if not ids:
+        raise LakeError(f"nothing in the lake satisfies: {condition}")
+    refuse_leaks(lake, ids, leak)
+    found = digest("pin", sorted(ids), size=16)
+    with lake.catalog.read() as connection:
+        same = connection.execute(
+            select(PIN).where(PIN.c.name == name, PIN.c.digest == found, PIN.c.condition == condition)
+        ).first()
+    if same is not None:
+        return _pin(same)
+    found_lengths = lake.sql("select trajectory_id, length from trajectories", at=snapshot).to_pydict()
+    lengths = dict(zip(*found_lengths.values(), strict=True))
+    steps = sum(lengths[one] for one in ids)
+    draft = Pin(name, 0, snapshot, condition, sample, seed, len(ids), steps, found, "", "")
+    card = dataset_card(lake, draft.name, snapshot, condition, ids)
+    with lake.catalog.write() as connection:
+        check_snapshot(connection, snapshot, lake.name)
+        version = (connection.scalar(select(func.max(PIN.c.version)).where(PIN.c.name == name)) or 0) + 1
+        row = {**asdict(draft), "version": version, "sample": sample or None, "card": card, "created_at": time.time()}
+        connection.execute(insert(PIN).values(**row))
+    return find(lake, f"{name}@v{version}")
+
+
+def find(lake: Lake, title: str) -> Pin:
+    """`name@v3`, or the newest version of `name`."""
+    name, _, version = title.partition("@v")
+    query = select(PIN).where(PIN.c.name == name).order_by(PIN.c.version.desc())
+    if version.isdigit():
+        query = query.where(PIN.c.version == int(version))
+    with lake.catalog.read() as connection:
+        row = connection.execute(query).first()
+    if row is None or (version and not version.isdigit()):
+        raise LakeError(f"no dataset '{title}' in {lake.name}; list them with: flywheel dataset list")
+    return _pin(row)
+
+
+def snapshot_of(lake: Lake, text: str) -> int:
+    """What `--at` names: the number of a snapshot, or a dataset's title."""
+    return int(text) if text.isdigit() else find(lake, text).snapshot
+
+
+def ids(lake: Lake, pin: Pin) -> list[str]:
+    """The pin's trajectories in its own order. Raises `LakeError` if the lake no longer gives what was pinned."""
+    found = selected(lake, pin)
+    if digest("pin", sorted(found), size=16) != pin.digest:
+        why = find(lake, pin.title).flag or "the lake was changed by other means than Flywheel"
+        raise LakeError(f"{pin.title} no longer reads as it was pinned: {why}; create a new version")
+    return found
+
+
+def selected(lake: Lake, pin: Pin) -> list[str]:
+    """What the pin's condition selects from its snapshot by now: less than was pinned, if something was purged."""
+    return _ids(lake, pin.snapshot, pin.condition, pin.sample, pin.seed)
+
+
+def difference(lake: Lake, one: Pin, other: Pin) -> dict[str, list[str]]:
+    """Ids that only the first holds, only the second, and how each group of ids is sorted."""
+    first, second = set(ids(lake, one)), set(ids(lake, other))
+    return {"removed": sorted(first - second), "added": sorted(second - first), "kept": sorted(first & second)}
+
+
+def tables(lake: Lake, pin: Pin) -> tuple[pa.Table, pa.Table]:
+    """(trajectories, steps) of a pin as its views show them, in the pin's order."""
+    wanted = pa.table({"trajectory_id": ids(lake, pin), "position": range(pin.trajectories)})
+    connection = lake.connect(pin.snapshot)
+    try:
+        connection.register("wanted", wanted)
+        trajectories, steps = (
+            connection.sql(
+                f"select x.* from {view} x join wanted using (trajectory_id) order by position{more}"
+            ).to_arrow_table()
+            for view, more in (("trajectories", ""), ("steps", ", index"))
+        )
+    finally:
+        connection.close()
+    return trajectories, steps
+
+
+def _ids(lake: Lake, snapshot: int, condition: str, sample: int, seed: int) -> list[str]:
+    limit = f"limit {sample}" if sample else ""
+    query = f"""select trajectory_id from trajectories where ({condition}
+)
+                order by md5('{seed}/' || trajectory_id), trajectory_id {limit}"""
+    found: list[str] = lake.sql(query, at=snapshot)["trajectory_id"].to_pylist()
+    return found
+
+
+def _pin(row: Row[tuple[object, ...]]) -> Pin:
+    values = {key: value for key, value in row._mapping.items() if key != "created_at"}
+    return Pin(**{**values, "sample": values["sample"] or 0})

@@ -1,0 +1,145 @@
+"""What decisions are worth under a cloned student's own critics, as weights of its second phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flywheel.agents.contexts.prompts import DONE, PAD, Piece, Role
+from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.config.distill import RefineConfig
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import quoted
+from flywheel.distill.algorithms.awr import regression_weights
+from flywheel.distill.credit.advantages import returns
+from flywheel.distill.credit.critics import States, ValueHead, by_trajectory, fit, states_of
+from flywheel.distill.credit.hierarchical import Critics, hae, normalised
+from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH, Episodes, Gae, Hae, arguments_of
+from flywheel.distill.credit.record import assign_credit, flattened, steps_of
+from flywheel.distill.data.corpus import VERIFIED, Corpus
+from flywheel.distill.data.rows import Weighs, rows_of
+from flywheel.filters.batch import Bools, Floats
+from flywheel.policies.models import load_part
+from flywheel.policies.students import on_device
+from flywheel.runtime.devices import pick_device
+from flywheel.trajectory import digest
+
+LEVELS = {Role.FLAT: FLAT, Role.PLANNER: PLANNER, Role.EXECUTOR: EXECUTOR}
+HELD = 10
+"""One task in so many is held out when critics are fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What decisions are worth: level → (trajectory, step) → weight; and the critics behind it, by role."""
+
+    weights: Mapping[str, Mapping[tuple[str, int], float]]
+    heads: Mapping[Role, ValueHead]
+
+    def weigh(self, role: Role) -> Weighs:
+        """Weights of a role's words. "Done" keeps weight 1: no critic here looks at the state in which it is said."""
+        own = self.weights[LEVELS[role]]
+
+        def weight(trajectory: str, piece: Piece) -> float:
+            return 1.0 if piece.marker == DONE else own.get((trajectory, piece.decision), 1.0)
+
+        return weight
+
+
+def credited(
+    config: Config,
+    settings: RefineConfig,
+    lake: Lake,
+    corpus: Corpus,
+    roles: Sequence[Role],
+    base: Path,
+    iteration: int,
+) -> Credit:
+    """Fit critics on the cloned student, append advantages under them to the lake, and turn them into weights."""
+    rows, heads = appraised(config, settings, lake, corpus, roles, base, iteration)
+    verified = pa.array([one for one, to in corpus.routes.items() if to in VERIFIED], pa.string())
+    everyone = pa.array(list(corpus.routes), pa.string())
+    taught = {FLAT: verified, PLANNER: verified, EXECUTOR: everyone, SWITCH: everyone}
+    weights: dict[str, dict[tuple[str, int], float]] = {}
+    for level in dict.fromkeys(rows["level"].to_pylist()):
+        own = rows.filter(pc.and_(pc.equal(rows["level"], level), pc.is_in(rows["trajectory_id"], taught[level])))
+        told = regression_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
+        weights[level] = by_decision(own, told)
+    return Credit(weights, heads)
+
+
+def by_decision(rows: pa.Table, values_M: Floats) -> dict[tuple[str, int], float]:
+    """Values of rows of credit by (trajectory, step)."""
+    keys = zip(rows["trajectory_id"].to_pylist(), rows["index"].to_pylist(), strict=True)
+    return dict(zip(keys, values_M.tolist(), strict=True))
+
+
+def appraised(
+    config: Config,
+    settings: RefineConfig,
+    lake: Lake,
+    corpus: Corpus,
+    roles: Sequence[Role],
+    base: Path,
+    iteration: int,
+) -> tuple[pa.Table, dict[Role, ValueHead]]:
+    """Fit critics on a student and append advantages under them to the lake; (those rows of `credits`, the critics)."""
+    source = f"credit/1 {base.name}"
+    read = {role: _states(config, corpus, role, base / role, iteration) for role in roles}
+    known = {one for states in read.values() for one in states.trajectory_M}
+    steps = steps_of(lake, sorted(known), config.train.segments)
+    runs, held = Episodes(steps).runs, _held_out(corpus)
+    order = steps["trajectory_id"].take(pa.array(runs.first_N)).to_pylist()
+    begins = dict(zip(order, runs.first_N.tolist(), strict=True))
+    lengths = dict(zip(order, runs.length_N.tolist(), strict=True))
+    values, heads = dict[str, dict[str, Floats]](), dict[Role, ValueHead]()
+    given = settings.credit.model_dump() | {"segments": config.train.segments}
+    for role in sorted(roles, key=lambda one: one is Role.EXECUTOR):  # the executor's returns end in planner's values
+        level = LEVELS[role]
+        told_T = _returns(Episodes(steps, flattened(values, steps)), settings, role)
+        at_M = np.array([begins[one] for one in read[role].trajectory_M]) + read[role].step_M
+        held_M: Bools = np.array([held[one] for one in read[role].trajectory_M], np.bool_)
+        heads[role] = fit(read[role].features_MD, told_T[at_M], held_M)
+        values[level] = by_trajectory(read[role], heads[role](read[role].features_MD), lengths)
+    if EXECUTOR in values:
+        values[SWITCH] = values[EXECUTOR]
+    name, method = ("gae", Gae(**given)) if FLAT in values else ("hae", Hae(**given, critics=True))
+    assign_credit(lake, name, method, "true", ids=list(lengths), values=values, source=source)
+    rows = lake.sql(
+        f"""select trajectory_id, "index", level, advantage from credits where source = {quoted(source)}
+            and method = '{name}' and arguments = {quoted(arguments_of(method))}
+            order by level, trajectory_id, "index" """
+    )
+    return rows, heads
+
+
+def _states(config: Config, corpus: Corpus, role: Role, folder: Path, iteration: int) -> States:
+    model, tokenizer = load_part(folder)
+    model = on_device(model, pick_device(config.train.device))
+    rows = rows_of(config, corpus, role, iteration, everything=role is Role.PLANNER)
+    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
+    return states_of(model, rows.windows(), tokens, config.train.batch_tokens, pad)
+
+
+def _held_out(corpus: Corpus) -> dict[str, bool]:
+    """Trajectory → is its task left out when critics are fitted?"""
+    return {one: int(digest("critic", task), 16) % HELD == 0 for one, task in corpus.tasks.items()}
+
+
+def _returns(episodes: Episodes, settings: RefineConfig, role: Role) -> Floats:
+    """(T,): what a role's critic should say at each step."""
+    method = Hae(**settings.credit.model_dump())
+    reward_T, runs, none_N = method.rewards(episodes), episodes.runs, np.zeros(len(episodes.runs))
+    if role is not Role.EXECUTOR:
+        return returns(reward_T, runs, method.gamma, none_N)
+    high_T, final_N = episodes.value(PLANNER)
+    parts = episodes.parts
+    critics = Critics(np.zeros(runs.steps), high_T[parts.first_N], np.zeros(runs.steps), final_N)
+    lam_N = np.ones(len(runs))
+    return hae(reward_T, runs, parts, critics, method.gamma, lam_N, lam_N).executor_return_T

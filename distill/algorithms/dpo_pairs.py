@@ -1,0 +1,84 @@
+"""Preference pairs of whole episodes: a verified and an honestly failed one of the same task, from the lake's view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flywheel.agents.contexts.prompts import PAD, Role
+from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.provenance import teachable
+from flywheel.distill.algorithms.dpo import PAIR, REFERENCE, SIDE
+from flywheel.distill.batching.examples import Example, example, windows_of
+from flywheel.distill.batching.packing import token_logprobs
+from flywheel.distill.data.corpus import Corpus
+from flywheel.distill.data.rows import Drawn, Rows
+from flywheel.errors import TrainingError
+from flywheel.policies.card import limits_of
+from flywheel.policies.models import load_part
+from flywheel.policies.students import on_device
+from flywheel.runtime.devices import pick_device
+
+Pair = tuple[str, str]
+"""Ids of the better episode and of the worse one."""
+
+
+def pairs_of(lake: Lake, corpus: Corpus, iteration: int) -> list[Pair]:
+    """Pairs whose better episode is in the corpus, and whose worse one is of no later iteration (0: of any).
+
+    Raises `TrainingError` where there is none.
+    """
+    late = f"and iteration > {iteration}" if iteration else "and false"
+    found = lake.sql(
+        f"""select chosen, rejected from pairs
+            where rejected not in (select trajectory_id from trajectories where true {late}) order by all""",
+        at=corpus.snapshot,
+    ).to_pylist()
+    pairs = [(row["chosen"], row["rejected"]) for row in found if row["chosen"] in corpus.routes]
+    if not pairs:
+        raise TrainingError("no task has both a verified and a failed training episode; raise collect.overlap")
+    return pairs
+
+
+def pair_rows(
+    config: Config, lake: Lake, pairs: Sequence[Pair], base: Path
+) -> Callable[[Rows, PieceTokenizer, int], Iterator[Drawn]]:
+    """Epochs of pairs, less those of tasks that are held out. Pairs are few: they are held in memory."""
+    model, tokenizer = load_part(base / Role.FLAT)
+    model = on_device(model, pick_device(config.train.device))
+    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
+    sides = [teachable(one) for one in lake.trajectories([one for pair in pairs for one in pair])]
+    limits = limits_of(config.student)
+    documents, owners = list[Example](), list[int]()
+    for number, one in enumerate(sides):
+        for window in windows_of(one, [], limits, Role.FLAT):
+            documents.append(example(window.pieces, tokens))
+            owners.append(number)
+    reference = token_logprobs(model, documents, config.train.batch_tokens, pad)
+    words = np.bincount(owners, [float(one.weight_T.sum()) for one in documents], len(sides))
+    rows = [
+        Example(
+            one.ids_T,
+            (one.weight_T / (2 * words[owner])).astype(np.float32),
+            {
+                PAIR: np.full(len(one.ids_T), owner // 2, np.int64),
+                SIDE: np.full(len(one.ids_T), -1.0 if owner % 2 else 1.0, np.float32),
+                REFERENCE: told,
+            },
+            owner // 2,
+        )
+        for one, owner, told in zip(documents, owners, reference, strict=True)
+    ]
+
+    def epochs(own: Rows, tokens: PieceTokenizer, count: int) -> Iterator[Drawn]:
+        learned = set(own.ids)
+        for number in range(count):
+            for one, owner in zip(rows, owners, strict=True):
+                if pairs[one.group][0] in learned:
+                    yield number, sides[owner].trajectory_id, one
+
+    return epochs

@@ -1,0 +1,96 @@
+"""What a role's training reads, made once: a shelf of rows an epoch, and the model before its first update.
+
+The first of several processes makes it and the others wait. What is finished is found by a run that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from flywheel.agents.contexts.prompts import Role
+from flywheel.agents.contexts.tokenization import PieceTokenizer
+from flywheel.config.root import Config
+from flywheel.distill.algorithms.phases import Lesson
+from flywheel.distill.batching.row_store import Shelf, Writer, enriched, shelve
+from flywheel.distill.data.corpus import Corpus
+from flywheel.distill.data.rows import Rows, rows_of
+from flywheel.policies.models import Part, first_part, load_part, load_tokenizer, new_model, next_part, save_part
+from flywheel.runtime.distributed import leads, wait
+
+START = "start"
+DONE = "rows.done"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`start`: the folder of the model before training; `whole`: loads it."""
+
+    epochs: list[Shelf]
+    held_out: Shelf
+    start: Path
+
+    def whole(self) -> Part:
+        return load_part(self.start, trainable=True)
+
+
+def prepare(
+    config: Config,
+    corpus: Corpus,
+    role: Role,
+    iteration: int,
+    epochs: int,
+    lesson: Callable[[], Lesson],
+    directory: Path,
+    start: Path | None,
+    tokenizers: Path | None,
+) -> Prepared:
+    """Make the rows and the model of a role, unless that was done. `directory` is the policy's; `start` is its
+    parent's, `tokenizers` that of a student whose tokenizers it takes over."""
+    work = directory / f"{role}.checkpoint"
+    model_folder = directory / f"{role}.{START}"
+    if leads() and not (work / DONE).is_file():
+        rows, held = rows_of(config, corpus, role, iteration).apart(config.train.held_out)
+        model, tokenizer = _start(config, corpus, rows, role, directory, start, tokenizers)
+        save_part(model, tokenizer, model_folder)
+        tokens = PieceTokenizer(tokenizer)
+        shelve(work / "held.arrow", ((one, row) for _, one, row in held.epochs(tokens, 1)))
+        _shelves(lesson(), rows, tokens, epochs, work)
+        (work / DONE).touch()
+    wait()
+    shelves = [Shelf(work / f"epoch-{number}.arrow") for number in range(epochs)]
+    return Prepared(shelves, Shelf(work / "held.arrow"), model_folder)
+
+
+def _start(
+    config: Config,
+    corpus: Corpus,
+    rows: Rows,
+    role: Role,
+    directory: Path,
+    start: Path | None,
+    tokenizers: Path | None,
+) -> Part:
+    if start:
+        return next_part(config.student, start / role, directory / role)
+    if tokenizers:
+        tokenizer = load_tokenizer(tokenizers / role)
+        return new_model(config.student, tokenizer, config.seed), tokenizer
+    return first_part(config.student, rows.texts(), corpus.spoken, config.seed, directory / role)
+
+
+def _shelves(lesson: Lesson, rows: Rows, tokens: PieceTokenizer, epochs: int, work: Path) -> None:
+    with ExitStack() as stack:
+        names = [work / f"{'plain' if lesson.more else 'epoch'}-{number}.arrow" for number in range(epochs)]
+        writers = [stack.enter_context(Writer(name)) for name in names]
+        for number, one, row in lesson.rows(rows, tokens, epochs):
+            writers[number].add(one, row)
+    if not lesson.more:
+        return
+    more = lesson.more(rows)
+    for number, name in enumerate(names):
+        enriched(Shelf(name), work / f"epoch-{number}.arrow", partial(more, number))
+        name.unlink()

@@ -1,0 +1,90 @@
+"""What a larger student says of the rows that a smaller one learns from: asked once, stored in the lake, read often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import PreTrainedModel
+
+from flywheel.agents.contexts.prompts import Role
+from flywheel.arrow import ARROW_SCHEMAS
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import quoted
+from flywheel.distill.algorithms.kd import TOP_IDS, TOP_LOGPROBS
+from flywheel.distill.batching.examples import Example
+from flywheel.distill.batching.packing import batches, by_document, target_logits
+
+KEY = ("policy_id", "role", "draw", "epoch", "row", "k")
+
+
+def stored(
+    lake: Lake, teacher: str, role: Role, draw: str, epoch: int, places: range, k: int
+) -> dict[int, tuple[list[int], list[float]]]:
+    """Place of a row in its epoch → the teacher's tokens and log-probabilities, as far as it was asked."""
+    found = lake.sql(
+        f"""select row, top_ids, top_logprobs from teachings where policy_id = {quoted(teacher)}
+            and role = '{role}' and draw = {quoted(draw)} and epoch = {epoch} and k = {k}
+            and row >= {places.start} and row < {places.stop}"""
+    ).to_pylist()
+    return {row["row"]: (row["top_ids"], row["top_logprobs"]) for row in found}
+
+
+def teach(
+    lake: Lake,
+    model: PreTrainedModel,
+    teacher: str,
+    role: Role,
+    draw: str,
+    epoch: int,
+    places: range,
+    owners: Sequence[str],
+    examples: Sequence[Example],
+    k: int,
+    batch_tokens: int,
+    pad: int,
+) -> None:
+    """Ask the teacher about rows of an epoch and append what it says; asked again, nothing changes."""
+    told = top_tokens(model, examples, k, batch_tokens, pad)
+    table = pa.table(
+        {
+            "trajectory_id": pa.array(owners, pa.string()),
+            "policy_id": [teacher] * len(owners),
+            "role": [str(role)] * len(owners),
+            "draw": [draw] * len(owners),
+            "epoch": [epoch] * len(owners),
+            "row": places,
+            "k": [k] * len(owners),
+            "top_ids": [ids.ravel() for ids, _ in told],
+            "top_logprobs": [logprobs.ravel() for _, logprobs in told],
+        },
+        schema=ARROW_SCHEMAS["teachings"],
+    )
+    lake.append_facts("teachings", table, f"teachings of {teacher}", key=KEY)
+
+
+@torch.inference_mode()
+def top_tokens(
+    model: PreTrainedModel, examples: Sequence[Example], k: int, batch_tokens: int, pad: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each example (ids (M, k), log-probabilities (M, k)) of its M targets, likeliest first."""
+    model.train(False)
+    found = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)) for _ in examples]
+    for batch in batches(model, examples, batch_tokens, pad):
+        top = target_logits(model, batch).log_softmax(-1).topk(k)
+        told = zip(by_document(batch, top.indices.int()), by_document(batch, top.values), strict=True)
+        for (document, ids_MK), (_, logprobs_MK) in told:
+            found[document] = (ids_MK, logprobs_MK)
+    return found
+
+
+def with_teachings(one: Example, ids: Sequence[int], logprobs: Sequence[float], k: int) -> Example:
+    """The example with what was stored of its targets as columns (T, k)."""
+    targets = np.flatnonzero(one.weight_T[1:]) + 1
+    ids_TK = np.zeros((len(one.ids_T), k), np.int32)
+    logprobs_TK = np.zeros((len(one.ids_T), k), np.float32)
+    ids_TK[targets] = np.asarray(ids, np.int32).reshape(-1, k)
+    logprobs_TK[targets] = np.asarray(logprobs, np.float32).reshape(-1, k)
+    return Example(one.ids_T, one.weight_T, {TOP_IDS: ids_TK, TOP_LOGPROBS: logprobs_TK}, one.group)

@@ -1,0 +1,107 @@
+"""Training rows: stored trajectories are played back through the very contexts that rollouts use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.contexts.prompts import Outcome, Piece, Role, Window
+from flywheel.agents.contexts.tokenization import PieceTokenizer
+from flywheel.environments.protocol import Observation
+from flywheel.trajectory import Segment, Step, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One tokenised window: ids_T, and how much each counts as a target; 0 for all that are not the agent's words.
+
+    `columns`: what an objective needs to know of each token, (T, …). `group`: windows of one group, as the two sides
+    of a preference pair, are learned from together.
+    """
+
+    ids_T: NDArray[np.int32]
+    weight_T: NDArray[np.float32]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    group: int = -1
+
+
+Weigh = Callable[[Piece], float]
+"""How much a target counts."""
+
+
+def observation_of(step: Step) -> Observation:
+    return Observation(step.observation, step.event, step.note, step.place, step.state_key, step.valid_actions)
+
+
+def _taught(step: Step) -> str | None:
+    """What a teacher that watched would rather have done, if it was something else."""
+    return step.label if step.label != step.action else None
+
+
+def flat_windows(trajectory: Trajectory, limits: Limits) -> list[Window]:
+    """Windows of the flat student; injected actions are context, never targets."""
+    windows: list[Window] = []
+    context = FlatContext(trajectory.instruction, limits, archive=windows)
+    for step in trajectory.steps:
+        observation = observation_of(step)
+        window = context.observe(observation)
+        if taught := _taught(step):
+            windows.append(window.branch(taught))
+        context.act(observation, step.action, target=step.trainable and not taught)
+    return [*windows, *([context.window] if context.window else [])]
+
+
+def hierarchical_windows(
+    trajectory: Trajectory, segments: Sequence[Segment], limits: Limits
+) -> tuple[list[Window], list[Window]]:
+    """(planner windows, executor windows). Steps of unfinished segments are context only."""
+    executor: list[Window] = []
+    planner: list[Window] = []
+    context = HierarchicalContext(trajectory.instruction, limits, archive=executor, plan_archive=planner)
+    starts = {segment.start: segment for segment in segments}
+    current = segments[0]
+    for step in trajectory.steps:
+        observation = observation_of(step)
+        context.observe(observation)
+        if failed := context.failed:
+            context.finish(failed)
+        if step.index in starts:
+            if not context.must_plan:
+                context.finish(Outcome.DONE, target=current.completed)
+            current = starts[step.index]
+        if context.must_plan:
+            context.plan(observation)
+            context.adopt(current.subgoal, target=current.completed)
+        taught = _taught(step)
+        if taught and context.window is not None:
+            executor.append(context.window.branch(taught))
+        context.act(observation, step.action, target=step.trainable and current.completed and not taught)
+    executor += [context.window] if context.window else []
+    planner += [context.plan_window] if context.plan_window else []
+    return planner, executor
+
+
+def example(pieces: Sequence[Piece], tokens: PieceTokenizer, weigh: Weigh = lambda piece: 1.0) -> Example:
+    """Tokenise one window's pieces; `weigh` says how much a target counts."""
+    ids: list[int] = []
+    weight: list[float] = []
+    for piece in pieces:
+        piece_ids = tokens.piece(piece)
+        ids += piece_ids
+        weight += [weigh(piece) if piece.target else 0.0] * len(piece_ids)
+    return Example(np.asarray(ids, np.int32), np.asarray(weight, np.float32))
+
+
+def windows_of(trajectory: Trajectory, segments: Sequence[Segment], limits: Limits, role: Role) -> list[Window]:
+    """The windows of one role that hold at least one target."""
+    if role is Role.FLAT:
+        windows = flat_windows(trajectory, limits)
+    else:
+        planner, executor = hierarchical_windows(trajectory, segments, limits)
+        windows = planner if role is Role.PLANNER else executor
+    return [window for window in windows if any(piece.target for piece in window.pieces)]

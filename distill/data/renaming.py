@@ -1,0 +1,47 @@
+"""Consistent renaming: the same episode with its things called by each other's names.
+
+A small student learns by heart which thing goes with which deed in the training tasks, and fails where held-out
+tasks pair them otherwise. Renaming breaks that shortcut: only what the context says can tell what to do. A renamed
+row keeps every marker, template and position of the original; names alone change places, everywhere at once.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from flywheel.agents.contexts.prompts import Piece, Window
+
+
+def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[str]:
+    """Things that actions name and that some documents mention while others do not. Each document is read once.
+
+    What every recipe or none speaks of (`meal`, `fridge`) has a fixed part in the world; the rest are instances.
+    """
+    mentions: Counter[str] = Counter()
+    count = 0
+    for document in documents:
+        lines = set(document.splitlines())
+        mentions.update(name for name in names if name in lines)
+        count += 1
+    return [name for name in names if 0 < mentions[name] < count]
+
+
+def shuffled(names: Sequence[str], chance: random.Random) -> dict[str, str]:
+    """A random permutation of the names."""
+    return dict(zip(names, chance.sample(list(names), len(names)), strict=True))
+
+
+def renamed(windows: Sequence[Window], mapping: Mapping[str, str]) -> list[list[Piece]]:
+    """The pieces of each window with every name replaced at once."""
+    if not mapping:
+        return [window.pieces for window in windows]
+    longest_first = sorted(mapping, key=lambda name: (-len(name), name))
+    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
+    return [
+        [replace(piece, text=pattern.sub(lambda found: mapping[found.group()], piece.text)) for piece in window.pieces]
+        for window in windows
+    ]

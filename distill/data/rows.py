@@ -1,0 +1,87 @@
+"""The rows that a role trains on: windows of a corpus, drawn, renamed and tokenised anew each epoch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+from flywheel.agents.contexts.history import Limits
+from flywheel.agents.contexts.prompts import Piece, Role, Window
+from flywheel.agents.contexts.tokenization import PieceTokenizer
+from flywheel.config.root import Config
+from flywheel.distill.batching.examples import Example, example, windows_of
+from flywheel.distill.data.corpus import VERIFIED, Corpus
+from flywheel.distill.data.renaming import renamed, shuffled
+from flywheel.policies.card import limits_of
+from flywheel.trajectory import digest
+
+Weighs = Callable[[str, Piece], float]
+"""(trajectory, words of the agent) → how much they count."""
+Drawn = tuple[int, str, Example]
+"""(epoch, trajectory, one of its rows in that epoch)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One role's trajectories, and what draws epochs from their windows. Nothing is read before it is asked for."""
+
+    corpus: Corpus
+    role: Role
+    limits: Limits
+    ids: tuple[str, ...]
+    renamed: float
+    seed: str
+
+    @property
+    def digest(self) -> str:
+        """What decides every epoch's rows, down to their bytes."""
+        drawn = [(one, round(self.corpus.weights[one], 6)) for one in self.ids]
+        texts = sorted(
+            (one, digest([piece.spelling for window in own for piece in window.pieces], size=16))
+            for one, own in self.windows()
+        )
+        return digest("rows", drawn, texts, self.corpus.exchangeable, self.renamed, self.seed)
+
+    def apart(self, share: float) -> tuple[Rows, Rows]:
+        """(rows to learn from, rows of a share of the tasks that are held out); always the same tasks."""
+        tasks = self.corpus.tasks
+        held = {one for one in self.ids if int(digest("held out", tasks[one], size=4), 16) / 2**32 < share}
+        learned = tuple(one for one in self.ids if one not in held)
+        return replace(self, ids=learned), replace(self, ids=tuple(sorted(held)), renamed=0)
+
+    def windows(self) -> Iterator[tuple[str, list[Window]]]:
+        """(trajectory, its windows), in the order in which they lie in the lake."""
+        for one, segments in self.corpus.read(self.ids):
+            yield one.trajectory_id, windows_of(one, segments, self.limits, self.role)
+
+    def texts(self) -> Iterator[str]:
+        """All that the role reads and says."""
+        for _, own in self.windows():
+            for window in own:
+                yield from (piece.text for piece in window.pieces)
+
+    def epochs(
+        self, tokens: PieceTokenizer, count: int, weigh: Weighs = lambda trajectory, piece: 1.0
+    ) -> Iterator[Drawn]:
+        """The rows of so many epochs, tokenised, in one pass over the lake. How often an episode comes follows its
+        weight, and a share of them is renamed, as (seed, epoch, episode) decide."""
+        for one, own in self.windows():
+            for number in range(count):
+                chance = random.Random(f"{self.seed}/{number}/{one}")
+                for _ in range(int(self.corpus.weights[one] + chance.random())):
+                    swapped = chance.random() < self.renamed
+                    mapping = shuffled(self.corpus.exchangeable, chance) if swapped else {}
+                    for pieces in renamed(own, mapping):
+                        yield number, one, example(pieces, tokens, partial(weigh, one))
+
+
+def rows_of(config: Config, corpus: Corpus, role: Role, iteration: int, *, everything: bool = False) -> Rows:
+    """Flat and planner learn from verified episodes; the executor also from completed segments of the others.
+
+    `everything`: also what the role is not to learn from, for critics, who judge executors' episodes, too.
+    """
+    every = everything or role is Role.EXECUTOR
+    ids = tuple(one for one in sorted(corpus.routes) if every or corpus.routes[one] in VERIFIED)
+    return Rows(corpus, role, limits_of(config.student), ids, config.train.renamed, f"{config.seed}/{iteration}")

@@ -1,0 +1,189 @@
+"""Segmentation: finished trajectories into subgoals, by sources that can be held against each other.
+
+`milestones` cuts where the environment's progress shows a gain (`filters.segments`, which curation runs). Here are the
+others: `lived`, the plan that was in force as the episode ran; `changes`, which needs neither plan nor progress; and
+`chat` (`distill.labelling`), a model that reads the finished episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from flywheel.arrow import batched, segments_from_arrow, segments_to_arrow
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.provenance import teachable
+from flywheel.datasets.lake.reading import check_condition, quoted
+from flywheel.errors import LakeError
+from flywheel.filters.segments import SOURCE as MILESTONES
+from flywheel.filters.segments import segment as by_milestones
+from flywheel.trajectory import Segment, Step, Trajectory
+
+LIVED, CHANGES = "lived/1", "changes/1"
+ALIKE = 0.5
+"""Observations that share fewer of their words show another state, where the environment names no places."""
+TOGETHER = 64
+NEAR = 1
+"""Boundaries so many steps apart are one."""
+Segmenter = Callable[[Trajectory], list[Segment]]
+
+
+def by_plan(one: Trajectory) -> list[Segment]:
+    """The teacher's or planner's own subgoals, as they were in force; none for an episode without a plan.
+
+    A subgoal counts as completed unless it is the last of an unsolved episode.
+    """
+    if not any(step.subgoal for step in one.steps):
+        return []
+    changed = [step.index for before, step in pairwise(one.steps) if step.switched or step.subgoal != before.subgoal]
+    starts = [0, *changed]
+    return _segments(one, starts, [one.steps[start].subgoal for start in starts], LIVED)
+
+
+def by_changes(one: Trajectory) -> list[Segment]:
+    """Cut where the agent came to another place, or, without places, where what it saw changed most of its words.
+
+    Label-free: a segment is called after the action that ended it.
+    """
+    seen = [step.observation for step in one.steps]
+    places = [step.place for step in one.steps]
+    if any(places):
+        starts = [0, *(at for at in range(1, len(places)) if places[at] != places[at - 1])]
+    else:
+        starts = [0, *(at for at in range(1, len(seen)) if _likeness(seen[at - 1], seen[at]) < ALIKE)]
+    ends = [*starts[1:], len(one.steps)]
+    return _segments(one, starts, [one.steps[end - 1].action for end in ends], CHANGES)
+
+
+SOURCES: Mapping[str, tuple[str, Segmenter]] = {
+    "milestones": (MILESTONES, by_milestones),
+    "lived": (LIVED, by_plan),
+    "changes": (CHANGES, by_changes),
+}
+
+
+def segment_lake(
+    lake: Lake,
+    source: str,
+    segmenter: Segmenter,
+    condition: str,
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    dry_run: bool = False,
+) -> dict[str, int]:
+    """Append a source's segments of what a condition over `trajectories` selects and it has not cut yet.
+
+    Counts: trajectories, segments, and trajectories that the source cannot cut; of a dry run, what it would ask about.
+    """
+    check_condition(condition)
+    ids: list[str] = lake.sql(
+        f"""select trajectory_id from trajectories where ({condition}
+) and length > 0 and stop_reason <> 'infrastructure'
+              and trajectory_id not in (select trajectory_id from segmentations where source = {quoted(source)})
+            order by trajectory_id"""
+    )["trajectory_id"].to_pylist()
+    if dry_run:
+        return {"trajectories": len(ids)}
+    counts = {"trajectories": 0, "segments": 0, "uncut": 0}
+    for chunk in batched(lake.by_commit(ids), TOGETHER):
+        found = [segmenter(teachable(one)) for one in lake.trajectories(chunk)]
+        whole = [part for own in found for part in own]
+        if whole:
+            lake.append_facts("segments", segments_to_arrow(whole), f"segments of {source}", key=("source",))
+        counts["trajectories"] += sum(map(bool, found))
+        counts["uncut"] += sum(not own for own in found)
+        counts["segments"] += len(whole)
+        progress(len(chunk))
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Accord:
+    """How far two sources agree on the trajectories that both have cut: F1 of inner boundaries that lie within one
+    step of each other, and the mean overlap (intersection over union) of each step's segment under both."""
+
+    one: str
+    other: str
+    trajectories: int
+    boundaries: float
+    overlap: float
+
+
+def accords(lake: Lake, condition: str = "true") -> list[Accord]:
+    """Agreement of every two sources of the lake."""
+    check_condition(condition)
+    rows = lake.sql(
+        f"""select g.* from segmentations g semi join (from trajectories where ({condition}
+)) using (trajectory_id) order by source, trajectory_id, "index" """
+    )
+    cut: dict[str, dict[str, list[Segment]]] = {}
+    for part in segments_from_arrow(rows):
+        cut.setdefault(part.source, {}).setdefault(part.trajectory_id, []).append(part)
+    found = []
+    for place, one in enumerate(cut):
+        for other in list(cut)[place + 1 :]:
+            if shared := sorted(cut[one].keys() & cut[other].keys()):
+                pairs = [(cut[one][name], cut[other][name]) for name in shared]
+                edges = float(np.mean([boundary_f1(a, b) for a, b in pairs]))
+                overlap = float(np.mean([mean_overlap(a, b) for a, b in pairs]))
+                found.append(Accord(one, other, len(shared), edges, overlap))
+    return found
+
+
+def boundary_f1(one: Sequence[Segment], other: Sequence[Segment]) -> float:
+    """F1 of the starts of all segments but the first; 1 where neither has any."""
+    a, b = ([part.start for part in parts[1:]] for parts in (one, other))
+    if not a and not b:
+        return 1.0
+    hits = sum(any(abs(x - y) <= NEAR for y in b) for x in a) + sum(any(abs(x - y) <= NEAR for x in a) for y in b)
+    return hits / (len(a) + len(b))
+
+
+def mean_overlap(one: Sequence[Segment], other: Sequence[Segment]) -> float:
+    """Mean over steps of |A ∩ B| / |A ∪ B|, A and B the segments that a step lies in."""
+    a, b = (np.repeat(range(len(parts)), [part.end - part.start for part in parts]) for parts in (one, other))
+    pairs, inverse, both = np.unique(np.stack([a, b]), axis=1, return_inverse=True, return_counts=True)
+    union = np.bincount(a)[pairs[0]] + np.bincount(b)[pairs[1]] - both
+    return float((both / union)[inverse].mean())
+
+
+def checked(one: Trajectory, parts: Sequence[tuple[int, int, str]], source: str) -> list[Segment]:
+    """Segments from (first step, last step, subgoal). Raises `LakeError` unless they are contiguous, in order, named,
+    and cover every step: nothing is repaired."""
+    expected = 0
+    for first, last, subgoal in parts:
+        if first != expected or last < first or not subgoal.strip():
+            raise LakeError(f"segment {first}..{last} '{subgoal}' should begin at step {expected} and have a name")
+        expected = last + 1
+    if expected != one.length:
+        raise LakeError(f"the segments cover {expected} of {one.length} steps")
+    return _segments(one, [first for first, _, _ in parts], [subgoal.strip() for *_, subgoal in parts], source)
+
+
+def _segments(one: Trajectory, starts: Sequence[int], subgoals: Sequence[str], source: str) -> list[Segment]:
+    ends = [*starts[1:], len(one.steps)]
+    return [
+        Segment(
+            one.trajectory_id,
+            index,
+            start,
+            end,
+            subgoal,
+            end < len(one.steps) or one.success,
+            _earned(one.steps[start:end]),
+            source,
+        )
+        for index, (start, end, subgoal) in enumerate(zip(starts, ends, subgoals, strict=True))
+    ]
+
+
+def _earned(steps: Sequence[Step]) -> float:
+    return float(sum(step.reward for step in steps))
+
+
+def _likeness(one: str, other: str) -> float:
+    a, b = set(one.split()), set(other.split())
+    return len(a & b) / max(len(a | b), 1)

@@ -1,0 +1,182 @@
+"""Calibration: what a verifier's word is worth, and whether it may gate data."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import delete, insert, select
+
+from flywheel.config.root import Bar, Config, VerifierConfig
+from flywheel.datasets.lake.catalog import CALIBRATION
+from flywheel.datasets.lake.lake import Lake
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.errors import ConfigError
+from flywheel.filters.batch import Batch, batch_of
+from flywheel.filters.calibration.agreement import Agreement, Bin, agreement, reliability
+from flywheel.filters.calibration.labelled import Labelled, acceptance_set, labelled_set
+from flywheel.filters.verifiers.catalog import Tools, make_verifiers
+from flywheel.filters.verifiers.ensemble import Ensemble
+from flywheel.filters.verifiers.pool import judge_cache
+from flywheel.filters.verifiers.protocol import Verifier
+from flywheel.trajectory import Verdict, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A verifier against ground truth. `caught`: by class of cheat, the share that it did not pass."""
+
+    verifier: str
+    version: str
+    arguments: str
+    labelled: int
+    accepted: dict[str, bool]
+    agreement: Agreement
+    cheats_caught: float
+    honest_flagged: float
+    caught: dict[str, float]
+    bins: list[Bin]
+
+
+def check(
+    config: Config, lake: Lake, names: Sequence[str] = (), progress: Callable[[int], None] = lambda done: None
+) -> list[Calibration]:
+    """Acceptance test and calibration of the pipeline's verifiers, or of those named; recorded in the lake.
+
+    The last row is all of them together, as an ensemble in which all must pass.
+    """
+    pipeline = [one for one in config.curate.verifiers if not names or one.name in names]
+    pipeline += [VerifierConfig(name=name) for name in names if name not in {one.name for one in pipeline}]
+    settings = canonical(config.environment.parameters)
+    make_verifiers(pipeline, Tools(None, judge_cache(config)))  # a wrong name costs no simulator
+    with open_world(config.environment.name, settings) as world:
+        verifiers = make_verifiers(pipeline, Tools(world, judge_cache(config)))
+        accepted, labelled = acceptance_set(config, world), labelled_set(config, world, progress)
+        batch = batch_of([one.trajectory for one in labelled])
+        sets = {name: batch_of(episodes) for name, episodes in accepted.items()}
+        found = []
+        for verifier in [*verifiers, Ensemble(verifiers, rule="all")] if len(verifiers) > 1 else verifiers:
+            found.append(calibrate(verifier, labelled, verifier.verify(batch), accepts(verifier, sets)))
+            progress(len(labelled))
+    for one in found:
+        _record(config, lake, one)
+    return found
+
+
+def accepts(verifier: Verifier, sets: Mapping[str, Batch]) -> dict[str, bool]:
+    """The acceptance test: golden episodes pass; initial states, no-ops and corrupted golden ones fail."""
+    return {
+        name: all(said.passed == (name == "golden") for said in verifier.verify(batch)) for name, batch in sets.items()
+    }
+
+
+def calibrate(
+    verifier: Verifier, labelled: Sequence[Labelled], said: Sequence[Verdict], accepted: dict[str, bool]
+) -> Calibration:
+    """Hold verdicts against the truth. Agreement is measured on the honest episodes and one cheat a task."""
+    truth = np.array([one.success for one in labelled], np.bool_)
+    passed = np.array([one.passed for one in said], np.bool_)
+    kept = np.array([one.integrity >= one.integrity_threshold for one in said], np.bool_)
+    cheat = np.array([one.cheat for one in labelled])
+    honest, drawn = cheat == "", np.array([one.drawn for one in labelled], np.bool_)
+    predicted = np.array([one.completion / 100 for one in said]).clip(0, 1) * kept
+    return Calibration(
+        verifier=verifier.name,
+        version=verifier.version,
+        arguments=verifier.arguments,
+        labelled=int(drawn.sum()),
+        accepted=accepted,
+        agreement=agreement(truth[drawn], passed[drawn]),
+        cheats_caught=float((~passed[~honest]).mean()),
+        honest_flagged=float((~kept[honest]).mean()),
+        caught={name: float((~passed[cheat == name]).mean()) for name in dict.fromkeys(cheat[~honest].tolist())},
+        bins=reliability(truth[drawn], predicted[drawn]),
+    )
+
+
+def gating(config: Config, lake: Lake) -> list[bool]:
+    """Which verifiers of the pipeline decide. Raises `ConfigError` if one of them is below its bar, or unmeasured."""
+    pipeline = config.curate.verifiers
+    verifiers = make_verifiers(pipeline, Tools(None, judge_cache(config)))
+    if unknown := set(config.curate.vouch) - {one.name for one in pipeline if one.gate}:
+        raise ConfigError(f"curate.vouch names {min(unknown)}, which is no gating verifier of curate.verifiers")
+    for settings, verifier in zip(pipeline, verifiers, strict=True):
+        if settings.gate and settings.bar:
+            _demand(verifier, settings.bar, _recorded(config, lake, verifier))
+    return [one.gate for one in pipeline]
+
+
+def _demand(verifier: Verifier, bar: Bar, found: Any) -> None:
+    if found is None:
+        raise ConfigError(
+            f"verifier '{verifier.name}' has a bar and no calibration; run: flywheel verifiers check CONFIG"
+        )
+    if not found.accepted:
+        raise ConfigError(f"verifier '{verifier.name}' fails the acceptance test; mend it, or set gate = false for it")
+    for name, least in bar.model_dump().items():
+        if (value := getattr(found, name)) < least:
+            raise ConfigError(
+                f"verifier '{verifier.name}' is below its bar: {name} {value:.3f} < {least:g}; "
+                "mend it, lower the bar, or set gate = false for it"
+            )
+
+
+def _recorded(config: Config, lake: Lake, verifier: Verifier) -> Any:
+    with lake.catalog.read() as connection:
+        query = select(CALIBRATION).where(CALIBRATION.c.calibration_id == _key(config, verifier))
+        return connection.execute(query).first()
+
+
+def _key(config: Config, verifier: Verifier | Calibration) -> str:
+    """Verifier and labelled set."""
+    name = verifier.verifier if isinstance(verifier, Calibration) else verifier.name
+    return digest(
+        "calibration",
+        [name, verifier.version, verifier.arguments],
+        [config.environment.name, config.environment.parameters, config.environment.max_steps],
+        [config.curate.calibration_start, config.curate.calibration_tasks],
+    )
+
+
+def _record(config: Config, lake: Lake, one: Calibration) -> None:
+    row = {
+        "calibration_id": _key(config, one),
+        "verifier": one.verifier,
+        "version": one.version,
+        "arguments": one.arguments,
+        "environment": config.environment.name,
+        "parameters": canonical(config.environment.parameters),
+        "labelled": one.labelled,
+        "accepted": int(all(one.accepted.values())),
+        **asdict(one.agreement),
+        "cheats_caught": one.cheats_caught,
+        "honest_flagged": one.honest_flagged,
+        "result": json.dumps({"accepted": one.accepted, "caught": one.caught, "bins": [asdict(b) for b in one.bins]}),
+        "created_at": time.time(),
+    }
+    with lake.catalog.write() as connection:
+        connection.execute(delete(CALIBRATION).where(CALIBRATION.c.calibration_id == row["calibration_id"]))
+        connection.execute(insert(CALIBRATION).values(**row))
+
+
+def plot(found: Sequence[Calibration], path: Path) -> None:
+    """Reliability: the share of true successes against completion, a line a verifier, dots as large as their count."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--", label="perfect")
+    for one in found:
+        x, y = [point.predicted for point in one.bins], [point.observed for point in one.bins]
+        (line,) = axes.plot(x, y, label=f"{one.verifier} (κ {one.agreement.kappa:.2f})")
+        axes.scatter(x, y, s=[10 + 200 * point.count / one.labelled for point in one.bins], color=line.get_color())
+    axes.set(xlabel="completion, 0 where integrity is denied", ylabel="share of true successes")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,58 @@
+"""Ensemble: several verifiers as one, by a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flywheel.errors import ConfigError
+from flywheel.filters.batch import Batch
+from flywheel.filters.verifiers.protocol import Verifier, arguments, verdicts
+from flywheel.trajectory import Item, Verdict
+
+RULES = {"all": 100.0, "majority": 50.0 + 1e-9, "any": 1e-9}
+"""Share of the members, in percent, that must pass."""
+
+
+class Ensemble:
+    """Completion: percentage of members that pass. Integrity: the lowest that a member denies, else 1.
+
+    Confidence: how far the members agree.
+    """
+
+    name = "ensemble"
+    version = "1"
+
+    def __init__(self, members: Sequence[Verifier], *, rule: str = "majority") -> None:
+        if rule not in RULES:
+            raise ConfigError(f"unknown rule '{rule}' of an ensemble; known: {', '.join(RULES)}")
+        if len(members) < 2:
+            raise ConfigError('an ensemble needs members = ["…", "…"], at least two')
+        self._members, self._threshold = members, RULES[rule]
+        self.arguments = arguments(rule=rule, members=[f"{one.name}@{one.version} {one.arguments}" for one in members])
+
+    def verify(self, batch: Batch) -> list[Verdict]:
+        said = [member.verify(batch) for member in self._members]
+        passed = np.array([[one.passed for one in row] for row in said], np.float64).reshape(len(said), -1)
+        denied = [[one.integrity if one.integrity < one.integrity_threshold else 1.0 for one in row] for row in said]
+        share = passed.mean(axis=0)
+        points = 100 / len(said)
+        return verdicts(
+            self,
+            batch,
+            completion=100 * share,
+            completion_threshold=self._threshold,
+            integrity=np.array(denied, np.float64).reshape(len(said), -1).min(axis=0),
+            items=[
+                [Item(one.verifier, points, float(one.passed), _why(one)) for one in row]
+                for row in zip(*said, strict=True)
+            ],
+            confidence=np.maximum(share, 1 - share),
+        )
+
+
+def _why(verdict: Verdict) -> str:
+    if verdict.passed:
+        return f"passed with {verdict.completion:.0f}"
+    return next((f"{item.name}: {item.evidence}" for item in verdict.items if item.fraction < 1), "did not pass")

@@ -1,0 +1,190 @@
+"""Examining batches: segments, verdicts and fingerprints of each, in this process, in several, or on a Ray cluster.
+
+A record whose verification raises is found by bisection, tried again with a fresh simulator, and reported with its
+reason; the others go on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing.util import Finalize
+from pathlib import Path
+
+import pyarrow as pa
+
+from flywheel.config.root import Config
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.protocol import World
+from flywheel.errors import (
+    ConfigError,
+    InfrastructureError,
+    PrerequisiteError,
+    RefusedError,
+    TaskError,
+    UnreachableError,
+    named_reason,
+)
+from flywheel.filters.batch import Batch
+from flywheel.filters.fingerprints import empty_fingerprints, fingerprints
+from flywheel.filters.segments import segments_of
+from flywheel.filters.verifiers.catalog import Tools, make_verifiers, needs_world
+from flywheel.filters.verifiers.protocol import Verifier
+from flywheel.runtime.ray_cluster import actors, in_order
+from flywheel.trajectory import Segment, Split, Verdict
+
+MIN_BATCHES_PER_PROCESS = 2
+"""With fewer, a process is not worth its start."""
+TRIES = 3
+"""How often a trajectory may make its verification raise, each time with a fresh simulator."""
+ENVIRONMENT_FAULTS = (ConfigError, PrerequisiteError, UnreachableError, MemoryError)
+"""What no record is to blame for."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a batch: for each trajectory its segments and its verdicts in the order of the pipeline.
+
+    `unverifiable`: id → why its verification raises; such a trajectory has neither.
+    """
+
+    batch: Batch
+    segments: list[list[Segment]]
+    verdicts: list[tuple[Verdict, ...]]
+    fingerprints: pa.Table
+    unverifiable: dict[str, str] = field(default_factory=dict)
+
+
+def examine(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
+    """Everything that can be said of a batch without looking at the rest of the lake."""
+    verdicts = [verifier.verify(batch) for verifier in verifiers]
+    return Findings(batch, segments_of(batch), list(zip(*verdicts, strict=True)), fingerprints(batch))
+
+
+def verify(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
+    """The verdicts alone."""
+    verdicts = [verifier.verify(batch) for verifier in verifiers]
+    return Findings(batch, [[] for _ in batch.ids], list(zip(*verdicts, strict=True)), empty_fingerprints(batch))
+
+
+class Examiner:
+    """The pipeline's verifiers, with a simulator if they need one, for batches in which a bad record fails alone.
+
+    `analyse`: what is done with a batch, `examine` or `verify`.
+    """
+
+    def __init__(self, config: Config, analyse: Callable[[Batch, Sequence[Verifier]], Findings] = examine) -> None:
+        self._config, self._analyse = config, analyse
+        self._stack = ExitStack()
+        self._world: World | None = None
+        self._verifiers: list[Verifier] = []
+        self._open()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def examine(self, batch: Batch) -> Findings:
+        """Findings of every trajectory; bisects a batch that raises. Raises what no record is to blame for."""
+        try:
+            return self._analyse(batch, self._verifiers)
+        except ENVIRONMENT_FAULTS:
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                return self._retry_single(batch, error)
+            if isinstance(error, InfrastructureError):
+                self._open()
+        half = len(batch) // 2
+        parts = [self.examine(batch.rows(0, half)), self.examine(batch.rows(half, len(batch)))]
+        return Findings(
+            batch,
+            [row for part in parts for row in part.segments],
+            [row for part in parts for row in part.verdicts],
+            pa.concat_tables([part.fingerprints for part in parts]),
+            {one: why for part in parts for one, why in part.unverifiable.items()},
+        )
+
+    def _retry_single(self, batch: Batch, error: Exception) -> Findings:
+        """Findings of a trajectory whose verification raised, if a fresh simulator helps; else why it raises."""
+        for _ in range(1, TRIES if not isinstance(error, TaskError | RefusedError) else 1):
+            self._open()
+            try:
+                return self._analyse(batch, self._verifiers)
+            except ENVIRONMENT_FAULTS:
+                raise
+            except Exception as again:
+                error = again
+        if isinstance(error, InfrastructureError) and not isinstance(error, RefusedError):
+            self._open()
+            self._probe_world()
+        why = named_reason(error)
+        return Findings(batch, [[]], [()], empty_fingerprints(batch), {batch.ids[0]: why})
+
+    def _open(self) -> None:
+        """Start anew, with a fresh simulator."""
+        self._stack.close()
+        self._stack, self._world = ExitStack(), None
+        if needs_world(self._config.curate.verifiers):
+            settings = canonical(self._config.environment.parameters)
+            self._world = self._stack.enter_context(open_world(self._config.environment.name, settings))
+        self._verifiers = make_verifiers(self._config.curate.verifiers, Tools(self._world, judge_cache(self._config)))
+
+    def _probe_world(self) -> None:
+        """Raises `InfrastructureError` if the world cannot begin a task of its own either: no record is to blame."""
+        if self._world is not None:
+            self._world.environments(1)[0].reset(self._world.tasks(Split.TRAIN, 0, 1)[0])
+
+
+def judge_cache(config: Config) -> Path:
+    """Where answers of a judge are kept."""
+    return config.data_dir / "judge"
+
+
+def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterator[Findings]:
+    """Findings in the order of the batches. Several processes where there are several batches, and simulators to run.
+
+    Without simulators one process is faster: columnar verifiers take less time than handing batches over does.
+    """
+    if config.cluster.ray and needs_world(config.curate.verifiers):
+        absolute = config.model_copy(update={"data_dir": config.data_dir.absolute()})
+        with actors(config.cluster.ray, min(config.cluster.actors, count), Examiner, absolute) as made:
+            yield from in_order(made, "examine", batches)
+        return
+    workers = min(config.curate.workers, count // MIN_BATCHES_PER_PROCESS)
+    if workers < 2 or not needs_world(config.curate.verifiers):
+        with closing(Examiner(config)) as examiner:
+            yield from map(examiner.examine, batches)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _begin, (config,)) as pool:
+        try:
+            yield from _in_order(batches, lambda batch: pool.submit(_examine, batch), ahead=workers + 1)
+        except BrokenProcessPool as error:
+            raise InfrastructureError("a process of verifiers died; see: flywheel doctor") from error
+
+
+def _in_order(batches: Iterator[Batch], submit: Callable[[Batch], Future[Findings]], ahead: int) -> Iterator[Findings]:
+    """Results in order, with a bounded number of batches under way."""
+    waiting = [submit(batch) for batch in islice(batches, ahead)]
+    while waiting:
+        yield waiting.pop(0).result()
+        waiting += [submit(batch) for batch in islice(batches, 1)]
+
+
+_EXAMINER: list[Examiner] = []
+"""Of a worker process, which does nothing else."""
+
+
+def _begin(config: Config) -> None:
+    examiner = Examiner(config)
+    _EXAMINER.append(examiner)
+    Finalize(None, examiner.close, exitpriority=10)
+
+
+def _examine(batch: Batch) -> Findings:
+    return _EXAMINER[0].examine(batch)

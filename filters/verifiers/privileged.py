@@ -1,0 +1,120 @@
+"""Privileged: a checklist of hidden facts, with partial credit and the step that proves each item.
+
+Facts come from a solution that was played and scored beforehand (Gym-Anything, arXiv 2604.06126, privileged
+verification); the agent never sees them, and words that only they can have told deny its integrity.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from flywheel.environments.privileged import Facts, Milestone
+from flywheel.environments.protocol import World
+from flywheel.filters.batch import Batch
+from flywheel.filters.verifiers.protocol import arguments, verdicts
+from flywheel.trajectory import Item, Trajectory, Verdict
+
+MOST_ITEMS = 8
+PASTED = 2
+"""So many milestones named before anything of them was in sight are no guess."""
+RECITED = 0.8
+"""Such a share of the solution in one breath is no plan of one's own."""
+SHORTEST = 6
+"""A solution of fewer actions may well be guessed."""
+_WORDS = re.compile(r"[a-z]+")
+
+
+class Privileged:
+    """Completion: points of the checklist, each earned by a rewarded action. Integrity: 0 where hidden facts were told.
+
+    `completion_threshold` in points of 100.
+    """
+
+    name = "privileged"
+    version = "1"
+
+    def __init__(self, world: World, *, completion_threshold: float = 99.9) -> None:
+        self.arguments = arguments(completion_threshold=completion_threshold)
+        self._world = world
+        self._threshold = completion_threshold
+
+    def verify(self, batch: Batch) -> list[Verdict]:
+        facts = [self._world.facts(task) for task in batch.tasks]
+        items = [_credit(one, known) for one, known in zip(batch.objects, facts, strict=True)]
+        told = [pasted(one, known) for one, known in zip(batch.objects, facts, strict=True)]
+        return verdicts(
+            self,
+            batch,
+            completion=np.array([sum(item.points * item.fraction for item in row) for row in items], np.float64),
+            completion_threshold=self._threshold,
+            integrity=np.array([float(not found) for found in told]),
+            items=[
+                [*row, Item("agent tells no hidden facts", 0.0, float(not found), found or "holds")]
+                for row, found in zip(items, told, strict=True)
+            ],
+        )
+
+
+def grouped(milestones: Sequence[Milestone]) -> list[tuple[Milestone, ...]]:
+    """Milestones as at most eight items, earliest first, neighbours together."""
+    count = min(MOST_ITEMS, len(milestones))
+    return [
+        tuple(milestones[place] for place in part) for part in np.array_split(np.arange(len(milestones)), count or 1)
+    ]
+
+
+def _credit(trajectory: Trajectory, facts: Facts) -> list[Item]:
+    rewarded: dict[str, int] = {}
+    for step in trajectory.steps:
+        if step.reward > 0:
+            rewarded.setdefault(step.action, step.index)
+    items = []
+    for part in grouped(facts.milestones):
+        points = sum(one.points for one in part)
+        earned = sum(one.points for one in part if one.action in rewarded)
+        evidence = ", ".join(
+            f"{one.name}: step {rewarded[one.action]}" if one.action in rewarded else f"{one.name}: never rewarded"
+            for one in part
+        )
+        items.append(Item(" and ".join(one.name for one in part), points, earned / points if points else 0.0, evidence))
+    return items
+
+
+def pasted(trajectory: Trajectory, facts: Facts) -> str:
+    """Where the agent's own words tell what only the facts can have told; empty if they nowhere do.
+
+    That is their mark; milestones whose things or verbs were not in sight yet; or most of the solution, word for word
+    and in order, before half of it was played. Actions do not count: teachers act on what they know by design.
+    """
+    seen = set(_WORDS.findall(trajectory.instruction.lower()))
+    for step in trajectory.steps:
+        offered = " ".join(step.valid_actions or ())
+        seen.update(_WORDS.findall(f"{step.observation} {step.event} {step.note} {offered}".lower()))
+        words = f"{step.thought}\n{step.subgoal}".lower()
+        if facts.canary in words:
+            return f"step {step.index} holds the mark of the facts"
+        if not words.strip():
+            continue
+        told = [
+            one.name
+            for one in facts.milestones
+            if one.action in words and not seen.issuperset(_WORDS.findall(one.action))
+        ]
+        if len(told) >= PASTED:
+            return f"step {step.index} names {' and '.join(told[:PASTED])} before they were in sight"
+        if 2 * step.index < len(facts.gold_actions) and _recited(words, facts.gold_actions) >= RECITED:
+            return f"step {step.index} recites the solution"
+    return ""
+
+
+def _recited(words: str, actions: Sequence[str]) -> float:
+    """Share of the actions that stand in the words in their order."""
+    place, found = 0, 0
+    for action in actions:
+        where = words.find(action, place)
+        if where >= 0:
+            place, found = where + len(action), found + 1
+    return found / max(len(actions), SHORTEST)

@@ -1,0 +1,82 @@
+"""What may start a distillation: enough new verified trajectories, or a slice in which the champion got worse."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from scipy.stats import fisher_exact
+from sqlalchemy import select
+
+from flywheel.config.root import Config
+from flywheel.datasets.lake.catalog import GATE
+from flywheel.datasets.lake.lake import Lake
+from flywheel.evaluation.gate import Decision
+from flywheel.flows.events import CROWNED, DROPPED, READY, tell
+
+ALPHA = 0.05
+"""Level of the test that a drop is more than chance, for each slice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A slice in which whoever is in force does worse than whoever was in force after the gate before."""
+
+    slice: str
+    before: float
+    after: float
+    p_value: float
+
+
+def untaught(lake: Lake) -> int:
+    """How many verified training trajectories taught no student yet."""
+    found = lake.sql(
+        """select count(*) as n from trajectories anti join lineage using (trajectory_id)
+           where ours and split = 'train' and purpose = 'collect' and route = 'supervised' and revoked is null"""
+    )
+    return int(found.to_pylist()[0]["n"])
+
+
+def announce_curated(config: Config, lake: Lake) -> int:
+    """Say so if enough verified trajectories wait for a student; how many wait."""
+    waiting = untaught(lake)
+    if config.triggers.new_verified and waiting >= config.triggers.new_verified:
+        tell(config.name, READY, verified=waiting, wanted=config.triggers.new_verified)
+    return waiting
+
+
+def announce_gate(config: Config, lake: Lake, iteration: int, challenger: str, decision: Decision) -> list[Drop]:
+    """Say who is champion now, and in which slices success fell since the gate before."""
+    if decision.promoted:
+        tell(config.name, CROWNED, iteration=iteration, champion=challenger, decision=decision.sentence)
+    before = _gate_before(lake, iteration)
+    drops = drops_between(before, decision, config.triggers.slice_drop) if before else []
+    for one in drops:
+        tell(config.name, DROPPED, iteration=iteration, **asdict(one))
+    return drops
+
+
+def drops_between(before: Decision, after: Decision, least: float, alpha: float = ALPHA) -> list[Drop]:
+    """Slices of two gates in which the success of whoever was in force afterwards fell by at least `least`, and by
+    more than chance: Fisher's exact test, one-sided, since the gates drew different tasks. `least` 0: none."""
+    if not least:
+        return []
+    earlier = {one.name: one for one in before.slices}
+    found = []
+    for now in after.slices:
+        if (then := earlier.get(now.name)) is None:
+            continue
+        had, have = then.solved(by_challenger=before.promoted), now.solved(by_challenger=after.promoted)
+        one, other = had / then.tasks, have / now.tasks
+        table = [[had, then.tasks - had], [have, now.tasks - have]]
+        p_value = float(fisher_exact(table, alternative="greater").pvalue)
+        if one - other >= least and p_value <= alpha:
+            found.append(Drop(now.name, one, other, p_value))
+    return found
+
+
+def _gate_before(lake: Lake, iteration: int) -> Decision | None:
+    query = select(GATE.c.result).where(GATE.c.iteration < iteration).order_by(GATE.c.iteration.desc()).limit(1)
+    with lake.catalog.read() as connection:
+        result = connection.scalar(query)
+    return Decision.from_json(json.loads(result)) if result else None

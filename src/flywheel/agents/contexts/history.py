@@ -1,0 +1,166 @@
+"""What each agent remembers while it acts: its windows and its memory, as folds over decisions and observations.
+
+`FlatContext` and `HierarchicalContext` are driven by a live rollout and, with the recorded decisions, by
+`distill.examples`. Both call the same methods in the same order; that is what makes training rows equal rollouts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flywheel.agents.contexts.memory import Memory
+from flywheel.agents.contexts.prompts import DONE, Outcome, Window, open_window
+from flywheel.environments.protocol import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of an agent's contexts, stored with the policy: training and rollouts must share them."""
+
+    window_steps: int = 16
+    """Decisions of the executor (or flat agent) before its window starts anew."""
+    planner_window: int = 10
+    """Subgoals before the planner's window starts anew."""
+    segment_steps: int = 16
+    """Steps after which an unfinished subgoal counts as timed out."""
+    patience: int = 4
+    """Steps in a row that changed nothing, after which a subgoal counts as stuck."""
+
+
+@dataclass(slots=True)
+class FlatContext:
+    """task, the last steps, observation → action."""
+
+    instruction: str
+    limits: Limits
+    memory: Memory = field(default_factory=Memory)
+    window: Window | None = None
+    steps: int = 0
+    """Actions so far."""
+    archive: list[Window] | None = None
+    """Full windows, kept only where training rows are made of them."""
+    _last: tuple[Observation, str] | None = None
+
+    def observe(self, observation: Observation) -> Window:
+        """Take in what came of the last action; the window that comes back is ready for a decision."""
+        self._learn(observation)
+        self.window = self._roll(self.window, self.limits.window_steps, observation)
+        return self.window
+
+    def act(self, observation: Observation, action: str, *, target: bool = False) -> None:
+        assert self.window is not None
+        self.window.act(action, target=target, decision=self.steps)
+        self.window.decisions += 1
+        self.steps += 1
+        self._last = (observation, action)
+        self.memory = self._remember(action)
+
+    def _remember(self, action: str) -> Memory:
+        return self.memory.did(action)
+
+    def _learn(self, observation: Observation) -> None:
+        if self._last is None:
+            return
+        before, action = self._last
+        self.memory = self.memory.read(observation.note).moved(before.place, action, observation.place)
+        if self.window is not None:
+            self.window.event(observation)
+
+    def _roll(self, window: Window | None, limit: int, observation: Observation) -> Window:
+        if window is not None and window.decisions < limit:
+            return window
+        if window is not None and self.archive is not None:
+            self.archive.append(window)
+        return open_window(self.instruction, self.memory, observation)
+
+
+@dataclass(slots=True)
+class HierarchicalContext(FlatContext):
+    """planner: task, episodic memory, observation → subgoal; executor: subgoal, last steps, observation → action."""
+
+    subgoal: str = ""
+    steps_in_segment: int = 0
+    idle_steps: int = 0
+    """Steps in a row, under this subgoal, after which the state was what it was before."""
+    plan_window: Window | None = None
+    plan_archive: list[Window] | None = None
+    _unread: str = ""
+
+    def observe(self, observation: Observation) -> Window:
+        self._unread = observation.note or self._unread
+        if self._last is not None and self.steps_in_segment:
+            idle = self._last[0].state_key == observation.state_key != "" and not observation.note
+            self.idle_steps = self.idle_steps + 1 if idle else 0
+        before, window = self.window, FlatContext.observe(self, observation)
+        if window is not before and self.subgoal and not self.failed:
+            window.subgoal(self.subgoal)
+        return window
+
+    @property
+    def must_plan(self) -> bool:
+        return not self.subgoal
+
+    @property
+    def failed(self) -> Outcome | None:
+        """Why the subgoal in force must be given up, if it must: its budget of steps is spent, or nothing changes."""
+        if not self.subgoal:
+            return None
+        if self.steps_in_segment >= self.limits.segment_steps:
+            return Outcome.TIMEOUT
+        return Outcome.STUCK if self.idle_steps >= self.limits.patience else None
+
+    def plan(self, observation: Observation) -> Window:
+        """The planner's window, ready for its next subgoal."""
+        window = self.plan_window
+        if window is None or window.decisions >= self.limits.planner_window:
+            if window is not None and self.plan_archive is not None:
+                self.plan_archive.append(window)
+            self.plan_window = open_window(self.instruction, self.memory, observation)
+        else:
+            if self._unread:
+                window.read(self._unread)
+            window.look(observation)
+        self._unread = ""
+        assert self.plan_window is not None
+        return self.plan_window
+
+    def adopt(self, subgoal: str, *, target: bool = False) -> None:
+        """The planner has spoken: it is the planner's target and the executor's order."""
+        assert self.plan_window is not None and self.window is not None
+        self.plan_window.subgoal(subgoal, target=target, decision=self.steps)
+        self.plan_window.decisions += 1
+        self.window.subgoal(subgoal)
+        self.subgoal, self.steps_in_segment, self.idle_steps = subgoal, 0, 0
+
+    def finish(self, outcome: Outcome, *, target: bool = False) -> None:
+        """The subgoal ends: the executor says so itself, or its steps ran out."""
+        assert self.plan_window is not None and self.window is not None
+        if outcome is Outcome.DONE:
+            self.window.end_with(DONE, target=target, decision=self.steps)
+        self.plan_window.outcome(outcome)
+        self.memory = self.memory.did(self.subgoal if outcome is Outcome.DONE else f"{self.subgoal} {outcome}")
+        self.subgoal = ""
+
+    def act(self, observation: Observation, action: str, *, target: bool = False) -> None:
+        FlatContext.act(self, observation, action, target=target)
+        self.steps_in_segment += 1
+
+    def _remember(self, action: str) -> Memory:
+        return self.memory
+
+    def follow(self, observation: Observation, action: str, subgoal: str, *, switched: bool) -> Outcome | None:
+        """Take in a turn that was decided elsewhere; how the subgoal before it ended, if it did.
+
+        Without a subgoal, somebody else has acted, and what was in force is given up.
+        """
+        self.observe(observation)
+        ended = self.failed
+        if ended is None and not self.must_plan and (switched or not subgoal):
+            ended = Outcome.DONE if subgoal else Outcome.STUCK
+        if ended:
+            self.finish(ended)
+        if subgoal and self.must_plan:
+            self.plan(observation)
+            self.adopt(subgoal)
+        self.act(observation, action)
+        return ended

@@ -1,0 +1,144 @@
+"""The one place where contexts are worded. Rollouts and training rows both build them here, byte for byte.
+
+A context is a list of pieces, each text with a flag: is it the agent's own words, hence a target of training?
+Pieces are tokenised one by one, so a prefix of a context is always a prefix of its tokens.
+
+    executor   header · (subgoal · (act · event)* · act done)*
+    flat       header · (act · event)*
+    planner    header · (note? · view · subgoal · outcome)*
+
+Tokens are the budget: what the same place showed before in this window is not said again, sentence by sentence.
+A window holds at most `window` decisions, then a new one starts with a fresh header: bounded, whatever the horizon.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from flywheel.agents.contexts.memory import Memory
+from flywheel.environments.protocol import Observation
+
+WORDING = 2
+"""Counts the ways in which contexts have been worded. Who learned from another one acts as another version under this
+one, and is distilled anew where it is asked for again."""
+TASK, NOTE, ROUTES, PAST, VIEW = "<|task|>", "<|note|>", "<|routes|>", "<|past|>", "<|view|>"
+SUBGOAL, ACT, EVENT, OUTCOME, DONE, END = "<|subgoal|>", "<|act|>", "<|event|>", "<|outcome|>", "<|done|>", "<|end|>"
+PAD = "<|pad|>"
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+SPECIAL_TOKENS = (PAD, END, TASK, NOTE, ROUTES, PAST, VIEW, SUBGOAL, ACT, EVENT, OUTCOME, DONE)
+
+
+class Role(StrEnum):
+    """Which student reads the context."""
+
+    PLANNER = "planner"
+    EXECUTOR = "executor"
+    FLAT = "flat"
+
+
+class Outcome(StrEnum):
+    """How a subgoal ended."""
+
+    DONE = "done"
+    TIMEOUT = "timeout"
+    """Its steps ran out."""
+    STUCK = "stuck"
+    """Nothing that was tried under it changed anything any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of a context, with the marker before it and, where it `ends`, the end marker behind it.
+
+    Markers are structure and the text is data: whatever it spells, no marker comes of it. `decision`: the step of which
+    these are the agent's own words, or -1.
+    """
+
+    text: str = ""
+    target: bool = False
+    decision: int = -1
+    marker: str = ""
+    ends: bool = False
+
+    @property
+    def spelling(self) -> str:
+        """As one would read it."""
+        return f"{self.marker}{self.text}{END if self.ends else ''}"
+
+
+def header(instruction: str, memory: Memory) -> list[Piece]:
+    """Task, notes, ways between places and the recent past: everything a fresh window starts from."""
+    pieces = [Piece(instruction, marker=TASK)]
+    pieces += [Piece(note, marker=NOTE) for note in memory.notes]
+    if memory.routes:
+        pieces.append(Piece(marker=ROUTES))
+        pieces += [Piece(f"{place}, {action}, {to}.") for place, action, to in memory.routes]
+    if memory.past:
+        done, failed = memory.earlier
+        summary = f"{done} done, {failed} failed. " if done + failed else ""
+        pieces.append(Piece(summary, marker=PAST))
+        pieces += [Piece(f"{entry}.") for entry in memory.past]
+    return pieces
+
+
+def sentences(text: str) -> list[str]:
+    return [part for part in _SENTENCE_END.split(text) if part]
+
+
+@dataclass(slots=True)
+class Window:
+    """A growing context of one role. `decisions` counts what the agent decided since the header."""
+
+    pieces: list[Piece]
+    decisions: int = 0
+    _shown: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def look(self, observation: Observation) -> None:
+        """The current view, less what the last look at the same place showed; its first sentence always stays."""
+        self._show(VIEW, observation.text, observation)
+
+    def read(self, note: str) -> None:
+        self.pieces.append(Piece(note, marker=NOTE))
+
+    def event(self, observation: Observation) -> None:
+        """What the environment answered, less what was in view before."""
+        self._show(EVENT, observation.event, observation)
+
+    def subgoal(self, text: str, *, target: bool = False, decision: int = -1) -> None:
+        """Announce a subgoal: the planner's own words, or the executor's orders."""
+        self.pieces.append(Piece(marker=SUBGOAL))
+        self.pieces.append(Piece(text, target, decision, ends=True))
+
+    def act(self, text: str, *, target: bool, decision: int) -> None:
+        self.pieces.append(Piece(marker=ACT))
+        self.pieces.append(Piece(text, target, decision, ends=True))
+
+    def end_with(self, marker: str, *, target: bool, decision: int) -> None:
+        """A marker in place of an action: the subgoal is done, or the episode ends."""
+        self.pieces.append(Piece(marker=ACT))
+        self.pieces.append(Piece("", target, decision, marker, ends=True))
+
+    def branch(self, text: str) -> Window:
+        """What would be read if this had been done instead; it alone is a target, and of no step that was taken."""
+        other = Window([replace(piece, target=False, decision=-1) for piece in self.pieces], self.decisions)
+        other.act(text, target=True, decision=-1)
+        return other
+
+    def outcome(self, outcome: Outcome) -> None:
+        self.pieces.append(Piece(str(outcome), marker=OUTCOME))
+
+    def _show(self, marker: str, text: str, observation: Observation) -> None:
+        first, *rest = sentences(text) or [""]
+        known = self._shown.get(observation.place, frozenset())
+        shown = " ".join([first, *(part for part in rest if part not in known)])
+        self.pieces.append(Piece(shown, marker=marker))
+        self._shown[observation.place] = frozenset(sentences(observation.text))
+
+
+def open_window(instruction: str, memory: Memory, observation: Observation) -> Window:
+    """A fresh window: header and the whole current view."""
+    window = Window(header(instruction, memory))
+    window.look(observation)
+    return window

@@ -1,0 +1,158 @@
+"""A model with its tokenizer: contexts in, one of the options or free text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from flywheel.agents.contexts.prompts import DONE, END, SPECIAL_TOKENS, Window
+from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.inference.decoding import Choice, Fault, Options, choose, generate, options_of
+from flywheel.agents.inference.prefix_cache import Reader
+from flywheel.agents.policy import Decoding
+from flywheel.trajectory import Task, digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+UNBOUNDED = 1 << 20
+"""Tokens of context, for a model whose config does not say how many it can read."""
+MAX_KNOWN = 8192
+"""Windows and sets of options that are remembered."""
+
+
+def longest_context(model: PreTrainedModel) -> int:
+    """How many tokens a model can read."""
+    return int(getattr(model.config, "max_position_embeddings", None) or UNBOUNDED)
+
+
+def option_ids(tokens: PieceTokenizer, offered: Sequence[str], *, may_end: bool) -> list[list[int]]:
+    """The tokens of each option, and of "done" behind them."""
+    ids = [tokens.ids(option, ends=True) for option in offered]
+    return [*ids, tokens.ids("", DONE, ends=True)] if may_end else ids
+
+
+class Speaker(Protocol):
+    """What a student needs of a model, wherever the model runs."""
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        """A new episode in a slot: what is drawn in it depends on nothing but the task and the attempt."""
+
+    def context(self, window: Window, cue: str) -> list[int]:
+        """The token ids the model reads before it speaks: the window and the marker of its turn."""
+
+    def choose(
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        options: Sequence[Sequence[str]],
+        *,
+        may_end: bool = False,
+    ) -> list[Choice | Fault | None]:
+        """A choice for each row that has options, None for the others. `may_end`: "done" is one more option of every
+        row, behind its own."""
+
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
+        """A few words for each row."""
+
+
+class LocalSpeaker:
+    """A transformers model in this process, whose keys and values stay between the turns of an episode."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
+        self._reader = Reader(model)
+        self._longest = longest_context(model)
+        model.train(False)
+        self._tokenizer = tokenizer
+        self._tokens = PieceTokenizer(tokenizer)
+        self._decoding = decoding
+        self._chances: dict[int, torch.Generator] = {}
+        self._options: dict[tuple[tuple[str, ...], bool], Options] = {}
+        self._windows: dict[int, tuple[Window, int, list[int]]] = {}
+        """Windows by identity, with the pieces of them that are tokenised already: they only grow."""
+        self._end = token_id(tokenizer, END)
+        self._markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        if self._decoding.temperature > 0:
+            seed = int(digest("chance", self._decoding.seed, task.task_id, attempt), 16) >> 1
+            self._chances[slot] = torch.Generator().manual_seed(seed)
+
+    def context(self, window: Window, cue: str) -> list[int]:
+        known, read, ids = self._windows.get(id(window), (window, 0, []))
+        if known is not window:
+            read, ids = 0, []
+        ids = [*ids, *self._tokens.context(window.pieces[read:])]
+        if len(self._windows) >= MAX_KNOWN:
+            self._windows.clear()
+        self._windows[id(window)] = window, len(window.pieces), ids
+        return [*ids, *self._tokens.ids("", cue)]
+
+    def choose(
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        options: Sequence[Sequence[str]],
+        *,
+        may_end: bool = False,
+    ) -> list[Choice | Fault | None]:
+        answers: dict[int, Choice | Fault | None] = dict(self._too_long(contexts))
+        rows = [row for row, offered in enumerate(options) if (offered or may_end) and row not in answers]
+        if not rows:
+            return [answers.get(row) for row in range(len(options))]
+        row_slots = [slots[row] for row in rows]
+        choices = choose(
+            self._reader,
+            row_slots,
+            [contexts[row] for row in rows],
+            [self._known(tuple(options[row]), may_end) for row in rows],
+            temperature=self._decoding.temperature,
+            chances=self._drawing(row_slots),
+        )
+        answers |= zip(rows, choices, strict=True)
+        return [answers.get(row) for row in range(len(options))]
+
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
+        answers: dict[int, str | Fault] = dict(self._too_long(contexts))
+        rows = [row for row in range(len(slots)) if row not in answers]
+        if not rows:
+            return [answers[row] for row in range(len(slots))]
+        row_slots = [slots[row] for row in rows]
+        generations = generate(
+            self._reader,
+            row_slots,
+            [contexts[row] for row in rows],
+            end=self._end,
+            max_tokens=self._decoding.max_subgoal_tokens,
+            never=self._markers,
+            temperature=self._decoding.temperature,
+            chances=self._drawing(row_slots),
+        )
+        for row, generation in zip(rows, generations, strict=True):
+            if isinstance(generation, Fault):
+                answers[row] = generation
+            else:
+                answers[row] = str(self._tokenizer.decode(list(generation[0]))).strip()
+        return [answers[row] for row in range(len(slots))]
+
+    def _too_long(self, contexts: Sequence[list[int]]) -> dict[int, Fault]:
+        """Rows whose context is longer than what the model can read: row → why it has no answer."""
+        return {
+            row: Fault(f"a context of {len(context)} tokens is longer than the model's {self._longest}")
+            for row, context in enumerate(contexts)
+            if len(context) > self._longest
+        }
+
+    def _known(self, offered: tuple[str, ...], may_end: bool) -> Options:
+        """Options by their tokens; the same ones come back many times in an episode."""
+        if (offered, may_end) not in self._options:
+            if len(self._options) >= MAX_KNOWN:
+                self._options.clear()
+            self._options[offered, may_end] = options_of(option_ids(self._tokens, offered, may_end=may_end))
+        return self._options[offered, may_end]
+
+    def _drawing(self, slots: Sequence[int]) -> list[torch.Generator] | None:
+        return [self._chances[slot] for slot in slots] if self._decoding.temperature > 0 else None

@@ -1,0 +1,111 @@
+"""Reading contexts that grow: keys and values stay between the turns of an episode, only new tokens are computed.
+
+Slots hold one context each. What a slot has read is compared with what it is asked to read, so a window that starts
+anew, a new episode in an old slot and a word that was decoded before need no signal: the common prefix is kept.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from flywheel.agents.inference.kv_cache import Slots
+
+PASS_ROWS = 64
+PASS_TOKENS = 4096
+"""The most rows and new tokens of a pass, unless one row has more: what a pass needs is bounded."""
+
+
+class Reader:
+    """A model that remembers what each slot has read."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._slots = Slots(model)
+        self._read: dict[int, list[int]] = {}
+
+    def read(self, slots: Sequence[int], contexts: Sequence[Sequence[int]]) -> Tensor:
+        """Logits (B, V), on the CPU, of the token after each context. No slot may occur twice."""
+        kept = [
+            common_prefix(self._read.get(slot, []), context[:-1])  # the last token is computed anew, for its logits
+            for slot, context in zip(slots, contexts, strict=True)
+        ]
+        new = [list(context[keep:]) for context, keep in zip(contexts, kept, strict=True)]
+        for slot, context, keep in zip(slots, contexts, kept, strict=True):
+            self._read[slot] = list(context[:keep])  # what stays true if the pass fails
+        logits_BV = self._computed(slots, kept, new)
+        for slot, context, logits_V in zip(slots, contexts, logits_BV, strict=True):
+            self._read[slot] = list(context) if logits_V.isfinite().all() else []
+        return logits_BV
+
+    def feed(self, slots: Sequence[int], tokens: Sequence[list[int]]) -> Tensor:
+        """Append a few tokens to the context of each slot; logits (B, V) of the next."""
+        logits_BV = self._computed(slots, [len(self._read[slot]) for slot in slots], tokens)
+        for slot, said, logits_V in zip(slots, tokens, logits_BV, strict=True):
+            if logits_V.isfinite().all():
+                self._read[slot] += said
+        return logits_BV
+
+    def _computed(self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]]) -> Tensor:
+        order = sorted(range(len(slots)), key=lambda row: len(new[row]))
+        found_BV = torch.cat(
+            [
+                self._pass([slots[row] for row in rows], [starts[row] for row in rows], [new[row] for row in rows])
+                for rows in _passes(order, new)
+            ]
+        )
+        logits_BV = torch.empty_like(found_BV)
+        logits_BV[order] = found_BV
+        return logits_BV
+
+    def _pass(self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]]) -> Tensor:
+        """The logits of some rows, those with few new tokens first."""
+        device = self._model.device
+        lengths = [len(tokens) for tokens in new]
+        hidden_MD = self._model.base_model(
+            input_ids=torch.tensor([[token for tokens in new for token in tokens]], device=device),
+            position_ids=self._slots.point(slots, starts, lengths),
+            attention_mask=torch.empty(1, 1, 1, 1, device=device),  # has four axes, so that the model makes none
+            use_cache=False,
+            slots=self._slots,
+        ).last_hidden_state[0]
+        self._slots.check()
+        last_B = torch.tensor(lengths, device=device).cumsum(0) - 1
+        logits_BV: Tensor = vocabulary_layer(self._model)(hidden_MD[last_B])
+        for slot, finite in zip(slots, logits_BV.isfinite().all(-1).tolist(), strict=True):
+            if not finite:  # what is not a number would reach whoever comes to this slot next, masked or not
+                self._slots.wipe(slot)
+                self._read[slot] = []
+        return logits_BV.float().cpu()
+
+
+def vocabulary_layer(model: PreTrainedModel) -> nn.Module:
+    """The layer from hidden states to logits."""
+    layer: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return layer
+
+
+def _passes(order: Sequence[int], new: Sequence[list[int]]) -> Iterator[list[int]]:
+    """Rows in that order, cut where a pass has enough tokens."""
+    rows: list[int] = []
+    tokens = 0
+    for row in order:
+        if rows and (len(rows) == PASS_ROWS or tokens + len(new[row]) > PASS_TOKENS):
+            yield rows
+            rows, tokens = [], 0
+        rows.append(row)
+        tokens += len(new[row])
+    yield rows
+
+
+def common_prefix(read: Sequence[int], context: Sequence[int]) -> int:
+    """How many tokens two contexts have in common from their beginning."""
+    limit = min(len(read), len(context))
+    if list(read[:limit]) == list(context[:limit]):
+        return limit
+    return next(index for index in range(limit) if read[index] != context[index])

@@ -1,0 +1,133 @@
+"""A student's model behind a completion server, such as vLLM: the same contexts and the same choices, made over HTTP.
+
+The server gets token ids. Options are chosen along their tree as `decode.choose` does it, with `allowed_token_ids`: one
+request a branching point, each of which finds the prefix of the one before in the server's cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flywheel.agents.contexts.prompts import END, SPECIAL_TOKENS, Piece, Window
+from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.inference.decoding import Branch, Choice, Fault, options_of
+from flywheel.agents.inference.endpoint import Server, explained
+from flywheel.agents.inference.language_model import option_ids
+from flywheel.agents.policy import Decoding
+from flywheel.errors import InfrastructureError, PrerequisiteError, RefusedError
+from flywheel.trajectory import Task, digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PARALLEL = 64
+"""Requests under way at once."""
+NEVER = -100.0
+"""The bias of a token that must not be said."""
+
+
+class RemoteSpeaker:
+    """Implements `Speaker` with a server's `/v1/completions`."""
+
+    def __init__(
+        self, server: Server, tokenizer: PreTrainedTokenizerBase, decoding: Decoding, *, retries: int = 30
+    ) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise PrerequisiteError(
+                f"the {server.role} needs openai: pip install 'trajectory-flywheel[chat]'"
+            ) from error
+        self._errors: Any = openai.OpenAIError
+        self._client: Any = openai.OpenAI(
+            base_url=server.base_url,
+            api_key=os.environ.get(server.key, "none"),
+            timeout=server.timeout,
+            max_retries=retries,
+        )
+        self._server, self._decoding = server, decoding
+        self._tokenizer, self._tokens = tokenizer, PieceTokenizer(tokenizer)
+        self._end = token_id(tokenizer, END)
+        self._biases = {str(token_id(tokenizer, marker)): NEVER for marker in SPECIAL_TOKENS if marker != END}
+        self._threads = ThreadPoolExecutor(PARALLEL, thread_name_prefix="completions")
+        self._seeds: dict[int, int] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int) -> None:
+        self._seeds[slot] = int(digest("chance", self._decoding.seed, task.task_id, attempt, size=3), 16)
+
+    def context(self, window: Window, cue: str) -> list[int]:
+        return self._tokens.context([*window.pieces, Piece(marker=cue)])
+
+    def choose(
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        options: Sequence[Sequence[str]],
+        *,
+        may_end: bool = False,
+    ) -> list[Choice | Fault | None]:
+        return list(self._threads.map(partial(self._choose, may_end=may_end), slots, contexts, options))
+
+    def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
+        return list(self._threads.map(self._say, slots, contexts))
+
+    def _choose(self, slot: int, context: list[int], offered: Sequence[str], *, may_end: bool) -> Choice | Fault | None:
+        if not offered and not may_end:
+            return None
+        options = options_of(option_ids(self._tokens, offered, may_end=may_end))
+        branch = Branch(options)
+        logprobs = [0.0] * len(branch.said)
+        while branch.is_open:
+            try:
+                token, logprob = self._token(slot, [*context, *branch.said], branch.ways())
+            except RefusedError as refused:
+                return Fault(str(refused))
+            logprobs += [logprob, *[0.0] * (len(branch.take(token)) - 1)]
+        return Choice(options.place[tuple(branch.said)], tuple(branch.said), tuple(logprobs))
+
+    def _token(self, slot: int, context: list[int], allowed: list[int]) -> tuple[int, float]:
+        """The next token among those allowed, and its log-probability among them."""
+        reply = self._complete(slot, context, max_tokens=1, logprobs=1, extra_body={"allowed_token_ids": allowed})
+        spelt = {self._tokenizer.decode([token]): token for token in allowed}
+        ids = getattr(reply.choices[0], "token_ids", None)
+        token = ids[0] if ids else spelt.get(reply.choices[0].text)
+        if token not in allowed:
+            raise InfrastructureError(
+                f"the {self._server.role} at {self._server.base_url} chose none of the allowed tokens; "
+                "does it know allowed_token_ids?"
+            )
+        told = reply.choices[0].logprobs
+        return token, float(told.token_logprobs[0]) if told and told.token_logprobs else 0.0
+
+    def _say(self, slot: int, context: list[int]) -> str | Fault:
+        try:
+            reply = self._complete(
+                slot,
+                context,
+                max_tokens=self._decoding.max_subgoal_tokens,
+                logit_bias=self._biases,
+                extra_body={"stop_token_ids": [self._end]},
+            )
+        except RefusedError as refused:
+            return Fault(str(refused))
+        ids = getattr(reply.choices[0], "token_ids", None)
+        if ids is None:
+            return str(reply.choices[0].text).removesuffix(END).strip()
+        return str(self._tokenizer.decode([token for token in ids if token != self._end])).strip()
+
+    def _complete(self, slot: int, context: list[int], *, extra_body: dict[str, Any], **options: Any) -> Any:
+        try:
+            return self._client.completions.create(
+                model=self._server.model,
+                prompt=context,
+                temperature=self._decoding.temperature,
+                seed=self._seeds.get(slot, 0),
+                extra_body={"return_token_ids": True, "skip_special_tokens": False, **extra_body},
+                **options,
+            )
+        except self._errors as error:
+            raise explained(self._server, error) from error

@@ -1,0 +1,94 @@
+"""Commands for verifiers: what they are worth, and what a new one says of old trajectories."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flywheel.cli.console import AsJson, ConfigFile, DryRun, Sets, lake_of, load_config, say
+from flywheel.cli.output import show_table
+from flywheel.errors import FlywheelError
+
+verifiers = typer.Typer(
+    help="Measure verifiers before they gate data.",
+    epilog="Example: flywheel verifiers check configs/quickstart.toml",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@verifiers.command(epilog="Example: flywheel verifiers check configs/quickstart.toml --only process")
+def check(
+    config: ConfigFile,
+    only: Annotated[list[str] | None, typer.Option(help="Verifiers by name; default: the pipeline's.")] = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Acceptance test and calibration on labelled episodes and planted cheats. Exit code 2 if a verifier fails it."""
+    settings = load_config(config, sets)
+    names = only or [one.name for one in settings.curate.verifiers]
+    if dry_run:
+        say({"verifiers": names, "tasks": settings.curate.calibration_tasks}, as_json)
+        return
+    from flywheel.filters.calibration.calibrate import check as check_verifiers
+    from flywheel.filters.calibration.calibrate import plot
+    from flywheel.flows.progress import bar
+
+    lake = lake_of(settings, create=True)
+    with bar("verifiers") as progress:
+        found = check_verifiers(settings, lake, only or (), progress)
+    picture = lake.root / "reports" / "verifiers.png"
+    plot(found, picture)
+    if as_json:
+        say([asdict(one) for one in found], as_json)
+    else:
+        show_table(
+            ["verifier", "accepted", "precision", "recall", "kappa", "cheats caught", "honest flagged"],
+            [
+                [
+                    one.verifier,
+                    "yes" if all(one.accepted.values()) else "NO",
+                    *asdict(one.agreement).values(),
+                    one.cheats_caught,
+                    one.honest_flagged,
+                ]
+                for one in found
+            ],
+        )
+        say(f"{found[0].labelled} labelled episodes; reliability plot: {picture}", as_json)
+    if failed := [one.verifier for one in found if not all(one.accepted.values())]:
+        raise FlywheelError(f"the acceptance test fails for: {', '.join(failed)}; mend it before it gates data")
+
+
+@verifiers.command("list", epilog="Example: flywheel verifiers list")
+def list_(as_json: AsJson = False) -> None:
+    """The verifiers that a pipeline can name."""
+    from flywheel.filters.verifiers.catalog import VERIFIERS
+
+    say(list(VERIFIERS), as_json)
+
+
+def reverify(
+    config: ConfigFile,
+    verifier: Annotated[str, typer.Argument(help="A verifier by name, with the arguments that the config gives it.")],
+    since: Annotated[int, typer.Option(min=0, help="Only trajectories committed after this snapshot.")] = 0,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a verifier again about stored trajectories: which verdicts change, and what they touch."""
+    settings = load_config(config, sets)
+    from flywheel.filters.reverify import reverify as verify_again
+    from flywheel.flows.progress import bar
+
+    with bar(f"reverify {verifier}") as progress:
+        found = verify_again(settings, lake_of(settings), verifier, since, dry_run=dry_run, progress=progress)
+    if as_json:
+        say(asdict(found), as_json)
+        return
+    changes = [[one.trajectory_id, one.before, one.after, one.reason, one.route] for one in found.changes]
+    show_table(["trajectory", "before", "after", "why", "route"], changes)
+    say({"judged": found.judged, "changed": len(changes), "datasets": found.pins, "students": found.students}, as_json)

@@ -1,0 +1,110 @@
+"""Who plays what in an iteration: teachers first, then the champion beside them, always on tasks of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, islice
+
+from flywheel.collect.curriculum import choose, horizon, success_by_horizon
+from flywheel.collect.playing_processes import play_apart
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.protocol import World
+from flywheel.policies.factory import EXPERT, NOISY_EXPERT, TUTORED, make_policy
+from flywheel.policies.registry import RANDOM
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.rollouts.play import ALONE, Company
+from flywheel.trajectory import Split, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One policy's part of a collection: training tasks [start, start + count)."""
+
+    policy: str
+    start: int
+    count: int
+
+
+def plan(config: Config, iteration: int, champion_id: str) -> list[Share]:
+    """Divide an iteration's new training tasks. A champion that is no student yet collects nothing."""
+    settings = config.collect
+    first = 0 if iteration == 1 else settings.episodes + (iteration - 2) * settings.later_episodes
+    total = settings.episodes if iteration == 1 else settings.later_episodes
+    own = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.champion_share)
+    tutored = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.tutored_share)
+    counts = divided(settings.teachers, total - own - tutored)
+    for name, count in ((TUTORED, tutored), (champion_id, own)):
+        counts[name] = counts.get(name, 0) + count
+    shares = []
+    for policy, count in counts.items():
+        if count:
+            shares.append(Share(policy, first, count))
+            first += count
+    return shares
+
+
+def divided(proportions: Mapping[str, float], total: int) -> dict[str, int]:
+    """A whole in parts of these proportions, none off by one or more."""
+    ends = [round(total * part / sum(proportions.values())) for part in accumulate(proportions.values(), initial=0.0)]
+    return {name: end - start for name, start, end in zip(proportions, ends[:-1], ends[1:], strict=True)}
+
+
+def collect(
+    config: Config,
+    lake: Lake,
+    iteration: int,
+    champion_id: str,
+    progress: Callable[[int], None] = lambda done: None,
+    company: Company = ALONE,
+) -> dict[str, int]:
+    """Collect an iteration's training episodes; what is in the lake already is not played again. Counts by policy."""
+    counts: dict[str, int] = {}
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        for name, tasks in tasks_of(config, lake, world, iteration, champion_id).items():
+            policy = make_policy(config, lake, world, name, champion_id)
+            jobs = [Job(task) for task in tasks]
+            origin = Origin(iteration, "collect", config.identity(), champion_id)
+            counts[policy.name] = len(play_apart(config, lake, world, policy, jobs, origin, progress, company))
+    return counts
+
+
+def tasks_of(config: Config, lake: Lake, world: World, iteration: int, champion_id: str) -> dict[str, list[Task]]:
+    """Policy → its tasks. The champion gets those that it can learn most from, teachers the rest, in order.
+
+    Only episodes of earlier iterations decide, so that a resumed iteration divides its tasks as before.
+    """
+    return _overlapping(_divided(config, lake, world, iteration, champion_id), config.collect.overlap)
+
+
+def _overlapping(tasks: dict[str, list[Task]], share: float) -> dict[str, list[Task]]:
+    """The noisy expert plays some of the expert's tasks instead of its own: a success and a failure of one task."""
+    expert, noisy = tasks.get(EXPERT, []), tasks.get(NOISY_EXPERT, [])
+    common = min(round(share * len(noisy)), len(expert))
+    return {**tasks, NOISY_EXPERT: [*expert[:common], *noisy[common:]]} if common else tasks
+
+
+def _divided(config: Config, lake: Lake, world: World, iteration: int, champion_id: str) -> dict[str, list[Task]]:
+    shares = plan(config, iteration, champion_id)
+    if not (config.collect.curriculum and shares and shares[-1].policy == champion_id):
+        return {share.policy: list(world.tasks(Split.TRAIN, share.start, share.count)) for share in shares}
+    tasks = world.tasks(Split.TRAIN, shares[0].start, sum(share.count for share in shares))
+    rates = success_by_horizon(world, _played(lake, champion_id, iteration))
+    horizons = [horizon(world, task) for task in tasks]
+    own = choose(tasks, horizons, rates, shares[-1].count, config.seed)
+    mine = {task.task_id for task in own}
+    rest = iter([task for task in tasks if task.task_id not in mine])
+    return {share.policy: list(islice(rest, share.count)) for share in shares[:-1]} | {champion_id: own}
+
+
+def _played(lake: Lake, policy_id: str, iteration: int) -> list[tuple[Task, bool]]:
+    """What a policy played in training and at gates before an iteration, and whether it was verified."""
+    rows = lake.sql(
+        f"""select environment, parameters, split, seed, instruction, verified from trajectories
+            where ours and policy_id = '{policy_id}' and iteration < {iteration} and split <> 'test'
+              and verified is not null and stop_reason <> 'infrastructure' order by trajectory_id"""
+    ).to_pylist()
+    verified = [bool(row.pop("verified")) for row in rows]
+    return list(zip((Task(**{**row, "split": Split(row["split"])}) for row in rows), verified, strict=True))

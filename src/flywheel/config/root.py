@@ -1,0 +1,330 @@
+"""Configuration: one TOML file a flywheel, typed, frozen, unknown keys refused with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from flywheel.config.agents import AuditorConfig, ChatConfig, MistakesConfig, MixingConfig, RemoteConfig, ServedConfig
+from flywheel.config.distill import StudentConfig, TrainConfig
+from flywheel.config.flows import BudgetConfig, ClusterConfig, NotifyConfig, ServeConfig, TriggersConfig
+from flywheel.config.section import Count, Section, Share
+from flywheel.errors import ConfigError
+from flywheel.trajectory import digest
+
+LEAK = 0.8
+"""Likeness from which a training episode gives a held-out task away."""
+AT_WORK = frozenset({"serve", "triggers", "budget", "notify", "cluster"})
+"""Sections that say when and where it is done."""
+APART = (
+    ("train", "sharing"),
+    ("train", "processes"),
+    ("train", "trackers"),
+    ("environment", "workers"),
+    ("environment", "processes"),
+    ("environment", "patience"),
+    ("collect", "teachers"),
+)
+"""Settings that decide how something is done, and not what comes of it."""
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&](password|passfile|sslpassword)=")
+
+
+class EnvironmentConfig(Section):
+    """Which simulator, how hard, how many episodes at once."""
+
+    name: str = Field(default="cookingworld", description="A name from environments.catalog.")
+    parameters: dict[str, int] = Field(default_factory=dict, description="The simulator's own parameters.")
+    max_steps: Count = Field(default=60, description="Steps after which an episode is truncated.")
+    max_tokens: int = Field(default=0, ge=0, description="Tokens after which it is truncated; 0: any number.")
+    max_seconds: float = Field(default=0.0, ge=0, description="Seconds after which it is truncated; 0: any number.")
+    max_cost: float = Field(default=0.0, ge=0, description="Cost, in the chat's prices, after which it is; 0: any.")
+    parallel: Count = Field(default=64, description="Episodes that run at once.")
+    workers: int = Field(
+        default=0, ge=0, description="Processes for the environments, each with a simulator; 0: this process."
+    )
+    processes: Count = Field(
+        default=1, description="Processes that play a student's episodes, each with a model and a simulator of its own."
+    )
+    patience: float = Field(
+        default=60.0, gt=0, description="Seconds without an answer after which a worker's environment counts as hung."
+    )
+
+
+class CollectConfig(Section):
+    """How many episodes an iteration collects, and who plays them."""
+
+    episodes: Count = Field(default=1000, description="New training tasks of the first iteration.")
+    later_episodes: Count = Field(default=600, description="New training tasks of every later iteration.")
+    teachers: dict[str, float] = Field(
+        default={"expert": 0.5, "noisy_expert": 0.5},
+        min_length=1,
+        description="Who plays the tasks that no student plays, and in which proportion: expert, noisy_expert, chat, "
+        "served, human, random, or a policy id.",
+    )
+    overlap: Share = Field(
+        default=0.0, description="Share of its tasks that the noisy expert takes from the expert's: preference pairs."
+    )
+    mistakes: MistakesConfig = MistakesConfig()
+    mixing: MixingConfig = MixingConfig()
+    champion_share: Share = Field(
+        default=0.25, description="Share of a later iteration's tasks that the champion plays."
+    )
+    tutored_share: Share = Field(
+        default=0.0, description="Share of a later iteration's tasks that the champion begins and the expert finishes."
+    )
+    curriculum: bool = Field(
+        default=True, description="Does the champion get the tasks at which it neither surely wins nor surely fails?"
+    )
+
+    @model_validator(mode="after")
+    def _shares(self) -> CollectConfig:
+        if self.champion_share + self.tutored_share > 1:
+            raise ValueError("champion_share and tutored_share are parts of one whole; lower one of them")
+        if min(self.teachers.values()) < 0 or sum(self.teachers.values()) <= 0:
+            raise ValueError("the proportions of teachers must not be negative, and one of them must be positive")
+        return self
+
+
+class Bar(Section):
+    """What a verifier must reach on labelled episodes before it may gate data."""
+
+    precision: Share = Field(default=0.0, description="Share of what it passes that is a true success.")
+    recall: Share = Field(default=0.0, description="Share of the true successes that it passes.")
+    kappa: float = Field(default=0.0, ge=-1, le=1, description="Cohen's kappa with ground truth.")
+
+
+class VerifierConfig(Section):
+    """One verifier of the pipeline; its name alone will do."""
+
+    name: str = Field(description="A name from filters.catalog.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="As the verifier's class takes them.")
+    gate: bool = Field(default=True, description="Must it pass? Otherwise its verdicts are kept and decide nothing.")
+    bar: Bar | None = Field(default=None, description="Below it, the verifier may not gate data.")
+
+    @field_validator("arguments")
+    @classmethod
+    def _no_password(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        if _PASSWORD.search(str(arguments)):
+            raise ValueError("must not hold a password, verdicts keep the arguments; use FLYWHEEL_JUDGE_KEY")
+        return arguments
+
+
+class CurateConfig(Section):
+    """What has to hold before a trajectory may teach."""
+
+    verifiers: tuple[VerifierConfig, ...] = Field(
+        default=(
+            VerifierConfig(name="privileged"),
+            VerifierConfig(name="integrity"),
+            VerifierConfig(name="replay"),
+        ),
+        min_length=1,
+        description="Names, or tables of name, arguments, gate and bar.",
+    )
+    vouch: tuple[str, ...] = Field(
+        default=(),
+        description="Verifiers of the pipeline whose word is enough for imported runs that nothing replays: judge, or "
+        "outcome for what the record says of itself. Each route names who vouched.",
+    )
+    workers: Count = Field(default=2, description="Processes that verify at once, each with a simulator.")
+    near_duplicate: Share = Field(
+        default=0.95, description="Estimated Jaccard similarity from which an episode says nothing new."
+    )
+    leak: Share = Field(
+        default=LEAK,
+        description="Share of a held-out task's own n-grams, or likeness to its playing, that gives it away.",
+    )
+    calibration_tasks: int = Field(default=24, ge=2, description="Labelled tasks of a calibration.")
+    calibration_start: int = Field(
+        default=9000, ge=0, description="The first of them in the dev fold; no gate draws tasks from there."
+    )
+
+    @field_validator("verifiers", mode="before")
+    @classmethod
+    def _names(cls, given: Any) -> Any:
+        return [{"name": one} if isinstance(one, str) else one for one in given] if isinstance(given, list) else given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CurateConfig:
+        if not any(one.gate for one in self.verifiers):
+            raise ValueError("no verifier gates; set gate = true for one of them")
+        if len({one.name for one in self.verifiers}) < len(self.verifiers):
+            raise ValueError("a verifier is named twice; an ensemble's members can be one verifier several times")
+        return self
+
+
+class BalanceConfig(Section):
+    """How often an episode teaches. Exponents: 0 leaves an aspect out, 1 levels it completely."""
+
+    horizon: Share = Field(default=0.0, description="Against the abundance of an episode's length, by octaves.")
+    family: Share = Field(default=0.0, description="Against the abundance of its environment and parameters.")
+    difficulty: Share = Field(default=0.0, description="Towards what the champion fails at.")
+    novelty: Share = Field(default=0.0, description="Against episodes that many others are like.")
+    likeness: Share = Field(default=0.8, description="Estimated Jaccard similarity of episodes that are alike.")
+    max_weight: float = Field(default=3.0, ge=1, description="Weights are cut at so many times their mean.")
+
+
+class EvaluateConfig(Section):
+    """Held-out tasks. The gate reads dev, reports read test; neither ever trains."""
+
+    dev_tasks: Count = Field(default=100, description="Tasks of the gate; every iteration draws new ones.")
+    test_tasks: Count = Field(default=100, description="The fixed tasks of P(verified).")
+    test_start: int = Field(
+        default=0, ge=0, description="The first of them in the test fold; move it when tasks have been looked at."
+    )
+
+
+class GateConfig(Section):
+    """When a challenger replaces the champion."""
+
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="Level of the exact McNemar test.")
+    looks: Count = Field(default=1, description="Interim looks at growing data; the level is shared among them.")
+    power: float = Field(default=0.8, gt=0, lt=1, description="Power at which the minimum detectable effect is told.")
+
+
+class LakeConfig(Section):
+    """Where trajectories lie, and for how long."""
+
+    url: str = Field(
+        default="", description="Catalog and files of a shared lake; empty: in data_dir. See docs/lake.md."
+    )
+    check: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Does each turn first hold every file against its checksum, and set broken ones aside? auto: where "
+        "the files lie on this machine.",
+    )
+    redact: tuple[Literal["phone number", "iban"], ...] = Field(
+        default=(), description="Personal data to replace besides keys, addresses and cards."
+    )
+    retire: tuple[str, ...] = Field(
+        default=(), description="Conditions over trajectories: what they select leaves the newest snapshot."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, url: str) -> str:
+        if _PASSWORD.search(url):
+            raise ValueError(
+                "must not hold a password, settings are stored with every run; use PGPASSWORD or ~/.pgpass"
+            )
+        return url
+
+
+class Config(Section):
+    """One flywheel."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    data_dir: Path
+    seed: int = 0
+    iterations: Count = 2
+    environment: EnvironmentConfig = EnvironmentConfig()
+    collect: CollectConfig = CollectConfig()
+    curate: CurateConfig = CurateConfig()
+    balance: BalanceConfig = BalanceConfig()
+    student: StudentConfig = StudentConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    serve: ServeConfig = ServeConfig()
+    triggers: TriggersConfig = TriggersConfig()
+    budget: BudgetConfig = BudgetConfig()
+    notify: NotifyConfig = NotifyConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    lake: LakeConfig = LakeConfig()
+    chat: ChatConfig = ChatConfig()
+    auditor: AuditorConfig = AuditorConfig()
+    served: ServedConfig = ServedConfig()
+    remote: RemoteConfig = RemoteConfig()
+
+    @model_validator(mode="after")
+    def _calibration_apart(self) -> Config:
+        drawn = self.iterations * self.evaluate.dev_tasks
+        if drawn > self.curate.calibration_start:
+            raise ValueError(
+                f"the gates of {self.iterations} iterations draw {drawn} dev tasks, and calibration begins at task "
+                f"{self.curate.calibration_start}; raise curate.calibration_start"
+            )
+        return self
+
+    def identity(self) -> str:
+        """Digest of all that decides results; where they lie, when they run and how they are measured does not. Nor
+        does who else collects: each trajectory says who played it."""
+        apart: Any = {"name", "data_dir", "iterations", "lake", "chat", "auditor", "served", "remote", *AT_WORK}
+        measured: Any = {"workers", "calibration_tasks", "calibration_start"}
+        settings = self.model_dump(mode="json", exclude=apart)
+        for section, setting in APART:
+            del settings[section][setting]
+        curate = self.curate.model_dump(mode="json", exclude=measured)
+        curate["verifiers"] = [one.model_dump(mode="json", exclude={"bar"}) for one in self.curate.verifiers]
+        return digest(settings | {"curate": curate})
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply `key.path=value` overrides. Raises `ConfigError` in one line."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no config at {path}; shipped ones are in configs/") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return make(raw, overrides, str(path))
+
+
+def make(raw: dict[str, Any], overrides: Sequence[str] = (), name: str = "settings") -> Config:
+    """Settings as plain data, with overrides. Raises `ConfigError` in one line."""
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {explain(error)}") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes key=value, as in --set collect.episodes=50; got '{override}'")
+    *parents, last = key.strip().split(".")
+    section = raw
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override}: '{parent}' is a value, not a section")
+    try:
+        section[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        section[last] = value
+
+
+def explain(error: ValidationError, section: type[Section] = Config) -> str:
+    """What is wrong, in one line, with the nearest known key."""
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
+    known = _keys(section, first["loc"][:-1])
+    close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+    return f"unknown key '{where}'; {hint}"
+
+
+def _keys(root: type[Section], path: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the section at `path`, through lists and options."""
+    section: Any = root
+    for part in path:
+        if isinstance(part, str):
+            section = section.model_fields[part].annotation
+        inner = (one for one in get_args(section) if isinstance(one, type) and issubclass(one, Section))
+        section = next(inner, section)
+    fields: Mapping[str, object] = section.model_fields
+    return list(fields)

@@ -1,0 +1,210 @@
+"""Evaluation: play held-out tasks, verify them like any other episode, and read P(verified) from the lake by SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from sqlalchemy import delete, insert, select
+
+from flywheel.agents.policy import Policy
+from flywheel.collect.curriculum import horizon
+from flywheel.collect.playing_processes import play_apart
+from flywheel.config.root import Config
+from flywheel.datasets.lake.catalog import EVALUATION, GATE, now
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import quoted
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.protocol import World
+from flywheel.errors import ConfigError, FlywheelError, PolicyError
+from flywheel.evaluation.gate import Decision, at_look, decide, look_sizes
+from flywheel.evaluation.statistics import rate as rate_of
+from flywheel.filters.curate import curate
+from flywheel.policies.factory import make_policy
+from flywheel.policies.registry import champion, crown
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.rollouts.play import ALONE, INFRASTRUCTURE_RETRIES, RETRY_STRIDE
+from flywheel.trajectory import Split, StopReason, Task, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """P(verified) of one policy on one set of tasks, with a 95 % Wilson interval. Broken episodes are left out."""
+
+    policy: str
+    policy_id: str
+    iteration: int
+    split: str
+    tasks: int
+    verified: int
+    rate: float
+    low: float
+    high: float
+    mean_score: float
+    broken: int
+
+
+def held_out_tasks(config: Config, world: World, split: Split, iteration: int) -> tuple[Task, ...]:
+    """The test tasks are the same for ever. Each iteration's gate gets dev tasks that no gate has seen before."""
+    if split is Split.TEST:
+        return world.tasks(split, config.evaluate.test_start, config.evaluate.test_tasks)
+    count = config.evaluate.dev_tasks
+    if iteration * count > config.curate.calibration_start:
+        raise ConfigError(
+            f"the gate of iteration {iteration} would draw the dev tasks of calibration; raise curate.calibration_start"
+        )
+    return world.tasks(split, (iteration - 1) * count, count)
+
+
+def evaluate(
+    config: Config,
+    lake: Lake,
+    name: str,
+    split: Split,
+    iteration: int,
+    progress: Callable[[int], None] = lambda done: None,
+    some: Sequence[Task] | None = None,
+) -> Rate:
+    """Play and verify one policy on the held-out tasks of a split, or on `some` of them; what the lake holds is not
+    played again."""
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        policy = make_policy(config, lake, world, name)
+        tasks = held_out_tasks(config, world, split, iteration) if some is None else tuple(some)
+        origin = Origin(iteration, "evaluate", config.identity(), champion(lake))
+        play_apart(config, lake, world, policy, [Job(task) for task in tasks], origin, progress, ALONE)
+    curate(config, lake)
+    rate = _rate(policy, split, iteration, tasks, outcomes(lake, policy.policy_id, tasks))
+    _record(lake, rate, digest("evaluation", policy.policy_id, policy.version, [task.task_id for task in tasks]))
+    return rate
+
+
+def _record(lake: Lake, rate: Rate, evaluation_id: str) -> None:
+    """Keep the newest count of the same policy on the same tasks: revocations and late verdicts change it."""
+    row = {**asdict(rate), "evaluation_id": evaluation_id, "snapshot": lake.snapshot(), "created_at": lake.now()}
+    with lake.catalog.write() as connection:
+        connection.execute(delete(EVALUATION).where(EVALUATION.c.evaluation_id == evaluation_id))
+        connection.execute(insert(EVALUATION).values(**row))
+
+
+def outcomes(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tuple[bool, float]]:
+    """Task id → (verified, score) of a policy's evaluation episodes that were ordered and played here. Broken and
+    uncurated ones are left out."""
+    ordered = ", ".join(str(RETRY_STRIDE * retry) for retry in range(1 + INFRASTRUCTURE_RETRIES))
+    rows = lake.sql(
+        f"""select task_id, arg_max(verified, attempt) as verified, arg_max(score, attempt) as score
+            from trajectories
+            where ours and purpose = 'evaluate' and policy_id = {quoted(policy_id)} and verified is not null
+              and attempt in ({ordered}) and stop_reason <> '{StopReason.INFRASTRUCTURE}'
+            group by task_id"""
+    ).to_pylist()
+    found = {row["task_id"]: (bool(row["verified"]), float(row["score"])) for row in rows}
+    return {task.task_id: found[task.task_id] for task in tasks if task.task_id in found}
+
+
+def gate(
+    config: Config,
+    lake: Lake,
+    challenger: str,
+    opponent: str,
+    iteration: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Decision:
+    """Let a challenger meet the champion on this iteration's dev tasks; crown it if the paired test says so.
+
+    A gate is decided once: asked again, it answers what it answered.
+    """
+    gate_id = digest("gate", config.identity(), iteration, challenger, opponent)
+    if known := _decided(lake, gate_id):
+        return known
+    if opponent == challenger:
+        raise PolicyError(f"{challenger} is the champion already; there is nothing to decide")
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        tasks = held_out_tasks(config, world, Split.DEV, iteration)
+        slices = {task.task_id: slices_of(world, task) for task in tasks}
+    sizes = look_sizes(len(tasks), config.gate.looks)
+    for look, size in enumerate(sizes, start=1):
+        rates = [
+            evaluate(config, lake, name, Split.DEV, iteration, progress, tasks[:size])
+            for name in (challenger, opponent)
+        ]
+        decision = at_look(_compare(config, lake, rates, tasks[:size], slices, len(sizes)), look, len(sizes))
+        if decision.promoted or decision.hopeless:
+            break
+    if decision.promoted:
+        crown(lake, challenger, decision.sentence, gate_id)
+    with lake.catalog.write() as connection:
+        connection.execute(
+            insert(GATE).values(
+                gate_id=gate_id,
+                iteration=iteration,
+                challenger_id=challenger,
+                champion_id=opponent,
+                promoted=int(decision.promoted),
+                result=json.dumps(asdict(decision)),
+                created_at=now(connection),
+            )
+        )
+    return decision
+
+
+def slices_of(world: World, task: Task) -> tuple[str, ...]:
+    """Names of the parts that a task belongs to: its horizon, environment and family."""
+    low = 2 ** horizon(world, task)
+    return (f"{low} to {2 * low - 1} steps", task.environment, f"{task.environment} {task.parameters}")
+
+
+def _compare(
+    config: Config,
+    lake: Lake,
+    rates: Sequence[Rate],
+    tasks: Sequence[Task],
+    slices: Mapping[str, Sequence[str]],
+    looks: int,
+) -> Decision:
+    """The paired test on those tasks that broke for neither."""
+    ours, theirs = (outcomes(lake, rate.policy_id, tasks) for rate in rates)
+    shared = [task for task in tasks if task.task_id in ours.keys() & theirs.keys()]
+    ids = [task.task_id for task in shared]
+    names = dict.fromkeys(name for one in ids for name in slices[one])
+    return decide(
+        [ours[one][0] for one in ids],
+        [theirs[one][0] for one in ids],
+        alpha=config.gate.alpha / looks,
+        power=config.gate.power,
+        gains=[ours[one][1] - theirs[one][1] for one in ids],
+        groups=[task.group for task in shared],
+        slices={name: np.array([name in slices[one] for one in ids]) for name in names},
+    )
+
+
+def _decided(lake: Lake, gate_id: str) -> Decision | None:
+    with lake.catalog.read() as connection:
+        result = connection.scalar(select(GATE.c.result).where(GATE.c.gate_id == gate_id))
+    return None if result is None else Decision.from_json(json.loads(result))
+
+
+def _rate(
+    policy: Policy, split: Split, iteration: int, tasks: Sequence[Task], found: Mapping[str, tuple[bool, float]]
+) -> Rate:
+    if not found:
+        raise FlywheelError(
+            f"every evaluation episode of {policy.name} broke; see: "
+            'flywheel sql "select distinct error from trajectories"'
+        )
+    verified = sum(outcome for outcome, _ in found.values())
+    interval = rate_of(verified, len(found))
+    return Rate(
+        policy=policy.name,
+        policy_id=policy.policy_id,
+        iteration=iteration,
+        split=str(split),
+        tasks=len(found),
+        verified=verified,
+        rate=interval.value,
+        low=interval.low,
+        high=interval.high,
+        mean_score=sum(score for _, score in found.values()) / len(found),
+        broken=len(tasks) - len(found),
+    )

@@ -1,0 +1,58 @@
+"""Phrase-level byte-level BPE, trained on the collected text.
+
+Environments speak in templates. Splitting only after sentence and list punctuation lets merges cross words, so that
+a whole template becomes one token. What actions name is kept apart from its surroundings: `red onion` is the same
+token in a recipe, in a room and in an action, which is what lets a small student learn to point at things. Bytes
+underneath keep it lossless for text it has never met.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS
+
+_MARKERS = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+_CONNECTIVES = re.compile(r" (?:in|on|to|with|from|into) ")
+
+
+def named_things(actions: Iterable[str]) -> list[str]:
+    """What a set of actions names: their arguments, longest first. `cook red onion in oven` → `red onion`, `oven`."""
+    names: set[str] = set()
+    for action in actions:
+        _, _, arguments = action.partition(" ")
+        names.update(name.strip() for name in _CONNECTIVES.split(f" {arguments}") if name.strip())
+    return sorted(names, key=lambda name: (-len(name), name))
+
+
+def train_tokenizer(texts: Iterable[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocabulary` tokens whose first ids are the context markers.
+
+    What spells a marker is cut out of the texts first: the trainer would merge its letters into the marker itself.
+    """
+    splits = [pre_tokenizers.Split(Regex(r"[.!?:,\n]"), behavior="merged_with_previous")]
+    if names:
+        pattern = rf"\b(?:{'|'.join(re.escape(name) for name in names)})\b"
+        splits.insert(0, pre_tokenizers.Split(Regex(pattern), behavior="isolated"))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((part for text in texts for part in _MARKERS.split(text)), trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in (PAD, END)],
+    )

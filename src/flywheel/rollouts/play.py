@@ -1,0 +1,131 @@
+"""The collect stage: play tasks with a policy and commit every finished episode to the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+
+from flywheel.agents.policy import Policy
+from flywheel.config.root import Config, EnvironmentConfig
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.splits import assign
+from flywheel.environments.catalog import canonical
+from flywheel.environments.protocol import World
+from flywheel.rollouts.engine import Auditor, Rollout, Seats, Spectator, here
+from flywheel.rollouts.environment_workers import Seat, remote
+from flywheel.rollouts.episode import Budget, Job, Origin, id_of
+from flywheel.trajectory import StopReason, Task, Trajectory
+
+COMMIT_EVERY = 32
+COMMIT_STEPS = 4096
+"""Long episodes are committed a few at a time, so that memory holds no more."""
+COMMIT_SECONDS = 2.0
+"""A finished episode waits no longer than this for others to be committed with it."""
+INFRASTRUCTURE_RETRIES = 2
+RETRY_STRIDE = 1000
+"""Retries of broken episodes count their attempts from here, apart from planned attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Who else takes part in rollouts: an auditor of what agents call done, and those who only look on."""
+
+    auditor: Auditor | None = None
+    spectators: Sequence[Spectator] = ()
+    enough: Callable[[], bool] | None = None
+    """Asked before each episode from the rollouts' thread: True begins no more of them; those that run end."""
+
+
+ALONE = Company()
+
+
+def seats_of(settings: EnvironmentConfig, world: World) -> Seats:
+    """Seats as a config wants them: in worker processes, or in this one."""
+    if not settings.workers:
+        return here(world, settings.parallel)
+
+    def crew() -> AbstractAsyncContextManager[Sequence[Seat]]:
+        return remote(
+            settings.name,
+            canonical(settings.parameters),
+            seats=settings.parallel,
+            workers=settings.workers,
+            patience=settings.patience,
+        )
+
+    return crew
+
+
+def play(
+    config: Config,
+    lake: Lake,
+    world: World,
+    policy: Policy,
+    jobs: Sequence[Job],
+    origin: Origin,
+    progress: Callable[[int], None] = lambda done: None,
+    company: Company = ALONE,
+) -> list[str]:
+    """Play what the lake does not hold yet; the ids of all the jobs' trajectories, in order.
+
+    The tasks' splits are recorded before the first of them is played; raises `LeakError` if they were decided
+    otherwise. An episode that the infrastructure broke is committed as such, and its task is tried again under a new
+    attempt.
+    """
+    assign(lake, [job.task for job in jobs])
+    start = partial(
+        Rollout,
+        seats=seats_of(config.environment, world),
+        budget=Budget.of(config.environment),
+        origin=origin,
+        auditor=company.auditor,
+        spectators=company.spectators,
+    )
+    ids: dict[str, Job] = {}
+    waiting = list(jobs)
+    for retry in range(1 + INFRASTRUCTURE_RETRIES):
+        named = {id_of(job, policy, origin): job for job in waiting}
+        ids |= named
+        known = lake.known_ids(list(named))
+        progress(len(known))
+        again = [named[one] for one in broken(lake, known)]
+        rollout = start(policy, _dealt([job for one, job in named.items() if one not in known], company))
+        for batch in rollout.batches(COMMIT_EVERY, COMMIT_STEPS, COMMIT_SECONDS):
+            lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
+            progress(len(batch))
+            again += [named[one.trajectory_id] for one in batch if one.stop_reason is StopReason.INFRASTRUCTURE]
+        if not again or retry == INFRASTRUCTURE_RETRIES:
+            break
+        waiting = [Job(job.task, job.attempt + RETRY_STRIDE) for job in again]
+    return list(ids)
+
+
+def _dealt(jobs: Sequence[Job], company: Company) -> Iterable[Job]:
+    if company.enough is None:
+        return jobs
+    enough = company.enough
+    return takewhile(lambda _: not enough(), jobs)
+
+
+def rehearse(
+    config: Config, world: World, policy: Policy, tasks: Sequence[Task], purpose: str, max_steps: int = 0
+) -> list[Trajectory]:
+    """Play tasks once without storing anything; `max_steps` 0 means the config's."""
+    budget = Budget(max_steps) if max_steps else Budget.of(config.environment)
+    origin = Origin(0, purpose, config.identity())
+    seats = seats_of(config.environment, world)
+    return list(Rollout(policy, [Job(task) for task in tasks], seats, budget=budget, origin=origin))
+
+
+def broken(lake: Lake, ids: Iterable[str]) -> list[str]:
+    """Those of the ids whose episodes the infrastructure broke."""
+    wanted = set(ids)
+    if not wanted:
+        return []
+    found = lake.sql(
+        f"select trajectory_id, stop_reason from trajectories where stop_reason = '{StopReason.INFRASTRUCTURE}'"
+    )
+    return [one for one in found["trajectory_id"].to_pylist() if one in wanted]
