@@ -91,7 +91,7 @@ _SUSPECT_NAME = (
     r"[A-Za-z0-9]{2,}[_-][A-Za-z0-9_-]{16}|A(?:KI|SI|BI|CC)A|AIza|ey[JI]|SG\.|SK[a-f0-9]|dapi|-us\d|://|:AA|PRIVATE"
     r"|(?i:bearer|passw|pwd|secret|(?:account|sharedaccess)key)"
 )
-_NOTHING = pa.array([], pa.large_string())
+LARGE_BYTES = 1 << 18
 SHORTEST = 6
 """Letters of a secret; a shorter group of a pattern is a prefix of it."""
 MARK = "[REDACTED:"
@@ -195,23 +195,26 @@ def _cleaned_field(name: str, value: Any, found: Counter[str], also: Collection[
 
 
 def _suspects(columns: Mapping[str, pa.ChunkedArray], also: Collection[str]) -> dict[str, set[str]]:
-    """Of each column of text, what may hold a secret: one scan for all names and one for all else, as RE2 compiles its
-    pattern anew for each array."""
+    """Of each column of text, what may hold a secret. Small columns are scanned together, as RE2 compiles its pattern
+    anew for each array; large ones alone, as joining copies them."""
     suspects: dict[str, set[str]] = {name: set() for name in columns}
-    for are_names in (True, False):
-        group = {name: column for name, column in columns.items() if (name in NAMES) == are_names}
-        parts = [[column.unique()] if are_names else column.chunks for column in group.values()]
-        texts = pa.concat_arrays([_NOTHING, *(part.cast(_NOTHING.type) for chunks in parts for part in chunks)])
-        pattern = _SUSPECT_NAME if are_names else (_SUSPECT_ASCII if _is_ascii(texts) else _SUSPECT)[bool(also)]
-        rows = pc.indices_nonzero(pc.match_substring_regex(texts, pattern))
-        ends = list(accumulate(sum(map(len, chunks)) for chunks in parts))
-        owners = list(group)
-        for row, text in zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True):
+    names = {name: [column.unique()] for name, column in columns.items() if name in NAMES}
+    texts = {name: column.chunks for name, column in columns.items() if name not in NAMES}
+    large = [name for name in texts if columns[name].nbytes > LARGE_BYTES]
+    for group in (names, *({name: [part]} for name in large for part in texts.pop(name)), texts):
+        if not group:
+            continue
+        parts = [part for chunks in group.values() for part in chunks]
+        whole = parts[0] if len(parts) == 1 else pa.concat_arrays([pa.array([], pa.string()), *parts])
+        rules = (_SUSPECT_ASCII if _is_ascii(whole) else _SUSPECT)[bool(also)]
+        rows = pc.indices_nonzero(pc.match_substring_regex(whole, _SUSPECT_NAME if group is names else rules))
+        owners, ends = list(group), list(accumulate(sum(map(len, chunks)) for chunks in group.values()))
+        for row, text in zip(rows.to_pylist(), whole.take(rows).to_pylist(), strict=True):
             suspects[owners[bisect_right(ends, row)]].add(text)
     return suspects
 
 
-def _is_ascii(texts: pa.LargeStringArray) -> bool:
+def _is_ascii(texts: pa.StringArray) -> bool:
     letters = texts.buffers()[2]
     return letters is None or bool(np.frombuffer(letters, np.int8).min(initial=0) >= 0)
 

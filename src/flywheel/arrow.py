@@ -201,7 +201,7 @@ ARROW_SCHEMAS = {
     "embeddings": _EMBEDDING,
     "fingerprints": _FINGERPRINT,
 }
-CHUNK_STEPS = 1024
+CHUNK_STEPS = 2048
 CHUNK_IMAGES = 64
 
 
