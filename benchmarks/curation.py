@@ -31,7 +31,7 @@ from made_up import trajectories
 from flywheel.arrow import batched
 from flywheel.config.root import Config, VerifierConfig
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.near_duplicates import similar
+from flywheel.datasets.versions.near_duplicates import near_duplicates
 from flywheel.filters.batch import read_batch
 from flywheel.filters.curate import curate
 from flywheel.filters.fingerprints import fingerprints
@@ -181,7 +181,7 @@ def with_minhash(folder: Path) -> dict[str, Any]:
             connection.register("fresh", fingerprints(read_batch(lake, chunk)))
             verb = "create temp table prints as" if not number else "insert into prints"
             connection.execute(f"{verb} from fresh")
-        return {"pairs": similar(connection, "prints", "prints", THRESHOLD).num_rows // 2}
+        return {"pairs": near_duplicates(connection, "prints", "prints", THRESHOLD).num_rows // 2}
 
 
 def with_datasketch(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS, SUBGOAL, Piece
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
 from flywheel.agents.inference.decoding import generate
-from flywheel.agents.inference.prefix_cache import Reader
+from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.batching.examples import hierarchical_windows
 from flywheel.distill.subgoals.segmentation import by_plan
@@ -106,7 +106,7 @@ def contexts(lake: Lake, folder: Path, tokens: PieceTokenizer, count: int) -> Tu
 
 def ours(model: Any, turns: Turns, end: int, markers: Sequence[int]) -> list[list[int]]:
     """A reader that remembers what each episode has read."""
-    reader = Reader(model)
+    reader = PrefixCache(model)
     said = []
     for turn in turns:
         slots, read = [number for number, _ in turn], [context for _, context in turn]

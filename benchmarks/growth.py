@@ -31,11 +31,11 @@ STREAM = """
 import json, resource, sys, time
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.versions.versions import find
-from flywheel.datasets.versions.stream import PinStream
+from flywheel.datasets.versions.stream import DatasetStream
 lake = Lake(sys.argv[1])
-pin = find(lake, "all")
+dataset = find(lake, "all")
 began = time.perf_counter()
-rows = sum(table.num_rows for table in PinStream(lake, pin, shuffle=int(sys.argv[2])))
+rows = sum(table.num_rows for table in DatasetStream(lake, dataset, shuffle=int(sys.argv[2])))
 print(json.dumps({"rows": rows, "seconds": time.perf_counter() - began,
                   "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}))
 """

@@ -28,7 +28,7 @@ from flywheel.environments.catalog import canonical, open_world
 from flywheel.policies.card import ROLES, read_card
 from flywheel.policies.models import load_tokenizer
 from flywheel.policies.registry import champion, policy_directory, registered
-from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, Step
 
@@ -77,7 +77,9 @@ def walks(episodes: int, length: int) -> list[tuple[Step, ...]]:
             jobs = [Job(task) for task in world.tasks(Split.TRAIN, start, 16)]
             start += 16
             policy = RandomPolicy(max_repeats=10**9)
-            rollout = Rollout(policy, jobs, here(world, 16), budget=Budget(length), origin=Origin(0, "benchmark", ""))
+            rollout = Rollout(
+                policy, jobs, in_process(world, 16), budget=Budget(length), origin=Origin(0, "benchmark", "")
+            )
             found += [one.steps for one in rollout if one.length == length]
     return found[:episodes]
 

@@ -31,7 +31,7 @@ from datasets import Dataset, disable_progress_bars
 from made_up import trajectories
 
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.stream import PinStream
+from flywheel.datasets.versions.stream import DatasetStream
 from flywheel.datasets.versions.versions import create
 from flywheel.trajectory import Trajectory
 
@@ -185,12 +185,12 @@ def main() -> None:
         if found:
             by_id["scout"] = found["by id"]
         figures["one trajectory by id, milliseconds"] = {name: round(1000 * value, 2) for name, value in by_id.items()}
-        pin = create(lake, "all", "true")
+        dataset = create(lake, "all", "true")
         began = time.perf_counter()
-        read = sum(table.num_rows for table in PinStream(lake, pin, batch=asked.batch))
+        read = sum(table.num_rows for table in DatasetStream(lake, dataset, batch=asked.batch))
         streamed = time.perf_counter() - began
         assert read == rows
-        arrow_bytes = sum(table.nbytes for table in PinStream(lake, pin, batch=asked.batch))
+        arrow_bytes = sum(table.nbytes for table in DatasetStream(lake, dataset, batch=asked.batch))
         figures["stream in seeded order, GB/s"] = round(arrow_bytes / 1e9 / streamed, 3)
     print(json.dumps(figures, indent=2))
 

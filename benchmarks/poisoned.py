@@ -29,12 +29,12 @@ from flywheel.distill.stage import distill
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.filters.batch import batch_of
-from flywheel.filters.calibration.reward_hacks import CHEATS
+from flywheel.filters.calibration.reward_hacks import REWARD_HACKS
 from flywheel.filters.curate import curate
 from flywheel.filters.segments import segments_of
 from flywheel.policies.registry import policy_directory
 from flywheel.policies.students import load_policy
-from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Route, RouteTo, Split, Trajectory
 
@@ -115,8 +115,8 @@ def run(settings: Config, arm: str, given: argparse.Namespace) -> tuple[list[boo
 
 def play(settings: Config, world: World, policy: Policy, split: Split, start: int, count: int) -> list[Trajectory]:
     jobs, origin = [Job(task) for task in world.tasks(split, start, count)], Origin(1, "collect", settings.identity())
-    seats = here(world, settings.environment.parallel)
-    return list(Rollout(policy, jobs, seats, budget=Budget.of(settings.environment), origin=origin))
+    workers = in_process(world, settings.environment.parallel)
+    return list(Rollout(policy, jobs, workers, budget=Budget.of(settings.environment), origin=origin))
 
 
 def poison(golden: Sequence[Trajectory], base: Sequence[Trajectory], count: int, world: World) -> list[Trajectory]:
@@ -125,7 +125,7 @@ def poison(golden: Sequence[Trajectory], base: Sequence[Trajectory], count: int,
     facts = [world.facts(one.task) for one in cheated[:count]]
     claims = [
         plant
-        for name, plant in CHEATS.items()
+        for name, plant in REWARD_HACKS.items()
         if name != "swapped seed" and plant(cheated[0], cheated[1], facts[0]).success
     ]
     cheats = [claims[place % len(claims)](cheated[place], cheated[place + 1], facts[place]) for place in range(count)]

@@ -32,7 +32,7 @@ from flywheel.environments.protocol import World
 from flywheel.policies.factory import make_policy
 from flywheel.rollouts.engine import Rollout
 from flywheel.rollouts.episode import Budget, Job, Origin
-from flywheel.rollouts.play import seats_of
+from flywheel.rollouts.play import make_workers
 from flywheel.trajectory import Split, Task
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def played(config: Config, world: World, policy: Policy, tasks: Any, concurrent:
     rollout = Rollout(
         policy,
         [Job(task) for task in tasks],
-        seats_of(environment, world),
+        make_workers(environment, world),
         budget=Budget.of(environment),
         origin=Origin(0, "benchmark", ""),
     )

@@ -33,7 +33,7 @@ from flywheel.environments.catalog import canonical, open_world
 from flywheel.filters.curate import curate
 from flywheel.policies.factory import make_policy
 from flywheel.rollouts.episode import Job, Origin
-from flywheel.rollouts.play import ALONE
+from flywheel.rollouts.play import NO_HOOKS
 from flywheel.trajectory import Split
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def _played(config: Config, given: argparse.Namespace, workers: int, address: st
             jobs = [Job(task) for task in world.tasks(Split.TRAIN, given.start, given.episodes)]
             origin = Origin(1, "collect", ours.identity())
             began = time.perf_counter()
-            play_apart(ours, lake, world, student, jobs, origin, lambda done: None, ALONE)
+            play_apart(ours, lake, world, student, jobs, origin, lambda done: None, NO_HOOKS)
             took = time.perf_counter() - began
         steps = lake.sql("select sum(length)::double as n from trajectories").to_pylist()[0]["n"]
         began = time.perf_counter()

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from flywheel.config.distill import StudentConfig, TrainConfig
-from flywheel.distill.algorithms.bc import cloning
+from flywheel.distill.algorithms.bc import bc_loss
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import collate, target_logits
 from flywheel.distill.training.loop import train
@@ -105,7 +105,7 @@ def agree(rows: list[Example], folder: Path) -> tuple[float, float]:
             Example(ids[a:b].astype(np.int32), (labels[a:b] != -100).astype(np.float32)) for a, b in pairwise(starts)
         ]
         ours = collate(same, [[place] for place in range(len(same))], 0)
-        found = cloning(target_logits(model().train(False), ours), ours.targets) / ours.targets.weight_N.sum()
+        found = bc_loss(target_logits(model().train(False), ours), ours.targets) / ours.targets.weight_N.sum()
     return one, float(found)
 
 
@@ -131,7 +131,7 @@ def main() -> None:
                 seed=run,
                 pad=0,
                 checkpoint=Path(folder) / str(run),
-                objective=cloning,
+                objective=bc_loss,
             )
             seconds["flywheel"].append(time.perf_counter() - began)
             peer = trainer(rows, Path(folder))
@@ -159,7 +159,7 @@ def main() -> None:
                 (
                     "flywheel",
                     lambda: train(
-                        model(), [some], config, seed=9, pad=0, checkpoint=Path(folder) / "p", objective=cloning
+                        model(), [some], config, seed=9, pad=0, checkpoint=Path(folder) / "p", objective=bc_loss
                     ),
                 ),
                 ("trl", peer.train),

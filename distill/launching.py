@@ -23,7 +23,7 @@ from flywheel.distill.stage import Progress, distill
 from flywheel.errors import FlywheelError, InfrastructureError
 from flywheel.policies.card import PolicyCard, read_card
 from flywheel.policies.registry import policy_directory
-from flywheel.runtime.distributed import leads
+from flywheel.runtime.distributed import is_main
 from flywheel.runtime.parent import PULSE, die_with_parent, end_without
 from flywheel.runtime.subprocesses import child_environment, python_command
 
@@ -99,7 +99,7 @@ def main(order_file: str) -> None:
     os.dup2(2, 1)
 
     def say(**told: object) -> None:
-        if leads():
+        if is_main():
             print(json.dumps(told), file=answers, flush=True)
 
     try:

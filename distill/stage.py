@@ -18,7 +18,7 @@ from flywheel.agents.contexts.tokenization import token_id
 from flywheel.config.distill import Epochs, RefineConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.contamination import refuse_leaks
+from flywheel.datasets.versions.contamination import refuse_contamination
 from flywheel.distill.algorithms.dpo_pairs import pairs_of
 from flywheel.distill.algorithms.phases import Lesson, cloned, lessons
 from flywheel.distill.algorithms.ppo_phase import practice_lessons
@@ -45,7 +45,7 @@ from flywheel.policies.models import base_digest, load_tokenizer, save_part
 from flywheel.policies.registry import newest, policy_directory, register
 from flywheel.policies.students import on_device
 from flywheel.runtime.devices import pick_device
-from flywheel.runtime.distributed import agreed, leads, together, wait
+from flywheel.runtime.distributed import barrier, broadcast, is_main, process_group
 from flywheel.trajectory import digest
 
 Progress = Callable[[str, int, int, float], None]
@@ -77,7 +77,7 @@ def distill(
     iterations start from the student of the iteration before, ad-hoc students from scratch. Processes that torchrun
     started share the work; lake and students lie where all of them see them.
     """
-    with together(pick_device(config.train.device)):
+    with process_group(pick_device(config.train.device)):
         return _distilled(config, lake, kind, iteration, progress, condition, dataset)
 
 
@@ -105,7 +105,7 @@ def _distilled(
         return _practice(config, refine, lake, kind, number, student, progress)
     pairs = pairs_of(lake, corpus, number) if refine.objective == "preference" else []
     worse = sorted({rejected for _, rejected in pairs} - corpus.routes.keys())
-    refuse_leaks(lake, worse, config.curate.leak)
+    refuse_contamination(lake, worse, config.curate.leak)
     phase = config.model_copy(
         update={"train": config.train.model_copy(update={"learning_rate": refine.learning_rate, "warmup": 0.1})}
     )
@@ -176,7 +176,7 @@ def _student(
     ]
     name = digest(kind, iteration, corpus.digest, corpus.condition, settings, parent)
     policy_id = f"{kind}-{name}"
-    if agreed(int(name, 16) >> 1) != int(name, 16) >> 1:
+    if broadcast(int(name, 16) >> 1) != int(name, 16) >> 1:
         raise TrainingError("the processes see different lakes or settings; give them one lake, and run again")
     directory = policy_directory(lake, policy_id)
     base = f"{contents} rank {config.student.lora_rank}" if config.student.base else ""
@@ -214,11 +214,11 @@ def _student(
         )
         refuse_revoked(lake, [*corpus.routes, *plan.also], corpus.snapshot)
         verifiers = [one.name for one in config.curate.verifiers if one.gate]
-        if leads():
+        if is_main():
             for role in ROLES[kind]:
                 (directory / role / "README.md").write_text(part_card(card, role, verifiers))
             finish(directory, card)
-    wait()
+    barrier()
     card = read_card(directory)
     register(lake, card, [*corpus.routes, *plan.also])
     return card
@@ -261,7 +261,7 @@ def _role(
             log=log,
         )
     weights = whole_weights(model)
-    if leads():
+    if is_main():
         trained, tokenizer = made.whole()
         take_over(trained, weights)
         save_part(trained, tokenizer, directory / role)

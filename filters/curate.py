@@ -15,12 +15,12 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
 from flywheel.datasets.lake.splits import conflicts
 from flywheel.environments.catalog import canonical
-from flywheel.errors import LeakError
+from flywheel.errors import ContaminationError
 from flywheel.filters.batch import read_batch
 from flywheel.filters.calibration.calibrate import gating
-from flywheel.filters.duplicates import Echoes, compared, echoes
+from flywheel.filters.duplicates import Repeats, compared, repeats
 from flywheel.filters.routing import Case, route
-from flywheel.filters.verifiers.pool import Findings, examine_all
+from flywheel.filters.verifiers.pool import Findings, verify_batches
 from flywheel.text import printable
 from flywheel.trajectory import OURS, Route, Split, StopReason, Task, TrajectoryOrigin, Verdict
 
@@ -70,7 +70,7 @@ def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda
     ]
 
 
-def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Sequence[Findings], Echoes, list[Route]]]:
+def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Sequence[Findings], Repeats, list[Route]]]:
     """(findings, what they repeat, routes) of groups of chunks; in a dry run, groups before it are remembered."""
     chunks = waiting(lake, config)
     if not chunks:
@@ -80,12 +80,12 @@ def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Seq
     gates = gating(config, lake)
     batches = (read_batch(lake, chunk) for chunk in chunks)
     unsaved: pa.Table | None = None
-    for group in batched(examine_all(config, batches, len(chunks)), TOGETHER):
+    for group in batched(verify_batches(config, batches, len(chunks)), TOGETHER):
         prints = pa.concat_tables([findings.fingerprints for findings in group])
         cases = [case for findings in group for case in cases_of(findings, gates, config.curate.vouch, problems)]
         teaching = [case.split is Split.TRAIN and case.verified for case in cases]
         fresh = compared(prints, teaching, [case.origin in OURS for case in cases])
-        echo = echoes(lake, fresh, config.curate.near_duplicate, unsaved)
+        echo = repeats(lake, fresh, config.curate.near_duplicate, unsaved)
         at = lake.now()
         yield group, echo, [route(echo.with_repeats(case), at=at) for case in cases]
         if dry_run:
@@ -181,7 +181,7 @@ def check_splits(lake: Lake) -> None:
            group by environment, parameters, seed having count(distinct split) > 1 limit 1"""
     ).to_pylist()
     if leaks:
-        raise LeakError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
+        raise ContaminationError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
 
 
 def unteachable(config: Config, lake: Lake, condition: str = "route is null") -> dict[str, str]:
@@ -199,7 +199,7 @@ def unteachable(config: Config, lake: Lake, condition: str = "route is null") ->
     return conflicts(lake, tasks) | problems
 
 
-def _append(lake: Lake, group: Sequence[Findings], echo: Echoes, routes: Sequence[Route]) -> None:
+def _append(lake: Lake, group: Sequence[Findings], echo: Repeats, routes: Sequence[Route]) -> None:
     segments = [part for findings in group for row in findings.segments for part in row]
     verdicts = [said for findings in group for row in findings.verdicts for said in row]
     prints = echo.marked(pa.concat_tables([findings.fingerprints for findings in group]))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.near_duplicates import similar
+from flywheel.datasets.versions.near_duplicates import near_duplicates
 from flywheel.filters.routing import Case
 
 
 @dataclass(frozen=True, slots=True)
-class Echoes:
+class Repeats:
     """What was said before. `copies`: same playing, timings included; `repeats`: id → (earlier id, similarity)."""
 
     copies: frozenset[str]
@@ -35,7 +35,7 @@ class Echoes:
 
 
 def compared(fresh: pa.Table, teaching: Sequence[bool], ours: Sequence[bool]) -> pa.Table:
-    """Fingerprints with their places and with what `echoes` must know of each."""
+    """Fingerprints with their places and with what `repeats` must know of each."""
     columns = {
         "place": pa.array(range(fresh.num_rows), pa.int64()),
         "teaching": pa.array(teaching, pa.bool_()),
@@ -46,13 +46,13 @@ def compared(fresh: pa.Table, teaching: Sequence[bool], ours: Sequence[bool]) ->
     return fresh
 
 
-def echoes(lake: Lake, fresh: pa.Table, least: float, unsaved: pa.Table | None = None) -> Echoes:
+def repeats(lake: Lake, fresh: pa.Table, least: float, unsaved: pa.Table | None = None) -> Repeats:
     """Compare fingerprints, as `compared` makes them, with those of the episodes routed before, of every iteration, and
     among themselves.
 
     `teaching` marks verified training episodes: only they can repeat one another, and only what teaches can be
-    repeated. The first in order is no echo. What was played here (`ours`) is never an echo of an import; an import is
-    one already if it is the same without its loops. `unsaved`: fingerprints that no commit holds, compared before.
+    repeated. The first in order is no repeat. What was played here (`ours`) is never a repeat of an import; an import
+    is already one if it is the same without its loops. `unsaved`: fingerprints compared before that no commit holds.
     """
     connection = lake.connect(kinds=("fingerprints", "trajectories", "routes"))
     try:
@@ -89,7 +89,7 @@ def echoes(lake: Lake, fresh: pa.Table, least: float, unsaved: pa.Table | None =
         ).fetchall()
         connection.execute("create temp view before as select * from earlier where teaching")
         connection.execute("create temp view after as select * from fresh where teaching")
-        connection.register("near", similar(connection, "after", "before", least))
+        connection.register("near", near_duplicates(connection, "after", "before", least))
         near = connection.sql(
             """select near.one, near.other, near.similarity
                from near join fresh n on n.trajectory_id = near.one join keys e on e.trajectory_id = near.other
@@ -97,5 +97,5 @@ def echoes(lake: Lake, fresh: pa.Table, least: float, unsaved: pa.Table | None =
         ).fetchall()
     finally:
         connection.close()
-    repeats = {one: (other, similarity) for one, other, similarity in near}  # the most similar comes last
-    return Echoes(frozenset(row[0] for row in copies), repeats | {one: (other, 1.0) for one, other in same})
+    similar = {repeat: (other, similarity) for repeat, other, similarity in near}  # the most similar comes last
+    return Repeats(frozenset(row[0] for row in copies), similar | {repeat: (other, 1.0) for repeat, other in same})

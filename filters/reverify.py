@@ -13,12 +13,12 @@ from flywheel.config.root import Config, VerifierConfig
 from flywheel.datasets.lake.catalog import TRAJECTORY
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import literal, quoted
-from flywheel.datasets.maintenance.lineage import pins_holding
+from flywheel.datasets.maintenance.lineage import datasets_holding
 from flywheel.environments.catalog import canonical
 from flywheel.filters.batch import read_batch
 from flywheel.filters.curate import unteachable, warn_unverifiable
 from flywheel.filters.routing import COPIED, Case, route
-from flywheel.filters.verifiers.pool import Examiner, verify
+from flywheel.filters.verifiers.pool import BatchVerifier, verify
 from flywheel.trajectory import Route, Segment, Split, StopReason, TrajectoryOrigin, Verdict, digest
 
 CHUNK = 128
@@ -44,7 +44,7 @@ class Reverified:
 
     judged: int
     changes: list[Change]
-    pins: list[str]
+    datasets: list[str]
     students: list[str]
 
 
@@ -72,7 +72,7 @@ def reverify(
     gates = {one.name for one in config.curate.verifiers if one.gate}
     alone = config.model_copy(update={"curate": config.curate.model_copy(update={"verifiers": (settings,)})})
     ids, changes, unverifiable = _curated_since(config, lake, since), list[Change](), dict[str, str]()
-    with closing(Examiner(alone, verify)) as examiner:
+    with closing(BatchVerifier(alone, verify)) as examiner:
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             at = lake.now()
@@ -92,7 +92,7 @@ def reverify(
         f"""select distinct policy_id from lineage where list_contains({literal(touched)}::varchar[], trajectory_id)
             order by policy_id"""
     )["policy_id"].to_pylist()
-    return Reverified(len(ids), changes, pins_holding(lake, touched), students)
+    return Reverified(len(ids), changes, datasets_holding(lake, touched), students)
 
 
 def _curated_since(config: Config, lake: Lake, since: int) -> list[str]:

@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectNotFound
 
 from flywheel.config.flows import Occasion
 from flywheel.config.root import Config
-from flywheel.datasets.lake.url import place_of
+from flywheel.datasets.lake.url import parse_lake_url
 from flywheel.errors import PrerequisiteError
 from flywheel.flows.events import CROWNED, DROPPED, READY, SPENT, TAGGED, lake_resource, resource
 
@@ -86,7 +86,7 @@ def _triggers(config: Config, distill_id: UUID) -> list[Reaction]:
         name = f"distill when a slice drops by {settings.slice_drop:.0%}"
         found.append(Reaction(name, (f"flywheel.{DROPPED}",), mine, plain))
     if settings.dataset:
-        lake = lake_resource(place_of(config.lake.url or config.data_dir))
+        lake = lake_resource(parse_lake_url(config.lake.url or config.data_dir))
         about = {"prefect.resource.id": [lake], "dataset": [settings.dataset]}
         title = {"__prefect_kind": "jinja", "template": TITLE}
         action = plain.model_copy(update={"parameters": {"dataset": title}})

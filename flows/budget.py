@@ -19,7 +19,7 @@ LOOK_SECONDS = 2.0
 
 
 @dataclass
-class Meter:
+class BudgetTracker:
     """One run of a turn. `seconds`: wall-clock by stage, several visits added up."""
 
     config: Config

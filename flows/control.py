@@ -20,7 +20,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
-from flywheel.datasets.lake.url import Place, place_of
+from flywheel.datasets.lake.url import LakeUrl, parse_lake_url
 from flywheel.errors import BudgetError, FlywheelError, PrerequisiteError
 from flywheel.flows.events import lake_resource
 from flywheel.flows.source import SOURCE, settings_of
@@ -91,7 +91,7 @@ def standing(client: SyncPrefectClient, name: str) -> dict[str, Any]:
     }
 
 
-def standing_at(place: Place) -> dict[str, Any] | None:
+def standing_at(place: LakeUrl) -> dict[str, Any] | None:
     """The standing of the deployment whose flywheel works on the lake at a place, if the server has one."""
     with get_client(sync_client=True) as client:
         for one in client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[TURN]))):
@@ -99,7 +99,7 @@ def standing_at(place: Place) -> dict[str, Any] | None:
                 config = settings_of(**{key: one.parameters.get(key) for key in SOURCE})
             except FlywheelError:  # of another machine
                 continue
-            if lake_resource(place_of(config.lake.url or config.data_dir)) == lake_resource(place):
+            if lake_resource(parse_lake_url(config.lake.url or config.data_dir)) == lake_resource(place):
                 return {"deployment": f"{TURN}/{one.name}", **standing(client, one.name)}
     return None
 

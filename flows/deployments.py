@@ -47,7 +47,7 @@ from flywheel.flows.iterations import current, iterations
 from flywheel.flows.logs import log_to_stderr
 from flywheel.flows.pools import ensure
 from flywheel.flows.schedules import prefect_schedule
-from flywheel.flows.server_outage import turned
+from flywheel.flows.server_outage import turn_through_outages
 from flywheel.flows.source import settings_of
 from flywheel.runtime.parent import die_with_parent
 
@@ -80,7 +80,7 @@ def next_turn(
             return Cancelled(message=ELSEWHERE)
         while True:
             try:
-                return turned(config, next_number(config))
+                return turn_through_outages(config, next_number(config))
             except BudgetError as spent:
                 return Cancelled(message=str(spent), name=SPENT_STATE)
             except LakeBusyError:

@@ -91,10 +91,10 @@ def _teachers(config: Config) -> str:
 
 def _lake(config: Config) -> str:
     from flywheel.datasets.lake.lake import Lake
-    from flywheel.datasets.lake.url import place_of
+    from flywheel.datasets.lake.url import parse_lake_url
 
     if not Lake.exists(config):
-        return f"{place_of(config.lake.url or config.data_dir).name} will be created"
+        return f"{parse_lake_url(config.lake.url or config.data_dir).name} will be created"
     lake = Lake.of(config)
     lake.connect().close()
     return f"{lake.name} at snapshot {lake.snapshot()}"

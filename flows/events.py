@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.lake.url import Place
-from flywheel.datasets.versions.versions import Pin
+from flywheel.datasets.lake.url import LakeUrl
+from flywheel.datasets.versions.versions import DatasetVersion
 from flywheel.flows.logs import LOGGER
 from flywheel.trajectory import digest
 
@@ -30,7 +30,7 @@ def resource(name: str) -> str:
     return f"flywheel.{name}"
 
 
-def lake_resource(place: Place) -> str:
+def lake_resource(place: LakeUrl) -> str:
     """The resource id of the lake at a place, the same for all who use it."""
     url = place.catalog
     where = Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else url.render_as_string()
@@ -42,14 +42,18 @@ def tell(name: str, happened: str, **payload: Any) -> None:
     _send({"prefect.resource.id": resource(name), "prefect.resource.name": name}, happened, payload)
 
 
-def tell_of_dataset(lake: Lake, pin: Pin) -> None:
+def tell_of_dataset(lake: Lake, dataset: DatasetVersion) -> None:
     """Tell of a new version of a dataset, if a Prefect server is there to hear it."""
     from flywheel.flows.api import heard
 
-    about = {"prefect.resource.id": lake_resource(lake.place), "prefect.resource.name": lake.name, "dataset": pin.name}
+    about = {
+        "prefect.resource.id": lake_resource(lake.place),
+        "prefect.resource.name": lake.name,
+        "dataset": dataset.name,
+    }
     with heard(lake.root) as somebody:
         if somebody:
-            _send(about, TAGGED, {"title": pin.title, "trajectories": pin.trajectories})
+            _send(about, TAGGED, {"title": dataset.title, "trajectories": dataset.trajectories})
 
 
 def _send(about: dict[str, str], happened: str, payload: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from flywheel.agents.policy import Decision
 from flywheel.flows.progress import bar
 from flywheel.integrations.otel import tracing
 from flywheel.rollouts.episode import Episode
-from flywheel.rollouts.play import Company
+from flywheel.rollouts.play import RolloutHooks
 from flywheel.text import plain_console, printable
 from flywheel.trajectory import StopReason, Trajectory
 
@@ -27,7 +27,7 @@ ROWS = 24
 
 @dataclass(slots=True)
 class Board:
-    """Spectator of rollouts: what runs now, and how what ended ended."""
+    """A callback of rollouts: what runs now, and how what ended ended."""
 
     running: dict[int, tuple[Episode, str, str]] = field(default_factory=dict)
     """Slot → (episode, subgoal, action)."""
@@ -72,14 +72,14 @@ class Board:
 
 
 @contextmanager
-def watched(title: str, *, table: bool) -> Iterator[tuple[Callable[[int], None], Company]]:
-    """What tells of a collection while it runs: (progress, company). A bar, or the table on a terminal; and spans."""
+def watched(title: str, *, table: bool) -> Iterator[tuple[Callable[[int], None], RolloutHooks]]:
+    """What tells of a collection while it runs: (progress, hooks). A bar, or the table on a terminal; and spans."""
     console = plain_console(stderr=True)
     with tracing() as spans:
         if not (table and console.is_terminal):
             with bar(title) as progress:
-                yield progress, Company(spectators=tuple(spans))
+                yield progress, RolloutHooks(callbacks=tuple(spans))
             return
         board = Board()
         with Live(board, console=console, refresh_per_second=4, transient=True):
-            yield (lambda done: None), Company(spectators=(board, *spans))
+            yield (lambda done: None), RolloutHooks(callbacks=(board, *spans))

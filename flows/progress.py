@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from flywheel.runtime.distributed import leads
+from flywheel.runtime.distributed import is_main
 from flywheel.text import plain_console
 
 QUIET_SECONDS = 15.0
@@ -40,7 +40,7 @@ def training_bar(title: str) -> Iterator[Callable[[str, int, int, float], None]]
 @contextmanager
 def _reporter() -> Iterator[Callable[[str, int, int | None, str], None]]:
     """A callback that shows (line, done, total, note), each line on a bar of its own; one process speaks."""
-    if not leads():
+    if not is_main():
         yield lambda line, done, total, note: None
         return
     console = plain_console(stderr=True)

@@ -34,9 +34,9 @@ def run(config: Config) -> list[dict[str, Any]]:
         if len(done) >= config.iterations:
             return done[: config.iterations]
     with prefect_api(config.data_dir, meanwhile=lambda: _prepare(config)):
-        from flywheel.flows.server_outage import turned
+        from flywheel.flows.server_outage import turn_through_outages
 
-        return [turned(config, number) for number in range(1, config.iterations + 1)]
+        return [turn_through_outages(config, number) for number in range(1, config.iterations + 1)]
 
 
 def _prepare(config: Config) -> None:

@@ -16,7 +16,7 @@ UNREACHED = "Failed to reach API"
 """How Prefect's client says, in a bare RuntimeError, that nothing answers."""
 
 
-def turned(config: Config, number: int) -> dict[str, Any]:
+def turn_through_outages(config: Config, number: int) -> dict[str, Any]:
     """A turn, begun anew where the Prefect server went away under it: what is done is found.
 
     Raises `InfrastructureError` if it went away again and again, and what `turn` raises.

@@ -25,7 +25,7 @@ from flywheel.evaluation.evaluate import Rate, evaluate, gate
 from flywheel.evaluation.gate import Decision, foresight
 from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
-from flywheel.flows.budget import Meter
+from flywheel.flows.budget import BudgetTracker
 from flywheel.flows.events import COLLECTED, CURATED, DECIDED, DISTILLED, EVALUATED, MENDED, TURNED, tell
 from flywheel.flows.iterations import Iteration, begin, finish
 from flywheel.flows.monitor import watched
@@ -60,7 +60,7 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         iteration = begin(config, lake, number)
         if iteration.finished:
             return iteration.report
-        meter = Meter(config, lake, number, assure)
+        meter = BudgetTracker(config, lake, number, assure)
         check_stage(meter)
         collect_stage(meter, iteration)
         curate_stage(meter)
@@ -75,7 +75,7 @@ def turn(config: Config, number: int) -> dict[str, Any]:
 
 
 @task(name="check", **STAGE)
-def check_stage(meter: Meter) -> None:
+def check_stage(meter: BudgetTracker) -> None:
     """Files that are no longer what was written are set aside; what they held is collected and curated again."""
     with meter.stage("check"):
         lost = mend(meter.config, meter.lake)
@@ -86,15 +86,15 @@ def check_stage(meter: Meter) -> None:
 
 
 @task(name="collect", **STAGE)
-def collect_stage(meter: Meter, iteration: Iteration) -> None:
+def collect_stage(meter: BudgetTracker, iteration: Iteration) -> None:
     shares = plan(meter.config, iteration.number, iteration.champion_id)
     with (
         meter.stage("collect", COLLECTED) as told,
-        watched(f"collect {iteration.number}", table=False) as (progress, company),
+        watched(f"collect {iteration.number}", table=False) as (progress, hooks),
         progress_artifact(meter.config.name, "collect", iteration.number, sum(one.count for one in shares)) as shown,
     ):
         heard = both(progress, shown)
-        among = replace(company, enough=meter.over)
+        among = replace(hooks, enough=meter.over)
         counts = collect(meter.config, meter.lake, iteration.number, iteration.champion_id, heard, among)
         told["episodes"] = counts
         meter.check("collect")
@@ -107,7 +107,7 @@ def collect_stage(meter: Meter, iteration: Iteration) -> None:
 
 
 @task(name="curate", **STAGE)
-def curate_stage(meter: Meter) -> None:
+def curate_stage(meter: BudgetTracker) -> None:
     with meter.stage("curate", CURATED) as told, bar(f"curate {meter.iteration}") as progress:
         told["routes"] = routes = curate(meter.config, meter.lake, meter.episodes("curate", progress))
     publish(
@@ -125,7 +125,7 @@ def upkeep_stage(config: Config, lake: Lake) -> None:
 
 
 @task(name="distill", **STAGE)
-def distill_stage(meter: Meter, kind: str) -> PolicyCard:
+def distill_stage(meter: BudgetTracker, kind: str) -> PolicyCard:
     with meter.stage("distill", DISTILLED) as told, training_bar(f"distill {meter.iteration}") as progress:
         card = distill_apart(meter.config, meter.lake, kind, meter.iteration, meter.updates("distill", progress))
         told |= {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
@@ -135,7 +135,7 @@ def distill_stage(meter: Meter, kind: str) -> PolicyCard:
 
 
 @task(name="gate", **STAGE)
-def gate_stage(meter: Meter, challenger: PolicyCard, iteration: Iteration) -> Decision:
+def gate_stage(meter: BudgetTracker, challenger: PolicyCard, iteration: Iteration) -> Decision:
     config, lake, number = meter.config, meter.lake, meter.iteration
     expected = foresight(config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks)
     publish(config.name, "gate-expects", number, [{"expects": expected}])
@@ -150,7 +150,7 @@ def gate_stage(meter: Meter, challenger: PolicyCard, iteration: Iteration) -> De
 
 
 @task(name="evaluate", **STAGE)
-def evaluate_stage(meter: Meter, name: str) -> Rate:
+def evaluate_stage(meter: BudgetTracker, name: str) -> Rate:
     with meter.stage("evaluate", EVALUATED) as told, bar(f"evaluate {meter.iteration}") as progress:
         heard = meter.episodes("evaluate", progress)
         rate = evaluate(meter.config, meter.lake, name, Split.TEST, meter.iteration, heard)
@@ -161,7 +161,7 @@ def evaluate_stage(meter: Meter, name: str) -> Rate:
 
 
 @task(name="report", **STAGE)
-def report_stage(meter: Meter, rates: list[Rate], decision: Decision) -> dict[str, Any]:
+def report_stage(meter: BudgetTracker, rates: list[Rate], decision: Decision) -> dict[str, Any]:
     with meter.stage("report"):
         report = write_report(meter.config, meter.lake, meter.iteration, rates, decision, meter.seconds)
         publish_report(meter.config.name, meter.iteration, report["files"])

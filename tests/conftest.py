@@ -16,7 +16,7 @@ from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
-from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, Trajectory
 from tests.servers import BACKENDS, PostgreSQL, lake_url, running_postgresql, running_s3
@@ -57,7 +57,7 @@ def play(world: World) -> Play:
         policy: Policy, count: int, split: Split = Split.TRAIN, start: int = 0, max_steps: int = 40
     ) -> list[Trajectory]:
         jobs = [Job(task) for task in world.tasks(split, start, count)]
-        return list(Rollout(policy, jobs, here(world, 8), budget=Budget(max_steps), origin=ORIGIN))
+        return list(Rollout(policy, jobs, in_process(world, 8), budget=Budget(max_steps), origin=ORIGIN))
 
     return run
 

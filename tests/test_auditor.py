@@ -20,9 +20,9 @@ from flywheel.environments.protocol import Observation, World
 from flywheel.filters.batch import batch_of
 from flywheel.filters.verifiers.replay import Replay
 from flywheel.rollouts.auditor import UNREADABLE, ChatAuditor, evidence, understood
-from flywheel.rollouts.engine import MAX_REFUSALS, Rollout, Ruling, here
+from flywheel.rollouts.engine import MAX_REFUSALS, Rollout, Ruling, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
-from flywheel.rollouts.play import Company, play
+from flywheel.rollouts.play import RolloutHooks, play
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
 from tests.corridor import CorridorWorld, task_of
 from tests.servers import chat_server
@@ -66,7 +66,7 @@ class Never:
 
 def played(world: World, policy: Any, auditor: Any, count: int = 16) -> list[Trajectory]:
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, count)]
-    rollout = Rollout(policy, jobs, here(world, 4), budget=Budget(60), origin=ORIGIN, auditor=auditor)
+    rollout = Rollout(policy, jobs, in_process(world, 4), budget=Budget(60), origin=ORIGIN, auditor=auditor)
     return sorted(rollout, key=lambda one: one.seed)
 
 
@@ -99,8 +99,8 @@ def test_a_chat_model_hears_the_reason_and_may_not_just_repeat_itself() -> None:
 
     with chat_server(answer) as url:
         policy = ChatPolicy(ChatConfig(base_url=url, model="m"))
-        seats = here(CorridorWorld(), 1)
-        (one,) = Rollout(policy, [Job(task_of(1))], seats, budget=Budget(20), origin=ORIGIN, auditor=Once())
+        workers = in_process(CorridorWorld(), 1)
+        (one,) = Rollout(policy, [Job(task_of(1))], workers, budget=Budget(20), origin=ORIGIN, auditor=Once())
     assert one.success
     assert [step.index for step in one.steps if step.audit] == [2]
     assert "[audit] You are not at the door." in heard[3]
@@ -162,5 +162,5 @@ def test_refusals_are_in_the_lake(kitchen: World, lake: Lake) -> None:
     )
     jobs = [Job(task) for task in kitchen.tasks(Split.TRAIN, 0, 8)]
     hasty = Expert(kitchen, Mistakes(early_stop=0.2))
-    play(settings, lake, kitchen, hasty, jobs, ORIGIN, company=Company(Believing()))
+    play(settings, lake, kitchen, hasty, jobs, ORIGIN, hooks=RolloutHooks(Believing()))
     assert lake.sql("select count(*) as n from steps where audit <> ''").to_pylist()[0]["n"] > 0

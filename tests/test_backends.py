@@ -11,11 +11,11 @@ import pytest
 from flywheel.arrow import routes_to_arrow
 from flywheel.config.root import load
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.lake.url import place_of
+from flywheel.datasets.lake.url import parse_lake_url
 from flywheel.datasets.maintenance.check import check, repair
 from flywheel.datasets.maintenance.compaction import collect_garbage, compact
 from flywheel.datasets.maintenance.retention import purge
-from flywheel.datasets.versions.stream import PinStream
+from flywheel.datasets.versions.stream import DatasetStream
 from flywheel.datasets.versions.versions import create, ids
 from flywheel.errors import ConfigError, LakeError, QueryError
 from flywheel.trajectory import Route, RouteTo, Trajectory
@@ -55,12 +55,12 @@ def test_writers_at_once(any_lake: Lake, golden: list[Trajectory]) -> None:
 def test_upkeep_and_pins(any_lake: Lake, golden: list[Trajectory]) -> None:
     for one in golden:
         any_lake.append([one], "episode")
-    pin = create(any_lake, "some", "length > 0")
+    dataset = create(any_lake, "some", "length > 0")
     before = any_lake.sql(EVERYTHING)
     assert compact(any_lake, least=2) == len(golden)
     assert any_lake.sql(EVERYTHING) == before
-    assert sum(table.num_rows for table in PinStream(any_lake, pin)) == sum(one.length for one in golden)
-    assert len(ids(any_lake, pin)) == len(golden)
+    assert sum(table.num_rows for table in DatasetStream(any_lake, dataset)) == sum(one.length for one in golden)
+    assert len(ids(any_lake, dataset)) == len(golden)
     gone = golden[0].trajectory_id
     assert purge(any_lake, [gone], "asked for") == 1
     assert any_lake.append(golden, "again") == 0
@@ -155,7 +155,10 @@ def test_the_cache_forgets_what_has_left_the_lake(
 ) -> None:
     monkeypatch.setattr("flywheel.datasets.lake.storage.SETTLED", 0.0)
     place = f"sqlite:///{tmp_path / 'catalog.sqlite'}?files={bucket}/{tmp_path.name}"
-    with Lake(place_of(place, tmp_path / "one"), create=True) as lake, Lake(place_of(place, tmp_path / "two")) as other:
+    with (
+        Lake(parse_lake_url(place, tmp_path / "one"), create=True) as lake,
+        Lake(parse_lake_url(place, tmp_path / "two")) as other,
+    ):
         lake.append(golden, "a")
         assert other.sql("from steps").num_rows
         gone = golden[0].trajectory_id
@@ -181,4 +184,4 @@ def _cached_ids(root: Path) -> set[str]:
 )
 def test_what_is_no_lake(url: str, message: str) -> None:
     with pytest.raises(LakeError, match=message):
-        place_of(url)
+        parse_lake_url(url)

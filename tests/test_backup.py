@@ -27,14 +27,14 @@ EVERYTHING = "select t.*, s.* from trajectories t join steps s using (trajectory
 
 def test_a_copy_answers_as_the_original(any_lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     any_lake.append(golden[:4], "some")
-    pin = create(any_lake, "pinned", "true")
+    dataset = create(any_lake, "pinned", "true")
     any_lake.append(golden[4:], "others")
     crown(any_lake, "student", "won")
     with Lake(tmp_path / "copy", create=True) as other:
         assert copy(any_lake, other) == 4
         assert copy(any_lake, other) == 0
         assert other.sql(EVERYTHING) == any_lake.sql(EVERYTHING)
-        assert ids(other, find(other, pin.title)) == ids(any_lake, pin)
+        assert ids(other, find(other, dataset.title)) == ids(any_lake, dataset)
         assert check(other) == []
         any_lake.append_facts(
             "routes", routes_to_arrow([Route(golden[0].trajectory_id, RouteTo.SUPERVISED, True, "", "")]), "r"

@@ -15,9 +15,9 @@ from flywheel.config.flows import BudgetConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import BudgetError
-from flywheel.flows.budget import Meter
+from flywheel.flows.budget import BudgetTracker
 from flywheel.policies.registry import RANDOM
-from flywheel.rollouts.play import Company
+from flywheel.rollouts.play import RolloutHooks
 from flywheel.trajectory import Trajectory
 from tests.served import FLYWHEEL, ROOT, SMOKE
 
@@ -27,16 +27,16 @@ def _with(config: Config, **budget: float) -> Config:
 
 
 def test_no_budget_stops_nothing(smoke: Config, lake: Lake) -> None:
-    meter = Meter(smoke, lake, 1)
+    meter = BudgetTracker(smoke, lake, 1)
     meter.check("collect")
     assert not meter.over()
 
 
 def test_seconds_are_those_of_one_run(smoke: Config, lake: Lake) -> None:
-    meter = Meter(_with(smoke, seconds=1.0), lake, 1, began=time.monotonic() - 2)
+    meter = BudgetTracker(_with(smoke, seconds=1.0), lake, 1, began=time.monotonic() - 2)
     with pytest.raises(BudgetError, match=r"1 s is spent; gate of iteration 1 stopped; left: gate, report; the same"):
         meter.check("gate")
-    assert not Meter(_with(smoke, seconds=1.0), lake, 1).over()
+    assert not BudgetTracker(_with(smoke, seconds=1.0), lake, 1).over()
 
 
 def test_no_further_episode_begins_and_what_runs_ends(smoke: Config, lake: Lake) -> None:
@@ -47,7 +47,7 @@ def test_no_further_episode_begins_and_what_runs_ends(smoke: Config, lake: Lake)
         asked += 1
         return asked > 4
 
-    counts = collect(smoke, lake, 1, RANDOM, company=Company(enough=enough))
+    counts = collect(smoke, lake, 1, RANDOM, hooks=RolloutHooks(enough=enough))
     stored = lake.sql("select count(*) as n, count_if(stop_reason = 'infrastructure') as broken from trajectories")
     assert stored.to_pylist() == [{"n": 4, "broken": 0}]
     assert counts
@@ -57,11 +57,11 @@ def test_no_further_episode_begins_and_what_runs_ends(smoke: Config, lake: Lake)
 
 def test_tokens_and_money_are_counted_in_the_lake(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
     lake.append([replace(one, tokens=120, cost=0.5) for one in golden[:2]], "paid")
-    assert Meter(_with(smoke, tokens=240), lake, 1).over()
-    assert not Meter(_with(smoke, tokens=241), lake, 1).over()
-    assert not Meter(_with(smoke, tokens=240), lake, 2).over()
+    assert BudgetTracker(_with(smoke, tokens=240), lake, 1).over()
+    assert not BudgetTracker(_with(smoke, tokens=241), lake, 1).over()
+    assert not BudgetTracker(_with(smoke, tokens=240), lake, 2).over()
     with pytest.raises(BudgetError, match=r"raise budget\.cost"):
-        Meter(_with(smoke, cost=1.0), lake, 1).check("curate")
+        BudgetTracker(_with(smoke, cost=1.0), lake, 1).check("curate")
 
 
 @pytest.mark.slow

@@ -20,13 +20,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.agents.chat import SYSTEM, ChatPolicy, Dialogue
-from flywheel.agents.contexts.chat_format import Said, observed, spoken, understood, worded
+from flywheel.agents.contexts.chat_format import (
+    ParsedAnswer,
+    parse_answer,
+    render_answer,
+    render_observation,
+    render_task,
+)
 from flywheel.config.agents import ChatConfig
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Observation
 from flywheel.errors import ConfigError, FlywheelError
-from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.rollouts.play import play
 from flywheel.trajectory import StopReason, Trajectory
@@ -69,8 +75,8 @@ def url(model: Model) -> Iterator[str]:
 
 def walk(settings: ChatConfig, seeds: int = 1, budget: Budget | None = None) -> list[Trajectory]:
     jobs = [Job(task_of(seed)) for seed in range(seeds)]
-    seats = here(CorridorWorld(), seeds)
-    return list(Rollout(ChatPolicy(settings), jobs, seats, budget=budget or Budget(20), origin=ORIGIN))
+    workers = in_process(CorridorWorld(), seeds)
+    return list(Rollout(ChatPolicy(settings), jobs, workers, budget=budget or Budget(20), origin=ORIGIN))
 
 
 def test_a_model_plays_and_its_words_are_kept(model: Model, url: str) -> None:
@@ -177,7 +183,7 @@ def test_a_request_that_is_refused_ends_its_episode_alone(model: Model, url: str
     refused = policy._seeds[0]
     model.reply = answer
     played = {
-        one.seed: one for one in Rollout(policy, jobs, here(CorridorWorld(), 4), budget=Budget(20), origin=ORIGIN)
+        one.seed: one for one in Rollout(policy, jobs, in_process(CorridorWorld(), 4), budget=Budget(20), origin=ORIGIN)
     }
     assert "refuses a request: HTTP 400" in played[2].error
     assert [one.success for _, one in sorted(played.items())] == [True, True, False, True]
@@ -322,9 +328,9 @@ def test_what_a_model_is_shown_does_not_grow_with_the_episode() -> None:
     lengths = []
     for step in range(500):
         seen = Observation(f"room {step % 7}", f"You walk {step}.", place=str(step % 7), valid_actions=("on", "back"))
-        text = worded(seen)
+        text = render_task(seen)
         lengths.append(len(json.dumps(dialogue.messages(None, text))))
-        dialogue.add(seen, text, Said("on"))
+        dialogue.add(seen, text, ParsedAnswer("on"))
     assert max(lengths[400:]) <= 1.2 * max(lengths[20:40])
 
 
@@ -344,25 +350,25 @@ observations = st.builds(
 
 @given(observations, strategies.text)
 def test_an_observation_is_read_as_it_was_worded(observation: Observation, audit: str) -> None:
-    assert observed(worded(observation, audit=audit, whole=True)) == (observation, audit)
+    assert render_observation(render_task(observation, audit=audit, whole=True)) == (observation, audit)
 
 
 @given(st.text("[]\\\n- abview", max_size=30))
 def test_words_that_look_like_sections_are_only_words(text: str) -> None:
     seen = Observation(text, event=text, note=text, valid_actions=(text,))
-    assert observed(worded(seen, whole=True)) == (seen, "")
+    assert render_observation(render_task(seen, whole=True)) == (seen, "")
 
 
 @given(strategies.text)
 def test_other_words_are_a_view(text: str) -> None:
     if not re.match(r"\[[a-z]+\]", text):
-        assert observed(text) == (Observation(text), "")
+        assert render_observation(text) == (Observation(text), "")
 
 
 @given(strategies.text, strategies.text, strategies.text)
 def test_an_answer_is_understood_as_it_was_spoken(action: str, subgoal: str, thought: str) -> None:
-    said = Said(action.strip() or "go", subgoal.strip(), thought.strip())
-    assert understood(spoken(said), (said.action,)) == said
+    said = ParsedAnswer(action.strip() or "go", subgoal.strip(), thought.strip())
+    assert parse_answer(render_answer(said), (said.action,)) == said
 
 
 @pytest.mark.parametrize(
@@ -381,7 +387,7 @@ def test_an_answer_is_understood_as_it_was_spoken(action: str, subgoal: str, tho
     ],
 )
 def test_answers_in_many_dresses(answer: str, action: str | None) -> None:
-    said = understood(answer, ("take knife", "drop it"))
+    said = parse_answer(answer, ("take knife", "drop it"))
     assert (said.action if said else None) == action
 
 
@@ -389,7 +395,7 @@ def test_policies_of_one_loop_do_not_leak_into_the_next(model: Model, url: str) 
     policy = ChatPolicy(ChatConfig(base_url=url, model="m"))
     for seed in range(2):
         jobs = [Job(task_of(seed))]
-        (one,) = Rollout(policy, jobs, here(CorridorWorld(), 1), budget=Budget(20), origin=ORIGIN)
+        (one,) = Rollout(policy, jobs, in_process(CorridorWorld(), 1), budget=Budget(20), origin=ORIGIN)
         assert one.success
 
 

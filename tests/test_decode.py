@@ -20,12 +20,12 @@ from transformers import (
     StableLmConfig,
 )
 
-from flywheel.agents.contexts.action_mask import Guard
+from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.contexts.prompts import END
 from flywheel.agents.contexts.tokenization import token_id
 from flywheel.agents.inference.decoding import choose, generate, options_of
 from flywheel.agents.inference.kv_cache import GROUP_TOKENS, groups
-from flywheel.agents.inference.prefix_cache import PASS_ROWS, Reader
+from flywheel.agents.inference.prefix_cache import PASS_ROWS, PrefixCache
 from flywheel.config.distill import StudentConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import ConfigError
@@ -66,7 +66,7 @@ def _walk(model: PreTrainedModel, context: list[int], options: list[list[int]]) 
 @torch.inference_mode()
 def test_choose_equals_walking_the_options(model: PreTrainedModel) -> None:
     contexts = _contexts(12)
-    picks = choose(Reader(model), range(12), contexts, [options_of(OPTIONS)] * 12)
+    picks = choose(PrefixCache(model), range(12), contexts, [options_of(OPTIONS)] * 12)
     for context, pick in zip(contexts, picks, strict=True):
         assert list(pick.tokens) == _walk(model, context, OPTIONS) == OPTIONS[pick.index]
         assert len(pick.logprobs) == len(pick.tokens)
@@ -76,9 +76,9 @@ def test_choose_equals_walking_the_options(model: PreTrainedModel) -> None:
 @torch.inference_mode()
 def test_a_row_does_not_depend_on_its_batch(model: PreTrainedModel) -> None:
     contexts = _contexts(6)
-    together = generate(Reader(model), range(6), contexts, end=END_ID, max_tokens=8)
+    together = generate(PrefixCache(model), range(6), contexts, end=END_ID, max_tokens=8)
     for context, (tokens, logprobs) in zip(contexts, together, strict=True):
-        ((alone, values),) = generate(Reader(model), [0], [context], end=END_ID, max_tokens=8)
+        ((alone, values),) = generate(PrefixCache(model), [0], [context], end=END_ID, max_tokens=8)
         assert tokens == alone
         assert logprobs == pytest.approx(values, abs=1e-4)
 
@@ -87,9 +87,11 @@ def test_a_row_does_not_depend_on_its_batch(model: PreTrainedModel) -> None:
 def test_what_must_never_be_said_is_not(model: PreTrainedModel) -> None:
     contexts = _contexts(6)
     said = {
-        token for tokens, _ in generate(Reader(model), range(6), contexts, end=END_ID, max_tokens=8) for token in tokens
+        token
+        for tokens, _ in generate(PrefixCache(model), range(6), contexts, end=END_ID, max_tokens=8)
+        for token in tokens
     }
-    again = generate(Reader(model), range(6), contexts, end=END_ID, max_tokens=8, never=sorted(said))
+    again = generate(PrefixCache(model), range(6), contexts, end=END_ID, max_tokens=8, never=sorted(said))
     assert said
     assert not said & {token for tokens, _ in again for token in tokens}
 
@@ -119,7 +121,7 @@ def test_what_was_read_before_changes_nothing(
         model = AutoModelForCausalLM.from_config(config).eval()
     monkeypatch.setattr("flywheel.agents.inference.prefix_cache.PASS_TOKENS", most)
     chance = np.random.default_rng(2)
-    reader = Reader(model)
+    reader = PrefixCache(model)
     contexts = dict(enumerate(_contexts(PASS_ROWS + 6)))
     for _ in range(8):
         slots = chance.choice(len(contexts), PASS_ROWS + 2, replace=False).tolist()
@@ -142,14 +144,14 @@ def test_what_was_read_before_changes_nothing(
 )
 def test_a_model_whose_contexts_would_mix_is_refused(config: PretrainedConfig, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
-        Reader(AutoModelForCausalLM.from_config(config).eval()).read([0, 1], [[12, 13, 14], [15, 16]])
+        PrefixCache(AutoModelForCausalLM.from_config(config).eval()).read([0, 1], [[12, 13, 14], [15, 16]])
 
 
 @torch.inference_mode()
 def test_a_pass_that_failed_leaves_nothing_wrong_behind(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = Reader(model)
+    reader = PrefixCache(model)
     reader.read([0], [[20, 21, 22, 23]])
     with monkeypatch.context() as patch:
         patch.setattr(model.base_model.norm, "forward", lambda hidden: hidden / 0 + [])
@@ -164,7 +166,7 @@ def test_a_model_that_was_read_trains_as_before() -> None:
     fresh, read = (
         new_model(StudentConfig(hidden=32, layers=2, heads=2, vocabulary=300), TOKENIZER, 3) for _ in range(2)
     )
-    generate(Reader(read), range(6), _contexts(6), end=END_ID, max_tokens=2)
+    generate(PrefixCache(read), range(6), _contexts(6), end=END_ID, max_tokens=2)
     ids_BT = torch.randint(12, len(TOKENIZER), (3, 9), generator=torch.Generator().manual_seed(0))
     mask_BT = torch.tensor([[1] * 9, [0] * 4 + [1] * 5, [1] * 7 + [0] * 2])
     losses = []
@@ -191,7 +193,7 @@ def test_groups_are_the_cheapest(lengths: list[int]) -> None:
 
 
 def test_the_guard_offers_nothing_that_changed_nothing() -> None:
-    guard = Guard(max_repeats=2)
+    guard = ActionMask(max_repeats=2)
     here, there = (Observation(key, state_key=key, valid_actions=("a", "b", "c")) for key in ("here", "there"))
     assert guard.offer(here) == ["a", "b", "c"]
     guard.took(here, "a")

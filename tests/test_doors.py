@@ -24,8 +24,8 @@ from flywheel.agents.contexts.prompts import END
 from flywheel.agents.contexts.tokenization import token_id
 from flywheel.agents.inference.batching import Batcher
 from flywheel.agents.inference.decoding import Choice, Fault, choose, generate, options_of
-from flywheel.agents.inference.language_model import LocalSpeaker
-from flywheel.agents.inference.prefix_cache import Reader
+from flywheel.agents.inference.language_model import LocalLanguageModel
+from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.agents.policy import Decoding
 from flywheel.config.distill import StudentConfig
 from flywheel.config.root import Config
@@ -117,11 +117,11 @@ def test_a_row_whose_scores_are_not_finite_fails_alone() -> None:
     contexts = [[20, 21], [22, poison], [23, 24, 25]]
     end = token_id(TOKENIZER, END)
     options = options_of([[30, end], [31, end]])
-    picks = choose(Reader(model), range(3), contexts, [options] * 3)
+    picks = choose(PrefixCache(model), range(3), contexts, [options] * 3)
     assert [isinstance(one, Choice) for one in picks] == [True, False, True]
-    said = generate(Reader(model), range(3), contexts, end=end, max_tokens=4)
+    said = generate(PrefixCache(model), range(3), contexts, end=end, max_tokens=4)
     assert [isinstance(one, Fault) for one in said] == [False, True, False]
-    alone = choose(Reader(model), [0], [contexts[0]], [options])
+    alone = choose(PrefixCache(model), [0], [contexts[0]], [options])
     assert isinstance(alone[0], Choice)
     assert isinstance(picks[0], Choice)
     assert alone[0].tokens == picks[0].tokens
@@ -134,11 +134,11 @@ def test_a_fault_stays_in_no_slot() -> None:
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
     with torch.no_grad():
         model.get_input_embeddings().weight[40] = torch.nan
-    reader = Reader(model)
+    reader = PrefixCache(model)
     assert not reader.read([0], [[20] * 50 + [40, 21]]).isfinite().all()
     after = reader.read([0, 1], [[22, 23], [24] * 100])
     assert after.isfinite().all()
-    assert torch.allclose(after[0], Reader(model).read([0], [[22, 23]])[0], atol=1e-5)
+    assert torch.allclose(after[0], PrefixCache(model).read([0], [[22, 23]])[0], atol=1e-5)
 
 
 def test_requests_that_overflow_fail_alone_and_the_rest_goes_on() -> None:
@@ -168,7 +168,7 @@ def test_requests_that_overflow_fail_alone_and_the_rest_goes_on() -> None:
 
 def test_a_context_longer_than_the_model_fails_alone() -> None:
     model = new_model(StudentConfig(hidden=32, layers=1, heads=2, vocabulary=300), TOKENIZER, 3).eval()
-    speaker = LocalSpeaker(model, TOKENIZER, Decoding())
+    speaker = LocalLanguageModel(model, TOKENIZER, Decoding())
     picks = speaker.choose([0, 1], [[20] * 5000, [20, 21]], [["take"], ["take", "open"]])
     assert isinstance(picks[0], Fault)
     assert "5000 tokens is longer than the model's 4096" in picks[0].reason

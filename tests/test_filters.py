@@ -14,7 +14,7 @@ from flywheel.agents.scripted import NO_OP, Expert, Idle
 from flywheel.config.root import Config, VerifierConfig, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Environment, Observation, Transition, World
-from flywheel.errors import ConfigError, LeakError
+from flywheel.errors import ConfigError, ContaminationError
 from flywheel.filters.batch import batch_of, read_batch
 from flywheel.filters.calibration.labelled import corrupted
 from flywheel.filters.calibration.reward_hacks import cut
@@ -225,7 +225,7 @@ def test_curate_says_everything_once(smoke: Config, lake: Lake, noisy: list[Traj
 def test_a_task_in_two_splits_is_refused(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
     leaked = replace(golden[0], trajectory_id="leak", split=Split.TEST)
     lake.append([golden[0], leaked], "leak")
-    with pytest.raises(LeakError, match="lies in test and train"):
+    with pytest.raises(ContaminationError, match="lies in test and train"):
         curate(smoke, lake)
     assert lake.sql("select count(*) as n from routes").to_pylist() == [{"n": 0}]
 

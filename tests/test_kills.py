@@ -72,9 +72,9 @@ class Flywheel:
             )
 
     def lake(self) -> Lake:
-        from flywheel.datasets.lake.url import place_of
+        from flywheel.datasets.lake.url import parse_lake_url
 
-        return Lake(place_of(self.url, self.folder))
+        return Lake(parse_lake_url(self.url, self.folder))
 
     def log(self) -> str:
         return (self.folder.parent / f"{self.folder.name}.log").read_text()
@@ -193,11 +193,11 @@ def _kill(victim: Flywheel, postgresql: PostgreSQL, chance: random.Random, done:
 def _is_readable(victim: Flywheel) -> None:
     """Nothing half is visible: whole files, whole episodes, whole students."""
     from flywheel.datasets.lake.catalog import has_catalog
-    from flywheel.datasets.lake.url import place_of
+    from flywheel.datasets.lake.url import parse_lake_url
     from flywheel.policies.card import read_card
     from flywheel.policies.registry import policy_directory
 
-    if not has_catalog(place_of(victim.url).catalog):
+    if not has_catalog(parse_lake_url(victim.url).catalog):
         return
     lake = victim.lake()
     with lake:

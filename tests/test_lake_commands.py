@@ -98,9 +98,9 @@ def test_lineage_both_ways_and_revocation_reaches_the_student(
     down = said(filled, "lineage", one)
     assert isinstance(down, dict)
     assert down["students"] == [{"policy_id": card.policy_id, "trained_on_it": True}]
-    assert down["pins"] == ["mine@v1"]
+    assert down["datasets"] == ["mine@v1"]
     marked = said(filled, "lake", "revoke", one, "--reason", "licence")
-    assert marked == {"revoked": 1, "pins": ["mine@v1"], "students": [card.policy_id]}
+    assert marked == {"revoked": 1, "datasets": ["mine@v1"], "students": [card.policy_id]}
     corpus = load_corpus(smoke, filled, 1)
     assert one not in corpus.routes
     assert len(corpus.routes) == card.trajectories - 1

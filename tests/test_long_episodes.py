@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.lake.streaming_writer import Draft
+from flywheel.datasets.lake.streaming_writer import StreamingWriter
 from flywheel.datasets.maintenance.check import check
 from flywheel.datasets.maintenance.compaction import collect_garbage
 from flywheel.errors import LakeError
@@ -22,7 +22,7 @@ from flywheel.trajectory import Image, Trajectory
 def test_a_draft_is_seen_when_it_is_committed(any_lake: Lake, golden: list[Trajectory]) -> None:
     one = golden[0]
     picture = Image("image/png", b"pixels")
-    with Draft(any_lake, replace(one, steps=())) as draft:
+    with StreamingWriter(any_lake, replace(one, steps=())) as draft:
         for step in one.steps:
             draft.add([replace(step, screenshot=picture.sha256)], [picture])
         assert any_lake.sql("from trajectories").num_rows == 0
@@ -32,19 +32,19 @@ def test_a_draft_is_seen_when_it_is_committed(any_lake: Lake, golden: list[Traje
     assert replace(stored, steps=tuple(replace(step, screenshot=None) for step in stored.steps)) == one
     assert any_lake.images(one.trajectory_id) == {picture.sha256: picture}
     assert any_lake.append([one], "again") == 0
-    with Draft(any_lake, one) as draft:
+    with StreamingWriter(any_lake, one) as draft:
         draft.add(one.steps)
         assert not draft.commit(one, "again")
     assert check(any_lake) == []
 
 
 def test_a_draft_left_alone_leaves_nothing(lake: Lake, golden: list[Trajectory]) -> None:
-    with pytest.raises(KeyboardInterrupt), Draft(lake, golden[0]) as draft:
+    with pytest.raises(KeyboardInterrupt), StreamingWriter(lake, golden[0]) as draft:
         draft.add(golden[0].steps * 20)
         raise KeyboardInterrupt
     assert list(lake.staging.iterdir()) == []
     assert check(lake) == []
-    with pytest.raises(LakeError, match="the draft is of"), Draft(lake, golden[0]) as draft:
+    with pytest.raises(LakeError, match="the draft is of"), StreamingWriter(lake, golden[0]) as draft:
         draft.commit(golden[1], "another")
     assert lake.snapshot() == 0
 

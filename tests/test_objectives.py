@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from flywheel.config.distill import TrainConfig
-from flywheel.distill.algorithms.awr import regression_weights
-from flywheel.distill.algorithms.bc import cloning
-from flywheel.distill.algorithms.dpo import PAIR, REFERENCE, SIDE, preference
-from flywheel.distill.algorithms.kd import TOP_IDS, TOP_LOGPROBS, imitation, outcomes
-from flywheel.distill.algorithms.ppo import ADVANTAGE, BEHAVIOUR, SUCCESS, Clip, entropy, proximal
+from flywheel.distill.algorithms.awr import advantage_weights
+from flywheel.distill.algorithms.bc import bc_loss
+from flywheel.distill.algorithms.dpo import PAIR, REFERENCE, SIDE, dpo_loss
+from flywheel.distill.algorithms.kd import TOP_IDS, TOP_LOGPROBS, kd_loss, outcomes
+from flywheel.distill.algorithms.ppo import ADVANTAGE, BEHAVIOUR, SUCCESS, Clip, entropy, ppo_loss
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import Targets
 from flywheel.distill.training.loop import train
@@ -78,7 +78,7 @@ def answer(token: int, weight: float = 1.0, group: int = -1, **columns: object) 
 
 def test_cloning_is_the_weighted_likelihood() -> None:
     logits = torch.randn(3, VOCABULARY)
-    found = cloning(logits, targets([1, 2, 3], [1.0, 0.5, 2.0]))
+    found = bc_loss(logits, targets([1, 2, 3], [1.0, 0.5, 2.0]))
     logprobs = logits.log_softmax(-1)
     assert float(found) == pytest.approx(-float(logprobs[0, 1] + 0.5 * logprobs[1, 2] + 2 * logprobs[2, 3]), rel=1e-5)
 
@@ -86,7 +86,7 @@ def test_cloning_is_the_weighted_likelihood() -> None:
 @given(st.lists(st.floats(-9, 50), min_size=1, max_size=30), st.floats(0.5, 10))
 def test_better_decisions_weigh_more_and_none_too_much(advantages: list[float], beta: float) -> None:
     advantage = np.sort(np.array(advantages))
-    weight = regression_weights(advantage, beta, 20.0)
+    weight = advantage_weights(advantage, beta, 20.0)
     assert np.all(np.diff(weight) >= 0)
     assert weight.mean() == pytest.approx(1)
     raw = np.minimum(np.exp(np.minimum(advantage / beta, 10.0)), 20.0)
@@ -95,9 +95,9 @@ def test_better_decisions_weigh_more_and_none_too_much(advantages: list[float], 
 
 def test_regression_ends_where_its_paper_says(tmp_path: Path) -> None:
     """π ∝ π_data exp(A/β): equal data, advantages 1 and −1, β = 2, so odds of e."""
-    weights = regression_weights(np.array([1.0, -1.0] * 8), 2.0, 20.0)
+    weights = advantage_weights(np.array([1.0, -1.0] * 8), 2.0, 20.0)
     examples = [answer(token, weight) for token, weight in zip([GOOD, BAD] * 8, weights.tolist(), strict=True)]
-    found = said(taught(examples, cloning, tmp_path))
+    found = said(taught(examples, bc_loss, tmp_path))
     assert float(found[GOOD] / found[BAD]) == pytest.approx(np.e, rel=0.1)
 
 
@@ -106,17 +106,17 @@ def test_imitating_oneself_costs_nothing(logits: list[float], k: int) -> None:
     logits_NV = torch.tensor([logits])
     top = logits_NV.log_softmax(-1).topk(k)
     for reverse in (False, True):
-        found = imitation(logits_NV, targets([0], **{TOP_IDS: top.indices, TOP_LOGPROBS: top.values}), reverse=reverse)
+        found = kd_loss(logits_NV, targets([0], **{TOP_IDS: top.indices, TOP_LOGPROBS: top.values}), reverse=reverse)
         assert float(found) == pytest.approx(0, abs=1e-4)
 
 
 def test_imitation_with_all_tokens_is_the_divergence_and_the_tail_is_one_outcome() -> None:
     mine, theirs = torch.randn(2, VOCABULARY), torch.randn(2, VOCABULARY).log_softmax(-1)
     top = theirs.topk(VOCABULARY)
-    whole = imitation(mine, targets([0, 0], **{TOP_IDS: top.indices, TOP_LOGPROBS: top.values}))
+    whole = kd_loss(mine, targets([0, 0], **{TOP_IDS: top.indices, TOP_LOGPROBS: top.values}))
     student_NV = mine.log_softmax(-1)
     assert float(whole) == pytest.approx(float((theirs.exp() * (theirs - student_NV)).sum()), rel=1e-4)
-    backwards = imitation(mine, targets([0, 0], **{TOP_IDS: top.indices, TOP_LOGPROBS: top.values}), reverse=True)
+    backwards = kd_loss(mine, targets([0, 0], **{TOP_IDS: top.indices, TOP_LOGPROBS: top.values}), reverse=True)
     assert float(backwards) == pytest.approx(float((student_NV.exp() * (student_NV - theirs)).sum()), rel=1e-4)
     few = theirs.topk(2)
     one, other = outcomes(mine, few.indices, few.values)
@@ -128,7 +128,7 @@ def test_imitation_teaches_what_the_answers_alone_do_not_say(tmp_path: Path) -> 
     """All answers are GOOD; the teacher gave BAD a third, and everything else together a tenth."""
     told = np.array([0.9 * 2 / 3, 0.9 / 3])
     columns = {TOP_IDS: np.array([GOOD, BAD], np.int32), TOP_LOGPROBS: np.log(told).astype(np.float32)}
-    found = said(taught([answer(GOOD, **columns) for _ in range(8)], imitation, tmp_path))
+    found = said(taught([answer(GOOD, **columns) for _ in range(8)], kd_loss, tmp_path))
     assert found[[GOOD, BAD]].tolist() == pytest.approx(told.tolist(), abs=0.03)
 
 
@@ -138,9 +138,7 @@ def test_preference_is_the_papers_loss() -> None:
     logprobs = logits.log_softmax(-1)
     margin = (logprobs[0, 1] + 1) + (logprobs[1, 2] + 2) - (logprobs[2, 3] + 0.5)
     expected = -torch.nn.functional.logsigmoid(0.3 * margin)
-    assert float(preference(logits, targets([1, 2, 3], **columns), beta=0.3)) == pytest.approx(
-        float(expected), rel=1e-5
-    )
+    assert float(dpo_loss(logits, targets([1, 2, 3], **columns), beta=0.3)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_preference_widens_the_margin_of_each_pair(tmp_path: Path) -> None:
@@ -150,7 +148,7 @@ def test_preference_widens_the_margin_of_each_pair(tmp_path: Path) -> None:
         for token, side in ((GOOD, 1.0), (BAD, -1.0)):
             columns = {PAIR: np.int64(number), SIDE: np.float32(side), REFERENCE: np.float32(before[token])}
             pairs.append(answer(token, 0.5, number, **columns))
-    after = said(taught(pairs, partial(preference, beta=0.5), tmp_path, epochs=5)).log()
+    after = said(taught(pairs, partial(dpo_loss, beta=0.5), tmp_path, epochs=5)).log()
     assert (after[GOOD] - after[BAD]) - (before[GOOD] - before[BAD]) > 1
 
 
@@ -158,14 +156,14 @@ def test_proximal_is_the_policy_gradient_until_it_clips() -> None:
     logits = torch.zeros(1, VOCABULARY, requires_grad=True)
     logprob = logits.log_softmax(-1)[:, GOOD]
     columns = {ADVANTAGE: [2.0], BEHAVIOUR: logprob.detach(), SUCCESS: [0.0]}
-    proximal(logprob, targets([GOOD], **columns), Clip()).backward()
+    ppo_loss(logprob, targets([GOOD], **columns), Clip()).backward()
     expected = -2.0 * (torch.eye(VOCABULARY)[GOOD] - 1 / VOCABULARY)
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     for advantage, behind, moves in ((1.0, 0.2, True), (1.0, 0.3, False), (-1.0, -0.1, True), (-1.0, -0.3, False)):
         logits.grad = None
         columns = {ADVANTAGE: [advantage], BEHAVIOUR: logprob.detach() - behind, SUCCESS: [0.0]}
-        proximal(logits.log_softmax(-1)[:, GOOD], targets([GOOD], **columns), Clip()).backward()
+        ppo_loss(logits.log_softmax(-1)[:, GOOD], targets([GOOD], **columns), Clip()).backward()
         assert bool((logits.grad != 0).any()) == moves
 
 
@@ -183,7 +181,7 @@ def test_proximal_finds_the_better_arm_and_likelihood_of_successes_helps(tmp_pat
 
     def objective(logits_NV: Tensor, own: Targets, clip: Clip) -> Tensor:
         logprob_N = logits_NV.log_softmax(-1).gather(-1, own.next_N[:, None])[:, 0]
-        return proximal(logprob_N, own, clip)
+        return ppo_loss(logprob_N, own, clip)
 
     plain = said(taught(rows * 4, partial(objective, clip=Clip(success=0.0)), tmp_path / "plain", epochs=6))
     helped = said(taught(rows * 4, partial(objective, clip=Clip(success=1.0)), tmp_path / "helped", epochs=6))
@@ -203,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     def breaks(logits_NV: Tensor, own: Targets) -> Tensor:
         nonlocal calls
         calls += 1
-        return cloning(logits_NV, own) * (float("nan") if calls == 4 else 1.0)
+        return bc_loss(logits_NV, own) * (float("nan") if calls == 4 else 1.0)
 
     settings = SETTINGS.model_copy(update={"checkpoint_seconds": 1e-9})
     model = student()
@@ -214,5 +212,5 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert "\n" not in str(told.value)
     assert (tmp_path / "run" / "state.safetensors").is_file()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    done = train(model, [[answer(GOOD)]] * 6, settings, seed=0, pad=0, checkpoint=tmp_path / "run", objective=cloning)
+    done = train(model, [[answer(GOOD)]] * 6, settings, seed=0, pad=0, checkpoint=tmp_path / "run", objective=bc_loss)
     assert done["updates"] == 6

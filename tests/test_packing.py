@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flywheel.config.distill import StudentConfig
-from flywheel.distill.algorithms.bc import cloning
+from flywheel.distill.algorithms.bc import bc_loss
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import collate, hidden_states, pack, pack_groups, target_logits, target_states
 from flywheel.policies.models import new_model
@@ -49,7 +49,7 @@ def test_packed_loss_is_the_unpacked_loss(model: PreTrainedModel, tokenizer: Pre
     total = 0.0
     with torch.no_grad():
         batch = collate(examples, rows, 0)
-        packed = cloning(target_logits(model, batch), batch.targets)
+        packed = bc_loss(target_logits(model, batch), batch.targets)
         for one in examples:
             ids = torch.from_numpy(one.ids_T.astype(np.int64))
             logits = model(ids[None]).logits[0, :-1]

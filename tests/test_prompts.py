@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.contexts.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
 from flywheel.agents.contexts.tokenization import PieceTokenizer
-from flywheel.agents.inference.language_model import LocalSpeaker
+from flywheel.agents.inference.language_model import LocalLanguageModel
 from flywheel.agents.policy import Decoding, Policy
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
 from flywheel.config.distill import StudentConfig
@@ -20,7 +20,7 @@ from flywheel.environments.protocol import Observation, World
 from flywheel.filters.segments import segment
 from flywheel.policies.models import new_model
 from flywheel.policies.tokenizer import named_things, train_tokenizer
-from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Segment, Split, Trajectory
 
@@ -35,7 +35,7 @@ def tokenizer(golden: list[Trajectory]) -> PreTrainedTokenizerBase:
     return train_tokenizer(texts, named_things(step.action for one in golden for step in one.steps), 600)
 
 
-class Spy(LocalSpeaker):
+class Spy(LocalLanguageModel):
     """Remembers what the model was given to read."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
@@ -102,7 +102,7 @@ def _as_lived(one: Trajectory) -> list[Segment]:
 def _run(policy: Policy, world: World, origin: Origin) -> list[Trajectory]:
     torch.manual_seed(0)
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 300, 6)]
-    return list(Rollout(policy, jobs, here(world, 6), budget=Budget(23), origin=origin))
+    return list(Rollout(policy, jobs, in_process(world, 6), budget=Budget(23), origin=origin))
 
 
 def test_contexts_stop_growing() -> None:

@@ -33,7 +33,7 @@ from flywheel.filters.calibration.reward_hacks import cut
 from flywheel.filters.curate import curate
 from flywheel.filters.fingerprints import without_loops
 from flywheel.filters.segments import segment
-from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job
 from flywheel.trajectory import Split, Step, StopReason, Task, Trajectory, TrajectoryOrigin, trajectory_id
 from tests.conftest import ORIGIN, ROOT, Play
@@ -433,7 +433,7 @@ def test_what_makes_a_verifier_raise_again_and_again_is_set_apart(lake: Lake, ca
 def _walks(seeds: Sequence[int]) -> list[Trajectory]:
     """Honest walks to the corridor's door; one to a seed that cannot be played is another's walk under its name."""
     world = CorridorWorld()
-    (walk,) = Rollout(Expert(world), [Job(task_of(1))], here(world, 1), budget=Budget(LENGTH), origin=ORIGIN)
+    (walk,) = Rollout(Expert(world), [Job(task_of(1))], in_process(world, 1), budget=Budget(LENGTH), origin=ORIGIN)
     tasks = [task_of(seed) for seed in seeds]
     return [
         dataclasses.replace(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flywheel.datasets.lake.lake import Lake
-from flywheel.errors import InfrastructureError, LeakError
+from flywheel.errors import ContaminationError, InfrastructureError
 from tests.served import FLYWHEEL, ROOT, SMOKE
 from tests.servers import free_port
 
@@ -126,7 +126,7 @@ def test_errors_over_there_are_told_here(cluster: str) -> None:
         [sys.executable, "-c", ACTORS, cluster, str(Path(__file__).parent)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["1", "4", "9", LeakError.__name__, InfrastructureError.__name__]
+    assert done.stdout.split() == ["1", "4", "9", ContaminationError.__name__, InfrastructureError.__name__]
 
 
 ACTORS = """

@@ -16,7 +16,7 @@ from flywheel.config.distill import StudentConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.turn_lock import sole_turn
-from flywheel.datasets.lake.url import place_of
+from flywheel.datasets.lake.url import parse_lake_url
 from flywheel.datasets.maintenance.check import check, mend
 from flywheel.errors import LakeAwayError, LakeError
 from flywheel.policies.card import PolicyCard, decoding_of, limits_of
@@ -61,7 +61,7 @@ def test_one_turn_at_a_time_and_kill_9_lets_go(any_lake: Lake, request: pytest.F
 
 def test_two_data_directories_on_one_catalog_share_its_turn(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'catalog.sqlite'}?files={tmp_path / 'files'}"
-    one, other = (Lake(place_of(url, tmp_path / name), create=True) for name in ("one", "other"))
+    one, other = (Lake(parse_lake_url(url, tmp_path / name), create=True) for name in ("one", "other"))
     with one, other, sole_turn(one), pytest.raises(LakeError, match="another turn runs"), sole_turn(other):
         raise AssertionError("two turns at once")
 

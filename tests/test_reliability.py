@@ -22,7 +22,7 @@ import pytest
 
 from flywheel.arrow import routes_to_arrow
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.lake.streaming_writer import Draft
+from flywheel.datasets.lake.streaming_writer import StreamingWriter
 from flywheel.datasets.maintenance.check import check
 from flywheel.datasets.maintenance.compaction import collect_garbage, compact
 from flywheel.datasets.maintenance.retention import purge
@@ -117,7 +117,7 @@ class Compactor:
 def test_nothing_is_lost_doubled_or_left_half(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url, chance = lake_url(backend, request, tmp_path), random.Random(ROUNDS)
     writers = [Writer(url, number, tmp_path / f"writer-{number}", PAUSES[backend]) for number in range(WRITERS)]
-    pins, purged = [], set[str]()
+    versions, purged = [], set[str]()
     with ExitStack() as ended, Lake(url, create=True) as lake:
         compactor = Compactor(url)
         for one in (*writers, compactor):
@@ -134,7 +134,7 @@ def test_nothing_is_lost_doubled_or_left_half(backend: str, request: pytest.Fixt
                 compactor.kill()
                 compactor.start()
             if turn % max(2, ROUNDS // 3) == 1:
-                pins.append(create(lake, "kept", "trajectory_id not like '%-3'", sample=200, seed=turn))
+                versions.append(create(lake, "kept", "trajectory_id not like '%-3'", sample=200, seed=turn))
                 gone = f"{chance.randrange(WRITERS)}-{chance.randrange(2)}-3"
                 assert purge(lake, [gone], "asked for") == 1
                 purged.add(gone)
@@ -158,8 +158,8 @@ def test_nothing_is_lost_doubled_or_left_half(backend: str, request: pytest.Fixt
         assert [problem for problem in check(lake) if problem.segment] == []
         collect_garbage(lake, keep_snapshots=0, grace=0.0)
         assert check(lake) == []
-        assert all(len(ids(lake, pin)) == pin.trajectories for pin in pins)
-        assert pins
+        assert all(len(ids(lake, dataset)) == dataset.trajectories for dataset in versions)
+        assert versions
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_full_disk_is_told_and_the_lake_stays_whole(small_disk: Path, golden: 
     more = [replace(golden[3], trajectory_id=str(number)) for number in range(50)]
 
     def draft() -> None:
-        with Draft(lake, golden[4]) as open_draft:
+        with StreamingWriter(lake, golden[4]) as open_draft:
             for _ in range(200):
                 open_draft.add(golden[4].steps)
             open_draft.commit(golden[4], "long")
@@ -193,7 +193,7 @@ def test_a_full_disk_is_told_and_the_lake_stays_whole(small_disk: Path, golden: 
         "append": lambda: lake.append(more, "more"),
         "facts": lambda: lake.append_facts("routes", routes, "routes"),
         "draft": draft,
-        "pin": lambda: create(lake, "all", "true"),
+        "dataset": lambda: create(lake, "all", "true"),
         "purge": lambda: purge(lake, [golden[0].trajectory_id], "asked for"),
         "compact": lambda: compact(lake, least=1),
     }

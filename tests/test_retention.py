@@ -1,4 +1,4 @@
-"""Retention rules: what they select leaves the newest snapshot, pins and students keep what they need."""
+"""Retention rules: what they select leaves the newest snapshot, versions and students keep what they need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.maintenance.check import check
 from flywheel.datasets.maintenance.compaction import collect_garbage, compact
 from flywheel.datasets.maintenance.retention import due, retire, tend
-from flywheel.datasets.versions.stream import PinStream
+from flywheel.datasets.versions.stream import DatasetStream
 from flywheel.datasets.versions.versions import create, ids, tables
 from flywheel.errors import LakeError, QueryError
 from flywheel.trajectory import Route, RouteTo, Trajectory
@@ -31,7 +31,7 @@ def filled(lake: Lake, golden: list[Trajectory]) -> Lake:
 
 
 def test_retired_episodes_leave_the_newest_snapshot_only(filled: Lake, golden: list[Trajectory]) -> None:
-    pin = create(filled, "before", "true")
+    dataset = create(filled, "before", "true")
     gone, kept = golden[:2], golden[2:]
     rule = f"seed <= {gone[-1].seed}"
     assert due(filled, rule) == sorted(one.trajectory_id for one in gone)
@@ -39,13 +39,13 @@ def test_retired_episodes_leave_the_newest_snapshot_only(filled: Lake, golden: l
     assert retire(filled, rule) == 0
     assert filled.sql("from trajectories").num_rows == len(kept)
     assert filled.sql("from routes").num_rows == len(kept)
-    assert filled.sql("from trajectories", at=pin.snapshot).num_rows == len(golden)
+    assert filled.sql("from trajectories", at=dataset.snapshot).num_rows == len(golden)
     assert filled.append(golden, "late retry") == 0
     compact(filled, least=2)
     collect_garbage(filled, keep_snapshots=0, grace=0.0)
-    assert len(ids(filled, pin)) == len(golden)
-    assert tables(filled, pin)[1].num_rows == sum(one.length for one in golden)
-    assert sum(part.num_rows for part in PinStream(filled, pin)) == sum(one.length for one in golden)
+    assert len(ids(filled, dataset)) == len(golden)
+    assert tables(filled, dataset)[1].num_rows == sum(one.length for one in golden)
+    assert sum(part.num_rows for part in DatasetStream(filled, dataset)) == sum(one.length for one in golden)
     assert filled.trajectories([one.trajectory_id for one in golden]) == golden
     assert check(filled) == []
 

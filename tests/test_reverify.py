@@ -49,7 +49,7 @@ def test_new_arguments_change_verdicts_routes_and_what_is_told(lake: Lake, golde
     assert {one.trajectory_id for one in found.changes} == {one.trajectory_id for one in golden[2:]}
     assert all(one.before and not one.after and one.route == "executor" for one in found.changes)
     assert all("detour" in one.reason for one in found.changes)
-    assert (found.pins, found.students) == (["good@v1"], [card.policy_id])
+    assert (found.datasets, found.students) == (["good@v1"], [card.policy_id])
     assert route_counts(lake) == {"supervised": 2, "executor": len(golden) - 2}
     verdicts = lake.sql("select count(*) as n from verdicts where verifier = 'process'").to_pylist()
     assert verdicts == [{"n": 2 * len(golden) - 2}]

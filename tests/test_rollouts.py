@@ -21,8 +21,8 @@ from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Observation, Transition, World
 from flywheel.errors import ConfigError, InfrastructureError
-from flywheel.rollouts.engine import Rollout, Seats, here
-from flywheel.rollouts.environment_workers import Remote, Seat, remote
+from flywheel.rollouts.engine import EnvironmentWorkers, Rollout, in_process
+from flywheel.rollouts.environment_workers import EnvironmentWorker, RemoteWorker, remote_workers
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.rollouts.play import play
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
@@ -41,37 +41,37 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def workers(seats: int, count: int, patience: float = 30.0) -> Seats:
-    def crew() -> AbstractAsyncContextManager[Sequence[Seat]]:
-        return remote(NAME, "{}", seats=seats, workers=count, patience=patience)
+def workers(environments: int, processes: int, patience: float = 30.0) -> EnvironmentWorkers:
+    def crew() -> AbstractAsyncContextManager[Sequence[EnvironmentWorker]]:
+        return remote_workers(NAME, "{}", environments=environments, processes=processes, patience=patience)
 
     return crew
 
 
 def walked(
-    seeds: Sequence[int], seats: Seats, budget: Budget | None = None, policy: Policy | None = None
+    seeds: Sequence[int], workers: EnvironmentWorkers, budget: Budget | None = None, policy: Policy | None = None
 ) -> dict[int, Trajectory]:
     acting = policy or Expert(CorridorWorld())
     jobs = [Job(task_of(seed)) for seed in seeds]
-    played = list(Rollout(acting, jobs, seats, budget=budget or Budget(20), origin=ORIGIN))
+    played = list(Rollout(acting, jobs, workers, budget=budget or Budget(20), origin=ORIGIN))
     assert len(played) == len(seeds)
     return {one.seed: one for one in played}
 
 
 def test_workers_play_what_one_process_plays(world: World, smoke: Config) -> None:
-    from flywheel.rollouts.play import seats_of
+    from flywheel.rollouts.play import make_workers
 
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, 12)]
     apart = smoke.environment.model_copy(update={"workers": 2, "parallel": 5})
 
-    def played(seats: Seats) -> list[list[tuple[str, str, float]]]:
-        found = Rollout(RandomPolicy(), jobs, seats, budget=Budget(25), origin=ORIGIN)
+    def played(workers: EnvironmentWorkers) -> list[list[tuple[str, str, float]]]:
+        found = Rollout(RandomPolicy(), jobs, workers, budget=Budget(25), origin=ORIGIN)
         return [
             [(step.observation, step.action, step.progress) for step in one.steps]
             for one in sorted(found, key=lambda one: one.seed)
         ]
 
-    assert played(here(world, 1)) == played(here(world, 8)) == played(seats_of(apart, world))
+    assert played(in_process(world, 1)) == played(in_process(world, 8)) == played(make_workers(apart, world))
 
 
 def test_a_hung_environment_breaks_its_episode_and_is_restarted(faults: Path) -> None:
@@ -114,14 +114,14 @@ def test_who_asks_a_dead_worker_first_hears_whose_fault_it_was(faults: Path) -> 
 
 def test_a_worker_that_dies_while_nobody_asks_blames_no_neighbour() -> None:
     async def asked() -> None:
-        async with workers(1, 1)() as (seat,):
-            await seat.reset(task_of(1))
-            assert isinstance(seat, Remote) and seat.worker._process is not None
-            seat.worker._process.kill()
-            while seat.worker._process is not None:
+        async with workers(1, 1)() as (worker,):
+            await worker.reset(task_of(1))
+            assert isinstance(worker, RemoteWorker) and worker.process._process is not None
+            worker.process._process.kill()
+            while worker.process._process is not None:
                 await asyncio.sleep(0.01)
             with pytest.raises(InfrastructureError, match=r"^the environment's worker died with code -9; it was"):
-                await seat.step("right")
+                await worker.step("right")
 
     asyncio.run(asked())
 
@@ -134,8 +134,8 @@ def test_nonsense_and_chatter_do_not_get_through(faults: Path) -> None:
 
 
 def test_a_worker_that_cannot_open_its_world_says_why() -> None:
-    def crew() -> AbstractAsyncContextManager[Sequence[Seat]]:
-        return remote("cookingworld", '{"numRooms":3}', seats=2, workers=1, patience=30.0)
+    def crew() -> AbstractAsyncContextManager[Sequence[EnvironmentWorker]]:
+        return remote_workers("cookingworld", '{"numRooms":3}', environments=2, processes=1, patience=30.0)
 
     with pytest.raises(ConfigError, match="no parameter"):
         list(Rollout(RandomPolicy(), [Job(task_of(1))], crew, budget=Budget(5), origin=ORIGIN))
@@ -190,7 +190,7 @@ class Costly(Expert):
 )
 def test_budgets_truncate(budget: Budget, pause: float, stop: StopReason, length: int) -> None:
     world = CorridorWorld()
-    one = walked([1], here(world, 1), budget, Costly(world, pause=pause))[1]
+    one = walked([1], in_process(world, 1), budget, Costly(world, pause=pause))[1]
     assert (one.stop_reason, one.length) == (stop, length)
     assert not one.steps[-1].terminated or stop is StopReason.SUCCESS
     assert one.steps[-1].truncated == (stop is not StopReason.SUCCESS and stop is not StopReason.TIME_LIMIT)
@@ -217,7 +217,7 @@ def test_an_update_may_start_on_a_partly_filled_pool_and_running_episodes_go_on_
     first, second = Expert(world), Walker("right")
     gate = Gated(first)
     jobs = [Job(task_of(seed)) for seed in range(8)]
-    rollout = Rollout(gate, jobs, here(world, 4), budget=Budget(0), origin=ORIGIN)
+    rollout = Rollout(gate, jobs, in_process(world, 4), budget=Budget(0), origin=ORIGIN)
     played: list[Trajectory] = []
     for one in rollout:
         played.append(one)
@@ -267,7 +267,7 @@ class Gated:
 def test_finished_episodes_come_while_others_run() -> None:
     world = CorridorWorld()
     slow = [Job(task_of(0)), *(Job(task_of(seed)) for seed in range(1, 9))]
-    rollout = Rollout(Costly(world, pause=0.02), slow, here(world, 3), budget=Budget(20), origin=ORIGIN)
+    rollout = Rollout(Costly(world, pause=0.02), slow, in_process(world, 3), budget=Budget(20), origin=ORIGIN)
     sizes = [len(batch) for batch in rollout.batches(most=100, steps=10_000, seconds=0.1)]
     assert sum(sizes) == 9 and len(sizes) > 1
 
@@ -286,7 +286,7 @@ def test_a_policys_own_error_is_not_swallowed() -> None:
             raise KeyError("a bug")
 
     with pytest.raises(KeyError, match="a bug"):
-        walked([1], here(CorridorWorld(), 2), policy=Wrong("left"))
+        walked([1], in_process(CorridorWorld(), 2), policy=Wrong("left"))
 
 
 def test_too_few_decisions_are_an_error_and_no_hang() -> None:
@@ -295,7 +295,7 @@ def test_too_few_decisions_are_an_error_and_no_hang() -> None:
             return []
 
     with pytest.raises(RuntimeError, match="0 answers to 1 questions"):
-        walked([1], here(CorridorWorld(), 1), policy=Short("left"))
+        walked([1], in_process(CorridorWorld(), 1), policy=Short("left"))
 
 
 def test_what_ran_out_of_time_is_not_decided_in_the_next_episode() -> None:
@@ -340,12 +340,12 @@ class Uneven:
         return self._game.step(action)
 
 
-def uneven(count: int) -> Seats:
+def uneven(count: int) -> EnvironmentWorkers:
     @asynccontextmanager
-    async def seats() -> AsyncIterator[Sequence[Seat]]:
+    async def workers() -> AsyncIterator[Sequence[EnvironmentWorker]]:
         yield [Uneven(number) for number in range(count)]
 
-    return seats
+    return workers
 
 
 COLLECT = """

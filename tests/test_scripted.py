@@ -12,7 +12,7 @@ from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import batch_of
 from flywheel.filters.verifiers.replay import Replay
-from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, StopReason, Trajectory
 from tests.conftest import ROOT, Play
@@ -89,7 +89,11 @@ def test_an_expert_takes_over_what_others_began(world: World, steps: int) -> Non
     solved = 0
     for job in jobs:
         rollout = Rollout(
-            Takeover(steps, RandomPolicy(seed=steps), expert), [job], here(world, 1), budget=Budget(60), origin=ORIGIN
+            Takeover(steps, RandomPolicy(seed=steps), expert),
+            [job],
+            in_process(world, 1),
+            budget=Budget(60),
+            origin=ORIGIN,
         )
         (one,) = rollout
         solved += one.success
@@ -130,7 +134,7 @@ def test_a_kitchen_where_done_must_be_said() -> None:
         jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, 8)]
 
         def played(policy: Policy) -> list[Trajectory]:
-            return list(Rollout(policy, jobs, here(world, 4), budget=Budget(60), origin=ORIGIN))
+            return list(Rollout(policy, jobs, in_process(world, 4), budget=Budget(60), origin=ORIGIN))
 
         whole = played(Expert(world))
         assert all(one.success and one.steps[-1].action == FINISH for one in whole)

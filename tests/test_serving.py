@@ -17,7 +17,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from flywheel.agents.contexts.chat_format import understood, worded
+from flywheel.agents.contexts.chat_format import parse_answer, render_task
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
@@ -41,7 +41,7 @@ SEEN = Observation(
     state_key="a",
     valid_actions=("take knife", "look around"),
 )
-ASKED = [{"role": "system", "content": "Cook."}, {"role": "user", "content": worded(SEEN, whole=True)}]
+ASKED = [{"role": "system", "content": "Cook."}, {"role": "user", "content": render_task(SEEN, whole=True)}]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_openais_client_talks_to_the_whole_agent(students: tuple[Config, Lake, l
         names = [one.id for one in talking.models.list()]
         assert names[:2] == ["champion", hierarchical]
         reply = talking.chat.completions.create(model="champion", messages=ASKED)  # type: ignore[arg-type]
-        said = understood(reply.choices[0].message.content or "", SEEN.valid_actions)
+        said = parse_answer(reply.choices[0].message.content or "", SEEN.valid_actions)
         assert said is not None and said.action in (SEEN.valid_actions or ())
         assert said.subgoal
         assert reply.model.startswith(f"{hierarchical}@")

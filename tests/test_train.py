@@ -14,7 +14,7 @@ from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
 from flywheel.config.distill import StudentConfig, TrainConfig
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
-from flywheel.distill.algorithms.bc import cloning
+from flywheel.distill.algorithms.bc import bc_loss
 from flywheel.distill.batching.examples import Example, example, windows_of
 from flywheel.distill.data.corpus import load_corpus
 from flywheel.distill.data.rows import rows_of
@@ -52,7 +52,7 @@ def _train(
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = dropout
     pad = token_id(tokenizer, PAD)
-    train(model, [examples] * 6, SETTINGS, seed=1, pad=pad, checkpoint=folder, objective=cloning, **options)  # type: ignore[arg-type]
+    train(model, [examples] * 6, SETTINGS, seed=1, pad=pad, checkpoint=folder, objective=bc_loss, **options)  # type: ignore[arg-type]
     return model
 
 
@@ -107,7 +107,7 @@ def test_training_stops_where_held_out_tasks_gain_no_more_and_resumes_to_the_sam
             seed=1,
             pad=pad,
             checkpoint=folder,
-            objective=cloning,
+            objective=bc_loss,
             held_out=strange,
             progress=interrupt,
         )

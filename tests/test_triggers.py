@@ -58,9 +58,9 @@ def test_a_dataset_is_made_though_the_server_that_should_hear_of_it_is_away(
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     lake.append(golden, "collect")
-    pin = create(lake, "all", "true")
-    tell_of_dataset(lake, pin)
-    assert find(lake, "all@v1") == pin
+    dataset = create(lake, "all", "true")
+    tell_of_dataset(lake, dataset)
+    assert find(lake, "all@v1") == dataset
 
 
 DROPPED = """

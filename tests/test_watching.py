@@ -23,7 +23,7 @@ from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.lake.lake import Lake
 from flywheel.flows.monitor import Board
 from flywheel.integrations.otel import CONTENT, ENDPOINTS, tracing
-from flywheel.rollouts.engine import Rollout, here
+from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Episode, Job, Origin
 from flywheel.trajectory import Split, StopReason
 from tests.corridor import LENGTH, CorridorWorld, task_of
@@ -61,10 +61,10 @@ def test_spans_tell_episodes_decisions_and_steps(content: bool, monkeypatch: pyt
     with collector() as (url, exports):
         monkeypatch.setenv(ENDPOINTS[0], url)
         monkeypatch.setenv(CONTENT, str(content).lower())
-        with tracing() as spectators:
+        with tracing() as callbacks:
             jobs = [Job(task_of(seed)) for seed in range(3)]
             rollout = Rollout(
-                Expert(world), jobs, here(world, 2), budget=Budget(20), origin=ORIGIN, spectators=spectators
+                Expert(world), jobs, in_process(world, 2), budget=Budget(20), origin=ORIGIN, callbacks=callbacks
             )
             played = {one.trajectory_id for one in rollout}
     spans = spans_of(exports)
@@ -86,14 +86,14 @@ def test_spans_tell_episodes_decisions_and_steps(content: bool, monkeypatch: pyt
 def test_without_an_endpoint_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ENDPOINTS:
         monkeypatch.delenv(name, raising=False)
-    with tracing() as spectators:
-        assert spectators == []
+    with tracing() as callbacks:
+        assert callbacks == []
 
 
 def test_the_table_shows_what_runs_and_how_the_rest_ended() -> None:
     world, board = CorridorWorld(), Board()
     jobs = [Job(task_of(seed)) for seed in range(5)]
-    rollout = Rollout(Expert(world), jobs, here(world, 2), budget=Budget(3), origin=ORIGIN, spectators=[board])
+    rollout = Rollout(Expert(world), jobs, in_process(world, 2), budget=Budget(3), origin=ORIGIN, callbacks=[board])
     assert len(list(rollout)) == 5
     board.begun(7, Episode(Job(task_of(9)), Expert(world), ORIGIN))
     seen = _drawn(board)

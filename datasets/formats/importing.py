@@ -27,7 +27,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import IMPORTED, as_claim, as_trusted, check_numbers
 from flywheel.datasets.lake.redaction import redact
 from flywheel.datasets.lake.splits import By, assign
-from flywheel.errors import LakeError, LeakError, RecordError
+from flywheel.errors import ContaminationError, LakeError, RecordError
 from flywheel.text import printable
 from flywheel.trajectory import Split, Step, Trajectory, digest
 
@@ -173,12 +173,12 @@ def _assigned(
 
     try:
         record(waiting)
-    except LeakError:
+    except ContaminationError:
         fit = list[Trajectory]()
         for entry in waiting:
             try:
                 record([entry])
-            except LeakError as error:
+            except ContaminationError as error:
                 reject(entry[0], str(error))
             else:
                 fit += entry[1]

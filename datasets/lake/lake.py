@@ -45,7 +45,7 @@ from flywheel.datasets.lake.redaction import redacted
 from flywheel.datasets.lake.results import Result, streamed
 from flywheel.datasets.lake.snapshots import catalog_tables, files_of, segment_rows
 from flywheel.datasets.lake.storage import is_read_only, source, storage_at
-from flywheel.datasets.lake.url import Place, place_of, refuse_lost_catalog
+from flywheel.datasets.lake.url import LakeUrl, parse_lake_url, refuse_lost_catalog
 from flywheel.datasets.lake.views import PARQUET_KINDS, kinds_of
 from flywheel.errors import LakeError
 from flywheel.trajectory import SCHEMA_VERSION, Image, Trajectory
@@ -61,8 +61,8 @@ Contents = tuple[Files, dict[str, pa.Table]]
 class Lake:
     """One lake. Safe for several processes at once; on several machines with PostgreSQL and S3-compatible storage."""
 
-    def __init__(self, where: Path | str | Place, *, create: bool = False, redact: Sequence[str] = ()) -> None:
-        place = where if isinstance(where, Place) else place_of(where)
+    def __init__(self, where: Path | str | LakeUrl, *, create: bool = False, redact: Sequence[str] = ()) -> None:
+        place = where if isinstance(where, LakeUrl) else parse_lake_url(where)
         refuse_lost_catalog(place)
         if not create and not has_catalog(place.catalog):
             raise LakeError(f"no lake at {place.name}; run `flywheel run` first, or point data_dir at an existing one")
@@ -349,8 +349,8 @@ class Lake:
         return source(self.storage, file_name(name, kind))
 
 
-def _place(config: Config) -> Place:
-    return place_of(config.lake.url or config.data_dir, config.data_dir)
+def _place(config: Config) -> LakeUrl:
+    return parse_lake_url(config.lake.url or config.data_dir, config.data_dir)
 
 
 def file_name(name: str, kind: str) -> str:

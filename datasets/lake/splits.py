@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, or_, select
 
 from flywheel.datasets.lake.catalog import ASSIGNMENT
 from flywheel.datasets.lake.lake import LOOKUP, Lake
-from flywheel.errors import LeakError
+from flywheel.errors import ContaminationError
 from flywheel.trajectory import Split, Task, digest
 
 By = Literal["task", "template", "environment"]
@@ -86,4 +86,6 @@ def _agree_inside(connection: Connection, unit: str, split: Split) -> None:
 
 def _agree(unit: str, decided: str, wanted: str) -> None:
     if decided != wanted:
-        raise LeakError(f"{unit} belongs to {decided} and cannot serve {wanted}; choose other tasks or another lake")
+        raise ContaminationError(
+            f"{unit} belongs to {decided} and cannot serve {wanted}; choose other tasks or another lake"
+        )

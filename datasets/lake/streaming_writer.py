@@ -20,7 +20,7 @@ WAITING = 128
 """Steps that are turned into Arrow together."""
 
 
-class Draft:
+class StreamingWriter:
     """Steps in the order in which they are played; nobody reads them before `commit`.
 
         with Draft(lake, trajectory) as draft:

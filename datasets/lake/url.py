@@ -27,7 +27,7 @@ EXAMPLE = "postgresql://user@host/flywheel?files=s3://bucket/lake"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LakeUrl:
     """`catalog` and `files` are shared; `root` is this machine's folder for students, reports and staging."""
 
     catalog: URL
@@ -37,12 +37,12 @@ class Place:
     """For people."""
 
 
-def place_of(where: Path | str, root: Path | None = None) -> Place:
+def parse_lake_url(where: Path | str, root: Path | None = None) -> LakeUrl:
     """The place that a folder or URL names. Raises `LakeError` for one that names none."""
     text = str(where)
     if "://" not in text:
         folder = Path(text)
-        return Place(URL.create("sqlite", database=str(folder / CATALOG_FILE)), text, root or folder, text)
+        return LakeUrl(URL.create("sqlite", database=str(folder / CATALOG_FILE)), text, root or folder, text)
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
@@ -57,14 +57,14 @@ def place_of(where: Path | str, root: Path | None = None) -> Place:
     if not isinstance(files, str) or not files:
         raise LakeError(f"{name} does not say where its files lie; add ?files=…, as in {EXAMPLE}")
     own = root or (Path(files) if "://" not in files else _cache() / digest(name, files))
-    return Place(catalog, files, own, name)
+    return LakeUrl(catalog, files, own, name)
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flywheel"
 
 
-def refuse_lost_catalog(place: Place) -> None:
+def refuse_lost_catalog(place: LakeUrl) -> None:
     """Raise `LakeError` for files without a catalog that lists them: that is damage, not an empty lake."""
     if place.catalog.get_backend_name() != "sqlite" or "://" in place.files:
         return

@@ -108,9 +108,9 @@ CATALOG_VIEWS: dict[str, View] = {
             "finished_at": "when it ended; NULL while it runs",
         },
     ),
-    "pins": View(
+    "dataset_versions": View(
         "a version of a dataset",
-        "select * from raw_pins",
+        "select * from raw_dataset_versions",
         {
             "name": "of the dataset",
             "version": "1, 2, …",
@@ -175,7 +175,7 @@ CATALOG_KINDS = {
     "gates": "gate",
     "lineage": "lineage",
     "iterations": "iteration",
-    "pins": "pin",
+    "dataset_versions": "pin",
     "revocations": "revocation",
     "evaluations": "evaluation",
     "quarantined": "quarantined",

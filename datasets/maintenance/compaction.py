@@ -31,7 +31,7 @@ Segment = Row[Any]
 def compact(lake: Lake, *, least: int = 8) -> int:
     """Merge small live segments into larger ones. How many segments went into others.
 
-    Earlier snapshots go on reading the old files until `collect_garbage` finds that no pin needs them.
+    Earlier snapshots go on reading the old files until `collect_garbage` finds that no dataset version needs them.
     Memory holds one row group at a time.
     """
     merged = 0
@@ -116,7 +116,7 @@ def rows(lake: Lake, sources: Sequence[Segment]) -> Iterator[pa.Table]:
 
 
 def collect_garbage(lake: Lake, *, keep_snapshots: int = 100, grace: float = GRACE) -> int:
-    """Delete files that neither a pin nor one of the newest snapshots reads. How many.
+    """Delete files that neither a dataset version nor one of the newest snapshots reads. How many.
 
     Snapshots that lose a file are forgotten with it: they are refused from then on, never read in part.
     Files that the catalog has never heard of are writers' work in progress, or were left by killed ones: they are

@@ -49,7 +49,7 @@ def behind(lake: Lake, policy_id: str) -> dict[str, Any]:
 
 
 def touched(lake: Lake, trajectory_id: str) -> dict[str, Any]:
-    """Touched by a trajectory: pins that hold it, students trained on it, and students descended from those."""
+    """Touched by a trajectory: datasets that hold it, students trained on it, and students descended from those."""
     one = lake.sql(
         f"""select policy_id, policy_version, origin, origin_source, origin_by, route, route_reason, verified, revoked
             from trajectories
@@ -62,7 +62,12 @@ def touched(lake: Lake, trajectory_id: str) -> dict[str, Any]:
               select p.policy_id, false from policies p join down on p.parent_policy_id = down.policy_id)
             select policy_id, bool_or(direct) as trained_on_it from down group by all order by policy_id"""
     ).to_pylist()
-    return {"trajectory_id": trajectory_id, **one, "pins": pins_holding(lake, [trajectory_id]), "students": students}
+    return {
+        "trajectory_id": trajectory_id,
+        **one,
+        "datasets": datasets_holding(lake, [trajectory_id]),
+        "students": students,
+    }
 
 
 def resolve(lake: Lake, prefix: str) -> tuple[str, str]:
@@ -81,27 +86,30 @@ def resolve(lake: Lake, prefix: str) -> tuple[str, str]:
 
 
 def revoke(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> dict[str, Any]:
-    """Take trajectories back: they teach nobody from now on; the pins and students that they touched are marked."""
+    """Take trajectories back: they teach nobody from now on; the datasets and students that they touched are marked."""
     known = lake.known_ids(trajectory_ids)
     if missing := [one for one in trajectory_ids if one not in known]:
         raise LakeError(f"no trajectory '{missing[0]}' in {lake.name}; nothing was revoked")
     gone = set(lake.sql("select trajectory_id from revocations")["trajectory_id"].to_pylist())
     new = [one for one in dict.fromkeys(trajectory_ids) if one not in gone]
-    pins = pins_holding(lake, trajectory_ids)
+    datasets = datasets_holding(lake, trajectory_ids)
     with lake.catalog.write() as connection:
         if new:
             rows = [{"trajectory_id": one, "reason": reason, "created_at": time.time()} for one in new]
             connection.execute(insert(REVOCATION), rows)
-        for title in pins:
+        for title in datasets:
             name, _, version = title.partition("@v")
             mine = (PIN.c.name == name) & (PIN.c.version == int(version)) & (PIN.c.flag == "")
             connection.execute(update(PIN).where(mine).values(flag=f"holds revoked trajectories: {reason}"))
     students = lake.sql("select policy_id from policies where revoked > 0 order by policy_id")["policy_id"].to_pylist()
-    return {"revoked": len(new), "pins": pins, "students": students}
+    return {"revoked": len(new), "datasets": datasets, "students": students}
 
 
-def pins_holding(lake: Lake, trajectory_ids: Sequence[str]) -> list[str]:
-    """Titles of the pins that hold one of the trajectories."""
+def datasets_holding(lake: Lake, trajectory_ids: Sequence[str]) -> list[str]:
+    """Titles of the dataset versions that hold one of the trajectories."""
     wanted = set(trajectory_ids)
-    titles = [f"{row['name']}@v{row['version']}" for row in lake.sql("from pins order by name, version").to_pylist()]
+    titles = [
+        f"{row['name']}@v{row['version']}"
+        for row in lake.sql("from dataset_versions order by name, version").to_pylist()
+    ]
     return [title for title in titles if wanted.intersection(selected(lake, find(lake, title)))]

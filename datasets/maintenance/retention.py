@@ -34,7 +34,7 @@ Segment = Row[Any]
 
 
 def purge(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> int:
-    """Remove trajectories from every file, history included. How many were there. Pins that held one are flagged.
+    """Remove trajectories from every file, history included. How many were there. Datasets that held one are flagged.
 
     The view `revocations` records that it happened. What judges answered is dropped as a whole.
     """
@@ -75,7 +75,7 @@ def due(lake: Lake, condition: str) -> list[str]:
 def retire(lake: Lake, condition: str) -> int:
     """Let what the condition selects leave the newest snapshot. How many left.
 
-    Pins and earlier snapshots go on reading them until `collect_garbage` finds that nobody needs the files.
+    Datasets and earlier snapshots go on reading them until `collect_garbage` finds that nobody needs the files.
     """
     ids = due(lake, condition)
     while found := _holding(lake, ids, live=True):

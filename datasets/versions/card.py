@@ -15,7 +15,7 @@ LICENSE = "other"
 
 
 def dataset_card(lake: Lake, name: str, snapshot: int, condition: str, ids: Sequence[str]) -> str:
-    """Markdown with the front matter that Hugging Face reads. The same pin has the same card."""
+    """Markdown with the front matter that Hugging Face reads. The same version has the same card."""
     connection = lake.connect(snapshot)
     try:
         connection.register("wanted", pa.table({"trajectory_id": list(ids)}))

@@ -13,8 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.near_duplicates import similar
-from flywheel.errors import LeakError
+from flywheel.datasets.versions.near_duplicates import near_duplicates
+from flywheel.errors import ContaminationError
 
 GRAM = 5
 """Words of an n-gram."""
@@ -27,7 +27,7 @@ TELLING = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Leak:
+class Contamination:
     """`similarity`: share of the held-out task's own n-grams, or the estimated Jaccard similarity of the episodes."""
 
     training: str
@@ -36,7 +36,7 @@ class Leak:
     similarity: float
 
 
-def leaks(lake: Lake, ids: Sequence[str], threshold: float) -> list[Leak]:
+def find_contamination(lake: Lake, ids: Sequence[str], threshold: float) -> list[Contamination]:
     """Training episodes among `ids` that are so like a dev or test episode of the lake, the worst first."""
     connection = lake.connect(kinds=("trajectories", "steps", "fingerprints", "routes"))
     try:
@@ -55,19 +55,19 @@ def leaks(lake: Lake, ids: Sequence[str], threshold: float) -> list[Leak]:
                 f"""create temp view {name} as
                     select * from fingerprints semi join (from known where side = '{side}') using (trajectory_id)"""
             )
-        nearly = similar(connection, "ours", "held", threshold).to_pylist()
-        found = [Leak(row["one"], row["other"], "playing", row["similarity"]) for row in nearly]
-        found += [Leak(one, other, "words", share) for one, other, share in _words(connection, threshold)]
+        nearly = near_duplicates(connection, "ours", "held", threshold).to_pylist()
+        found = [Contamination(row["one"], row["other"], "playing", row["similarity"]) for row in nearly]
+        found += [Contamination(one, other, "words", share) for one, other, share in _words(connection, threshold)]
     finally:
         connection.close()
     return sorted(found, key=lambda leak: (-leak.similarity, leak.training, leak.held_out))
 
 
-def refuse_leaks(lake: Lake, ids: Sequence[str], threshold: float) -> None:
+def refuse_contamination(lake: Lake, ids: Sequence[str], threshold: float) -> None:
     """Raise `LeakError` if a training episode among `ids` gives a held-out task of the lake away."""
-    if found := leaks(lake, ids, threshold):
+    if found := find_contamination(lake, ids, threshold):
         worst = found[0]
-        raise LeakError(
+        raise ContaminationError(
             f"training episode {worst.training} gives the {worst.what} of held-out episode {worst.held_out} away "
             f"(similarity {worst.similarity:.2f}; {len(found)} such pairs); leave it out, take it back with "
             f"`flywheel lake revoke {worst.training} --reason leak`, or raise the limit (curate.leak, --leak)"

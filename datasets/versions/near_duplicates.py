@@ -14,7 +14,7 @@ PAIRS = 1 << 16
 """Pairs of signatures compared at once."""
 
 
-def similar(connection: duckdb.DuckDBPyConnection, one: str, other: str, least: float) -> pa.Table:
+def near_duplicates(connection: duckdb.DuckDBPyConnection, one: str, other: str, least: float) -> pa.Table:
     """Pairs (one, other, similarity) of two relations of fingerprints that are at least so alike.
 
     The share of equal values of two MinHash signatures estimates the Jaccard similarity s of their sets; its standard

@@ -1,4 +1,4 @@
-"""A pin as plain Parquet files: byte-identical over runs and thread counts, and ready for `load_dataset`."""
+"""A dataset version as plain Parquet files: byte-identical over runs and thread counts, ready for `load_dataset`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from flywheel.datasets.lake.files import write_parquet
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.versions import Pin, tables
+from flywheel.datasets.versions.versions import DatasetVersion, tables
 from flywheel.errors import LakeError
 
 PER_SHARD = 2_000
@@ -18,7 +18,12 @@ PER_SHARD = 2_000
 
 
 def write_shards(
-    lake: Lake, pin: Pin, folder: Path, *, per_shard: int = PER_SHARD, progress: Callable[[int], None] = lambda n: None
+    lake: Lake,
+    dataset: DatasetVersion,
+    folder: Path,
+    *,
+    per_shard: int = PER_SHARD,
+    progress: Callable[[int], None] = lambda n: None,
 ) -> list[Path]:
     """Write `trajectories/` and `steps/` with equally cut shards, and the card as README.md.
 
@@ -27,7 +32,7 @@ def write_shards(
     card = folder / "README.md"
     if folder.exists() and any(folder.iterdir()):
         raise LakeError(f"{folder} is not empty; name a new folder")
-    trajectories, steps = tables(lake, pin)
+    trajectories, steps = tables(lake, dataset)
     shards = max(1, -(-trajectories.num_rows // per_shard))
     written = []
     for kind in ("trajectories", "steps"):
@@ -40,7 +45,7 @@ def write_shards(
             write_parquet([_plain(table)], table.schema, path)
             written.append(path)
         progress(part.num_rows)
-    card.write_text(pin.card)
+    card.write_text(dataset.card)
     return [*written, card]
 
 

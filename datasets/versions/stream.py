@@ -1,4 +1,4 @@
-"""Streaming a pin into training: Arrow tables in a seeded order, shared out over ranks and workers, resumable."""
+"""Streaming a dataset into training: Arrow tables in a seeded order, shared out over ranks and workers, resumable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from flywheel.datasets.lake.files import read_rows
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.versions import Pin, ids
+from flywheel.datasets.versions.versions import DatasetVersion, ids
 
 KEYS = ("trajectory_id", "index")
 READERS = 2
@@ -21,8 +21,8 @@ Window = list[tuple[str, list[str]]]
 """Segments with the trajectories that are wanted of each."""
 
 
-class PinStream(IterableDataset[pa.Table]):
-    """Steps of a pin as Arrow tables of `batch` whole trajectories, ordered by trajectory and index within a table.
+class DatasetStream(IterableDataset[pa.Table]):
+    """Steps of a dataset as Arrow tables of `batch` whole trajectories, ordered by trajectory and index within a table.
 
     Segments, large ones in parts, are drawn in random order until they hold `shuffle` trajectories; these are read
     once, shuffled and cut into tables: memory is bounded by `shuffle`, not by the lake. The order is a function of
@@ -33,7 +33,7 @@ class PinStream(IterableDataset[pa.Table]):
     def __init__(
         self,
         lake: Lake,
-        pin: Pin,
+        dataset: DatasetVersion,
         *,
         columns: Sequence[str] | None = None,
         batch: int = 32,
@@ -47,7 +47,9 @@ class PinStream(IterableDataset[pa.Table]):
         self._place, self._columns, self._batch = lake.place, list(columns) if columns else None, batch
         self._rank, self._ranks, self._start = rank, ranks, start_batch
         self._order = [seed, epoch]
-        self._windows = _windows(lake, lake.segments_of(ids(lake, pin)), np.random.default_rng(self._order), shuffle)
+        self._windows = _windows(
+            lake, lake.segments_of(ids(lake, dataset)), np.random.default_rng(self._order), shuffle
+        )
 
     def __iter__(self) -> Iterator[pa.Table]:
         worker = get_worker_info()

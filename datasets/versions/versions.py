@@ -1,4 +1,4 @@
-"""Pins: named, versioned datasets. A pin is a snapshot, a condition and a digest, so it reads the same for ever.
+"""Dataset versions: named, with a number. Each is a snapshot, a condition and a digest, so it reads the same for ever.
 
     flywheel dataset create verified --where "verified = 1 and split = 'train'" --sample 500
 
@@ -20,7 +20,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import check_condition
 from flywheel.datasets.lake.snapshots import SnapshotGoneError, check_snapshot
 from flywheel.datasets.versions.card import dataset_card
-from flywheel.datasets.versions.contamination import refuse_leaks
+from flywheel.datasets.versions.contamination import refuse_contamination
 from flywheel.errors import LakeError
 from flywheel.trajectory import digest
 
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
+class DatasetVersion:
     """One version of a dataset. `sample` 0 means all that the condition selects."""
 
     name: str
@@ -48,8 +48,10 @@ class Pin:
         return f"{self.name}@v{self.version}"
 
 
-def create(lake: Lake, name: str, condition: str, *, sample: int = 0, seed: int = 0, leak: float = LEAK) -> Pin:
-    """Pin what the condition (SQL over `trajectories`) selects now. The same again is the version that exists.
+def create(
+    lake: Lake, name: str, condition: str, *, sample: int = 0, seed: int = 0, leak: float = LEAK
+) -> DatasetVersion:
+    """Record what the condition (SQL over `trajectories`) selects now. The same again is the version that exists.
 
     Raises `LeakError` if a training episode among them gives a held-out task away.
     """
@@ -63,12 +65,12 @@ def create(lake: Lake, name: str, condition: str, *, sample: int = 0, seed: int 
             continue  # upkeep was at work meanwhile; the newest snapshot will do
 
 
-def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak: float) -> Pin:
+def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak: float) -> DatasetVersion:
     snapshot = lake.snapshot()
     ids = _ids(lake, snapshot, condition, sample, seed)
     if not ids:
         raise LakeError(f"nothing in the lake satisfies: {condition}")
-    refuse_leaks(lake, ids, leak)
+    refuse_contamination(lake, ids, leak)
     found = digest("pin", sorted(ids), size=16)
     with lake.catalog.read() as connection:
         same = connection.execute(
@@ -79,7 +81,7 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak:
     found_lengths = lake.sql("select trajectory_id, length from trajectories", at=snapshot).to_pydict()
     lengths = dict(zip(*found_lengths.values(), strict=True))
     steps = sum(lengths[one] for one in ids)
-    draft = Pin(name, 0, snapshot, condition, sample, seed, len(ids), steps, found, "", "")
+    draft = DatasetVersion(name, 0, snapshot, condition, sample, seed, len(ids), steps, found, "", "")
     card = dataset_card(lake, draft.name, snapshot, condition, ids)
     with lake.catalog.write() as connection:
         check_snapshot(connection, snapshot, lake.name)
@@ -89,7 +91,7 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak:
     return find(lake, f"{name}@v{version}")
 
 
-def find(lake: Lake, title: str) -> Pin:
+def find(lake: Lake, title: str) -> DatasetVersion:
     """`name@v3`, or the newest version of `name`."""
     name, _, version = title.partition("@v")
     query = select(PIN).where(PIN.c.name == name).order_by(PIN.c.version.desc())
@@ -107,30 +109,30 @@ def snapshot_of(lake: Lake, text: str) -> int:
     return int(text) if text.isdigit() else find(lake, text).snapshot
 
 
-def ids(lake: Lake, pin: Pin) -> list[str]:
-    """The pin's trajectories in its own order. Raises `LakeError` if the lake no longer gives what was pinned."""
-    found = selected(lake, pin)
-    if digest("pin", sorted(found), size=16) != pin.digest:
-        why = find(lake, pin.title).flag or "the lake was changed by other means than Flywheel"
-        raise LakeError(f"{pin.title} no longer reads as it was pinned: {why}; create a new version")
+def ids(lake: Lake, dataset: DatasetVersion) -> list[str]:
+    """The dataset's trajectories in its own order. Raises `LakeError` if the lake no longer gives what was pinned."""
+    found = selected(lake, dataset)
+    if digest("pin", sorted(found), size=16) != dataset.digest:
+        why = find(lake, dataset.title).flag or "the lake was changed by other means than Flywheel"
+        raise LakeError(f"{dataset.title} no longer reads as it was pinned: {why}; create a new version")
     return found
 
 
-def selected(lake: Lake, pin: Pin) -> list[str]:
-    """What the pin's condition selects from its snapshot by now: less than was pinned, if something was purged."""
-    return _ids(lake, pin.snapshot, pin.condition, pin.sample, pin.seed)
+def selected(lake: Lake, dataset: DatasetVersion) -> list[str]:
+    """What the dataset's condition selects from its snapshot by now: less than was pinned, if something was purged."""
+    return _ids(lake, dataset.snapshot, dataset.condition, dataset.sample, dataset.seed)
 
 
-def difference(lake: Lake, one: Pin, other: Pin) -> dict[str, list[str]]:
+def difference(lake: Lake, one: DatasetVersion, other: DatasetVersion) -> dict[str, list[str]]:
     """Ids that only the first holds, only the second, and how each group of ids is sorted."""
     first, second = set(ids(lake, one)), set(ids(lake, other))
     return {"removed": sorted(first - second), "added": sorted(second - first), "kept": sorted(first & second)}
 
 
-def tables(lake: Lake, pin: Pin) -> tuple[pa.Table, pa.Table]:
-    """(trajectories, steps) of a pin as its views show them, in the pin's order."""
-    wanted = pa.table({"trajectory_id": ids(lake, pin), "position": range(pin.trajectories)})
-    connection = lake.connect(pin.snapshot)
+def tables(lake: Lake, dataset: DatasetVersion) -> tuple[pa.Table, pa.Table]:
+    """(trajectories, steps) of a dataset as its views show them, in the dataset's order."""
+    wanted = pa.table({"trajectory_id": ids(lake, dataset), "position": range(dataset.trajectories)})
+    connection = lake.connect(dataset.snapshot)
     try:
         connection.register("wanted", wanted)
         trajectories, steps = (
@@ -153,6 +155,6 @@ def _ids(lake: Lake, snapshot: int, condition: str, sample: int, seed: int) -> l
     return found
 
 
-def _pin(row: Row[tuple[object, ...]]) -> Pin:
+def _pin(row: Row[tuple[object, ...]]) -> DatasetVersion:
     values = {key: value for key, value in row._mapping.items() if key != "created_at"}
-    return Pin(**{**values, "sample": values["sample"] or 0})
+    return DatasetVersion(**{**values, "sample": values["sample"] or 0})

@@ -16,7 +16,7 @@ from flywheel.config.distill import RefineConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
-from flywheel.distill.algorithms.awr import regression_weights
+from flywheel.distill.algorithms.awr import advantage_weights
 from flywheel.distill.credit.advantages import returns
 from flywheel.distill.credit.critics import States, ValueHead, by_trajectory, fit, states_of
 from flywheel.distill.credit.hierarchical import Critics, hae, normalised
@@ -62,14 +62,14 @@ def credited(
     iteration: int,
 ) -> Credit:
     """Fit critics on the cloned student, append advantages under them to the lake, and turn them into weights."""
-    rows, heads = appraised(config, settings, lake, corpus, roles, base, iteration)
+    rows, heads = estimate_advantages(config, settings, lake, corpus, roles, base, iteration)
     verified = pa.array([one for one, to in corpus.routes.items() if to in VERIFIED], pa.string())
     everyone = pa.array(list(corpus.routes), pa.string())
     taught = {FLAT: verified, PLANNER: verified, EXECUTOR: everyone, SWITCH: everyone}
     weights: dict[str, dict[tuple[str, int], float]] = {}
     for level in dict.fromkeys(rows["level"].to_pylist()):
         own = rows.filter(pc.and_(pc.equal(rows["level"], level), pc.is_in(rows["trajectory_id"], taught[level])))
-        told = regression_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
+        told = advantage_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
         weights[level] = by_decision(own, told)
     return Credit(weights, heads)
 
@@ -80,7 +80,7 @@ def by_decision(rows: pa.Table, values_M: Floats) -> dict[tuple[str, int], float
     return dict(zip(keys, values_M.tolist(), strict=True))
 
 
-def appraised(
+def estimate_advantages(
     config: Config,
     settings: RefineConfig,
     lake: Lake,

@@ -14,7 +14,7 @@ PAIR, SIDE, REFERENCE = "pair", "side", "reference"
 token's log-probability under the policy that training began with."""
 
 
-def preference(logits_NV: Tensor, targets: Targets, *, beta: float = 0.1) -> Tensor:
+def dpo_loss(logits_NV: Tensor, targets: Targets, *, beta: float = 0.1) -> Tensor:
     """−Σ_pairs log σ(β margin); the margin is how much further apart the two episodes are than under the reference."""
     margin_P = margins(logits_NV, targets)
     return -logsigmoid(beta * margin_P).sum()

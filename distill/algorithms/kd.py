@@ -15,7 +15,7 @@ TOP_IDS, TOP_LOGPROBS = "top_ids", "top_logprobs"
 """Columns (N, K) of the targets."""
 
 
-def imitation(logits_NV: Tensor, targets: Targets, *, reverse: bool = False) -> Tensor:
+def kd_loss(logits_NV: Tensor, targets: Targets, *, reverse: bool = False) -> Tensor:
     """Σ w KL(teacher ‖ student), or with `reverse` KL(student ‖ teacher) (MiniLLM, arXiv 2306.08543: mode-seeking)."""
     student_NK1, teacher_NK1 = outcomes(logits_NV, targets.columns[TOP_IDS], targets.columns[TOP_LOGPROBS])
     one, other = (student_NK1, teacher_NK1) if reverse else (teacher_NK1, student_NK1)

@@ -14,11 +14,11 @@ from flywheel.config.distill import RefineConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.algorithms.advantage_weights import credited
-from flywheel.distill.algorithms.bc import cloning
-from flywheel.distill.algorithms.dpo import preference
+from flywheel.distill.algorithms.bc import bc_loss
+from flywheel.distill.algorithms.dpo import dpo_loss
 from flywheel.distill.algorithms.dpo_pairs import Pair, pair_rows
-from flywheel.distill.algorithms.kd import imitation
-from flywheel.distill.algorithms.teacher_logprobs import stored, teach, with_teachings
+from flywheel.distill.algorithms.kd import kd_loss
+from flywheel.distill.algorithms.teacher_logprobs import stored, teach, with_teacher_logprobs
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.credit.critics import ValueHead
 from flywheel.distill.data.corpus import Corpus
@@ -41,7 +41,7 @@ class Lesson:
 
     rows: Callable[[Rows, PieceTokenizer, int], Iterator[Drawn]] = Rows.epochs
     more: Callable[[Rows], More] | None = None
-    objective: Objective = cloning
+    objective: Objective = bc_loss
     watch: Watch = lambda logits, targets: {}
     head: ValueHead | None = None
 
@@ -71,11 +71,11 @@ def lessons(
         )
     if settings.objective == "imitation":
         ask = partial(_taught, config, settings, lake, teacher)
-        objective = partial(imitation, reverse=settings.reverse)
+        objective = partial(kd_loss, reverse=settings.reverse)
         return lambda role: Lesson(more=partial(ask, role), objective=objective)
     if settings.objective == "preference":
         compared = pair_rows(config, lake, pairs, base)
-        return lambda role: Lesson(compared, objective=partial(preference, beta=settings.beta))
+        return lambda role: Lesson(compared, objective=partial(dpo_loss, beta=settings.beta))
     return cloned
 
 
@@ -96,6 +96,6 @@ def _taught(config: Config, settings: RefineConfig, lake: Lake, teacher: str, ro
             teach(lake, model, teacher, role, draw, epoch, places, owners, examples, k, size, pad)
             known = stored(lake, teacher, role, draw, epoch, places, k)
         for place, one in zip(places, examples, strict=True):
-            yield with_teachings(one, *known[place], k)
+            yield with_teacher_logprobs(one, *known[place], k)
 
     return more

@@ -28,7 +28,7 @@ class Clip:
     success: float = 0.1
 
 
-def proximal(logprob_N: Tensor, targets: Targets, clip: Clip) -> Tensor:
+def ppo_loss(logprob_N: Tensor, targets: Targets, clip: Clip) -> Tensor:
     """−Σ w [min(ρ A, clip(ρ, 1 − low, 1 + high) A) + μ 1(success) log π], ρ = π / π_behaviour."""
     advantage_N = targets.columns[ADVANTAGE]
     ratio_N = (logprob_N - targets.columns[BEHAVIOUR]).exp()
@@ -55,7 +55,7 @@ def chosen(logits_NV: Tensor, targets: Targets, never: Sequence[int] = ()) -> tu
 
 def practised(logits_NV: Tensor, targets: Targets, clip: Clip, never: Sequence[int]) -> Tensor:
     """`proximal` of a student's own decisions."""
-    return proximal(chosen(logits_NV, targets, never)[0], targets, clip)
+    return ppo_loss(chosen(logits_NV, targets, never)[0], targets, clip)
 
 
 def watched(logits_NV: Tensor, targets: Targets, clip: Clip, never: Sequence[int]) -> dict[str, Tensor]:

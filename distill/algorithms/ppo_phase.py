@@ -13,7 +13,7 @@ from flywheel.config.distill import RefineConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
-from flywheel.distill.algorithms.advantage_weights import appraised, by_decision
+from flywheel.distill.algorithms.advantage_weights import by_decision, estimate_advantages
 from flywheel.distill.algorithms.phases import Lesson, More
 from flywheel.distill.algorithms.ppo import Clip, practised, watched
 from flywheel.distill.algorithms.ppo_rollouts import PURPOSE
@@ -40,7 +40,7 @@ def practice_lessons(
 ) -> Callable[[Role], Lesson]:
     """Critics are fitted to the round's returns before the policy moves; advantages are normalised level by level."""
     base = policy_directory(lake, student.policy_id)
-    credit, heads = appraised(config, settings, lake, corpus, roles, base, iteration)
+    credit, heads = estimate_advantages(config, settings, lake, corpus, roles, base, iteration)
     worth = {}
     for level in dict.fromkeys(credit["level"].to_pylist()):
         own = credit.filter(pc.equal(credit["level"], level))

@@ -9,7 +9,7 @@ from flywheel.config.distill import PracticeConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
-from flywheel.datasets.versions.contamination import refuse_leaks
+from flywheel.datasets.versions.contamination import refuse_contamination
 from flywheel.distill.data.corpus import Corpus
 from flywheel.distill.subgoals.segmentation import by_plan
 from flywheel.environments.catalog import canonical, open_world
@@ -20,7 +20,7 @@ from flywheel.policies.students import load_policy
 from flywheel.rollouts.episode import Job, Origin
 from flywheel.rollouts.play import play
 from flywheel.runtime.devices import pick_device
-from flywheel.runtime.distributed import agreed, leads, wait
+from flywheel.runtime.distributed import barrier, broadcast, is_main
 from flywheel.trajectory import RouteTo, Split
 
 PURPOSE, SEGMENTS = "practice", "practice/1"
@@ -30,10 +30,10 @@ PURPOSE, SEGMENTS = "practice", "practice/1"
 def practise(config: Config, settings: PracticeConfig, lake: Lake, policy_id: str, number: int) -> Corpus:
     """Play and curate a round's tasks with a student at temperature 1, as far as that is not done; its episodes, but
     for broken and distrusted ones."""
-    if leads():
+    if is_main():
         _play(config, settings, lake, policy_id, number)
-    wait()
-    snapshot = agreed(lake.snapshot())
+    barrier()
+    snapshot = broadcast(lake.snapshot())
     rows = lake.sql(
         f"""select trajectory_id, task_id from trajectories where ours and policy_id = {quoted(policy_id)}
             and purpose = '{PURPOSE}' and split = 'train' and route <> '{RouteTo.QUARANTINE}' and revoked is null
@@ -43,7 +43,7 @@ def practise(config: Config, settings: PracticeConfig, lake: Lake, policy_id: st
     if not rows:
         raise TrainingError(f'no episode of {policy_id}\'s practice can be believed; see: flywheel sql "from verdicts"')
     tasks = {row["trajectory_id"]: row["task_id"] for row in rows}
-    refuse_leaks(lake, list(tasks), config.curate.leak)
+    refuse_contamination(lake, list(tasks), config.curate.leak)
     condition = f"policy_id = {quoted(policy_id)} and purpose = '{PURPOSE}'"
     every = dict.fromkeys(tasks, RouteTo.SUPERVISED)
     return Corpus(lake, every, dict.fromkeys(tasks, 1.0), tasks, SEGMENTS, [], [], snapshot, condition)

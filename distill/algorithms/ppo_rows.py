@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel
 
-from flywheel.agents.contexts.action_mask import Guard
+from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.contexts.prompts import DONE, Piece, Role, Window
 from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.agents.inference.language_model import option_ids
@@ -90,7 +90,7 @@ class Deciding:
 
 def offered(one: Trajectory, segments: Sequence[Segment], repeats: int) -> list[Offer]:
     """What the student could say at each step: the guard's offer, and "done" where a subgoal was in force before."""
-    guard = Guard(repeats)
+    guard = ActionMask(repeats)
     starts = {part.start for part in segments}
     found = []
     for step in one.steps:

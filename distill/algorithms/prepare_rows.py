@@ -15,11 +15,11 @@ from flywheel.agents.contexts.prompts import Role
 from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.config.root import Config
 from flywheel.distill.algorithms.phases import Lesson
-from flywheel.distill.batching.row_store import Shelf, Writer, enriched, shelve
+from flywheel.distill.batching.row_store import RowStore, RowWriter, with_columns, write_rows
 from flywheel.distill.data.corpus import Corpus
 from flywheel.distill.data.rows import Rows, rows_of
 from flywheel.policies.models import Part, first_part, load_part, load_tokenizer, new_model, next_part, save_part
-from flywheel.runtime.distributed import leads, wait
+from flywheel.runtime.distributed import barrier, is_main
 
 START = "start"
 DONE = "rows.done"
@@ -29,8 +29,8 @@ DONE = "rows.done"
 class Prepared:
     """`start`: the folder of the model before training; `whole`: loads it."""
 
-    epochs: list[Shelf]
-    held_out: Shelf
+    epochs: list[RowStore]
+    held_out: RowStore
     start: Path
 
     def whole(self) -> Part:
@@ -52,17 +52,17 @@ def prepare(
     parent's, `tokenizers` that of a student whose tokenizers it takes over."""
     work = directory / f"{role}.checkpoint"
     model_folder = directory / f"{role}.{START}"
-    if leads() and not (work / DONE).is_file():
+    if is_main() and not (work / DONE).is_file():
         rows, held = rows_of(config, corpus, role, iteration).apart(config.train.held_out)
         model, tokenizer = _start(config, corpus, rows, role, directory, start, tokenizers)
         save_part(model, tokenizer, model_folder)
         tokens = PieceTokenizer(tokenizer)
-        shelve(work / "held.arrow", ((one, row) for _, one, row in held.epochs(tokens, 1)))
+        write_rows(work / "held.arrow", ((one, row) for _, one, row in held.epochs(tokens, 1)))
         _shelves(lesson(), rows, tokens, epochs, work)
         (work / DONE).touch()
-    wait()
-    shelves = [Shelf(work / f"epoch-{number}.arrow") for number in range(epochs)]
-    return Prepared(shelves, Shelf(work / "held.arrow"), model_folder)
+    barrier()
+    shelves = [RowStore(work / f"epoch-{number}.arrow") for number in range(epochs)]
+    return Prepared(shelves, RowStore(work / "held.arrow"), model_folder)
 
 
 def _start(
@@ -85,12 +85,12 @@ def _start(
 def _shelves(lesson: Lesson, rows: Rows, tokens: PieceTokenizer, epochs: int, work: Path) -> None:
     with ExitStack() as stack:
         names = [work / f"{'plain' if lesson.more else 'epoch'}-{number}.arrow" for number in range(epochs)]
-        writers = [stack.enter_context(Writer(name)) for name in names]
+        writers = [stack.enter_context(RowWriter(name)) for name in names]
         for number, one, row in lesson.rows(rows, tokens, epochs):
             writers[number].add(one, row)
     if not lesson.more:
         return
     more = lesson.more(rows)
     for number, name in enumerate(names):
-        enriched(Shelf(name), work / f"epoch-{number}.arrow", partial(more, number))
+        with_columns(RowStore(name), work / f"epoch-{number}.arrow", partial(more, number))
         name.unlink()

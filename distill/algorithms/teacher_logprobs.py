@@ -80,7 +80,7 @@ def top_tokens(
     return found
 
 
-def with_teachings(one: Example, ids: Sequence[int], logprobs: Sequence[float], k: int) -> Example:
+def with_teacher_logprobs(one: Example, ids: Sequence[int], logprobs: Sequence[float], k: int) -> Example:
     """The example with what was stored of its targets as columns (T, k)."""
     targets = np.flatnonzero(one.weight_T[1:]) + 1
     ids_TK = np.zeros((len(one.ids_T), k), np.int32)

@@ -24,7 +24,7 @@ Owned = tuple[str, Example]
 _OWNER, _GROUP, _IDS, _WEIGHT = "owner", "group", "ids", "weight"
 
 
-class Shelf(Sequence[Example]):
+class RowStore(Sequence[Example]):
     """Rows in the order of their trajectories' ids, wherever in the file they lie."""
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class Shelf(Sequence[Example]):
         return self._batches[batch], stored - int(self._starts[batch])
 
 
-class Writer:
+class RowWriter:
     """Fills a shelf; it is there once `close` has named it."""
 
     def __init__(self, path: Path) -> None:
@@ -113,17 +113,17 @@ class Writer:
         self._waiting = []
 
 
-def shelve(path: Path, rows: Iterable[Owned]) -> Shelf:
+def write_rows(path: Path, rows: Iterable[Owned]) -> RowStore:
     """Write rows as one shelf."""
-    with Writer(path) as shelf:
+    with RowWriter(path) as shelf:
         for owner, example in rows:
             shelf.add(owner, example)
-    return Shelf(path)
+    return RowStore(path)
 
 
-def enriched(
-    shelf: Shelf, path: Path, more: Callable[[range, Sequence[str], Sequence[Example]], Iterable[Example]]
-) -> Shelf:
+def with_columns(
+    shelf: RowStore, path: Path, more: Callable[[range, Sequence[str], Sequence[Example]], Iterable[Example]]
+) -> RowStore:
     """A shelf of the same rows with what `more` (places, owners, rows) makes of them, `BATCH` at a time."""
 
     def rows() -> Iterator[Owned]:
@@ -132,12 +132,12 @@ def enriched(
             owners = [shelf.owner(place) for place in places]
             yield from zip(owners, more(places, owners, shelf[start : places.stop]), strict=True)
 
-    return shelve(path, rows())
+    return write_rows(path, rows())
 
 
 def lengths_of(examples: Sequence[Example]) -> list[int]:
     """Tokens of each row."""
-    if isinstance(examples, Shelf):
+    if isinstance(examples, RowStore):
         found: list[int] = examples.lengths.tolist()
         return found
     return [len(one.ids_T) for one in examples]
@@ -145,7 +145,7 @@ def lengths_of(examples: Sequence[Example]) -> list[int]:
 
 def groups_of(examples: Sequence[Example]) -> list[int]:
     """The group of each row."""
-    if isinstance(examples, Shelf):
+    if isinstance(examples, RowStore):
         found: list[int] = examples.groups.tolist()
         return found
     return [one.group for one in examples]
@@ -153,7 +153,7 @@ def groups_of(examples: Sequence[Example]) -> list[int]:
 
 def weight_of(examples: Sequence[Example]) -> float:
     """Weight of all targets together."""
-    if isinstance(examples, Shelf):
+    if isinstance(examples, RowStore):
         return examples.weight
     return float(sum(float(one.weight_T.sum()) for one in examples))
 

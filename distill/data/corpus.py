@@ -14,14 +14,14 @@ from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
 from flywheel.datasets.lake.reading import check_condition, quoted
-from flywheel.datasets.versions.contamination import refuse_leaks
+from flywheel.datasets.versions.contamination import refuse_contamination
 from flywheel.datasets.versions.versions import find, selected
 from flywheel.distill.data.renaming import exchangeable_names
 from flywheel.distill.data.sample_weights import draw_weights
-from flywheel.errors import LeakError, TrainingError
+from flywheel.errors import ContaminationError, TrainingError
 from flywheel.policies.factory import NOISY_EXPERT, TUTORED
 from flywheel.policies.tokenizer import named_things
-from flywheel.runtime.distributed import agreed
+from flywheel.runtime.distributed import broadcast
 from flywheel.trajectory import RouteTo, Segment, Trajectory, digest
 
 VERIFIED = frozenset({RouteTo.SUPERVISED, RouteTo.DUPLICATE})
@@ -82,7 +82,7 @@ def load_corpus(
     held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is left, or
     where a hierarchy would learn from an episode without segments.
     """
-    snapshot = agreed(lake.snapshot())
+    snapshot = broadcast(lake.snapshot())
     if dataset:
         routes, condition = _pinned(lake, snapshot, dataset), f"dataset {find(lake, dataset).title}"
     elif condition:
@@ -101,7 +101,7 @@ def load_corpus(
             f"{len(uncut)} of {len(routes)} trajectories have no segments of {config.train.segments}, as {uncut[0]}; "
             f"run: flywheel segment {config.train.segments.partition('/')[0]}"
         )
-    refuse_leaks(lake, list(routes), config.curate.leak)
+    refuse_contamination(lake, list(routes), config.curate.leak)
     weighed = draw_weights(lake, list(routes), config.balance, iteration)
     tasks, spoken, exchangeable = _spoken(lake, snapshot, list(routes))
     return Corpus(lake, routes, weighed, tasks, config.train.segments, spoken, exchangeable, snapshot, condition)
@@ -196,7 +196,7 @@ def _fit(rows: Sequence[dict[str, Any]], nothing: str) -> dict[str, RouteTo]:
     if not rows:
         raise TrainingError(nothing)
     if held := [row for row in rows if row["split"] != "train"]:
-        raise LeakError(
+        raise ContaminationError(
             f"{len(held)} of {len(rows)} selected trajectories are of held-out tasks, as {held[0]['trajectory_id']} "
             f"({held[0]['split']}); add: and split = 'train'"
         )

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from flywheel.config.root import BalanceConfig
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.near_duplicates import similar
+from flywheel.datasets.versions.near_duplicates import near_duplicates
 from flywheel.filters.balance import horizon_buckets, weights
 
 
@@ -29,7 +29,7 @@ def draw_weights(lake: Lake, ids: Sequence[str], settings: BalanceConfig, iterat
                   and iteration < {iteration} and split <> 'test' and verified is not null"""
         ).to_arrow_table()
         connection.execute("create temp table mine as from fingerprints semi join given using (trajectory_id)")
-        alike = similar(connection, "mine", "mine", settings.likeness) if settings.novelty else None
+        alike = near_duplicates(connection, "mine", "mine", settings.likeness) if settings.novelty else None
     finally:
         connection.close()
     names: list[str] = rows["trajectory_id"].to_pylist()

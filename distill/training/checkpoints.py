@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flywheel.distill.training.optimizers import MOMENTS, Updates
-from flywheel.runtime.distributed import leads, spread_like, wait, whole
+from flywheel.distill.training.optimizers import MOMENTS, Optimizer
+from flywheel.runtime.distributed import barrier, distributed_like, full_tensor, is_main
 
 CHECKPOINT, BEST = "state.safetensors", "best.safetensors"
 
 
 def save(
-    directory: Path, model: nn.Module, updates: Updates, losses: Sequence[float], held_out: Sequence[float]
+    directory: Path, model: nn.Module, updates: Optimizer, losses: Sequence[float], held_out: Sequence[float]
 ) -> None:
     """Write the checkpoint aside, then rename it into place."""
     tensors: dict[str, Tensor] = {
@@ -24,7 +24,7 @@ def save(
         "held_out": torch.tensor(held_out, dtype=torch.float64),
     }
     for name, parameter in _learning(model):
-        tensors[f"model/{name}"] = whole(parameter.detach())
+        tensors[f"model/{name}"] = full_tensor(parameter.detach())
         for moment, value in updates.state(parameter).items():
             tensors[f"{moment}/{name}"] = value
     _write(directory / CHECKPOINT, tensors)
@@ -37,24 +37,24 @@ def keep_best(directory: Path, model: nn.Module) -> None:
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """What is learned, by name; where processes share it, all of them must ask."""
-    return {name: whole(parameter.detach()) for name, parameter in _learning(model)}
+    return {name: full_tensor(parameter.detach()) for name, parameter in _learning(model)}
 
 
 def take_over(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put learned weights into a model of the same kind, spread or not."""
     with torch.no_grad():
         for name, parameter in _learning(model):
-            parameter.copy_(spread_like(weights[name], parameter))
+            parameter.copy_(distributed_like(weights[name], parameter))
 
 
 def restore_best(directory: Path, model: nn.Module) -> None:
     """Load the best weights so far, if any were kept."""
-    wait()
+    barrier()
     if (directory / BEST).is_file():
         take_over(model, load_file(directory / BEST))
 
 
-def resume(directory: Path, model: nn.Module, updates: Updates) -> tuple[list[float], list[float]]:
+def resume(directory: Path, model: nn.Module, updates: Optimizer) -> tuple[list[float], list[float]]:
     """Load the checkpoint, if there is one, into model and optimizer; losses by update, of held-out tasks by epoch.
 
     Everything in it is whole: processes of another number, or that share in another way, go on from it, too.
@@ -66,7 +66,7 @@ def resume(directory: Path, model: nn.Module, updates: Updates) -> tuple[list[fl
     states = {}
     with torch.no_grad():
         for name, parameter in _learning(model):
-            parameter.copy_(spread_like(tensors[f"model/{name}"], parameter))
+            parameter.copy_(distributed_like(tensors[f"model/{name}"], parameter))
             if f"step/{name}" in tensors:
                 states[parameter] = {key: tensors[f"{key}/{name}"] for key in (*MOMENTS, "step")}
         updates.restore(states)
@@ -74,7 +74,7 @@ def resume(directory: Path, model: nn.Module, updates: Updates) -> tuple[list[fl
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    if not leads():
+    if not is_main():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")

@@ -28,11 +28,11 @@ from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import Batch, Targets, batches, collate, pack, pack_groups, target_logits
 from flywheel.distill.batching.row_store import groups_of, lengths_of, weight_of
 from flywheel.distill.training.checkpoints import keep_best, restore_best, resume, save
-from flywheel.distill.training.optimizers import Updates, updates_of
+from flywheel.distill.training.optimizers import Optimizer, make_optimizer
 from flywheel.distill.training.schedules import factor
 from flywheel.distill.training.tracking import EVERY, Log
 from flywheel.errors import TrainingError
-from flywheel.runtime.distributed import added, agreed, rank, size
+from flywheel.runtime.distributed import all_reduce, broadcast, rank, world_size
 
 Objective = Callable[[Tensor, Targets], Tensor]
 """(logits (N, V), targets) → the loss summed over the targets."""
@@ -80,8 +80,8 @@ def train(
     counts = [sum(1 for _ in _packed(examples, update_tokens, seed, epoch)) for epoch, examples in enumerate(epochs)]
     total = sum(counts)
     device = model.device
-    whole_layers = size() == 1 or config.sharing != "sharded"
-    updates = updates_of(Learner(model, narrow=whole_layers), _layers(model), config)
+    whole_layers = world_size() == 1 or config.sharing != "sharded"
+    updates = make_optimizer(Learner(model, narrow=whole_layers), _layers(model), config)
     usual = sum(map(weight_of, epochs)) / max(total, 1)
     losses, validations = resume(checkpoint, model, updates)
     model.train()
@@ -156,7 +156,7 @@ def _past_best(validations: Sequence[float]) -> int:
 
 def _due(update: int, late: bool) -> bool:
     """Is it time for a checkpoint? Several processes write it together, when the first one says so."""
-    return late if size() == 1 else update % EVERY == 0 and bool(agreed(int(late)))
+    return late if world_size() == 1 else update % EVERY == 0 and bool(broadcast(int(late)))
 
 
 def _refuse_infinite(what: str, value: float, update: int, total: int, checkpoint: Path) -> None:
@@ -168,7 +168,7 @@ def _refuse_infinite(what: str, value: float, update: int, total: int, checkpoin
 
 
 def _backward(
-    updates: Updates,
+    updates: Optimizer,
     examples: Sequence[Example],
     rows: Sequence[Row],
     config: TrainConfig,
@@ -183,21 +183,21 @@ def _backward(
     total, weight = 0.0, 0.0
     seen: dict[str, float] = {}
     parts = _parts(examples, rows, config.batch_tokens)
-    passes = -(-len(parts) // size())
+    passes = -(-len(parts) // world_size())
     for number in range(passes):
-        place = number * size() + rank()
+        place = number * world_size() + rank()
         share = 1.0 if place < len(parts) else 0.0
         batch = collate(examples, parts[min(place, len(parts) - 1)], pad).to(device)
         last = number + 1 == passes
         with updates.part(last=last), _precision(config, device):
             logits_NV = updates.learner(batch)
             loss = objective(logits_NV, batch.targets) * share
-            updates.backward(loss * size() / usual, last=last)  # processes average their gradients
+            updates.backward(loss * world_size() / usual, last=last)  # processes average their gradients
         total += loss.item()
         weight += share * float(batch.targets.weight_N.sum())
         for name, value in watch(logits_NV.detach(), batch.targets).items():
             seen[name] = seen.get(name, 0.0) + share * float(value)
-    total, weight, *sums = added(total, weight, *seen.values())
+    total, weight, *sums = all_reduce(total, weight, *seen.values())
     mean = max(weight, 1e-12)
     return total / mean, {name: value / mean for name, value in zip(seen, sums, strict=True)}
 
@@ -208,7 +208,7 @@ def _parts(examples: Sequence[Example], rows: Sequence[Row], batch_tokens: int) 
     if examples[rows[0][0]].group >= 0:
         return [list(rows)]
     width = max(sum(len(examples[document].ids_T) for document in row) for row in rows)
-    most = max(1, min(batch_tokens // width, -(-len(rows) // size())))
+    most = max(1, min(batch_tokens // width, -(-len(rows) // world_size())))
     return [list(rows[start : start + most]) for start in range(0, len(rows), most)]
 
 

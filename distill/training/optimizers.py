@@ -18,14 +18,14 @@ from torch.optim import AdamW
 from flywheel.config.distill import TrainConfig
 from flywheel.errors import PrerequisiteError
 from flywheel.policies.models import trainable
-from flywheel.runtime.distributed import part_of_update, shared, size, spread_like, whole
+from flywheel.runtime.distributed import distributed_like, full_tensor, parallelized, part_of_update, world_size
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 CLIP = 1.0
 """Gradients are clipped to this norm."""
 
 
-class Updates(Protocol):
+class Optimizer(Protocol):
     """One training run's optimizer. `learner` is what batches go through."""
 
     learner: nn.Module
@@ -46,16 +46,16 @@ class Updates(Protocol):
         """Put whole moments back; the weights have been."""
 
 
-def updates_of(learner: nn.Module, layers: list[nn.Module], config: TrainConfig) -> Updates:
+def make_optimizer(learner: nn.Module, layers: list[nn.Module], config: TrainConfig) -> Optimizer:
     """The optimizer that a config asks for; alone, every process has all of it."""
     settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.95)}
-    if config.sharing == "deepspeed" and size() > 1:
-        return Zero(learner, settings, config)
-    wrapped = shared(learner, layers, "sharded" if config.sharing == "sharded" else "replicated")
-    return Plain(wrapped, AdamW(trainable(learner), fused=True, **settings))
+    if config.sharing == "deepspeed" and world_size() > 1:
+        return ZeroOptimizer(learner, settings, config)
+    wrapped = parallelized(learner, layers, "sharded" if config.sharing == "sharded" else "replicated")
+    return AdamWOptimizer(wrapped, AdamW(trainable(learner), fused=True, **settings))
 
 
-class Plain:
+class AdamWOptimizer:
     """AdamW over what each process holds."""
 
     def __init__(self, learner: nn.Module, optimizer: AdamW) -> None:
@@ -70,22 +70,22 @@ class Plain:
 
     def step(self, rate: float) -> float:
         _set_rate(self._optimizer, rate)
-        norm = float(whole(nn.utils.clip_grad_norm_(trainable(self.learner), CLIP)))
+        norm = float(full_tensor(nn.utils.clip_grad_norm_(trainable(self.learner), CLIP)))
         if norm < float("inf"):
             self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
 
     def state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        return {name: whole(value) for name, value in self._optimizer.state[parameter].items()}
+        return {name: full_tensor(value) for name, value in self._optimizer.state[parameter].items()}
 
     def restore(self, states: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
         for parameter, state in states.items():
-            moments = {name: spread_like(state[name], parameter) for name in MOMENTS}
+            moments = {name: distributed_like(state[name], parameter) for name in MOMENTS}
             self._optimizer.state[parameter] = {**moments, "step": state["step"].to(parameter.device)}
 
 
-class Zero:
+class ZeroOptimizer:
     """AdamW whose state DeepSpeed spreads over the processes."""
 
     def __init__(self, learner: nn.Module, settings: dict[str, Any], config: TrainConfig) -> None:

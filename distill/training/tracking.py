@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
 
 from flywheel.errors import PrerequisiteError
-from flywheel.runtime.distributed import leads
+from flywheel.runtime.distributed import is_main
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 Log = Callable[[int, Mapping[str, float]], None]
@@ -40,7 +40,7 @@ def tracked(names: Sequence[TrackerName], project: str, run: str, folder: Path) 
     if names:
         PartialState()  # their loggers ask it who they are
         folder.mkdir(parents=True, exist_ok=True)
-    for name in names if leads() else ():
+    for name in names if is_main() else ():
         tracker = _made(name, project, run, folder)
         try:
             tracker.start()

@@ -10,7 +10,7 @@ from flywheel.agents.scripted import NO_OP, Expert, Idle, Mistakes, RandomPolicy
 from flywheel.config.root import Config
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
-from flywheel.filters.calibration.reward_hacks import CHEATS, LAKE_WIDE, cut
+from flywheel.filters.calibration.reward_hacks import LAKE_WIDE, REWARD_HACKS, cut
 from flywheel.rollouts.play import rehearse
 from flywheel.trajectory import Split, Trajectory
 
@@ -39,7 +39,7 @@ def labelled_set(config: Config, world: World, progress: Callable[[int], None] =
         honest += _play(config, world, policy)
         progress(len(played))
     facts = [world.facts(one.task) for one in golden]
-    classes = {name: plant for name, plant in CHEATS.items() if name not in LAKE_WIDE}
+    classes = {name: plant for name, plant in REWARD_HACKS.items() if name not in LAKE_WIDE}
     cheats = [
         Labelled(plant(golden[row], golden[row - 1], facts[row]), False, name, row % len(classes) == number)
         for number, (name, plant) in enumerate(classes.items())

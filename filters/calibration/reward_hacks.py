@@ -12,7 +12,7 @@ from dataclasses import replace
 from flywheel.environments.privileged import Facts
 from flywheel.trajectory import Step, StopReason, Task, Trajectory, trajectory_id
 
-Cheat = Callable[[Trajectory, Trajectory, Facts], Trajectory]
+RewardHack = Callable[[Trajectory, Trajectory, Facts], Trajectory]
 
 
 def cut(one: Trajectory, length: int) -> Trajectory:
@@ -162,7 +162,7 @@ def clarifying_questions(one: Trajectory, other: Trajectory, facts: Facts) -> Tr
     return _with_second_half(one, "Before I go on: which of the ingredients do you want me to prepare first?")
 
 
-CHEATS: Mapping[str, Cheat] = {
+REWARD_HACKS: Mapping[str, RewardHack] = {
     "forged final observation": forged_final_observation,
     "success flag": success_flag,
     "edited reward": edited_reward,
@@ -218,7 +218,7 @@ def forged_provenance(one: Trajectory, other: Trajectory, facts: Facts) -> Traje
 
 
 STUDENT = "hierarchical-0000000000000000"
-PROVENANCE_CHEATS: Mapping[str, Cheat] = {
+PROVENANCE_HACKS: Mapping[str, RewardHack] = {
     "poisoned label": poisoned_label,
     "poisoned subgoal": poisoned_subgoal,
     "poisoned thought": poisoned_thought,

@@ -72,7 +72,7 @@ def verify(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
     return Findings(batch, [[] for _ in batch.ids], list(zip(*verdicts, strict=True)), empty_fingerprints(batch))
 
 
-class Examiner:
+class BatchVerifier:
     """The pipeline's verifiers, with a simulator if they need one, for batches in which a bad record fails alone.
 
     `analyse`: what is done with a batch, `examine` or `verify`.
@@ -145,19 +145,19 @@ def judge_cache(config: Config) -> Path:
     return config.data_dir / "judge"
 
 
-def examine_all(config: Config, batches: Iterator[Batch], count: int) -> Iterator[Findings]:
+def verify_batches(config: Config, batches: Iterator[Batch], count: int) -> Iterator[Findings]:
     """Findings in the order of the batches. Several processes where there are several batches, and simulators to run.
 
     Without simulators one process is faster: columnar verifiers take less time than handing batches over does.
     """
     if config.cluster.ray and needs_world(config.curate.verifiers):
         absolute = config.model_copy(update={"data_dir": config.data_dir.absolute()})
-        with actors(config.cluster.ray, min(config.cluster.actors, count), Examiner, absolute) as made:
+        with actors(config.cluster.ray, min(config.cluster.actors, count), BatchVerifier, absolute) as made:
             yield from in_order(made, "examine", batches)
         return
     workers = min(config.curate.workers, count // MIN_BATCHES_PER_PROCESS)
     if workers < 2 or not needs_world(config.curate.verifiers):
-        with closing(Examiner(config)) as examiner:
+        with closing(BatchVerifier(config)) as examiner:
             yield from map(examiner.examine, batches)
         return
     context = multiprocessing.get_context("spawn")
@@ -176,12 +176,12 @@ def _in_order(batches: Iterator[Batch], submit: Callable[[Batch], Future[Finding
         waiting += [submit(batch) for batch in islice(batches, 1)]
 
 
-_EXAMINER: list[Examiner] = []
+_EXAMINER: list[BatchVerifier] = []
 """Of a worker process, which does nothing else."""
 
 
 def _begin(config: Config) -> None:
-    examiner = Examiner(config)
+    examiner = BatchVerifier(config)
     _EXAMINER.append(examiner)
     Finalize(None, examiner.close, exitpriority=10)
 

@@ -46,7 +46,7 @@ class TrainingError(FlywheelError):
     """Training cannot go on: the loss is not finite, or nothing is left to learn from."""
 
 
-class LeakError(FlywheelError):
+class ContaminationError(FlywheelError):
     """Held-out tasks would reach training."""
 
 

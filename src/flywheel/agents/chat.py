@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flywheel.agents.contexts.chat_format import STOP, Said, spoken, understood, worded
+from flywheel.agents.contexts.chat_format import STOP, ParsedAnswer, parse_answer, render_answer, render_task
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.inference.endpoint import Answer, Endpoint
-from flywheel.agents.policy import Conversant, Decision, Past, Turn
+from flywheel.agents.policy import AsyncPolicy, Decision, Past, Turn
 from flywheel.config.agents import ChatConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import InfrastructureError
@@ -57,13 +57,13 @@ class Dialogue:
             messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         return [*messages, {"role": "user", "content": f"{texts[-1]}\n\n{CUE}"}]
 
-    def add(self, seen: Observation, text: str, said: Said) -> None:
-        self.turns.append((seen, text, spoken(said)))
+    def add(self, seen: Observation, text: str, said: ParsedAnswer) -> None:
+        self.turns.append((seen, text, render_answer(said)))
         if self.window and len(self.turns) > self.window:
             for number in range(self.window // 2 + 1):
                 before, _, answer = self.turns[number]
                 after = self.turns[number + 1][0]
-                action = (understood(answer) or Said(answer)).action
+                action = (parse_answer(answer) or ParsedAnswer(answer)).action
                 self.memory = self.memory.did(action).read(after.note).moved(before.place, action, after.place)
             self.turns = self.turns[self.window // 2 + 1 :]
 
@@ -74,7 +74,7 @@ class _Asked:
 
     answers: list[Answer] = field(default_factory=list)
 
-    def decision(self, said: Said | None, finish: str | None, error: str = "") -> Decision:
+    def decision(self, said: ParsedAnswer | None, finish: str | None, error: str = "") -> Decision:
         last = self.answers[-1]
         decision = Decision(
             action=said.action if said else None,
@@ -111,15 +111,15 @@ class ChatPolicy:
         dialogue = self._dialogues[slot] = Dialogue(task.instruction, self._settings.window)
         self._seeds[slot] = int(digest(task.task_id, attempt, size=3), 16)
         for observation, decision in past:
-            said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
-            dialogue.add(observation, worded(observation), said)
+            said = ParsedAnswer(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+            dialogue.add(observation, render_task(observation), said)
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         return asyncio.run(_together(self, turns))
 
     async def decide(self, turn: Turn) -> Decision:
         dialogue, seen = self._dialogues[turn.slot], turn.observation
-        text, asked = worded(seen, audit=turn.audit), _Asked()
+        text, asked = render_task(seen, audit=turn.audit), _Asked()
         messages = dialogue.messages(seen.finish, text)
         options: dict[str, Any] = {"temperature": self._settings.temperature, "seed": self._seeds[turn.slot]}
         if self._settings.tools:
@@ -153,9 +153,9 @@ class ServedPolicy:
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         messages = [{"role": "system", "content": task.instruction}]
         for observation, decision in past:
-            said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
-            messages.append({"role": "user", "content": worded(observation, whole=True)})
-            messages.append({"role": "assistant", "content": spoken(said)})
+            said = ParsedAnswer(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+            messages.append({"role": "user", "content": render_task(observation, whole=True)})
+            messages.append({"role": "assistant", "content": render_answer(said)})
         self._histories[slot] = digest("episode", task.task_id, attempt), messages
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
@@ -163,13 +163,13 @@ class ServedPolicy:
 
     async def decide(self, turn: Turn) -> Decision:
         episode, history = self._histories[turn.slot]
-        asked = [*history, {"role": "user", "content": worded(turn.observation, audit=turn.audit, whole=True)}]
+        asked = [*history, {"role": "user", "content": render_task(turn.observation, audit=turn.audit, whole=True)}]
         answer = await self._endpoint.complete(asked, user=episode)
         student, _, version = answer.model.partition("@")
-        said = understood(answer.text)
+        said = parse_answer(answer.text)
         if said is not None:
             history += [
-                {"role": "user", "content": worded(turn.observation, whole=True)},
+                {"role": "user", "content": render_task(turn.observation, whole=True)},
                 {"role": "assistant", "content": answer.text},
             ]
         return Decision(
@@ -187,7 +187,7 @@ class ServedPolicy:
         await self._endpoint.close()
 
 
-async def _together(policy: Conversant, turns: Sequence[Turn]) -> list[Decision]:
+async def _together(policy: AsyncPolicy, turns: Sequence[Turn]) -> list[Decision]:
     """Every turn's decision; a turn that the server fails breaks its own episode alone."""
 
     async def decided(turn: Turn) -> Decision:
@@ -221,11 +221,11 @@ def _tool(seen: Observation) -> dict[str, Any]:
     }
 
 
-def _read(answer: Answer, seen: Observation) -> Said | None:
+def _read(answer: Answer, seen: Observation) -> ParsedAnswer | None:
     """A tool call's arguments, or a line of text."""
     given: Mapping[str, Any] = answer.arguments or {}
     if isinstance(given.get("action"), str) and given["action"]:
-        said = understood(f"Action: {given['action']}", seen.valid_actions)
+        said = parse_answer(f"Action: {given['action']}", seen.valid_actions)
         parts = {name: str(given.get(name) or "") for name in ("subgoal", "thought")}
         return replace(said, **parts) if said else None
-    return understood(answer.text, seen.valid_actions)
+    return parse_answer(answer.text, seen.valid_actions)

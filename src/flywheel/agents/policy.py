@@ -74,7 +74,7 @@ class Policy(Protocol):
 
 
 @runtime_checkable
-class Conversant(Policy, Protocol):
+class AsyncPolicy(Policy, Protocol):
     """A policy that waits for somebody else, a server or a person: its turns need no batch and run side by side."""
 
     async def decide(self, turn: Turn) -> Decision: ...

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from flywheel.agents.contexts.action_mask import Guard
+from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import Observation, World
@@ -118,11 +118,11 @@ class RandomPolicy:
         self.policy_id = f"random-{digest('random', seed, max_repeats, size=4)}"
         self.version = "1"
         self._seed, self._max_repeats = seed, max_repeats
-        self._guards: dict[int, Guard] = {}
+        self._guards: dict[int, ActionMask] = {}
         self._chance: dict[int, random.Random] = {}
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
-        self._guards[slot] = Guard(self._max_repeats)
+        self._guards[slot] = ActionMask(self._max_repeats)
         self._chance[slot] = random.Random(f"{self._seed}/{task.task_id}/{attempt}")
         for observation, decision in past:
             self._guards[slot].offer(observation)

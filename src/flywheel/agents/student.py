@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flywheel.agents.contexts.action_mask import Guard
+from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.contexts.prompts import ACT, SUBGOAL, Outcome
 from flywheel.agents.inference.decoding import Choice, Fault
-from flywheel.agents.inference.language_model import LocalSpeaker, Speaker
+from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Decoding, Past, Turn
 from flywheel.trajectory import Task
 
@@ -17,13 +17,13 @@ from flywheel.trajectory import Task
 @dataclass(slots=True)
 class _Episode:
     context: FlatContext
-    guard: Guard
+    guard: ActionMask
 
 
 @dataclass(slots=True)
 class _HierarchicalEpisode:
     context: HierarchicalContext
-    guard: Guard
+    guard: ActionMask
     spoken: int = 0
     outcome: Outcome | None = None
     """How the subgoal before ended."""
@@ -43,7 +43,7 @@ class FlatAgent:
     """One model: task, the last steps, observation → action. The control in every comparison."""
 
     def __init__(
-        self, name: str, policy_id: str, version: str, speaker: Speaker, limits: Limits, decoding: Decoding
+        self, name: str, policy_id: str, version: str, speaker: LanguageModel, limits: Limits, decoding: Decoding
     ) -> None:
         self.name, self.policy_id, self.version = name, policy_id, version
         self._speaker, self._limits, self._decoding = speaker, limits, decoding
@@ -52,10 +52,10 @@ class FlatAgent:
     @property
     def is_local(self) -> bool:
         """Is the model in this process?"""
-        return isinstance(self._speaker, LocalSpeaker)
+        return isinstance(self._speaker, LocalLanguageModel)
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
-        context, guard = FlatContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
+        context, guard = FlatContext(task.instruction, self._limits), ActionMask(self._decoding.max_repeats)
         for observation, decision in past:
             context.observe(observation)
             guard.offer(observation)
@@ -103,8 +103,8 @@ class HierarchicalAgent:
         name: str,
         policy_id: str,
         version: str,
-        planner: Speaker,
-        executor: Speaker,
+        planner: LanguageModel,
+        executor: LanguageModel,
         limits: Limits,
         decoding: Decoding,
     ) -> None:
@@ -129,10 +129,10 @@ class HierarchicalAgent:
     @property
     def is_local(self) -> bool:
         """Are both models in this process?"""
-        return isinstance(self._planner, LocalSpeaker) and isinstance(self._executor, LocalSpeaker)
+        return isinstance(self._planner, LocalLanguageModel) and isinstance(self._executor, LocalLanguageModel)
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
-        context, guard = HierarchicalContext(task.instruction, self._limits), Guard(self._decoding.max_repeats)
+        context, guard = HierarchicalContext(task.instruction, self._limits), ActionMask(self._decoding.max_repeats)
         episode = self._episodes[slot] = _HierarchicalEpisode(context, guard)
         for observation, decision in past:
             guard.offer(observation)
@@ -220,7 +220,7 @@ def _no_decision(pick: Fault | None) -> Decision:
     return Decision(None, error=pick.reason if pick else "")
 
 
-def _offer(guard: Guard, turn: Turn) -> list[str]:
+def _offer(guard: ActionMask, turn: Turn) -> list[str]:
     """What is worth doing; not to say "done" once more, where that was just refused."""
     offered = guard.offer(turn.observation)
     return [one for one in offered if one != turn.observation.finish] if turn.audit else offered

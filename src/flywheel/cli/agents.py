@@ -62,8 +62,8 @@ def collect(
         return
     lake = lake_of(settings, create=True)
     turn = begin(settings, lake, iteration or current(lake))
-    with watched(f"collect {turn.number}", table=live) as (progress, company):
-        counts = collect_episodes(settings, lake, turn.number, turn.champion_id, progress, company)
+    with watched(f"collect {turn.number}", table=live) as (progress, hooks):
+        counts = collect_episodes(settings, lake, turn.number, turn.champion_id, progress, hooks)
     say(counts, as_json)
 
 

@@ -45,29 +45,34 @@ def create(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pin what a condition selects now as a new version; the same again is the version that exists."""
+    """Record what a condition selects now as a new version; the same again is the version that exists."""
     opened = open_lake(data_dir)
     if dry_run:
         found = opened.sql(f"select count(*) as n from trajectories where ({where}\n)").to_pylist()[0]["n"]
         say({"trajectories": min(found, sample or found)}, as_json)
         return
-    from flywheel.datasets.versions.versions import create as create_pin
+    from flywheel.datasets.versions.versions import create as create_version
     from flywheel.flows.events import tell_of_dataset
 
-    pin = create_pin(opened, name, where, sample=sample, seed=seed, leak=leak)
-    tell_of_dataset(opened, pin)
+    dataset = create_version(opened, name, where, sample=sample, seed=seed, leak=leak)
+    tell_of_dataset(opened, dataset)
     say(
-        {"dataset": pin.title, "snapshot": pin.snapshot, "trajectories": pin.trajectories, "digest": pin.digest},
+        {
+            "dataset": dataset.title,
+            "snapshot": dataset.snapshot,
+            "trajectories": dataset.trajectories,
+            "digest": dataset.digest,
+        },
         as_json,
     )
 
 
 @dataset.command("list", epilog="Example: flywheel dataset list --json")
-def list_pins(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
+def list_versions(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Every version of every dataset."""
     rows = open_lake(data_dir).sql(
         """select name || '@v' || version as dataset, snapshot, trajectories, steps, condition, sample, flag
-           from pins order by name, version"""
+           from dataset_versions order by name, version"""
     )
     if as_json:
         say(rows.to_pylist(), as_json)

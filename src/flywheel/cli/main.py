@@ -153,7 +153,7 @@ def distill(
     from flywheel.distill.stage import distill as distill_student
     from flywheel.flows.iterations import current
     from flywheel.flows.progress import training_bar
-    from flywheel.runtime.distributed import leads
+    from flywheel.runtime.distributed import is_main
 
     if where and dataset:
         raise ConfigError("--where and --dataset exclude each other; give one of them")
@@ -164,7 +164,7 @@ def distill(
         return
     with training_bar(f"distill {number}") as progress:
         card = distill_student(settings, lake, str(kind), number, progress, condition=where, dataset=dataset)
-    if leads():
+    if is_main():
         say({"policy_id": card.policy_id, "parameters": card.parameters, **card.metrics}, as_json)
 
 

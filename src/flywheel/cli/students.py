@@ -112,11 +112,11 @@ def swaps(
     if dry_run:
         say({"policy": policy, "tasks": settings.evaluate.dev_tasks}, as_json)
         return
-    from flywheel.evaluation.oracle_ablation import swap
+    from flywheel.evaluation.oracle_ablation import ablate
     from flywheel.flows.progress import bar
 
     with bar(f"swaps {policy}") as progress:
-        found = swap(settings, lake_of(settings), policy, iteration, progress)
+        found = ablate(settings, lake_of(settings), policy, iteration, progress)
     if as_json:
         say({**asdict(found), "weaker": found.weaker}, as_json)
         return

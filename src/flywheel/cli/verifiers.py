@@ -91,4 +91,7 @@ def reverify(
         return
     changes = [[one.trajectory_id, one.before, one.after, one.reason, one.route] for one in found.changes]
     show_table(["trajectory", "before", "after", "why", "route"], changes)
-    say({"judged": found.judged, "changed": len(changes), "datasets": found.pins, "students": found.students}, as_json)
+    say(
+        {"judged": found.judged, "changed": len(changes), "datasets": found.datasets, "students": found.students},
+        as_json,
+    )

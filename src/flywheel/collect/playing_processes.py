@@ -34,7 +34,7 @@ from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.errors import FlywheelError, InfrastructureError
 from flywheel.rollouts.episode import Job, Origin, id_of
-from flywheel.rollouts.play import Company, play
+from flywheel.rollouts.play import RolloutHooks, play
 from flywheel.runtime.subprocesses import child_environment, python_command
 from flywheel.trajectory import Split, Task
 
@@ -51,7 +51,7 @@ def play_apart(
     jobs: Sequence[Job],
     origin: Origin,
     progress: Callable[[int], None],
-    company: Company,
+    hooks: RolloutHooks,
 ) -> list[str]:
     """`play`, on a Ray cluster if there is one (`cluster.ray`); else with a student's episodes dealt out to
     `environment.processes` processes, this one among them.
@@ -59,16 +59,16 @@ def play_apart(
     Only where the student's models are on this machine, and where nobody looks on.
     """
     new = len(jobs) - len(lake.known_ids([id_of(job, policy, origin) for job in jobs]))
-    watched = company.auditor is not None or company.spectators
+    watched = hooks.auditor is not None or hooks.callbacks
     if config.cluster.ray and new >= WORTH and travels(policy) and not watched:
-        return play_on_ray(config, lake, policy, jobs, origin, progress, company)
+        return play_on_ray(config, lake, policy, jobs, origin, progress, hooks)
     count = min(config.environment.processes, new // WORTH)
     if count < 2 or watched or not (isinstance(policy, FlatAgent | HierarchicalAgent) and policy.is_local):
-        return play(config, lake, world, policy, jobs, origin, progress, company)
+        return play(config, lake, world, policy, jobs, origin, progress, hooks)
     assign(lake, [job.task for job in jobs])
     parts = [jobs[number::count] for number in range(count)]
-    with _threads(count), _children(config, policy, parts[1:], origin, progress, company) as wait:
-        ids = play(config, lake, world, policy, parts[0], origin, progress, company)
+    with _threads(count), _children(config, policy, parts[1:], origin, progress, hooks) as wait:
+        ids = play(config, lake, world, policy, parts[0], origin, progress, hooks)
         wait()
     own = {id_of(job, policy, origin) for job in parts[0]}
     return [*(id_of(job, policy, origin) for job in jobs), *(one for one in ids if one not in own)]
@@ -92,7 +92,7 @@ def _children(
     parts: Sequence[Sequence[Job]],
     origin: Origin,
     progress: Callable[[int], None],
-    company: Company,
+    hooks: RolloutHooks,
 ) -> Iterator[Callable[[], None]]:
     """Processes that play these parts, and what waits for them. Leaving ends those that still run."""
     threads = str(max(1, torch.get_num_threads()))
@@ -112,8 +112,7 @@ def _children(
         ]
         stopped: list[BaseException] = []
         listening = [
-            threading.Thread(target=_listen, args=(child, progress, company, stopped), daemon=True)
-            for child in children
+            threading.Thread(target=_listen, args=(child, progress, hooks, stopped), daemon=True) for child in children
         ]
         for child, part, thread in zip(children, parts, listening, strict=True):
             assert child.stdin is not None
@@ -145,7 +144,7 @@ def _children(
 
 
 def _listen(
-    child: subprocess.Popen[str], progress: Callable[[int], None], company: Company, stopped: list[BaseException]
+    child: subprocess.Popen[str], progress: Callable[[int], None], hooks: RolloutHooks, stopped: list[BaseException]
 ) -> None:
     """Pass on what a child says. Where `progress` wants no more, the child ends, and `stopped` says why."""
     assert child.stdout is not None
@@ -154,7 +153,7 @@ def _listen(
     for line in child.stdout:
         try:
             progress(int(line))
-            enough = company.enough is not None and company.enough()
+            enough = hooks.enough is not None and hooks.enough()
         except BaseException as error:
             stopped.append(error)
             child.kill()
@@ -202,7 +201,7 @@ def main() -> None:
             jobs,
             Origin(**order["origin"]),
             lambda done: print(done, file=answers, flush=True),
-            Company(enough=enough.is_set),
+            RolloutHooks(enough=enough.is_set),
         )
 
 

@@ -24,7 +24,7 @@ from flywheel.policies.card import POLICY_FILE
 from flywheel.policies.factory import HUMAN, NAMES, TUTORED, make_policy
 from flywheel.policies.registry import policy_directory
 from flywheel.rollouts.episode import Job, Origin, id_of
-from flywheel.rollouts.play import Company, broken, play
+from flywheel.rollouts.play import RolloutHooks, broken, play
 from flywheel.runtime.ray_cluster import actors, as_they_come
 from flywheel.trajectory import Split, Task
 
@@ -50,7 +50,7 @@ def play_on_ray(
     jobs: Sequence[Job],
     origin: Origin,
     progress: Callable[[int], None],
-    company: Company,
+    hooks: RolloutHooks,
 ) -> list[str]:
     """`agents.collect.play`, by the actors of a cluster."""
     assign(lake, [job.task for job in jobs])
@@ -68,13 +68,13 @@ def play_on_ray(
         count = min(config.cluster.actors, -(-len(new) // LEAST))
         size = max(LEAST, -(-len(new) // (PARTS * count)))
         with actors(config.cluster.ray, count, Player, *_order(config, lake, policy, origin)) as made:
-            as_they_come(made, "play", _parts(new, size, company), heard)
+            as_they_come(made, "play", _parts(new, size, hooks), heard)
     return list(dict.fromkeys([*ids, *played]))
 
 
-def _parts(jobs: Sequence[Job], size: int, company: Company) -> Iterator[list[Any]]:
+def _parts(jobs: Sequence[Job], size: int, hooks: RolloutHooks) -> Iterator[list[Any]]:
     for start in range(0, len(jobs), size):
-        if company.enough is not None and company.enough():
+        if hooks.enough is not None and hooks.enough():
             return
         yield [[asdict(job.task), job.attempt] for job in jobs[start : start + size]]
 

@@ -15,7 +15,7 @@ from flywheel.environments.protocol import World
 from flywheel.policies.factory import EXPERT, NOISY_EXPERT, TUTORED, make_policy
 from flywheel.policies.registry import RANDOM
 from flywheel.rollouts.episode import Job, Origin
-from flywheel.rollouts.play import ALONE, Company
+from flywheel.rollouts.play import NO_HOOKS, RolloutHooks
 from flywheel.trajectory import Split, Task
 
 
@@ -58,7 +58,7 @@ def collect(
     iteration: int,
     champion_id: str,
     progress: Callable[[int], None] = lambda done: None,
-    company: Company = ALONE,
+    hooks: RolloutHooks = NO_HOOKS,
 ) -> dict[str, int]:
     """Collect an iteration's training episodes; what is in the lake already is not played again. Counts by policy."""
     counts: dict[str, int] = {}
@@ -67,7 +67,7 @@ def collect(
             policy = make_policy(config, lake, world, name, champion_id)
             jobs = [Job(task) for task in tasks]
             origin = Origin(iteration, "collect", config.identity(), champion_id)
-            counts[policy.name] = len(play_apart(config, lake, world, policy, jobs, origin, progress, company))
+            counts[policy.name] = len(play_apart(config, lake, world, policy, jobs, origin, progress, hooks))
     return counts
 
 

@@ -59,7 +59,7 @@ def chooser(
     if by != VALUE:
         made = make_verifiers([VerifierConfig(name=by)], Tools(world, config.data_dir / "judge"))
         return ByVerifier(made[0])
-    eye = Eye.of(config, folder)
+    eye = StateEncoder.of(config, folder)
     played = outcomes(config, lake, world, student, progress)
     head, notes = fitted(eye, [(one.task_group, eye.end(one), float(one.success)) for one in played])
     return ByValue(eye, head, notes)
@@ -78,7 +78,7 @@ class ByVerifier:
 
 
 @dataclass(frozen=True, slots=True)
-class Eye:
+class StateEncoder:
     """A student's model as something that looks at windows: the executor's, or a flat student's."""
 
     model: PreTrainedModel
@@ -88,12 +88,12 @@ class Eye:
     batch_tokens: int
 
     @staticmethod
-    def of(config: Config, folder: Path) -> Eye:
+    def of(config: Config, folder: Path) -> StateEncoder:
         card = read_card(folder)
         role = ROLES[card.kind][-1]
         model, tokenizer = load_part(folder / role)
         model = on_device(model, pick_device(config.train.device))
-        return Eye(model, tokenizer, card.limits, role, config.train.batch_tokens)
+        return StateEncoder(model, tokenizer, card.limits, role, config.train.batch_tokens)
 
     def features(self, windows: Sequence[tuple[str, Window]]) -> tuple[list[str], Floats, int]:
         """(names, what the model makes of the end of each window, tokens read). Windows end in a marked word."""
@@ -124,7 +124,7 @@ class ByValue:
     """A linear head on what the student's model makes of the end of an episode (outcome supervision, as in Cobbe et al.
     2021, arXiv 2110.14168). It sees what the agent saw, nothing else."""
 
-    eye: Eye
+    eye: StateEncoder
     head: ValueHead
     notes: Mapping[str, float]
 
@@ -148,7 +148,7 @@ def outcomes(
     return played
 
 
-def fitted(eye: Eye, moments: Sequence[Moment]) -> tuple[ValueHead, dict[str, float]]:
+def fitted(eye: StateEncoder, moments: Sequence[Moment]) -> tuple[ValueHead, dict[str, float]]:
     """A head that says what moments should say, and how well it does so on tasks that were held out."""
     names, features_MD, _ = eye.features([(str(number), window) for number, (_, window, _) in enumerate(moments)])
     rows = [moments[int(name)] for name in names]

@@ -25,7 +25,7 @@ from flywheel.filters.curate import curate
 from flywheel.policies.factory import make_policy
 from flywheel.policies.registry import champion, crown
 from flywheel.rollouts.episode import Job, Origin
-from flywheel.rollouts.play import ALONE, INFRASTRUCTURE_RETRIES, RETRY_STRIDE
+from flywheel.rollouts.play import INFRASTRUCTURE_RETRIES, NO_HOOKS, RETRY_STRIDE
 from flywheel.trajectory import Split, StopReason, Task, digest
 
 
@@ -73,7 +73,7 @@ def evaluate(
         policy = make_policy(config, lake, world, name)
         tasks = held_out_tasks(config, world, split, iteration) if some is None else tuple(some)
         origin = Origin(iteration, "evaluate", config.identity(), champion(lake))
-        play_apart(config, lake, world, policy, [Job(task) for task in tasks], origin, progress, ALONE)
+        play_apart(config, lake, world, policy, [Job(task) for task in tasks], origin, progress, NO_HOOKS)
     curate(config, lake)
     rate = _rate(policy, split, iteration, tasks, outcomes(lake, policy.policy_id, tasks))
     _record(lake, rate, digest("evaluation", policy.policy_id, policy.version, [task.task_id for task in tasks]))

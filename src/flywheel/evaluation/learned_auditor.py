@@ -20,7 +20,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.batching.examples import observation_of
 from flywheel.distill.credit.critics import ValueHead
 from flywheel.environments.protocol import Observation, World
-from flywheel.evaluation.best_of_n import Eye, fitted, outcomes
+from flywheel.evaluation.best_of_n import StateEncoder, fitted, outcomes
 from flywheel.rollouts.auditor import SHOWN, Record
 from flywheel.rollouts.engine import Ruling
 from flywheel.trajectory import Task, Trajectory, digest
@@ -34,7 +34,7 @@ DONE = 0.5
 class ValueAuditor:
     """Believes what its head gives better odds than even. `notes`: how far it can be trusted."""
 
-    eye: Eye
+    eye: StateEncoder
     head: ValueHead
     notes: dict[str, float]
     identity: str
@@ -58,7 +58,7 @@ def value_auditor(
     config: Config, lake: Lake, world: World, folder: Path, student: Policy, progress: Callable[[int], None]
 ) -> ValueAuditor:
     """Fit a head on how a student's training episodes went."""
-    eye = Eye.of(config, folder)
+    eye = StateEncoder.of(config, folder)
     moments = [one for episode in outcomes(config, lake, world, student, progress) for one in _moments(episode)]
     head, notes = fitted(eye, moments)
     return ValueAuditor(eye, head, notes, digest("value auditor", folder.name, SHOWN, EARLIER, notes))

@@ -22,7 +22,7 @@ from flywheel.trajectory import Split, StopReason, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
-class Swaps:
+class OracleAblation:
     """Success of the student, of its executor under an oracle planner, and of its planner over an oracle executor, on
     tasks that the expert solves."""
 
@@ -38,9 +38,9 @@ class Swaps:
         return "neither" if planner == executor else "planner" if planner > executor else "executor"
 
 
-def swap(
+def ablate(
     config: Config, lake: Lake, name: str, iteration: int, progress: Callable[[int], None] = lambda done: None
-) -> Swaps:
+) -> OracleAblation:
     """Play an iteration's dev tasks three times. Nothing of it is stored: oracles are no policies.
 
     Raises `PolicyError` for a student without levels, `ConfigError` for one that learned other subgoals.
@@ -64,7 +64,7 @@ def swap(
             whole = [one for one in played if one.stop_reason is not StopReason.INFRASTRUCTURE]
             found.append(rate(sum(one.success for one in whole), len(whole)))
             progress(len(tasks))
-    return Swaps(len(solved), *found)
+    return OracleAblation(len(solved), *found)
 
 
 def solution_of(one: Trajectory) -> Solution:

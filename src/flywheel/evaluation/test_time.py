@@ -28,7 +28,7 @@ from flywheel.policies.registry import champion, policy_directory, registered
 from flywheel.policies.students import load_policy
 from flywheel.rollouts.auditor import ChatAuditor
 from flywheel.rollouts.episode import Job, Origin
-from flywheel.rollouts.play import ALONE, RETRY_STRIDE, Company
+from flywheel.rollouts.play import NO_HOOKS, RETRY_STRIDE, RolloutHooks
 from flywheel.runtime.devices import pick_device
 from flywheel.trajectory import Split, StopReason, Task
 
@@ -91,8 +91,8 @@ def audited(
     student's own model, or on the champion's where the policy is no student."""
     auditor = ChatAuditor(config.auditor) if by == "chat" else _value_auditor(config, lake, name, progress)
     purpose = f"evaluate+auditor {auditor.identity[:8]}"
-    company = Company(auditor)
-    gain = _measured(config, lake, name, split, iteration, f"auditor: {by}", purpose, progress, company)
+    hooks = RolloutHooks(auditor)
+    gain = _measured(config, lake, name, split, iteration, f"auditor: {by}", purpose, progress, hooks)
     refused = lake.sql(
         f"""select count(*) as n from steps join trajectories using (trajectory_id)
             where audit <> '' and purpose = {quoted(purpose)} and trajectories.policy_id = {quoted(gain.policy_id)}"""
@@ -128,7 +128,9 @@ def longer(
     environment = config.environment.model_copy(update={"max_steps": max_steps})
     wide = config.model_copy(update={"environment": environment})
     purpose = f"evaluate+steps {max_steps}"
-    return _measured(config, lake, name, split, iteration, f"{max_steps} steps", purpose, progress, ALONE, playing=wide)
+    return _measured(
+        config, lake, name, split, iteration, f"{max_steps} steps", purpose, progress, NO_HOOKS, playing=wide
+    )
 
 
 def best_of(
@@ -153,7 +155,7 @@ def best_of(
         student = load_policy(folder, pick_device(config.train.device), temperature=temperature)
         origin = Origin(iteration, "evaluate+best", config.identity(), champion(lake))
         jobs = [Job(task, attempt) for task in tasks for attempt in range(attempts)]
-        play_apart(config, lake, world, student, jobs, origin, progress, ALONE)
+        play_apart(config, lake, world, student, jobs, origin, progress, NO_HOOKS)
         judge = chooser(config, lake, world, folder, student, by, progress)
         curate(config, lake)
         played = _played(lake, student, origin.purpose, tasks, attempts)
@@ -178,7 +180,7 @@ def _measured(
     what: str,
     purpose: str,
     progress: Progress,
-    company: Company,
+    hooks: RolloutHooks,
     playing: Config | None = None,
 ) -> Gain:
     evaluate(config, lake, name, split, iteration, progress)
@@ -186,7 +188,7 @@ def _measured(
         tasks = held_out_tasks(config, world, split, iteration)
         policy = make_policy(config, lake, world, name)
         origin = Origin(iteration, purpose, config.identity(), champion(lake))
-        play_apart(playing or config, lake, world, policy, [Job(task) for task in tasks], origin, progress, company)
+        play_apart(playing or config, lake, world, policy, [Job(task) for task in tasks], origin, progress, hooks)
     curate(config, lake)
     played = _played(lake, policy, purpose, tasks, 1)
     ours = {task: own[0].verified for task, own in played.items()}

@@ -30,7 +30,7 @@ NANO = 1_000_000_000
 
 @dataclass(slots=True)
 class Tracing:
-    """Spectator of rollouts that writes spans."""
+    """A callback of rollouts that writes spans."""
 
     tracer: Tracer
     content: bool = False
@@ -105,7 +105,7 @@ class Tracing:
 
 @contextmanager
 def tracing() -> Iterator[list[Tracing]]:
-    """A spectator that sends spans to where the environment's variables point; none where they point nowhere."""
+    """A callback that sends spans to where the environment's variables point; none where they point nowhere."""
     if not any(os.environ.get(name) for name in ENDPOINTS):
         yield []
         return

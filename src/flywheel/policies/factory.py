@@ -8,8 +8,8 @@ from flywheel.agents.chat import ChatPolicy, ServedPolicy
 from flywheel.agents.contexts.prompts import Role
 from flywheel.agents.human import Human
 from flywheel.agents.inference.endpoint import Server
-from flywheel.agents.inference.language_model import Speaker
-from flywheel.agents.inference.remote import RemoteSpeaker
+from flywheel.agents.inference.language_model import LanguageModel
+from flywheel.agents.inference.remote import RemoteLanguageModel
 from flywheel.agents.mixture import Coin, Escalation, Mixture, Rule, Stretch
 from flywheel.agents.policy import Policy
 from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
@@ -75,9 +75,9 @@ def _remote(config: Config, lake: Lake, policy_id: str) -> Policy:
     folder = policy_directory(lake, str(registered(lake, policy_id).policy_id))
     card, settings = read_card(folder), config.remote
     urls = {Role.PLANNER: settings.planner, Role.EXECUTOR: settings.executor, Role.FLAT: settings.flat}
-    speakers: dict[Role, Speaker] = {}
+    speakers: dict[Role, LanguageModel] = {}
     for role in ROLES[card.kind]:
         server = Server(f"{role}'s server", urls[role], f"{card.policy_id}/{role}", settings.key, settings.timeout)
         tokenizer = load_tokenizer(folder / role)
-        speakers[role] = RemoteSpeaker(server, tokenizer, card.decoding, retries=settings.retries)
+        speakers[role] = RemoteLanguageModel(server, tokenizer, card.decoding, retries=settings.retries)
     return agent_of(card, speakers)

@@ -21,7 +21,7 @@ from xxhash import xxh3_128
 
 from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS
 from flywheel.agents.contexts.tokenization import token_id
-from flywheel.agents.inference.prefix_cache import Reader
+from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.config.distill import StudentConfig
 from flywheel.errors import ConfigError, PolicyError, PrerequisiteError
 from flywheel.policies.tokenizer import train_tokenizer
@@ -203,7 +203,7 @@ def _refuse_misreading(model: PreTrainedModel, base: str) -> None:
     contexts = [[token % model.config.get_text_config().vocab_size for token in range(1, length)] for length in (9, 6)]
     usual = model.config._attn_implementation
     try:
-        together = Reader(model).read([0, 1], contexts)
+        together = PrefixCache(model).read([0, 1], contexts)
     except ConfigError as error:
         raise PolicyError(f"{base} cannot be a student: {error}") from error
     finally:

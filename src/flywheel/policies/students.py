@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from flywheel.agents.contexts.prompts import Role
-from flywheel.agents.inference.language_model import LocalSpeaker, Speaker
+from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Policy
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
 from flywheel.policies.card import ROLES, PolicyCard, acting_version, read_card
@@ -22,14 +22,14 @@ def load_policy(directory: Path, device: str = "cpu", *, temperature: float = 0.
     card = read_card(directory)
     if temperature:
         card = replace(card, decoding=replace(card.decoding, temperature=temperature))
-    speakers: dict[Role, Speaker] = {}
+    speakers: dict[Role, LanguageModel] = {}
     for role in ROLES[card.kind]:
         model, tokenizer = load_part(directory / role)
-        speakers[role] = LocalSpeaker(on_device(model, device), tokenizer, card.decoding)
+        speakers[role] = LocalLanguageModel(on_device(model, device), tokenizer, card.decoding)
     return agent_of(card, speakers)
 
 
-def agent_of(card: PolicyCard, speakers: Mapping[Role, Speaker]) -> FlatAgent | HierarchicalAgent:
+def agent_of(card: PolicyCard, speakers: Mapping[Role, LanguageModel]) -> FlatAgent | HierarchicalAgent:
     """The agent of a card, whose models speak here or elsewhere; its version says how it acts now."""
     version = acting_version(card.limits, card.decoding)
     if card.kind == "flat":

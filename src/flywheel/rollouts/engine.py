@@ -1,4 +1,4 @@
-"""Rollouts: many episodes at once, each a coroutine; a seat whose episode ends takes the next task at once.
+"""Rollouts: many episodes at once, each a coroutine; a worker whose episode ends takes the next task at once.
 
 Episodes run in a thread of their own. Who reads them may take the time to store them or to train on them, and hand in
 a better policy: episodes that run go on under it (`Rollout.swap`), and each step says who decided it.
@@ -18,16 +18,16 @@ from enum import Enum, auto
 from typing import Protocol
 
 from flywheel.agents.inference.batching import Batcher
-from flywheel.agents.policy import Conversant, Decision, Policy, Turn
+from flywheel.agents.policy import AsyncPolicy, Decision, Policy, Turn
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import InfrastructureError
-from flywheel.rollouts.environment_workers import Seat, inline
+from flywheel.rollouts.environment_workers import EnvironmentWorker, inline_workers
 from flywheel.rollouts.episode import Budget, Episode, Job, Origin
 from flywheel.trajectory import StopReason, Task, Trajectory
 
 MAX_REFUSALS = 3
 """How often an auditor may refuse to believe that a task is done."""
-Seats = Callable[[], AbstractAsyncContextManager[Sequence[Seat]]]
+EnvironmentWorkers = Callable[[], AbstractAsyncContextManager[Sequence[EnvironmentWorker]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Auditor(Protocol):
         """The event loop ends; connections must not outlive it."""
 
 
-class Spectator(Protocol):
+class RolloutCallback(Protocol):
     """Follows episodes from the thread in which they run. Times are seconds."""
 
     def begun(self, slot: int, episode: Episode) -> None: ...
@@ -65,7 +65,7 @@ class Spectator(Protocol):
 
 @dataclass(slots=True)
 class Clock:
-    """Where the time went, in seconds: `policy` counts batches once, `environment` the answers of all seats."""
+    """Where the time went, in seconds: `policy` counts batches once, `environment` the answers of all workers."""
 
     wall: float = 0.0
     policy: float = 0.0
@@ -99,17 +99,17 @@ class Rollout:
 
     policy: Policy
     jobs: Iterable[Job]
-    seats: Seats
+    workers: EnvironmentWorkers
     budget: Budget
     origin: Origin
     auditor: Auditor | None = None
-    spectators: Sequence[Spectator] = ()
+    callbacks: Sequence[RolloutCallback] = ()
     clock: Clock = field(default_factory=Clock)
     _done: queue.SimpleQueue[Trajectory | BaseException | _Sign] = field(default_factory=queue.SimpleQueue)
     _playing: int = 0
-    _conversant: tuple[Policy, bool] | None = None
+    _async_policy: tuple[Policy, bool] | None = None
     """The policy that was asked last, and whether it needs no batch: telling so takes a while."""
-    _asked: list[Conversant] = field(default_factory=list)
+    _asked: list[AsyncPolicy] = field(default_factory=list)
     """Whoever must be told when the loop ends."""
     _batcher: Batcher = field(init=False)
 
@@ -162,9 +162,9 @@ class Rollout:
         self._batcher = Batcher(lambda: self._playing)
         batches = asyncio.create_task(self._batcher.run())
         try:
-            async with self.seats() as seats, asyncio.TaskGroup() as group:
-                for slot, seat in enumerate(seats):
-                    group.create_task(self._fill(slot, seat, jobs))
+            async with self.workers() as workers, asyncio.TaskGroup() as group:
+                for slot, worker in enumerate(workers):
+                    group.create_task(self._fill(slot, worker, jobs))
         finally:
             batches.cancel()
             for policy in self._asked:
@@ -173,26 +173,26 @@ class Rollout:
                 await self.auditor.close()
             self.clock.wall, self.clock.policy = time.perf_counter() - began, self._batcher.busy
 
-    async def _fill(self, slot: int, seat: Seat, jobs: Iterator[Job]) -> None:
+    async def _fill(self, slot: int, worker: EnvironmentWorker, jobs: Iterator[Job]) -> None:
         for job in jobs:
             running = _Running(slot, Episode(job, self.policy, self.origin))
-            for one in self.spectators:
+            for one in self.callbacks:
                 one.begun(slot, running.episode)
             self._playing += 1
             try:
-                trajectory = await self._play(running, seat)
+                trajectory = await self._play(running, worker)
             finally:
                 self._playing -= 1
-            for one in self.spectators:
+            for one in self.callbacks:
                 one.ended(slot, trajectory)
             self._done.put(trajectory)
 
-    async def _play(self, running: _Running, seat: Seat) -> Trajectory:
+    async def _play(self, running: _Running, worker: EnvironmentWorker) -> Trajectory:
         episode = running.episode
         try:
             async with asyncio.timeout(self.budget.seconds or None):
                 began = time.perf_counter()
-                episode.observation = await seat.reset(episode.job.task)
+                episode.observation = await worker.reset(episode.job.task)
                 self.clock.environment += time.perf_counter() - began
                 while True:
                     turn, decision, seconds = await self._believed(running)
@@ -200,13 +200,13 @@ class Rollout:
                         episode.spend(decision)
                         return episode.finished(decision.stop, decision.error)
                     began = time.perf_counter()
-                    transition = await seat.step(decision.action)
+                    transition = await worker.step(decision.action)
                     took = time.perf_counter() - began
                     self.clock.environment += took
                     self.clock.steps += 1
                     assert running.acting is not None
                     stop = episode.record(turn, decision, transition, running.acting, seconds + took, self.budget)
-                    for one in self.spectators:
+                    for one in self.callbacks:
                         one.stepped(running.slot, episode, took)
                     if stop is not None:
                         return episode.finished(stop)
@@ -225,7 +225,7 @@ class Rollout:
         while True:
             decision, seconds = await self._decide(running, turn)
             spent += seconds
-            for one in self.spectators:
+            for one in self.callbacks:
                 one.decided(running.slot, episode, decision, seconds)
             if self.auditor is None or running.refusals == MAX_REFUSALS or not _says_done(turn, decision):
                 return turn, _paid(decision, refused, rulings), spent
@@ -246,13 +246,13 @@ class Rollout:
             job = running.episode.job
             await self._batcher.call(policy.begin, running.slot, job.task, job.attempt, tuple(running.episode.past))
             running.acting = policy
-        if self._conversant is None or self._conversant[0] is not policy:
-            self._conversant = policy, isinstance(policy, Conversant)
-            if isinstance(policy, Conversant) and policy not in self._asked:
+        if self._async_policy is None or self._async_policy[0] is not policy:
+            self._async_policy = policy, isinstance(policy, AsyncPolicy)
+            if isinstance(policy, AsyncPolicy) and policy not in self._asked:
                 self._asked.append(policy)
-        if not self._conversant[1]:
+        if not self._async_policy[1]:
             return await self._batcher.decide(policy, turn)
-        assert isinstance(policy, Conversant)
+        assert isinstance(policy, AsyncPolicy)
         began = time.perf_counter()
         return await policy.decide(turn), time.perf_counter() - began
 
@@ -296,11 +296,11 @@ def _run(
         done.put(end)
 
 
-def here(world: World, count: int) -> Seats:
-    """So many seats in this process."""
+def in_process(world: World, count: int) -> EnvironmentWorkers:
+    """So many workers in this process."""
 
     @asynccontextmanager
-    async def seats() -> AsyncIterator[Sequence[Seat]]:
-        yield inline(world, count)
+    async def workers() -> AsyncIterator[Sequence[EnvironmentWorker]]:
+        yield inline_workers(world, count)
 
-    return seats
+    return workers

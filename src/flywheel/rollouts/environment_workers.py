@@ -24,7 +24,7 @@ LINE_BYTES = 1 << 26
 _OBSERVATION, _TRANSITION = TypeAdapter(Observation), TypeAdapter(Transition)
 
 
-class Seat(Protocol):
+class EnvironmentWorker(Protocol):
     """One environment at a time. Raises `InfrastructureError` when it breaks."""
 
     async def reset(self, task: Task) -> Observation: ...
@@ -33,7 +33,7 @@ class Seat(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Inline:
+class InlineWorker:
     """An environment of this process."""
 
     environment: Environment
@@ -45,9 +45,9 @@ class Inline:
         return sound(self.environment.step(action))
 
 
-def inline(world: World, count: int) -> list[Inline]:
-    """So many seats in this process."""
-    return [Inline(one) for one in world.environments(count)]
+def inline_workers(world: World, count: int) -> list[InlineWorker]:
+    """So many environments in this process."""
+    return [InlineWorker(one) for one in world.environments(count)]
 
 
 def sound(transition: Transition) -> Transition:
@@ -65,10 +65,11 @@ class _Asked:
     answer: asyncio.Future[Any]
 
 
-class Worker:
+class WorkerProcess:
     """A process with a world of its own and some environments in it, restarted when it hangs or dies.
 
-    It answers in order, so the oldest question is the one that hangs. A restart breaks the episodes of all its seats.
+    It answers in order, so the oldest question is the one that hangs. A restart breaks the episodes of
+    all its environments.
     """
 
     def __init__(self, environment: str, parameters: str, patience: float) -> None:
@@ -99,14 +100,14 @@ class Worker:
             self.generation += 1
             self._reading = asyncio.create_task(self._read(self._process))
 
-    async def ask(self, what: str, seat: int, argument: Any) -> Any:
+    async def ask(self, what: str, slot: int, argument: Any) -> Any:
         """The answer of one environment, as plain data."""
         if self._process is None:
             raise self.lost()
         assert self._process.stdin is not None
         asked = _Asked(what, asyncio.get_running_loop().create_future())
         self._asked.append(asked)
-        self._process.stdin.write(json.dumps([what, seat, argument]).encode() + b"\n")
+        self._process.stdin.write(json.dumps([what, slot, argument]).encode() + b"\n")
         return await asked.answer
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
@@ -185,26 +186,26 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 @dataclass(slots=True)
-class Remote:
+class RemoteWorker:
     """One environment of a worker."""
 
-    worker: Worker
+    process: WorkerProcess
     number: int
     generation: int = 0
 
     async def reset(self, task: Task) -> Observation:
-        await self.worker.ready()
-        self.generation = self.worker.generation
+        await self.process.ready()
+        self.generation = self.process.generation
         try:
-            return _OBSERVATION.validate_python(await self.worker.ask("reset", self.number, asdict(task)))
+            return _OBSERVATION.validate_python(await self.process.ask("reset", self.number, asdict(task)))
         except ValidationError as error:
             raise _nonsense(error) from error
 
     async def step(self, action: str) -> Transition:
-        if self.generation != self.worker.generation:
-            raise self.worker.lost()
+        if self.generation != self.process.generation:
+            raise self.process.lost()
         try:
-            return sound(_TRANSITION.validate_python(await self.worker.ask("step", self.number, action)))
+            return sound(_TRANSITION.validate_python(await self.process.ask("step", self.number, action)))
         except ValidationError as error:
             raise _nonsense(error) from error
 
@@ -216,12 +217,12 @@ def _nonsense(error: ValidationError) -> InfrastructureError:
 
 
 @asynccontextmanager
-async def remote(
-    environment: str, parameters: str, *, seats: int, workers: int, patience: float
-) -> AsyncIterator[Sequence[Remote]]:
-    """So many seats, dealt out to workers; `patience`: seconds after which an answer is given up."""
-    crew = [Worker(environment, parameters, patience) for _ in range(min(workers, seats))]
+async def remote_workers(
+    environment: str, parameters: str, *, environments: int, processes: int, patience: float
+) -> AsyncIterator[Sequence[RemoteWorker]]:
+    """So many environments, dealt out to processes; `patience`: seconds after which an answer is given up."""
+    crew = [WorkerProcess(environment, parameters, patience) for _ in range(min(processes, environments))]
     try:
-        yield [Remote(crew[number % len(crew)], number // len(crew)) for number in range(seats)]
+        yield [RemoteWorker(crew[number % len(crew)], number // len(crew)) for number in range(environments)]
     finally:
         await asyncio.gather(*(one.stop() for one in crew))

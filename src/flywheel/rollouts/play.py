@@ -14,8 +14,8 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.splits import assign
 from flywheel.environments.catalog import canonical
 from flywheel.environments.protocol import World
-from flywheel.rollouts.engine import Auditor, Rollout, Seats, Spectator, here
-from flywheel.rollouts.environment_workers import Seat, remote
+from flywheel.rollouts.engine import Auditor, EnvironmentWorkers, Rollout, RolloutCallback, in_process
+from flywheel.rollouts.environment_workers import EnvironmentWorker, remote_workers
 from flywheel.rollouts.episode import Budget, Job, Origin, id_of
 from flywheel.trajectory import StopReason, Task, Trajectory
 
@@ -30,29 +30,29 @@ RETRY_STRIDE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
+class RolloutHooks:
     """Who else takes part in rollouts: an auditor of what agents call done, and those who only look on."""
 
     auditor: Auditor | None = None
-    spectators: Sequence[Spectator] = ()
+    callbacks: Sequence[RolloutCallback] = ()
     enough: Callable[[], bool] | None = None
     """Asked before each episode from the rollouts' thread: True begins no more of them; those that run end."""
 
 
-ALONE = Company()
+NO_HOOKS = RolloutHooks()
 
 
-def seats_of(settings: EnvironmentConfig, world: World) -> Seats:
-    """Seats as a config wants them: in worker processes, or in this one."""
+def make_workers(settings: EnvironmentConfig, world: World) -> EnvironmentWorkers:
+    """Workers as a config wants them: in worker processes, or in this one."""
     if not settings.workers:
-        return here(world, settings.parallel)
+        return in_process(world, settings.parallel)
 
-    def crew() -> AbstractAsyncContextManager[Sequence[Seat]]:
-        return remote(
+    def crew() -> AbstractAsyncContextManager[Sequence[EnvironmentWorker]]:
+        return remote_workers(
             settings.name,
             canonical(settings.parameters),
-            seats=settings.parallel,
-            workers=settings.workers,
+            environments=settings.parallel,
+            processes=settings.workers,
             patience=settings.patience,
         )
 
@@ -67,7 +67,7 @@ def play(
     jobs: Sequence[Job],
     origin: Origin,
     progress: Callable[[int], None] = lambda done: None,
-    company: Company = ALONE,
+    hooks: RolloutHooks = NO_HOOKS,
 ) -> list[str]:
     """Play what the lake does not hold yet; the ids of all the jobs' trajectories, in order.
 
@@ -78,11 +78,11 @@ def play(
     assign(lake, [job.task for job in jobs])
     start = partial(
         Rollout,
-        seats=seats_of(config.environment, world),
+        workers=make_workers(config.environment, world),
         budget=Budget.of(config.environment),
         origin=origin,
-        auditor=company.auditor,
-        spectators=company.spectators,
+        auditor=hooks.auditor,
+        callbacks=hooks.callbacks,
     )
     ids: dict[str, Job] = {}
     waiting = list(jobs)
@@ -92,7 +92,7 @@ def play(
         known = lake.known_ids(list(named))
         progress(len(known))
         again = [named[one] for one in broken(lake, known)]
-        rollout = start(policy, _dealt([job for one, job in named.items() if one not in known], company))
+        rollout = start(policy, _dealt([job for one, job in named.items() if one not in known], hooks))
         for batch in rollout.batches(COMMIT_EVERY, COMMIT_STEPS, COMMIT_SECONDS):
             lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
             progress(len(batch))
@@ -103,10 +103,10 @@ def play(
     return list(ids)
 
 
-def _dealt(jobs: Sequence[Job], company: Company) -> Iterable[Job]:
-    if company.enough is None:
+def _dealt(jobs: Sequence[Job], hooks: RolloutHooks) -> Iterable[Job]:
+    if hooks.enough is None:
         return jobs
-    enough = company.enough
+    enough = hooks.enough
     return takewhile(lambda _: not enough(), jobs)
 
 
@@ -116,8 +116,8 @@ def rehearse(
     """Play tasks once without storing anything; `max_steps` 0 means the config's."""
     budget = Budget(max_steps) if max_steps else Budget.of(config.environment)
     origin = Origin(0, purpose, config.identity())
-    seats = seats_of(config.environment, world)
-    return list(Rollout(policy, [Job(task) for task in tasks], seats, budget=budget, origin=origin))
+    workers = make_workers(config.environment, world)
+    return list(Rollout(policy, [Job(task) for task in tasks], workers, budget=budget, origin=origin))
 
 
 def broken(lake: Lake, ids: Iterable[str]) -> list[str]:

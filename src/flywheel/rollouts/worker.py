@@ -2,7 +2,7 @@
 
     python -m flywheel.rollouts.worker cookingworld '{"numLocations":3}'
 
-Each line is `["reset", seat, task]` or `["step", seat, action]`; each answer `["ok", value]`, `["broken", reason]`,
+Each line is `["reset", slot, task]` or `["step", slot, action]`; each answer `["ok", value]`, `["broken", reason]`,
 `["refused", reason]` or `["missing", reason]`. Whatever an environment prints goes to stderr. When nobody listens any
 more, the process ends with all that it has started.
 """
@@ -34,10 +34,10 @@ def main(environment: str, parameters: str) -> None:
     first = questions.get()
     try:
         with open_world(environment, parameters) as world:
-            seats: dict[int, Environment] = {}
+            environments: dict[int, Environment] = {}
             question = first
             while True:
-                print(json.dumps(_answer(world, seats, question)), file=answers, flush=True)
+                print(json.dumps(_answer(world, environments, question)), file=answers, flush=True)
                 question = questions.get()
     except ConfigError as error:
         _refuse(answers, questions, "refused", str(error))
@@ -45,15 +45,15 @@ def main(environment: str, parameters: str) -> None:
         _refuse(answers, questions, "missing", str(error))
 
 
-def _answer(world: World, seats: dict[int, Environment], question: list[Any]) -> list[Any]:
-    what, seat, argument = question
+def _answer(world: World, environments: dict[int, Environment], question: list[Any]) -> list[Any]:
+    what, slot, argument = question
     try:
-        if seat not in seats:
-            wanted = max([seat, *seats]) + 1
-            seats.update(enumerate(world.environments(wanted)))
+        if slot not in environments:
+            wanted = max([slot, *environments]) + 1
+            environments.update(enumerate(world.environments(wanted)))
         if what == "reset":
-            return ["ok", asdict(seats[seat].reset(Task(**{**argument, "split": Split(argument["split"])})))]
-        return ["ok", asdict(seats[seat].step(argument))]
+            return ["ok", asdict(environments[slot].reset(Task(**{**argument, "split": Split(argument["split"])})))]
+        return ["ok", asdict(environments[slot].step(argument))]
     except InfrastructureError as error:
         return ["broken", str(error)]
 

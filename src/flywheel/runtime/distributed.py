@@ -23,20 +23,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flywheel.errors import TrainingError
 
-Sharing = Literal["replicated", "sharded"]
-PATIENCE = timedelta(hours=24)
+Parallelism = Literal["replicated", "sharded"]
+TIMEOUT = timedelta(hours=24)
 """How long processes wait for the first one, which prepares what all read."""
 
 
 @contextmanager
-def together(device: str) -> Iterator[None]:
+def process_group(device: str) -> Iterator[None]:
     """The process group of torchrun, where it started this process; it ends with the work."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -49,53 +49,55 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def size() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Does this process write?"""
     return rank() == 0
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes are here."""
-    if size() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def agreed(number: int) -> int:
+def broadcast(number: int) -> int:
     """The first process's number, in all."""
     told = torch.tensor([number], dtype=torch.int64)
-    if size() > 1:
+    if world_size() > 1:
         dist.broadcast(told, 0)
     return int(told)
 
 
-def added(*numbers: float) -> list[float]:
+def all_reduce(*numbers: float) -> list[float]:
     """Sums over all processes."""
     told = torch.tensor(numbers, dtype=torch.float64)
-    if size() > 1:
+    if world_size() > 1:
         dist.all_reduce(told)
     found: list[float] = told.tolist()
     return found
 
 
-def shared(learner: nn.Module, layers: list[nn.Module], sharing: Sharing) -> nn.Module:
+def parallelized(learner: nn.Module, layers: list[nn.Module], sharing: Parallelism) -> nn.Module:
     """The learner with its gradients averaged over all processes, and with its parameters spread over them if sharded,
     a layer at a time. Raises `TrainingError` where a parameter was not spread: accelerate's plugin once fell back to
     whole copies silently."""
-    if size() == 1:
+    if world_size() == 1:
         return learner
     device = next(learner.parameters()).device
     if sharing == "replicated":
         return DistributedDataParallel(learner, device_ids=[device.index] if device.type == "cuda" else None)
-    mesh = init_device_mesh(device.type, (size(),))
+    mesh = init_device_mesh(device.type, (world_size(),))
     for part in (*layers, learner):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)  # at any time, parameters are what is spread
-    whole = [name for name, one in learner.named_parameters() if not _spread(one)]
-    if whole:
-        raise TrainingError(f"{len(whole)} parameters are not sharded, as {whole[0]}; set train.sharing = 'replicated'")
+    unsharded = [name for name, parameter in learner.named_parameters() if not _spread(parameter)]
+    if unsharded:
+        raise TrainingError(
+            f"{len(unsharded)} parameters are not sharded, as {unsharded[0]}; set train.sharing = 'replicated'"
+        )
     return learner
 
 
@@ -114,12 +116,12 @@ def part_of_update(learner: nn.Module, *, last: bool) -> AbstractContextManager[
     return nullcontext()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be spread over the processes; all of them must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
+def distributed_like(tensor: Tensor, other: Tensor) -> Tensor:
     """A whole tensor, on the device of another and spread as that one is."""
     if isinstance(other, DTensor):
         return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)

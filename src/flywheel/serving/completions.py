@@ -21,7 +21,7 @@ from flywheel.agents.contexts.tokenization import max_chars
 from flywheel.agents.inference.batching import Batcher
 from flywheel.agents.inference.decoding import NOT_FINITE
 from flywheel.agents.inference.language_model import longest_context
-from flywheel.agents.inference.prefix_cache import Reader, common_prefix
+from flywheel.agents.inference.prefix_cache import PrefixCache, common_prefix
 from flywheel.errors import InfrastructureError
 
 SLOTS = 64
@@ -90,7 +90,7 @@ class Completer:
         self.tokenizer = tokenizer
         self.max_context_tokens = longest_context(model)
         self.max_prompt_chars = max_chars(tokenizer, self.max_context_tokens)
-        self._reader = Reader(model)
+        self._reader = PrefixCache(model)
         self._cached: dict[int, tuple[int, ...]] = {}
         """Tokens whose keys and values each free slot holds, the longest unused first."""
         self._waiting: deque[_Job] = deque()

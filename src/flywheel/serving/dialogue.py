@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flywheel.agents.contexts.chat_format import Said, observed, understood
+from flywheel.agents.contexts.chat_format import ParsedAnswer, parse_answer, render_observation
 from flywheel.agents.policy import Decision
 from flywheel.environments.protocol import Observation
 from flywheel.serving.requests import Message
@@ -37,9 +37,9 @@ def scene(messages: Sequence[Message]) -> Scene:
     seen, audit, subgoal = Observation(""), "", ""
     for message in messages:
         if message.role in ("user", "tool"):
-            seen, audit = observed(message.text)
+            seen, audit = render_observation(message.text)
         elif message.role == "assistant":
-            said = understood(message.text, seen.valid_actions) or Said(message.text.strip())
+            said = parse_answer(message.text, seen.valid_actions) or ParsedAnswer(message.text.strip())
             subgoal = said.subgoal or subgoal
             past.append((seen, Decision(said.action, subgoal=subgoal, switched=bool(said.subgoal))))
     said_so_far = [(one.role, one.text) for one in messages]

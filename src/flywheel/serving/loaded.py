@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from flywheel.agents.contexts.chat_format import Said, spoken
+from flywheel.agents.contexts.chat_format import ParsedAnswer, render_answer
 from flywheel.agents.contexts.prompts import Role
 from flywheel.agents.inference.batching import Batcher
 from flywheel.agents.inference.decoding import NOT_FINITE
-from flywheel.agents.inference.language_model import LocalSpeaker, Speaker
+from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Turn
 from flywheel.errors import InfrastructureError
 from flywheel.policies.card import ROLES, read_card
@@ -32,11 +32,11 @@ class Loaded:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.card = read_card(folder)
-        speakers: dict[Role, Speaker] = {}
+        speakers: dict[Role, LanguageModel] = {}
         self.parts: dict[str, Completer] = {}
         for role in ROLES[self.card.kind]:
             model, tokenizer = load_part(folder / role)
-            speakers[role] = LocalSpeaker(on_device(model, device), tokenizer, self.card.decoding)
+            speakers[role] = LocalLanguageModel(on_device(model, device), tokenizer, self.card.decoding)
             self.parts[str(role)] = Completer(model, tokenizer)
         self._max_chars = min(part.max_prompt_chars for part in self.parts.values())
         self._agent = agent_of(self.card, speakers)
@@ -89,8 +89,8 @@ class Loaded:
                 raise InfrastructureError(decision.error)
             if decision.error:
                 raise ValueError(decision.error)
-            said = Said(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
-            text = spoken(said) if decision.action is not None else ""
+            said = ParsedAnswer(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+            text = render_answer(said) if decision.action is not None else ""
             name = continued(told, messages, text)
             same = self._slots.pop(name, None)
             self._slots[name] = slot

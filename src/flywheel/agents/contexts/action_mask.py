@@ -12,7 +12,7 @@ from collections import Counter
 from flywheel.environments.protocol import Observation
 
 
-class Guard:
+class ActionMask:
     """Counts (state, action) pairs of one episode."""
 
     def __init__(self, max_repeats: int) -> None:

@@ -32,7 +32,7 @@ _FIELD = re.compile(r"^[\s*_>#-]*(thought|subgoal|action)[*_]*\s*:[*_]*\s*(.*?)\
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ParsedAnswer:
     """An answer, read. `subgoal` is empty where none was named."""
 
     action: str
@@ -40,7 +40,7 @@ class Said:
     thought: str = ""
 
 
-def worded(observation: Observation, *, audit: str = "", whole: bool = False) -> str:
+def render_task(observation: Observation, *, audit: str = "", whole: bool = False) -> str:
     """An observation as text; `whole` adds what only another Flywheel needs."""
     parts = [(EVENT, observation.event), (NOTE, observation.note), (VIEW, observation.text)]
     if whole:
@@ -53,7 +53,7 @@ def worded(observation: Observation, *, audit: str = "", whole: bool = False) ->
     return "\n".join(lines)
 
 
-def observed(text: str) -> tuple[Observation, str]:
+def render_observation(text: str) -> tuple[Observation, str]:
     """The observation that was worded `whole`, and what an auditor said. Other text is a view."""
     marks = list(_SECTION.finditer(text))
     if not marks or marks[0].start() != 0:
@@ -76,13 +76,13 @@ def observed(text: str) -> tuple[Observation, str]:
     return observation, told[AUDIT]
 
 
-def spoken(said: Said) -> str:
+def render_answer(said: ParsedAnswer) -> str:
     """An answer as text, which `understood` reads back."""
     parts = [("Thought", said.thought), ("Subgoal", said.subgoal), ("Action", said.action)]
     return "\n".join(f"{name}: {_one_line(text)}" for name, text in parts if text or name == "Action")
 
 
-def understood(text: str, valid: tuple[str, ...] | None = None) -> Said | None:
+def parse_answer(text: str, valid: tuple[str, ...] | None = None) -> ParsedAnswer | None:
     """What an answer says, or None if no action can be found in it. An action is spelt as the environment spells it."""
     found: dict[str, str] = {}
     for line in text.split("\n"):
@@ -93,7 +93,7 @@ def understood(text: str, valid: tuple[str, ...] | None = None) -> Said | None:
     if not action:
         return None
     spelt = _spelt(_many_lines(action), valid or ())
-    return Said(spelt, _many_lines(found.get("subgoal", "")), _many_lines(found.get("thought", "")))
+    return ParsedAnswer(spelt, _many_lines(found.get("subgoal", "")), _many_lines(found.get("thought", "")))
 
 
 def _spelt(action: str, valid: tuple[str, ...]) -> str:

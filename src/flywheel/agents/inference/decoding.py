@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flywheel.agents.inference.prefix_cache import Reader
+from flywheel.agents.inference.prefix_cache import PrefixCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def options_of(rows: Sequence[Sequence[int]]) -> Options:
 
 @torch.inference_mode()
 def choose(
-    reader: Reader,
+    reader: PrefixCache,
     slots: Sequence[int],
     contexts: Sequence[Sequence[int]],
     options: Sequence[Options],
@@ -129,7 +129,7 @@ def choose(
 
 @torch.inference_mode()
 def generate(
-    reader: Reader,
+    reader: PrefixCache,
     slots: Sequence[int],
     contexts: Sequence[Sequence[int]],
     *,

@@ -57,7 +57,7 @@ class _Group:
         return self.masks[window]
 
 
-class Slots:
+class KVCache:
     """What each slot has read, as keys and values of each layer."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -162,7 +162,7 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    slots: Slots | None = None,
+    slots: KVCache | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: without `slots`, as in training, its SDPA."""

@@ -10,7 +10,7 @@ import torch
 from flywheel.agents.contexts.prompts import DONE, END, SPECIAL_TOKENS, Window
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
 from flywheel.agents.inference.decoding import Choice, Fault, Options, choose, generate, options_of
-from flywheel.agents.inference.prefix_cache import Reader
+from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.agents.policy import Decoding
 from flywheel.trajectory import Task, digest
 
@@ -35,7 +35,7 @@ def option_ids(tokens: PieceTokenizer, offered: Sequence[str], *, may_end: bool)
     return [*ids, tokens.ids("", DONE, ends=True)] if may_end else ids
 
 
-class Speaker(Protocol):
+class LanguageModel(Protocol):
     """What a student needs of a model, wherever the model runs."""
 
     def begin(self, slot: int, task: Task, attempt: int) -> None:
@@ -59,11 +59,11 @@ class Speaker(Protocol):
         """A few words for each row."""
 
 
-class LocalSpeaker:
+class LocalLanguageModel:
     """A transformers model in this process, whose keys and values stay between the turns of an episode."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
-        self._reader = Reader(model)
+        self._reader = PrefixCache(model)
         self._longest = longest_context(model)
         model.train(False)
         self._tokenizer = tokenizer

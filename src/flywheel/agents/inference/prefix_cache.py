@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flywheel.agents.inference.kv_cache import Slots
+from flywheel.agents.inference.kv_cache import KVCache
 
 PASS_ROWS = 64
 PASS_TOKENS = 4096
 """The most rows and new tokens of a pass, unless one row has more: what a pass needs is bounded."""
 
 
-class Reader:
+class PrefixCache:
     """A model that remembers what each slot has read."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._slots = Slots(model)
+        self._slots = KVCache(model)
         self._read: dict[int, list[int]] = {}
 
     def read(self, slots: Sequence[int], contexts: Sequence[Sequence[int]]) -> Tensor:

@@ -30,7 +30,7 @@ NEVER = -100.0
 """The bias of a token that must not be said."""
 
 
-class RemoteSpeaker:
+class RemoteLanguageModel:
     """Implements `Speaker` with a server's `/v1/completions`."""
 
     def __init__(

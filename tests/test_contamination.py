@@ -14,11 +14,11 @@ from flywheel.cli.main import app
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.splits import assign, units_of
-from flywheel.datasets.versions.contamination import leaks, refuse_leaks
+from flywheel.datasets.versions.contamination import find_contamination, refuse_contamination
 from flywheel.datasets.versions.versions import create
 from flywheel.distill.data.corpus import load_corpus
 from flywheel.environments.protocol import World
-from flywheel.errors import LeakError
+from flywheel.errors import ContaminationError
 from flywheel.filters.curate import curate
 from flywheel.rollouts.episode import Job, Origin
 from flywheel.rollouts.play import play as play_into
@@ -58,7 +58,7 @@ def train_ids(lake: Lake) -> list[str]:
 
 
 def test_honest_splits_do_not_leak(filled: Lake, smoke: Config) -> None:
-    assert leaks(filled, train_ids(filled), smoke.curate.leak) == []
+    assert find_contamination(filled, train_ids(filled), smoke.curate.leak) == []
     assert load_corpus(smoke, filled, 1).routes
     assert create(filled, "train", "split = 'train'").trajectories == 40
 
@@ -70,16 +70,16 @@ def test_a_held_out_task_in_training_is_refused_by_its_words_and_by_its_playing(
     leaked = passed_off(test, 500)
     filled.append([leaked], "leak")
     curate(load(ROOT / "configs" / "smoke.toml", ['curate.verifiers=["outcome"]']), filled)
-    found = leaks(filled, train_ids(filled), smoke.curate.leak)
+    found = find_contamination(filled, train_ids(filled), smoke.curate.leak)
     assert {one.what for one in found} == {"words", "playing"}
     assert {one.training for one in found} == {leaked.trajectory_id}
     assert test.trajectory_id in {one.held_out for one in found}
     before = filled.snapshot()
-    with pytest.raises(LeakError, match=rf"training episode {leaked.trajectory_id} gives the (words|playing)"):
-        refuse_leaks(filled, train_ids(filled), smoke.curate.leak)
-    with pytest.raises(LeakError, match="flywheel lake revoke"):
+    with pytest.raises(ContaminationError, match=rf"training episode {leaked.trajectory_id} gives the (words|playing)"):
+        refuse_contamination(filled, train_ids(filled), smoke.curate.leak)
+    with pytest.raises(ContaminationError, match="flywheel lake revoke"):
         create(filled, "leaking", "split = 'train'")
-    assert filled.sql("select count(*) as n from pins").to_pylist() == [{"n": 0}]
+    assert filled.sql("select count(*) as n from dataset_versions").to_pylist() == [{"n": 0}]
     assert filled.snapshot() == before
 
 
@@ -87,7 +87,7 @@ def test_the_corpus_of_a_student_is_refused_too(filled: Lake, smoke: Config, wor
     test = play(Expert(world), 1, split=Split.TEST)[0]
     filled.append([passed_off(test, 500)], "leak")
     curate(load(ROOT / "configs" / "smoke.toml", ['curate.verifiers=["outcome"]']), filled)
-    with pytest.raises(LeakError, match="gives the"):
+    with pytest.raises(ContaminationError, match="gives the"):
         load_corpus(smoke, filled, 1)
 
 
@@ -98,7 +98,7 @@ def test_splits_are_recorded_before_play_and_cannot_change(smoke: Config, lake: 
     decided = lake.sql("select unit, split from assignments order by unit").to_pylist()
     assert decided == [{"unit": units_of(task)["task"], "split": "dev"} for task in tasks]
     moved = replace(tasks[0], split=Split.TRAIN)
-    with pytest.raises(LeakError, match="belongs to dev and cannot serve train"):
+    with pytest.raises(ContaminationError, match="belongs to dev and cannot serve train"):
         play_into(smoke, lake, world, Expert(world), [Job(moved)], Origin(1, "collect", "test"))
     assert lake.sql("select count(*) as n from trajectories").to_pylist() == [{"n": 2}]
 
@@ -106,18 +106,18 @@ def test_splits_are_recorded_before_play_and_cannot_change(smoke: Config, lake: 
 def test_whole_templates_and_environments_can_be_walled_off(lake: Lake, world: World) -> None:
     train, dev = world.tasks(Split.TRAIN, 0, 2), world.tasks(Split.DEV, 0, 1)
     assign(lake, train, "template")
-    with pytest.raises(LeakError, match=r"cookingworld@[0-9a-f]{8} belongs to train"):
+    with pytest.raises(ContaminationError, match=r"cookingworld@[0-9a-f]{8} belongs to train"):
         assign(lake, dev, "template")
     other = replace(dev[0], parameters='{"numLocations":4}')
     assign(lake, [other], "template")
-    with pytest.raises(LeakError, match="cannot serve"):
+    with pytest.raises(ContaminationError, match="cannot serve"):
         assign(lake, [*train, *dev], "environment")
     assert lake.sql("select count(*) as n from assignments").to_pylist() == [{"n": 2}]
-    with pytest.raises(LeakError, match=r"cookingworld@[0-9a-f]{8} belongs to train and cannot serve dev"):
+    with pytest.raises(ContaminationError, match=r"cookingworld@[0-9a-f]{8} belongs to train and cannot serve dev"):
         assign(lake, dev)
-    with pytest.raises(LeakError, match="cannot serve dev"):
+    with pytest.raises(ContaminationError, match="cannot serve dev"):
         assign(lake, [*train[:1], *dev])
-    with pytest.raises(LeakError, match="belongs to train and cannot serve dev"):
+    with pytest.raises(ContaminationError, match="belongs to train and cannot serve dev"):
         assign(lake, dev, "environment")
     assign(lake, train)
     assert lake.sql("select count(*) as n from assignments").to_pylist() == [{"n": 4}]
@@ -126,7 +126,7 @@ def test_whole_templates_and_environments_can_be_walled_off(lake: Lake, world: W
 def test_a_whole_cannot_swallow_a_part_of_another_side(lake: Lake, world: World) -> None:
     assign(lake, world.tasks(Split.DEV, 0, 1))
     for by in ("template", "environment"):
-        with pytest.raises(LeakError, match=r"/\d+ belongs to dev and cannot serve train"):
+        with pytest.raises(ContaminationError, match=r"/\d+ belongs to dev and cannot serve train"):
             assign(lake, world.tasks(Split.TRAIN, 0, 1), by)  # type: ignore[arg-type]
     assert lake.sql("select count(*) as n from assignments").to_pylist() == [{"n": 1}]
 

@@ -22,7 +22,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.batching.examples import windows_of
 from flywheel.distill.data.corpus import load_corpus
 from flywheel.environments.protocol import World
-from flywheel.filters.calibration.reward_hacks import CHEATS, POISON, PROVENANCE_CHEATS, STUDENT
+from flywheel.filters.calibration.reward_hacks import POISON, PROVENANCE_HACKS, REWARD_HACKS, STUDENT
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Trajectory
 from tests.conftest import Play
@@ -41,10 +41,10 @@ def curated(
     honest += play(Expert(world, Mistakes(wrong_action=0.1)), HONEST, start=1200)
     honest += play(Expert(world, Mistakes(wrong_action=0.3)), HONEST, start=1400)
     honest += play(RandomPolicy(), HONEST, start=1600)
-    golden = sorted(play(Expert(world), EACH * len(CHEATS), start=2000), key=lambda one: one.seed)
+    golden = sorted(play(Expert(world), EACH * len(REWARD_HACKS), start=2000), key=lambda one: one.seed)
     planted: dict[str, str] = {}
     cheats = []
-    for number, (name, plant) in enumerate(CHEATS.items()):
+    for number, (name, plant) in enumerate(REWARD_HACKS.items()):
         for place in range(number * EACH, (number + 1) * EACH):
             one = golden[place]
             cheat = plant(one, golden[place - 1], world.facts(one.task))
@@ -76,11 +76,11 @@ def test_cheats_are_caught_and_honest_episodes_are_not_suspected(
     share, flagged = caught.total() / len(planted), len(suspected) / len(honest)
     with capsys.disabled():
         print(
-            f"\n{len(CHEATS)} classes of cheats: {share:.1%} of {len(planted)} caught; "
+            f"\n{len(REWARD_HACKS)} classes of reward hacks: {share:.1%} of {len(planted)} caught; "
             f"{flagged:.2%} of {len(honest)} honest episodes suspected"
         )
-    assert len(CHEATS) >= 12
-    assert share >= 0.95, {name: caught[name] for name in CHEATS}
+    assert len(REWARD_HACKS) >= 12
+    assert share >= 0.95, {name: caught[name] for name in REWARD_HACKS}
     assert flagged < 0.01, suspected
 
 
@@ -99,9 +99,9 @@ def imported(
 ) -> tuple[Lake, dict[str, str]]:
     """(lake after an import and curation, what the document called itself → class)."""
     folder = tmp_path_factory.mktemp("documents")
-    golden = sorted(play(Expert(world), EACH * len(PROVENANCE_CHEATS), start=4000), key=lambda one: one.seed)
+    golden = sorted(play(Expert(world), EACH * len(PROVENANCE_HACKS), start=4000), key=lambda one: one.seed)
     named: dict[str, str] = {}
-    for number, (name, plant) in enumerate(PROVENANCE_CHEATS.items()):
+    for number, (name, plant) in enumerate(PROVENANCE_HACKS.items()):
         for place in range(number * EACH, (number + 1) * EACH):
             cheat = plant(golden[place], golden[place - 1], world.facts(golden[place].task))
             named[cheat.trajectory_id] = name
@@ -133,8 +133,8 @@ def test_what_an_import_claims_neither_counts_nor_teaches(
     caught = Counter(named[one] for one in named if not counts[one] and POISON not in taught.get(one, ""))
     share = caught.total() / len(named)
     with capsys.disabled():
-        print(f"\n{len(PROVENANCE_CHEATS)} classes of claims: {share:.1%} of {len(named)} neither count nor teach")
-    assert len(named) == EACH * len(PROVENANCE_CHEATS)
+        print(f"\n{len(PROVENANCE_HACKS)} classes of claims: {share:.1%} of {len(named)} neither count nor teach")
+    assert len(named) == EACH * len(PROVENANCE_HACKS)
     assert share >= 0.95
 
 

@@ -21,7 +21,7 @@ from flywheel.errors import InfrastructureError
 from flywheel.filters.curate import curate
 from flywheel.policies.factory import make_policy
 from flywheel.rollouts.episode import Job, Origin
-from flywheel.rollouts.play import ALONE, play
+from flywheel.rollouts.play import NO_HOOKS, play
 from flywheel.trajectory import Split, Trajectory
 
 ROOT = Path(__file__).parents[1]
@@ -59,13 +59,13 @@ def test_two_processes_play_what_one_plays(
     policy = make_policy(settings, lake, world, student)
     done: list[int] = []
     apart = Origin(1, "apart", "test")
-    ids = play_apart(settings, lake, world, policy, jobs, apart, done.append, ALONE)
+    ids = play_apart(settings, lake, world, policy, jobs, apart, done.append, NO_HOOKS)
     assert len(ids) == len(set(ids)) == sum(done) == len(jobs)
     assert lake.known_ids(ids) == set(ids)
     play(settings, lake, world, policy, jobs, Origin(1, "together", "test"))
     assert actions(lake, "apart") == actions(lake, "together")
     before = lake.snapshot()
-    assert play_apart(settings, lake, world, policy, jobs, apart, done.append, ALONE) == ids
+    assert play_apart(settings, lake, world, policy, jobs, apart, done.append, NO_HOOKS) == ids
     assert lake.snapshot() == before
 
 
@@ -79,7 +79,7 @@ def test_a_process_that_cannot_play_is_told(
     policy.version = "another"
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 720, 4)]
     with pytest.raises(InfrastructureError, match="decides otherwise here"):
-        play_apart(settings, lake, world, policy, jobs, ORIGIN, lambda done: None, ALONE)
+        play_apart(settings, lake, world, policy, jobs, ORIGIN, lambda done: None, NO_HOOKS)
 
 
 PLAY = """

@@ -83,7 +83,7 @@ def test_unpinned_history_goes_with_its_files(filled: Lake) -> None:
 
 @pytest.mark.parametrize("compacted", [False, True])
 def test_a_purge_leaves_nothing_in_any_file(filled: Lake, golden: list[Trajectory], compacted: bool) -> None:
-    pin = create(filled, "all", "true")
+    dataset = create(filled, "all", "true")
     other = create(filled, "other", f"trajectory_id <> '{golden[2].trajectory_id}'")
     if compacted:
         compact(filled, least=2)
@@ -99,7 +99,7 @@ def test_a_purge_leaves_nothing_in_any_file(filled: Lake, golden: list[Trajector
     with pytest.raises(
         LakeError, match="no longer reads as it was pinned: holds revoked trajectories: purged: personal data"
     ):
-        ids(filled, pin)
+        ids(filled, dataset)
     assert len(ids(filled, other)) == len(golden) - 1
     assert filled.trajectories([one.trajectory_id for one in golden if one.trajectory_id != gone])
     assert check(filled) == []

@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.batching.examples import Example
-from flywheel.distill.batching.row_store import BATCH, Shelf, Writer, enriched, groups_of, lengths_of, shelve, weight_of
+from flywheel.distill.batching.row_store import (
+    BATCH,
+    RowStore,
+    RowWriter,
+    groups_of,
+    lengths_of,
+    weight_of,
+    with_columns,
+    write_rows,
+)
 from flywheel.trajectory import Route, RouteTo, Segment
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +55,7 @@ def test_what_goes_on_comes_off_by_trajectory(rows: list[tuple[str, int, int]], 
     owned = [(owner, _example(length, group)) for owner, length, group in rows] * copies
     expected = sorted(owned, key=lambda row: row[0])
     with tempfile.TemporaryDirectory() as folder:
-        shelf = shelve(Path(folder) / "rows.arrow", owned)
+        shelf = write_rows(Path(folder) / "rows.arrow", owned)
         assert [shelf.owner(place) for place in range(len(shelf))] == [owner for owner, _ in expected]
         assert all(_same(one, other) for one, (_, other) in zip(shelf, expected, strict=True))
         plain = [one for _, one in expected]
@@ -56,7 +65,7 @@ def test_what_goes_on_comes_off_by_trajectory(rows: list[tuple[str, int, int]], 
 
 
 def test_rows_are_completed_a_batch_at_a_time(tmp_path: Path) -> None:
-    plain = shelve(tmp_path / "plain.arrow", ((f"{n % 7}", _example(n % 11, n)) for n in range(2 * BATCH + 5)))
+    plain = write_rows(tmp_path / "plain.arrow", ((f"{n % 7}", _example(n % 11, n)) for n in range(2 * BATCH + 5)))
     asked: list[range] = []
 
     def more(places: range, owners: object, rows: object) -> list[Example]:
@@ -66,18 +75,18 @@ def test_rows_are_completed_a_batch_at_a_time(tmp_path: Path) -> None:
             for place, one in zip(places, plain[places.start : places.stop], strict=True)
         ]
 
-    full = enriched(plain, tmp_path / "full.arrow", more)
+    full = with_columns(plain, tmp_path / "full.arrow", more)
     assert [len(places) for places in asked] == [BATCH, BATCH, 5]
     assert all(set(one.columns["place"].tolist()) <= {place} for place, one in enumerate(full))
 
 
 def test_an_unfinished_shelf_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Writer(tmp_path / "rows.arrow") as shelf:
+    with pytest.raises(KeyboardInterrupt), RowWriter(tmp_path / "rows.arrow") as shelf:
         shelf.add("a", _example(3, 0))
         raise KeyboardInterrupt
     assert not (tmp_path / "rows.arrow").exists()
-    assert len(shelve(tmp_path / "rows.arrow", [])) == 0
-    assert Shelf(tmp_path / "rows.arrow").weight == 0
+    assert len(write_rows(tmp_path / "rows.arrow", [])) == 0
+    assert RowStore(tmp_path / "rows.arrow").weight == 0
 
 
 MEASURE = textwrap.dedent("""

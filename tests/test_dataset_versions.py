@@ -1,4 +1,4 @@
-"""Datasets: a pin reads the same for ever, its files are the same bytes each time, and training can stream it."""
+"""Datasets: a dataset reads the same for ever, its files are the same bytes each time, and training can stream it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.maintenance.compaction import collect_garbage, compact
 from flywheel.datasets.maintenance.lineage import revoke
 from flywheel.datasets.versions.parquet_export import write_shards
-from flywheel.datasets.versions.stream import PinStream
-from flywheel.datasets.versions.versions import Pin, create, difference, find, ids, snapshot_of
+from flywheel.datasets.versions.stream import DatasetStream
+from flywheel.datasets.versions.versions import DatasetVersion, create, difference, find, ids, snapshot_of
 from flywheel.errors import FlywheelError, LakeError
 from flywheel.trajectory import Trajectory
 
@@ -31,7 +31,7 @@ def filled(lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]) -> Lak
 
 
 @pytest.fixture
-def pin(filled: Lake) -> Pin:
+def dataset(filled: Lake) -> DatasetVersion:
     return create(filled, "all", "true")
 
 
@@ -81,34 +81,36 @@ def test_bad_pins_are_refused(filled: Lake, name: str, condition: str, problem: 
     with pytest.raises(FlywheelError, match=problem) as caught:
         create(filled, name, condition)
     assert "\n" not in str(caught.value)
-    assert filled.sql("from pins").num_rows == 0
+    assert filled.sql("from dataset_versions").num_rows == 0
     with pytest.raises(LakeError, match="no dataset"):
         find(filled, name)
 
 
-def test_shards_are_the_same_bytes_on_any_day(filled: Lake, pin: Pin, tmp_path: Path, golden: list[Trajectory]) -> None:
-    before = write_shards(filled, pin, tmp_path / "before", per_shard=7)
+def test_shards_are_the_same_bytes_on_any_day(
+    filled: Lake, dataset: DatasetVersion, tmp_path: Path, golden: list[Trajectory]
+) -> None:
+    before = write_shards(filled, dataset, tmp_path / "before", per_shard=7)
     compact(filled, least=2)
     collect_garbage(filled, keep_snapshots=0, grace=0.0)
-    after = write_shards(filled, pin, tmp_path / "after", per_shard=7)
+    after = write_shards(filled, dataset, tmp_path / "after", per_shard=7)
     assert [path.name for path in before] == [path.name for path in after]
     assert [path.read_bytes() for path in before] == [path.read_bytes() for path in after]
     with pytest.raises(LakeError, match="not empty"):
-        write_shards(filled, pin, tmp_path / "after")
+        write_shards(filled, dataset, tmp_path / "after")
 
 
-def test_hugging_face_datasets_reads_the_shards(filled: Lake, pin: Pin, tmp_path: Path) -> None:
-    write_shards(filled, pin, tmp_path / "shards", per_shard=9)
+def test_hugging_face_datasets_reads_the_shards(filled: Lake, dataset: DatasetVersion, tmp_path: Path) -> None:
+    write_shards(filled, dataset, tmp_path / "shards", per_shard=9)
     for kind in ("trajectories", "steps"):
         rows = load_dataset(str(tmp_path / "shards"), kind, split="train", cache_dir=str(tmp_path / "cache"))
         assert rows.num_rows == filled.sql(f"from {kind}").num_rows
-        assert set(rows["trajectory_id"]) == set(ids(filled, pin))
+        assert set(rows["trajectory_id"]) == set(ids(filled, dataset))
 
 
-def test_the_card_counts_what_is_there(pin: Pin) -> None:
-    assert f"{pin.trajectories} trajectories of snapshot {pin.snapshot}" in pin.card
+def test_the_card_counts_what_is_there(dataset: DatasetVersion) -> None:
+    assert f"{dataset.trajectories} trajectories of snapshot {dataset.snapshot}" in dataset.card
     for word in ("expert", "noisy_expert", "train", "cookingworld", "Licence", "Known biases", "not been curated"):
-        assert word in pin.card
+        assert word in dataset.card
 
 
 @given(
@@ -118,12 +120,12 @@ def test_the_card_counts_what_is_there(pin: Pin) -> None:
 def test_ranks_read_everything_once_and_resume_anywhere(
     filled: Lake, batch: int, ranks: int, shuffle: int, stop: int, seed: int, column: int
 ) -> None:
-    pin = create(filled, "all", "true")
+    dataset = create(filled, "all", "true")
     columns = (("trajectory_id", "index", "action"), ("action", "trajectory_id", "index"), None)[column]
 
     def read(rank: int, start: int = 0) -> list[pa.Table]:
         options = {"columns": columns, "batch": batch, "shuffle": shuffle, "seed": seed}
-        return list(PinStream(filled, pin, rank=rank, ranks=ranks, start_batch=start, **options))  # type: ignore[arg-type]
+        return list(DatasetStream(filled, dataset, rank=rank, ranks=ranks, start_batch=start, **options))  # type: ignore[arg-type]
 
     keys = []
     for rank in range(ranks):
@@ -136,27 +138,27 @@ def test_ranks_read_everything_once_and_resume_anywhere(
                 n for one in dict.fromkeys(x for x, _ in rows) for n in range(sum(x == one for x, _ in rows))
             ]
             keys += rows
-    assert len(keys) == len(set(keys)) == pin.steps
+    assert len(keys) == len(set(keys)) == dataset.steps
 
 
-def test_epochs_differ_and_workers_share(filled: Lake, pin: Pin) -> None:
+def test_epochs_differ_and_workers_share(filled: Lake, dataset: DatasetVersion) -> None:
     def order(epoch: int) -> list[str]:
-        tables = PinStream(filled, pin, batch=3, shuffle=5, epoch=epoch)
+        tables = DatasetStream(filled, dataset, batch=3, shuffle=5, epoch=epoch)
         return [one for table in tables for one in dict.fromkeys(table["trajectory_id"].to_pylist())]
 
     assert order(0) == order(0) != order(1)
     assert sorted(order(0)) == sorted(order(1))
-    loader = DataLoader(PinStream(filled, pin, batch=3, shuffle=5), batch_size=None, num_workers=2)
+    loader = DataLoader(DatasetStream(filled, dataset, batch=3, shuffle=5), batch_size=None, num_workers=2)
     read = [one for table in loader for one in dict.fromkeys(table["trajectory_id"].to_pylist())]
     assert sorted(read) == sorted(order(0))
 
 
-def test_revocation_flags_the_pin_and_leaves_it_readable(filled: Lake, pin: Pin) -> None:
-    one = ids(filled, pin)[0]
-    assert revoke(filled, [one], "licence withdrawn") == {"revoked": 1, "pins": ["all@v1"], "students": []}
+def test_revocation_flags_the_pin_and_leaves_it_readable(filled: Lake, dataset: DatasetVersion) -> None:
+    one = ids(filled, dataset)[0]
+    assert revoke(filled, [one], "licence withdrawn") == {"revoked": 1, "datasets": ["all@v1"], "students": []}
     assert revoke(filled, [one], "again")["revoked"] == 0
     assert find(filled, "all").flag == "holds revoked trajectories: licence withdrawn"
-    assert len(ids(filled, pin)) == pin.trajectories
+    assert len(ids(filled, dataset)) == dataset.trajectories
     with pytest.raises(LakeError, match="nothing was revoked"):
         revoke(filled, [one, "unknown"], "typo")
 
@@ -169,7 +171,7 @@ def test_a_large_file_is_read_in_parts_and_in_any_order_of_its_rows(
     everyone = [*golden, *noisy]
     lake.append(everyone, "episodes")
     assert lake.trajectories([one.trajectory_id for one in everyone[::5]]) == everyone[::5]
-    stream = PinStream(lake, create(lake, "all", "true"), batch=4, shuffle=3)
+    stream = DatasetStream(lake, create(lake, "all", "true"), batch=4, shuffle=3)
     assert sum(table.num_rows for table in stream) == sum(one.length for one in everyone)
     (name,) = lake.segments_of([golden[0].trajectory_id])
     path, _ = lake.source(name, "trajectories")

@@ -20,7 +20,7 @@ from flywheel.distill.credit.critics import fit, load_head
 from flywheel.distill.data.corpus import load_corpus, refuse_revoked
 from flywheel.distill.stage import distill
 from flywheel.environments.protocol import World
-from flywheel.errors import ConfigError, FlywheelError, LeakError, TrainingError
+from flywheel.errors import ConfigError, ContaminationError, FlywheelError, TrainingError
 from flywheel.filters.curate import curate
 from flywheel.policies.models import load_tokenizer
 from flywheel.policies.registry import RANDOM, policy_directory
@@ -151,7 +151,7 @@ def test_a_student_of_a_query_learns_from_exactly_that(filled: Lake) -> None:
 @pytest.mark.parametrize(
     ("condition", "kind", "message"),
     [
-        ("true", LeakError, "of held-out tasks, as .* add: and split = 'train'"),
+        ("true", ContaminationError, "of held-out tasks, as .* add: and split = 'train'"),
         ("length < 0", TrainingError, "nothing in the lake satisfies: length < 0"),
         ("split = 'train' and not success", TrainingError, "nothing verified satisfies"),
         ("no_such_column", FlywheelError, "no_such_column"),
