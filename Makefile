@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEEPSPEED := $(VENV)/.deepspeed
 CONFIG ?= configs/quickstart.toml
 
 .DEFAULT_GOAL := help
@@ -21,10 +20,6 @@ $(STAMP): pyproject.toml constraints.txt
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cookingworld,chat,otel,lora,gguf,postgresql,s3,mlflow,wandb,ray,dev]'
 	touch "$(STAMP)"
 
-$(DEEPSPEED): $(STAMP)
-	DS_BUILD_OPS=0 "$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[deepspeed]'
-	touch "$(DEEPSPEED)"
-
 quickstart: $(STAMP)  ## Two turns of the wheel on a real environment: minutes, on a laptop
 	"$(BIN)/flywheel" run "$(CONFIG)"
 
@@ -37,7 +32,7 @@ test: $(STAMP)  ## Lint, types and the tests, but for the slowest proofs
 test-fast: $(STAMP)  ## The tests that take seconds
 	"$(BIN)/python" -m pytest -m "not slow and not minutes"
 
-test-slow: $(STAMP) $(DEEPSPEED)  ## The slowest proofs: a hundred kills, schedules, Ray, DeepSpeed, a real instruct model
+test-slow: $(STAMP)  ## The slowest proofs: a hundred kills, schedules, Ray, a real instruct model
 	"$(BIN)/python" -m pytest -m slow
 
 test-reliability: $(STAMP)  ## Kill -9 writers a hundred times on each backend

@@ -24,7 +24,8 @@ from datasets import Dataset, disable_progress_bars
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from flywheel.config.distill import StudentConfig, TrainConfig
+from flywheel.config.student import StudentConfig
+from flywheel.config.train import TrainConfig
 from flywheel.distill.algorithms.bc import bc_loss
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import collate, target_logits
@@ -131,7 +132,7 @@ def main() -> None:
                 seed=run,
                 pad=0,
                 checkpoint=Path(folder) / str(run),
-                objective=bc_loss,
+                loss_fn=bc_loss,
             )
             seconds["flywheel"].append(time.perf_counter() - began)
             peer = trainer(rows, Path(folder))
@@ -159,7 +160,7 @@ def main() -> None:
                 (
                     "flywheel",
                     lambda: train(
-                        model(), [some], config, seed=9, pad=0, checkpoint=Path(folder) / "p", objective=bc_loss
+                        model(), [some], config, seed=9, pad=0, checkpoint=Path(folder) / "p", loss_fn=bc_loss
                     ),
                 ),
                 ("trl", peer.train),

@@ -1,13 +1,12 @@
 """The distill stage: verified trajectories in the lake → a student's directory, named by what went into it.
 
-A student is cloned from a corpus; `train.refine` lets it go on under another objective, as a student of its own whose
+A student is cloned from a corpus; `train.finetune` lets an algorithm go on from it, to a student of its own whose
 parent is the cloned one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,20 +14,18 @@ import numpy as np
 
 from flywheel.agents.contexts.prompts import PAD, WORDING, Role
 from flywheel.agents.contexts.tokenization import token_id
-from flywheel.config.distill import Epochs, RefineConfig
 from flywheel.config.root import Config
+from flywheel.config.student import Epochs
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.versions.contamination import refuse_contamination
-from flywheel.distill.algorithms.dpo_pairs import pairs_of
-from flywheel.distill.algorithms.phases import Lesson, cloned, lessons
-from flywheel.distill.algorithms.ppo_phase import practice_lessons
-from flywheel.distill.algorithms.ppo_rollouts import SEGMENTS, practise
+from flywheel.distill.algorithms.bc import cloned
+from flywheel.distill.algorithms.catalog import make_algorithm
 from flywheel.distill.algorithms.prepare_rows import prepare
+from flywheel.distill.algorithms.protocol import AD_HOC, Finetuning, RoleTraining, Training
 from flywheel.distill.data.corpus import Corpus, load_corpus, refuse_revoked
 from flywheel.distill.training.checkpoints import take_over, whole_weights
 from flywheel.distill.training.loop import train
 from flywheel.distill.training.tracking import tracked
-from flywheel.errors import ConfigError, PolicyError, TrainingError
+from flywheel.errors import PolicyError, TrainingError
 from flywheel.filters.balance import effective_share
 from flywheel.policies.card import (
     POLICY_FILE,
@@ -50,9 +47,7 @@ from flywheel.trajectory import digest
 
 Progress = Callable[[str, int, int, float], None]
 """Hears (role, updates done, updates in all, loss)."""
-AD_HOC = 0
-"""The iteration of students that no turn asked for."""
-UNSEEN = {"checkpoint_seconds", "device", "processes", "refine", "sharing", "trackers"}
+UNSEEN = {"checkpoint_seconds", "device", "finetune", "parallelism", "processes", "trackers"}
 """Settings of training that another student does not come of."""
 
 
@@ -84,82 +79,27 @@ def distill(
 def _distilled(
     config: Config, lake: Lake, kind: str, iteration: int, progress: Progress, condition: str, dataset: str
 ) -> PolicyCard:
-    refine = config.train.refine
-    if refine and refine.objective == "preference" and kind != "flat":
-        raise ConfigError("preference compares whole episodes and refines flat students; set --kind flat")
+    finetune = config.train.finetune
+    algorithm = make_algorithm(finetune, kind) if finetune else None
     corpus = load_corpus(config, lake, iteration, condition, dataset, hierarchical=kind == "hierarchical")
     number = AD_HOC if corpus.condition else iteration
     parent = newest(lake, kind, number - 1) if number > 1 else ""
-    later = config.train.later_epochs if parent else config.train.epochs
-    plain = Plan(lambda: cloned)
-    student = _student(config, lake, corpus, kind, number, parent, later, plain, progress)
-    if not refine:
-        return student
-    teacher = ""
-    if refine.objective == "imitation":
-        wide = config.model_copy(update={"student": refine.teacher, "seed": refine.teacher_seed})
-        epochs = refine.teacher_epochs or config.train.epochs
-        reads_like = replace(plain, tokenizers=policy_directory(lake, student.policy_id))
-        teacher = _student(wide, lake, corpus, kind, AD_HOC, "", epochs, reads_like, progress).policy_id
-    if refine.objective == "proximal":
-        return _practice(config, refine, lake, kind, number, student, progress)
-    pairs = pairs_of(lake, corpus, number) if refine.objective == "preference" else []
-    worse = sorted({rejected for _, rejected in pairs} - corpus.routes.keys())
-    refuse_contamination(lake, worse, config.curate.leak)
-    phase = config.model_copy(
-        update={"train": config.train.model_copy(update={"learning_rate": refine.learning_rate, "warmup": 0.1})}
-    )
-    plan = Plan(
-        lambda: lessons(phase, refine, lake, corpus, ROLES[kind], student, teacher, pairs, iteration),
-        extra=(refine.model_dump(mode="json"), teacher, pairs),
-        also=worse,
-    )
-    return _student(phase, lake, corpus, kind, number, student.policy_id, refine.epochs, plan, progress)
-
-
-def _practice(
-    config: Config, refine: RefineConfig, lake: Lake, kind: str, number: int, student: PolicyCard, progress: Progress
-) -> PolicyCard:
-    """Rounds of practice; each makes a student whose parent played it."""
-    own: dict[str, object] = {"learning_rate": refine.learning_rate, "warmup": 0.1, "renamed": 0.0, "held_out": 0.0}
-    if kind == "hierarchical":
-        own["segments"] = SEGMENTS
-    phase = config.model_copy(update={"train": config.train.model_copy(update=own)})
-    for played in range(refine.practice.rounds):
-        corpus = practise(phase, refine.practice, lake, student.policy_id, played)
-        teach = partial(practice_lessons, phase, refine, lake, corpus, ROLES[kind], student, number)
-        plan = Plan(teach, extra=(refine.model_dump(mode="json"), played))
-        student = _student(phase, lake, corpus, kind, number, student.policy_id, refine.epochs, plan, progress)
-    return student
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a student is taught: its lessons by role, made only if it has to be trained; what else its name depends on;
-    trajectories that teach it beside the corpus; and the student whose tokenizers it takes over."""
-
-    lessons: Callable[[], Callable[[Role], Lesson]]
-    extra: tuple[object, ...] = ()
-    also: Sequence[str] = ()
-    tokenizers: Path | None = None
-
-    def vocabularies(self, kind: str) -> list[str]:
-        """Digests of the tokenizers that are taken over."""
-        if not self.tokenizers:
-            return []
-        return [digest(load_tokenizer(self.tokenizers / role).get_vocab()) for role in ROLES[kind]]
+    epochs = config.train.later_epochs if parent else config.train.epochs
+    train = partial(_student, lake, kind, progress)
+    student = train(config, corpus, number, parent, epochs, Training(lambda: cloned))
+    return algorithm.finetune(Finetuning(config, lake, corpus, kind, number, student, train)) if algorithm else student
 
 
 def _student(
-    config: Config,
     lake: Lake,
-    corpus: Corpus,
     kind: str,
+    progress: Progress,
+    config: Config,
+    corpus: Corpus,
     iteration: int,
     parent: str,
     epochs: Epochs,
-    plan: Plan,
-    progress: Progress,
+    training: Training,
 ) -> PolicyCard:
     """Train every role of a student, unless that was done."""
     limits, decoding = limits_of(config.student), decoding_of(config.student, config.seed)
@@ -171,8 +111,8 @@ def _student(
         epochs.model_dump(),
         config.seed,
         contents,
-        *plan.extra,
-        *plan.vocabularies(kind),
+        *training.identity,
+        *_vocabularies(training.tokenizers, kind),
     ]
     name = digest(kind, iteration, corpus.digest, corpus.condition, settings, parent)
     policy_id = f"{kind}-{name}"
@@ -186,14 +126,24 @@ def _student(
             raise PolicyError(f"{parent} was made from another base; train from scratch (--where), or go back to it")
         metrics = {"effective_share": effective_share(np.array(list(corpus.weights.values())))}
         parameters = 0
-        lessons_of = cache(plan.lessons)
+        roles = cache(training.roles)
         for role in ROLES[kind]:
             passes = epochs.model_dump()[role]
-            lesson = cache(partial(_lesson, lessons_of, role))
-            said, size = _role(
-                config, corpus, role, iteration, passes, lesson, lake, directory, start, plan.tokenizers, progress
+            role_training = cache(partial(_role_training, roles, role))
+            measured, size = _role(
+                config,
+                corpus,
+                role,
+                iteration,
+                passes,
+                role_training,
+                lake,
+                directory,
+                start,
+                training.tokenizers,
+                progress,
             )
-            metrics |= {f"{role}_{name}": value for name, value in said.items()}
+            metrics |= {f"{role}_{name}": value for name, value in measured.items()}
             parameters += size
         card = PolicyCard(
             kind=kind,
@@ -204,7 +154,7 @@ def _student(
             iteration=iteration,
             snapshot=corpus.snapshot,
             condition=corpus.condition,
-            trajectories=len(corpus.routes) + len(plan.also),
+            trajectories=len(corpus.routes) + len(training.also),
             training_digest=corpus.digest,
             config_digest=config.identity(),
             parent_policy_id=parent,
@@ -212,7 +162,7 @@ def _student(
             parameters=parameters,
             metrics=metrics,
         )
-        refuse_revoked(lake, [*corpus.routes, *plan.also], corpus.snapshot)
+        refuse_revoked(lake, [*corpus.routes, *training.also], corpus.snapshot)
         verifiers = [one.name for one in config.curate.verifiers if one.gate]
         if is_main():
             for role in ROLES[kind]:
@@ -220,12 +170,19 @@ def _student(
             finish(directory, card)
     barrier()
     card = read_card(directory)
-    register(lake, card, [*corpus.routes, *plan.also])
+    register(lake, card, [*corpus.routes, *training.also])
     return card
 
 
-def _lesson(lessons: Callable[[], Callable[[Role], Lesson]], role: Role) -> Lesson:
-    return lessons()(role)
+def _vocabularies(tokenizers: Path | None, kind: str) -> list[str]:
+    """Digests of the tokenizers that are taken over."""
+    if not tokenizers:
+        return []
+    return [digest(load_tokenizer(tokenizers / role).get_vocab()) for role in ROLES[kind]]
+
+
+def _role_training(roles: Callable[[], Callable[[Role], RoleTraining]], role: Role) -> RoleTraining:
+    return roles()(role)
 
 
 def _role(
@@ -234,7 +191,7 @@ def _role(
     role: Role,
     iteration: int,
     epochs: int,
-    lesson: Callable[[], Lesson],
+    role_training: Callable[[], RoleTraining],
     lake: Lake,
     directory: Path,
     start: Path | None,
@@ -242,10 +199,10 @@ def _role(
     progress: Progress,
 ) -> tuple[dict[str, float], int]:
     """Train and save one role's model; (training metrics, parameters)."""
-    made = prepare(config, corpus, role, iteration, epochs, lesson, directory, start, tokenizers)
+    made = prepare(config, corpus, role, iteration, epochs, role_training, directory, start, tokenizers)
     model, tokenizer = made.whole()
     model = on_device(model, pick_device(config.train.device))
-    taught = lesson()
+    training = role_training()
     with tracked(config.train.trackers, config.name, f"{directory.name}/{role}", lake.root / TRACKING) as log:
         metrics = train(
             model,
@@ -254,9 +211,9 @@ def _role(
             seed=config.seed + iteration,
             pad=token_id(tokenizer, PAD),
             checkpoint=directory / f"{role}.checkpoint",
-            objective=taught.objective,
-            watch=taught.watch,
-            held_out=made.held_out,
+            loss_fn=training.loss,
+            metrics_fn=training.metrics,
+            validation=made.validation,
             progress=lambda update, total, loss: progress(role, update, total, loss),
             log=log,
         )
@@ -265,8 +222,8 @@ def _role(
         trained, tokenizer = made.whole()
         take_over(trained, weights)
         save_part(trained, tokenizer, directory / role)
-        if taught.head:
-            taught.head.save(directory / role)
-    if taught.head:
-        metrics["explained_variance"] = taught.head.explained
+        if training.critic:
+            training.critic.save(directory / role)
+    if training.critic:
+        metrics["explained_variance"] = training.critic.explained
     return metrics, sum(one.numel() for one in model.parameters())

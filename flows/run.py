@@ -24,9 +24,13 @@ def run(config: Config) -> list[dict[str, Any]]:
     from flywheel.datasets.lake.lake import Lake
     from flywheel.flows.iterations import check_settings, iterations
 
-    refine = config.train.refine
-    if refine and refine.objective == "preference":
-        raise ConfigError("preference refines flat students, and a turn distills both kinds; use: flywheel distill")
+    finetune = config.train.finetune
+    if finetune and set(finetune.kinds) < {"hierarchical", "flat"}:
+        known = " and ".join(finetune.kinds)
+        raise ConfigError(
+            f"{finetune.algorithm} finetunes {known} students alone, and a turn distills both kinds; "
+            "use: flywheel distill"
+        )
     if Lake.exists(config):
         lake = Lake.of(config)
         check_settings(config, lake)

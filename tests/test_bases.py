@@ -88,7 +88,7 @@ def test_a_student_goes_on_from_a_local_checkpoint(filled: Lake, checkpoint: Pat
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
 def test_planner_and_executor_can_be_adapters_of_one_base(filled: Lake, checkpoint: Path) -> None:
-    settings = config(filled, checkpoint, "student.lora_rank=4", "train.refine.objective=cloning")
+    settings = config(filled, checkpoint, "student.lora_rank=4", "train.finetune.algorithm=bc")
     card = distill(settings, filled, "hierarchical", 1)
     folder = policy_directory(filled, card.policy_id)
     for role in ("planner", "executor"):

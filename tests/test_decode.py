@@ -26,7 +26,7 @@ from flywheel.agents.contexts.tokenization import token_id
 from flywheel.agents.inference.decoding import choose, generate, options_of
 from flywheel.agents.inference.kv_cache import GROUP_TOKENS, groups
 from flywheel.agents.inference.prefix_cache import PASS_ROWS, PrefixCache
-from flywheel.config.distill import StudentConfig
+from flywheel.config.student import StudentConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import ConfigError
 from flywheel.policies.models import new_model

@@ -27,8 +27,8 @@ from flywheel.agents.inference.decoding import Choice, Fault, choose, generate, 
 from flywheel.agents.inference.language_model import LocalLanguageModel
 from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.agents.policy import Decoding
-from flywheel.config.distill import StudentConfig
 from flywheel.config.root import Config
+from flywheel.config.student import StudentConfig
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import InfrastructureError
 from flywheel.policies.models import new_model

@@ -1,4 +1,4 @@
-"""Second phases on real episodes: each objective refines a cloned student; selections are exact; bad input is told."""
+"""Algorithms on real episodes: each finetunes a cloned student; selections are exact; bad input is told."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ from flywheel.trajectory import Split, Trajectory
 from tests.conftest import Play
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
-SMALL = "train.refine.teacher={ hidden = 48, layers = 1, heads = 2, vocabulary = 600 }"
+SMALL = "train.finetune.teacher={ hidden = 48, layers = 1, heads = 2, vocabulary = 600 }"
 
 
-def config(lake: Lake, objective: str, *sets: str) -> Config:
-    chosen = f"train.refine.objective={objective}"
-    return load(SMOKE, [f"data_dir={lake.root}", *([chosen, SMALL] if objective else []), *sets])
+def config(lake: Lake, algorithm: str, *sets: str) -> Config:
+    chosen = f"train.finetune.algorithm={algorithm}"
+    return load(
+        SMOKE,
+        [f"data_dir={lake.root}", *([chosen, *([SMALL] if algorithm == "kd" else [])] if algorithm else []), *sets],
+    )
 
 
 @pytest.fixture
@@ -48,23 +51,23 @@ def filled(smoke: Config, lake: Lake, world: World, golden: list[Trajectory], pl
 
 
 @pytest.mark.parametrize("kind", ["flat", "hierarchical"])
-@pytest.mark.parametrize("objective", ["cloning", "regression", "imitation"])
-def test_a_second_phase_goes_on_from_the_cloned_student(filled: Lake, kind: str, objective: str) -> None:
+@pytest.mark.parametrize("algorithm", ["bc", "awr", "kd"])
+def test_a_second_phase_goes_on_from_the_cloned_student(filled: Lake, kind: str, algorithm: str) -> None:
     cloned = distill(config(filled, ""), filled, kind, 1)
-    card = distill(config(filled, objective), filled, kind, 1)
+    card = distill(config(filled, algorithm), filled, kind, 1)
     assert card.parent_policy_id == cloned.policy_id != card.policy_id
-    assert distill(config(filled, objective), filled, kind, 1) == card
+    assert distill(config(filled, algorithm), filled, kind, 1) == card
     for role in ("flat",) if kind == "flat" else ("planner", "executor"):
         one, other = (
             AutoModelForCausalLM.from_pretrained(policy_directory(filled, name) / role).state_dict()
             for name in (cloned.policy_id, card.policy_id)
         )
         assert any(not bool((one[name] == other[name]).all()) for name in one)
-        if objective == "regression":
+        if algorithm == "awr":
             head = load_head(policy_directory(filled, card.policy_id) / role)
             assert head.explained == card.metrics[f"{role}_explained_variance"]
     lived = filled.sql("select distinct level, method, source from credits order by all").to_pylist()
-    if objective == "regression":
+    if algorithm == "awr":
         levels = ["flat"] if kind == "flat" else ["executor", "planner", "switch"]
         assert [row["level"] for row in lived] == levels
         assert {row["source"] for row in lived} == {f"credit/1 {cloned.policy_id}"}
@@ -73,45 +76,43 @@ def test_a_second_phase_goes_on_from_the_cloned_student(filled: Lake, kind: str,
 
 
 def test_a_teacher_is_asked_once_and_its_words_lie_in_the_lake(filled: Lake) -> None:
-    distill(config(filled, "imitation"), filled, "flat", 1)
-    told = filled.sql("select policy_id, count(*) as n, min(len(top_ids)) as least from teachings group by all")
+    distill(config(filled, "kd"), filled, "flat", 1)
+    told = filled.sql("select policy_id, count(*) as n, min(len(top_ids)) as least from teacher_logprobs group by all")
     (row,) = told.to_pylist()
     assert row["policy_id"].startswith("flat-")
     assert row["n"] > 0
     before = filled.snapshot()
-    distill(config(filled, "imitation", "train.refine.learning_rate=1e-4"), filled, "flat", 1)
-    assert filled.sql("select count(*) as n from teachings").to_pylist() == [{"n": row["n"]}]
+    distill(config(filled, "kd", "train.finetune.learning_rate=1e-4"), filled, "flat", 1)
+    assert filled.sql("select count(*) as n from teacher_logprobs").to_pylist() == [{"n": row["n"]}]
     assert filled.snapshot() == before
 
 
 def test_a_teacher_reads_with_its_students_tokenizer(filled: Lake) -> None:
     """Whatever its own settings would have made of the texts: log-probabilities are of the student's tokens."""
-    other = "train.refine.teacher={ hidden = 48, layers = 1, heads = 2, vocabulary = 500, window_steps = 9 }"
-    card = distill(config(filled, "imitation", other), filled, "flat", 1)
-    (teacher,) = filled.sql("select distinct policy_id from teachings")["policy_id"].to_pylist()
+    other = "train.finetune.teacher={ hidden = 48, layers = 1, heads = 2, vocabulary = 500, window_steps = 9 }"
+    card = distill(config(filled, "kd", other), filled, "flat", 1)
+    (teacher,) = filled.sql("select distinct policy_id from teacher_logprobs")["policy_id"].to_pylist()
     one, two = (load_tokenizer(policy_directory(filled, name) / "flat") for name in (teacher, card.policy_id))
     assert one.get_vocab() == two.get_vocab()
 
 
 def test_preference_learns_from_pairs_of_one_task(filled: Lake) -> None:
     assert filled.sql("select count(*) as n from pairs").to_pylist()[0]["n"] > 0
-    card = distill(
-        config(filled, "preference", "train.refine.epochs={planner=1, executor=1, flat=6}"), filled, "flat", 1
-    )
+    card = distill(config(filled, "dpo", "train.finetune.epochs={planner=1, executor=1, flat=6}"), filled, "flat", 1)
     assert card.metrics["flat_first_loss"] == pytest.approx(np.log(2), abs=0.05)
     assert card.metrics["flat_last_loss"] < card.metrics["flat_first_loss"]
     rejected = set(filled.sql("select distinct rejected from pairs")["rejected"].to_pylist())
     lineage = filled.sql(f"select trajectory_id from lineage where policy_id = '{card.policy_id}'")
     assert rejected <= set(lineage["trajectory_id"].to_pylist())
-    with pytest.raises(ConfigError, match="refines flat students"):
-        distill(config(filled, "preference"), filled, "hierarchical", 1)
+    with pytest.raises(ConfigError, match="finetunes flat students"):
+        distill(config(filled, "dpo"), filled, "hierarchical", 1)
 
 
 def test_without_pairs_preference_says_how_to_get_some(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden, "golden")
     curate(smoke, lake)
     with pytest.raises(TrainingError, match=r"raise collect\.overlap"):
-        distill(config(lake, "preference"), lake, "flat", 1)
+        distill(config(lake, "dpo"), lake, "flat", 1)
 
 
 def test_overlap_gives_both_experts_the_same_tasks(smoke: Config, lake: Lake, world: World) -> None:
@@ -179,13 +180,13 @@ def test_what_was_taken_back_meanwhile_stops_the_student(filled: Lake) -> None:
 
 def test_credit_under_other_arguments_stays_apart(filled: Lake) -> None:
     """Two refinements of one cloned student that differ in the discount: each is weighed by its own advantages."""
-    alone = distill(config(filled, "regression", "train.refine.credit.gamma=0.5"), filled, "flat", 1)
+    alone = distill(config(filled, "awr", "train.finetune.credit.gamma=0.5"), filled, "flat", 1)
     with Lake(filled.root / "other", create=True) as fresh:
         ids = filled.sql("select trajectory_id from trajectories order by all")["trajectory_id"].to_pylist()
         fresh.append(filled.trajectories(ids), "the same")
         curate(config(fresh, ""), fresh)
-        distill(config(fresh, "regression"), fresh, "flat", 1)
-        after = distill(config(fresh, "regression", "train.refine.credit.gamma=0.5"), fresh, "flat", 1)
+        distill(config(fresh, "awr"), fresh, "flat", 1)
+        after = distill(config(fresh, "awr", "train.finetune.credit.gamma=0.5"), fresh, "flat", 1)
         one, two = (
             AutoModelForCausalLM.from_pretrained(policy_directory(lake, card.policy_id) / "flat").state_dict()
             for lake, card in ((filled, alone), (fresh, after))
@@ -193,6 +194,6 @@ def test_credit_under_other_arguments_stays_apart(filled: Lake) -> None:
     assert all(bool((one[name] == two[name]).all()) for name in one)
 
 
-def test_an_unknown_objective_is_told(lake: Lake) -> None:
-    with pytest.raises(ConfigError, match=r"train.refine.objective: .*'cloning', 'regression'"):
+def test_an_unknown_algorithm_is_told(lake: Lake) -> None:
+    with pytest.raises(ConfigError, match=r"train.finetune: .*'bc', 'awr'"):
         config(lake, "magic")

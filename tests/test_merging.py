@@ -30,7 +30,7 @@ def specialists(smoke: Config, lake: Lake, golden: list[Trajectory]) -> list[Pol
     """Two second phases of one cloned student, and that student."""
     lake.append(golden, "golden")
     curate(smoke, lake)
-    phases = [["train.refine.objective=cloning", f"train.refine.learning_rate={rate}"] for rate in (1e-3, 1e-2)]
+    phases = [["train.finetune.algorithm=bc", f"train.finetune.learning_rate={rate}"] for rate in (1e-3, 1e-2)]
     return [*(distill(load(SMOKE, own), lake, "flat", 1) for own in phases), distill(smoke, lake, "flat", 1)]
 
 

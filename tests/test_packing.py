@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flywheel.config.distill import StudentConfig
+from flywheel.config.student import StudentConfig
 from flywheel.distill.algorithms.bc import bc_loss
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import collate, hidden_states, pack, pack_groups, target_logits, target_states

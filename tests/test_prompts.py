@@ -14,7 +14,7 @@ from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.agents.inference.language_model import LocalLanguageModel
 from flywheel.agents.policy import Decoding, Policy
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
-from flywheel.config.distill import StudentConfig
+from flywheel.config.student import StudentConfig
 from flywheel.distill.batching.examples import Example, example, windows_of
 from flywheel.environments.protocol import Observation, World
 from flywheel.filters.segments import segment

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from flywheel.arrow import routes_to_arrow
-from flywheel.config.distill import StudentConfig
 from flywheel.config.root import Config
+from flywheel.config.student import StudentConfig
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.turn_lock import sole_turn
 from flywheel.datasets.lake.url import parse_lake_url

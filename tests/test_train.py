@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from flywheel.agents.contexts.prompts import PAD, Role
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
-from flywheel.config.distill import StudentConfig, TrainConfig
 from flywheel.config.root import Config, load
+from flywheel.config.student import StudentConfig
+from flywheel.config.train import TrainConfig
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.algorithms.bc import bc_loss
 from flywheel.distill.batching.examples import Example, example, windows_of
@@ -52,7 +53,7 @@ def _train(
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = dropout
     pad = token_id(tokenizer, PAD)
-    train(model, [examples] * 6, SETTINGS, seed=1, pad=pad, checkpoint=folder, objective=bc_loss, **options)  # type: ignore[arg-type]
+    train(model, [examples] * 6, SETTINGS, seed=1, pad=pad, checkpoint=folder, loss_fn=bc_loss, **options)  # type: ignore[arg-type]
     return model
 
 
@@ -107,8 +108,8 @@ def test_training_stops_where_held_out_tasks_gain_no_more_and_resumes_to_the_sam
             seed=1,
             pad=pad,
             checkpoint=folder,
-            objective=bc_loss,
-            held_out=strange,
+            loss_fn=bc_loss,
+            validation=strange,
             progress=interrupt,
         )
         return model, told
@@ -116,7 +117,7 @@ def test_training_stops_where_held_out_tasks_gain_no_more_and_resumes_to_the_sam
     whole, told = run(tmp_path / "whole")
     everything = len(list(_plan([examples] * 12, SETTINGS.batch_tokens, 1)))
     assert told["updates"] < everything
-    assert told["held_out_loss"] == pytest.approx(
+    assert told["validation_loss"] == pytest.approx(
         mean_loss(whole, strange, SETTINGS.batch_tokens, token_id(tokenizer, PAD))
     )
     with pytest.raises(KeyboardInterrupt):
@@ -138,8 +139,8 @@ def test_held_out_tasks_are_whole_and_teach_nothing(
     assert {*learned.ids, *held.ids} == set(rows.ids)
     tasks = rows.corpus.tasks
     assert not {tasks[one] for one in learned.ids} & {tasks[one] for one in held.ids}
-    card = distill(load(SMOKE, [f"data_dir={lake.root}", "train.held_out=0.4"]), lake, "flat", 1)
-    assert card.metrics["flat_held_out_loss"] > 0
+    card = distill(load(SMOKE, [f"data_dir={lake.root}", "train.validation_share=0.4"]), lake, "flat", 1)
+    assert card.metrics["flat_validation_loss"] > 0
 
 
 def test_a_student_is_distilled_once_and_each_part_loads_with_plain_transformers(

@@ -22,7 +22,7 @@ _TRAJECTORY_COLUMNS = {
     "policy_id": "which policy exactly",
     "policy_version": "how it acted: limits and decoding",
     "iteration": "turn of the wheel that played it",
-    "purpose": "collect, practice, evaluate or imported",
+    "purpose": "collect, self_play, evaluate or imported",
     "attempt": "0, 1, …; from 1000 on: again after broken infrastructure",
     "stop_reason": "success, failure, step_limit and other limits, no_action, gave_up, malformed, infrastructure",
     "success": "the environment's claim",
@@ -216,9 +216,9 @@ VIEWS: dict[str, View] = {
             "source": "what computed it, with its version",
         },
     ),
-    "teachings": View(
+    "teacher_logprobs": View(
         "what a teacher would have said at each target of a training row",
-        "select * from raw_teachings",
+        "select * from raw_teacher_logprobs",
         {
             "trajectory_id": "the episode",
             "policy_id": "the teacher",

@@ -6,68 +6,111 @@ it: VAPO (arXiv 2504.05118, section 4.3). Advantages come from `distill.credit`,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from flywheel.agents.contexts.prompts import Role
+from flywheel.config.algorithms import PPOConfig
+from flywheel.config.root import Config
+from flywheel.distill.algorithms.decisions import (
+    ADVANTAGE,
+    BEHAVIOUR,
+    SUCCESS,
+    DecisionRows,
+    decision_logprobs,
+    forbidden_tokens,
+    with_decision_logprobs,
+)
+from flywheel.distill.algorithms.estimated_advantages import by_decision, estimate_advantages
+from flywheel.distill.algorithms.protocol import Finetuning, RoleTraining
+from flywheel.distill.algorithms.self_play import ONLINE_TRAINING, play_round, verified_in, widest_offer
 from flywheel.distill.batching.packing import Targets
-
-ADVANTAGE, BEHAVIOUR, SUCCESS, OPTIONS = "advantage", "behaviour", "success", "options"
-"""Columns (N,): advantage of the decision, the token's log-probability under the policy that acted, 1 in episodes that
-were verified. (N, K): the tokens that were open there, -1 where there are fewer; K = 1 where nothing was listed."""
+from flywheel.distill.credit.hierarchical import normalised
+from flywheel.policies.card import ROLES, PolicyCard
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """How far a token's probability may move before its gradient ends, down and up, and the weight of successes."""
+    """How far a token's probability may move before its gradient ends, down and up, as a ratio."""
 
     low: float = 0.2
     high: float = 0.28
-    success: float = 0.1
 
 
-def ppo_loss(logprob_N: Tensor, targets: Targets, clip: Clip) -> Tensor:
-    """−Σ w [min(ρ A, clip(ρ, 1 − low, 1 + high) A) + μ 1(success) log π], ρ = π / π_behaviour."""
+def clipped_surrogate(logprob_N: Tensor, targets: Targets, clip: Clip) -> Tensor:
+    """(N,): min(ρ A, clip(ρ, 1 − low, 1 + high) A), ρ = π / π_behaviour (PPO, equation 7)."""
     advantage_N = targets.columns[ADVANTAGE]
     ratio_N = (logprob_N - targets.columns[BEHAVIOUR]).exp()
-    clipped_N = ratio_N.clamp(1 - clip.low, 1 + clip.high)
-    gain_N = torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N)
-    return -(targets.weight_N * (gain_N + clip.success * targets.columns[SUCCESS] * logprob_N)).sum()
+    return torch.minimum(ratio_N * advantage_N, ratio_N.clamp(1 - clip.low, 1 + clip.high) * advantage_N)
 
 
-def chosen(logits_NV: Tensor, targets: Targets, never: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-    """(log-probability (N,) of what was said, entropy (N,) in nats), among the options that were open at each token.
-
-    Where no options are listed, all tokens are open but those in `never`.
-    """
-    options_NK = targets.columns[OPTIONS].long()
-    if options_NK.shape[-1] == 1:
-        barred_V = logits_NV.new_zeros(logits_NV.shape[-1])
-        barred_V[list(never)] = -torch.inf
-        open_NK = logits_NV + barred_V
-    else:
-        open_NK = logits_NV.gather(-1, options_NK.clamp(min=0)).masked_fill(options_NK < 0, -torch.inf)
-    said_N = logits_NV.gather(-1, targets.next_N[:, None])[:, 0]
-    return said_N - open_NK.logsumexp(-1), entropy(open_NK)
+def ppo_loss(logprob_N: Tensor, targets: Targets, clip: Clip, success_weight: float = 0.1) -> Tensor:
+    """−Σ w [surrogate + μ 1(success) log π], μ = `success_weight`."""
+    gain_N = clipped_surrogate(logprob_N, targets, clip)
+    return -(targets.weight_N * (gain_N + success_weight * targets.columns[SUCCESS] * logprob_N)).sum()
 
 
-def practised(logits_NV: Tensor, targets: Targets, clip: Clip, never: Sequence[int]) -> Tensor:
-    """`proximal` of a student's own decisions."""
-    return ppo_loss(chosen(logits_NV, targets, never)[0], targets, clip)
-
-
-def watched(logits_NV: Tensor, targets: Targets, clip: Clip, never: Sequence[int]) -> dict[str, Tensor]:
+def clip_metrics(logits_NV: Tensor, targets: Targets, clip: Clip, forbidden: Sequence[int]) -> dict[str, Tensor]:
     """Sums over the targets: entropy, an estimate of KL(behaviour ‖ policy), and how many the clip holds back."""
-    logprob_N, entropy_N = chosen(logits_NV, targets, never)
+    logprob_N, entropy_N = decision_logprobs(logits_NV, targets, forbidden)
     moved_N = logprob_N - targets.columns[BEHAVIOUR]
     ratio_N, gains_N = moved_N.exp(), targets.columns[ADVANTAGE] > 0
     held_N = torch.where(gains_N, ratio_N > 1 + clip.high, ratio_N < 1 - clip.low)
     return {"entropy": entropy_N.sum(), "kl": (ratio_N - 1 - moved_N).sum(), "clipped": held_N.sum()}
 
 
-def entropy(logits_NV: Tensor) -> Tensor:
-    """(N,): of the distribution over tokens, in nats. UI-TARS-2 (arXiv 2509.02544) watches it, and so should you."""
-    logprobs_NV = logits_NV.log_softmax(-1)
-    return -(logprobs_NV.exp() * logprobs_NV.clamp(min=-1e30)).sum(-1)
+@dataclass(frozen=True, slots=True)
+class PPO:
+    """Rounds of self-play: the student plays, critics say what each decision was worth, it is updated."""
+
+    settings: PPOConfig
+
+    def finetune(self, start: Finetuning) -> PolicyCard:
+        phase = start.phase(self.settings, **ONLINE_TRAINING)
+        student = start.student
+        for number in range(self.settings.rounds):
+            tasks = self.settings.first_task + number * self.settings.tasks
+            corpus = play_round(phase, start.lake, student.policy_id, range(tasks, tasks + self.settings.tasks))
+            played = replace(start, corpus=corpus, student=student)
+            student = played.trained(phase, self.settings, partial(self._roles, phase, played), identity=(number,))
+        return student
+
+    def _roles(self, phase: Config, played: Finetuning) -> Callable[[Role], RoleTraining]:
+        """Critics are fitted to the round's returns before the policy moves; advantages are normalised by level."""
+        settings, lake, corpus = self.settings, played.lake, played.corpus
+        credits, critics = estimate_advantages(
+            phase, settings.credit, lake, corpus, ROLES[played.kind], played.directory
+        )
+        worth = {}
+        for level in dict.fromkeys(credits["level"].to_pylist()):
+            rows = credits.filter(pc.equal(credits["level"], level))
+            worth[level] = by_decision(rows, normalised(rows["advantage"].to_numpy()))
+        decisions = DecisionRows(
+            lambda level, trajectory, step: worth[level].get((trajectory, step), 0.0),
+            verified_in(lake, corpus),
+            played.student.decoding.max_repeats,
+            widest_offer(lake, corpus),
+        )
+        clip = Clip(settings.clip_low, settings.clip_high)
+
+        def role_training(role: Role) -> RoleTraining:
+            forbidden = forbidden_tokens(played.directory / role)
+
+            def loss(logits_NV: Tensor, targets: Targets) -> Tensor:
+                logprob_N, _ = decision_logprobs(logits_NV, targets, forbidden)
+                return ppo_loss(logprob_N, targets, clip, settings.success_weight)
+
+            return RoleTraining(
+                loss,
+                decisions.rows,
+                partial(with_decision_logprobs, phase, {BEHAVIOUR: played.directory / role}, forbidden),
+                partial(clip_metrics, clip=clip, forbidden=forbidden),
+                critics[role],
+            )
+
+        return role_training

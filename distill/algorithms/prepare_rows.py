@@ -1,4 +1,4 @@
-"""What a role's training reads, made once: a shelf of rows an epoch, and the model before its first update.
+"""What a role's training reads, made once: a row store an epoch, and the model before its first update.
 
 The first of several processes makes it and the others wait. What is finished is found by a run that goes on.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from flywheel.agents.contexts.prompts import Role
 from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.config.root import Config
-from flywheel.distill.algorithms.phases import Lesson
+from flywheel.distill.algorithms.protocol import RoleTraining
 from flywheel.distill.batching.row_store import RowStore, RowWriter, with_columns, write_rows
 from flywheel.distill.data.corpus import Corpus
 from flywheel.distill.data.rows import Rows, rows_of
@@ -30,7 +30,7 @@ class Prepared:
     """`start`: the folder of the model before training; `whole`: loads it."""
 
     epochs: list[RowStore]
-    held_out: RowStore
+    validation: RowStore
     start: Path
 
     def whole(self) -> Part:
@@ -43,7 +43,7 @@ def prepare(
     role: Role,
     iteration: int,
     epochs: int,
-    lesson: Callable[[], Lesson],
+    role_training: Callable[[], RoleTraining],
     directory: Path,
     start: Path | None,
     tokenizers: Path | None,
@@ -53,16 +53,16 @@ def prepare(
     work = directory / f"{role}.checkpoint"
     model_folder = directory / f"{role}.{START}"
     if is_main() and not (work / DONE).is_file():
-        rows, held = rows_of(config, corpus, role, iteration).apart(config.train.held_out)
+        rows, held = rows_of(config, corpus, role, iteration).apart(config.train.validation_share)
         model, tokenizer = _start(config, corpus, rows, role, directory, start, tokenizers)
         save_part(model, tokenizer, model_folder)
         tokens = PieceTokenizer(tokenizer)
-        write_rows(work / "held.arrow", ((one, row) for _, one, row in held.epochs(tokens, 1)))
-        _shelves(lesson(), rows, tokens, epochs, work)
+        write_rows(work / "validation.arrow", ((one, row) for _, one, row in held.epochs(tokens, 1)))
+        _write_epochs(role_training(), rows, tokens, epochs, work)
         (work / DONE).touch()
     barrier()
-    shelves = [RowStore(work / f"epoch-{number}.arrow") for number in range(epochs)]
-    return Prepared(shelves, RowStore(work / "held.arrow"), model_folder)
+    stores = [RowStore(work / f"epoch-{number}.arrow") for number in range(epochs)]
+    return Prepared(stores, RowStore(work / "validation.arrow"), model_folder)
 
 
 def _start(
@@ -82,15 +82,15 @@ def _start(
     return first_part(config.student, rows.texts(), corpus.spoken, config.seed, directory / role)
 
 
-def _shelves(lesson: Lesson, rows: Rows, tokens: PieceTokenizer, epochs: int, work: Path) -> None:
+def _write_epochs(training: RoleTraining, rows: Rows, tokens: PieceTokenizer, epochs: int, work: Path) -> None:
     with ExitStack() as stack:
-        names = [work / f"{'plain' if lesson.more else 'epoch'}-{number}.arrow" for number in range(epochs)]
+        names = [work / f"{'plain' if training.columns else 'epoch'}-{number}.arrow" for number in range(epochs)]
         writers = [stack.enter_context(RowWriter(name)) for name in names]
-        for number, one, row in lesson.rows(rows, tokens, epochs):
+        for number, one, row in training.rows(rows, tokens, epochs):
             writers[number].add(one, row)
-    if not lesson.more:
+    if not training.columns:
         return
-    more = lesson.more(rows)
+    add = training.columns(rows)
     for number, name in enumerate(names):
-        with_columns(RowStore(name), work / f"epoch-{number}.arrow", partial(more, number))
+        with_columns(RowStore(name), work / f"epoch-{number}.arrow", partial(add, number))
         name.unlink()

@@ -13,10 +13,11 @@ from flywheel.agents.contexts.prompts import Role
 from flywheel.arrow import ARROW_SCHEMAS
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
-from flywheel.distill.algorithms.kd import TOP_IDS, TOP_LOGPROBS
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import batches, by_document, target_logits
 
+TOP_IDS, TOP_LOGPROBS = "top_ids", "top_logprobs"
+"""Columns (N, K) of the targets."""
 KEY = ("policy_id", "role", "draw", "epoch", "row", "k")
 
 
@@ -25,7 +26,7 @@ def stored(
 ) -> dict[int, tuple[list[int], list[float]]]:
     """Place of a row in its epoch → the teacher's tokens and log-probabilities, as far as it was asked."""
     found = lake.sql(
-        f"""select row, top_ids, top_logprobs from teachings where policy_id = {quoted(teacher)}
+        f"""select row, top_ids, top_logprobs from teacher_logprobs where policy_id = {quoted(teacher)}
             and role = '{role}' and draw = {quoted(draw)} and epoch = {epoch} and k = {k}
             and row >= {places.start} and row < {places.stop}"""
     ).to_pylist()
@@ -35,6 +36,7 @@ def stored(
 def teach(
     lake: Lake,
     model: PreTrainedModel,
+    pad: int,
     teacher: str,
     role: Role,
     draw: str,
@@ -44,7 +46,6 @@ def teach(
     examples: Sequence[Example],
     k: int,
     batch_tokens: int,
-    pad: int,
 ) -> None:
     """Ask the teacher about rows of an epoch and append what it says; asked again, nothing changes."""
     told = top_tokens(model, examples, k, batch_tokens, pad)
@@ -60,9 +61,9 @@ def teach(
             "top_ids": [ids.ravel() for ids, _ in told],
             "top_logprobs": [logprobs.ravel() for _, logprobs in told],
         },
-        schema=ARROW_SCHEMAS["teachings"],
+        schema=ARROW_SCHEMAS["teacher_logprobs"],
     )
-    lake.append_facts("teachings", table, f"teachings of {teacher}", key=KEY)
+    lake.append_facts("teacher_logprobs", table, f"log-probabilities of {teacher}", key=KEY)
 
 
 @torch.inference_mode()

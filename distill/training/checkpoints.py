@@ -16,16 +16,16 @@ CHECKPOINT, BEST = "state.safetensors", "best.safetensors"
 
 
 def save(
-    directory: Path, model: nn.Module, updates: Optimizer, losses: Sequence[float], held_out: Sequence[float]
+    directory: Path, model: nn.Module, optimizer: Optimizer, losses: Sequence[float], validations: Sequence[float]
 ) -> None:
     """Write the checkpoint aside, then rename it into place."""
     tensors: dict[str, Tensor] = {
         "losses": torch.tensor(losses, dtype=torch.float64),
-        "held_out": torch.tensor(held_out, dtype=torch.float64),
+        "validations": torch.tensor(validations, dtype=torch.float64),
     }
     for name, parameter in _learning(model):
         tensors[f"model/{name}"] = full_tensor(parameter.detach())
-        for moment, value in updates.state(parameter).items():
+        for moment, value in optimizer.state(parameter).items():
             tensors[f"{moment}/{name}"] = value
     _write(directory / CHECKPOINT, tensors)
 
@@ -54,10 +54,10 @@ def restore_best(directory: Path, model: nn.Module) -> None:
         take_over(model, load_file(directory / BEST))
 
 
-def resume(directory: Path, model: nn.Module, updates: Optimizer) -> tuple[list[float], list[float]]:
+def resume(directory: Path, model: nn.Module, optimizer: Optimizer) -> tuple[list[float], list[float]]:
     """Load the checkpoint, if there is one, into model and optimizer; losses by update, of held-out tasks by epoch.
 
-    Everything in it is whole: processes of another number, or that share in another way, go on from it, too.
+    Everything in it is whole: processes of another number, or with other parallelism, go on from it, too.
     """
     path = directory / CHECKPOINT
     if not path.is_file():
@@ -69,8 +69,8 @@ def resume(directory: Path, model: nn.Module, updates: Optimizer) -> tuple[list[
             parameter.copy_(distributed_like(tensors[f"model/{name}"], parameter))
             if f"step/{name}" in tensors:
                 states[parameter] = {key: tensors[f"{key}/{name}"] for key in (*MOMENTS, "step")}
-        updates.restore(states)
-    return tensors["losses"].tolist(), tensors["held_out"].tolist()
+        optimizer.restore(states)
+    return tensors["losses"].tolist(), tensors["validations"].tolist()
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
-"""A plain training loop: packed rows, any objective, one process or several, resumable at any update, no pickle.
+"""A plain training loop: packed rows, any loss, one process or several, resumable at any update, no pickle.
 
-Every target weighs what its example says: an update's gradient is the objective's sum over targets, divided by the
+Every target weighs what its example says: an update's gradient is the loss's sum over targets, divided by the
 usual weight of an update. Several processes share the rows of each update, so that their number changes nothing but
 the order of sums.
 
@@ -23,20 +23,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from flywheel.config.distill import TrainConfig
+from flywheel.config.train import TrainConfig
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import Batch, Targets, batches, collate, pack, pack_groups, target_logits
 from flywheel.distill.batching.row_store import groups_of, lengths_of, weight_of
 from flywheel.distill.training.checkpoints import keep_best, restore_best, resume, save
-from flywheel.distill.training.optimizers import Optimizer, make_optimizer
+from flywheel.distill.training.optimizers import Optimizer
 from flywheel.distill.training.schedules import factor
 from flywheel.distill.training.tracking import EVERY, Log
 from flywheel.errors import TrainingError
 from flywheel.runtime.distributed import all_reduce, broadcast, rank, world_size
 
-Objective = Callable[[Tensor, Targets], Tensor]
+Loss = Callable[[Tensor, Targets], Tensor]
 """(logits (N, V), targets) → the loss summed over the targets."""
-Watch = Callable[[Tensor, Targets], Mapping[str, Tensor]]
+Metrics = Callable[[Tensor, Targets], Mapping[str, Tensor]]
 """(logits (N, V), targets) → sums over the targets of what is worth a curve."""
 Row = list[int]
 
@@ -62,58 +62,58 @@ def train(
     seed: int,
     pad: int,
     checkpoint: Path,
-    objective: Objective,
-    watch: Watch = lambda logits, targets: {},
-    held_out: Sequence[Example] = (),
+    loss_fn: Loss,
+    metrics_fn: Metrics = lambda logits, targets: {},
+    validation: Sequence[Example] = (),
     progress: Callable[[int, int, float], None] = lambda update, total, loss: None,
     log: Log = lambda update, measured: None,
 ) -> dict[str, float]:
-    """Train in place on the rows of each epoch in turn, until `held_out` rows have not become likelier for
+    """Train in place on the rows of each epoch in turn, until `validation` rows have not become likelier for
     `config.patience` epochs; then the best epoch's weights are in force.
 
     Returns updates, tokens, tokens per second, the mean loss over the first and last twentieth of the updates, and the
-    means of what `watch` saw over the same. `checkpoint` is a folder of this run alone. `progress` hears (updates done,
-    updates in all, loss), `log` every few updates the curves. Raises `TrainingError`, having kept the last good
-    checkpoint, if the loss is not finite. A sharded model is spread over the processes afterwards, too.
+    means of what `metrics_fn` measured over the same. `checkpoint` is a folder of this run alone. `progress` hears
+    (updates done, updates in all, loss), `log` every few updates the curves. Raises `TrainingError`, having kept the
+    last good checkpoint, if the loss is not finite. A sharded model is spread over the processes afterwards, too.
     """
     update_tokens = config.batch_tokens * config.accumulate
     counts = [sum(1 for _ in _packed(examples, update_tokens, seed, epoch)) for epoch, examples in enumerate(epochs)]
     total = sum(counts)
     device = model.device
-    whole_layers = world_size() == 1 or config.sharing != "sharded"
-    updates = make_optimizer(Learner(model, narrow=whole_layers), _layers(model), config)
+    whole_layers = world_size() == 1 or config.parallelism != "sharded"
+    optimizer = Optimizer(Learner(model, narrow=whole_layers), _layers(model), config)
     usual = sum(map(weight_of, epochs)) / max(total, 1)
-    losses, validations = resume(checkpoint, model, updates)
+    losses, validations = resume(checkpoint, model, optimizer)
     model.train()
     began, seen, first = time.perf_counter(), 0, len(losses)
     saved_at = time.monotonic()
-    watched: list[dict[str, float]] = []
+    measured: list[dict[str, float]] = []
     for update, epoch, rows in islice(_plan(epochs, update_tokens, seed), first, None):
         if _past_best(validations) >= config.patience:
             break
         rate = config.learning_rate * factor(config.schedule, update, total, config.warmup)
         torch.manual_seed(seed + (update << 20) + rank())  # of dropout, so that a resumed run drops the same
-        loss, told = _backward(updates, epochs[epoch], rows, config, objective, watch, usual, pad, device)
+        loss, metrics = _backward(optimizer, epochs[epoch], rows, config, loss_fn, metrics_fn, usual, pad, device)
         if not math.isfinite(loss):
             model.zero_grad()  # whoever goes on with the model goes on without it
         _refuse_infinite("loss", loss, update, total, checkpoint)
-        norm = updates.step(rate)
+        norm = optimizer.step(rate)
         _refuse_infinite("gradient", norm, update, total, checkpoint)
         losses.append(loss)
-        watched.append(told)
+        measured.append(metrics)
         seen += sum(len(epochs[epoch][document].ids_T) for row in rows for document in row)
         progress(update + 1, total, loss)
         if update % EVERY == 0 or update + 1 == total:
             speed = seen / max(time.perf_counter() - began, 1e-9)
             curves = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
-            log(update + 1, {**curves, **told})
-        if held_out and update + 1 == sum(counts[: epoch + 1]):
-            validations.append(mean_loss(model, held_out, config.batch_tokens, pad, forward=updates.learner))
-            log(update + 1, {"held_out_loss": validations[-1]})
+            log(update + 1, {**curves, **metrics})
+        if validation and update + 1 == sum(counts[: epoch + 1]):
+            validations.append(mean_loss(model, validation, config.batch_tokens, pad, forward=optimizer.learner))
+            log(update + 1, {"validation_loss": validations[-1]})
             if not _past_best(validations):
                 keep_best(checkpoint, model)
         if _due(update, time.monotonic() - saved_at > config.checkpoint_seconds):
-            save(checkpoint, model, updates, losses, validations)
+            save(checkpoint, model, optimizer, losses, validations)
             saved_at = time.monotonic()
     restore_best(checkpoint, model)
     edge = max(1, len(losses) // 20)
@@ -123,8 +123,8 @@ def train(
         "tokens_per_second": seen / max(time.perf_counter() - began, 1e-9),
         "first_loss": sum(losses[:edge]) / edge,
         "last_loss": sum(losses[-edge:]) / edge,
-        **_edges(watched),
-        **({"held_out_loss": min(validations)} if validations else {}),
+        **_edges(measured),
+        **({"validation_loss": min(validations)} if validations else {}),
     }
 
 
@@ -168,18 +168,18 @@ def _refuse_infinite(what: str, value: float, update: int, total: int, checkpoin
 
 
 def _backward(
-    updates: Optimizer,
+    optimizer: Optimizer,
     examples: Sequence[Example],
     rows: Sequence[Row],
     config: TrainConfig,
-    objective: Objective,
-    watch: Watch,
+    loss_fn: Loss,
+    metrics_fn: Metrics,
     usual: float,
     pad: int,
     device: torch.device,
 ) -> tuple[float, dict[str, float]]:
     """Add the gradient of one update, in parts of at most `batch_tokens`; the mean loss over its targets and means of
-    what was watched. Every process runs as many parts, the last of them perhaps at weight 0."""
+    the metrics. Every process runs as many parts, the last of them perhaps at weight 0."""
     total, weight = 0.0, 0.0
     seen: dict[str, float] = {}
     parts = _parts(examples, rows, config.batch_tokens)
@@ -189,13 +189,13 @@ def _backward(
         share = 1.0 if place < len(parts) else 0.0
         batch = collate(examples, parts[min(place, len(parts) - 1)], pad).to(device)
         last = number + 1 == passes
-        with updates.part(last=last), _precision(config, device):
-            logits_NV = updates.learner(batch)
-            loss = objective(logits_NV, batch.targets) * share
-            updates.backward(loss * world_size() / usual, last=last)  # processes average their gradients
+        with optimizer.part(last=last), _precision(config, device):
+            logits_NV = optimizer.learner(batch)
+            loss = loss_fn(logits_NV, batch.targets) * share
+            torch.autograd.backward(loss * world_size() / usual)  # processes average their gradients
         total += loss.item()
         weight += share * float(batch.targets.weight_N.sum())
-        for name, value in watch(logits_NV.detach(), batch.targets).items():
+        for name, value in metrics_fn(logits_NV.detach(), batch.targets).items():
             seen[name] = seen.get(name, 0.0) + share * float(value)
     total, weight, *sums = all_reduce(total, weight, *seen.values())
     mean = max(weight, 1e-12)
@@ -234,14 +234,14 @@ def _packed(examples: Sequence[Example], update_tokens: int, seed: int, epoch: i
     return pack(lengths, update_tokens, chance)
 
 
-def _edges(watched: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the first and the last twentieth of the updates."""
-    edge = max(1, len(watched) // 20)
-    ends = {"first": watched[:edge], "last": watched[-edge:]}
+def _edges(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the first and the last twentieth of the optimizer."""
+    edge = max(1, len(measured) // 20)
+    ends = {"first": measured[:edge], "last": measured[-edge:]}
     return {
         f"{name}_{key}": sum(one[key] for one in some) / len(some)
         for name, some in ends.items()
-        for key in (watched[0] if watched else ())
+        for key in (measured[0] if measured else ())
     }
 
 

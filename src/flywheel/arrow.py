@@ -176,7 +176,7 @@ _FINGERPRINT = pa.schema(
         ("source", pa.string()),
     ]
 )
-_TEACHING = pa.schema(
+_TEACHER_LOGPROBS = pa.schema(
     [
         ("trajectory_id", pa.string()),
         ("policy_id", pa.string()),
@@ -197,7 +197,7 @@ ARROW_SCHEMAS = {
     "routes": _ROUTE,
     "segments": _SEGMENT,
     "credits": _CREDIT,
-    "teachings": _TEACHING,
+    "teacher_logprobs": _TEACHER_LOGPROBS,
     "embeddings": _EMBEDDING,
     "fingerprints": _FINGERPRINT,
 }

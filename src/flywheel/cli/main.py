@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections import Counter
@@ -303,7 +302,6 @@ app.add_typer(verifier_commands, name="verifiers")
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr and exit code 2; Ctrl-C is 130."""
     stay_safe()
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # it greets on stdout
     try:
         app(standalone_mode=True)
     except FlywheelError as error:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flywheel.config.agents import AuditorConfig, ChatConfig, MistakesConfig, MixingConfig, RemoteConfig, ServedConfig
-from flywheel.config.distill import StudentConfig, TrainConfig
 from flywheel.config.flows import BudgetConfig, ClusterConfig, NotifyConfig, ServeConfig, TriggersConfig
 from flywheel.config.section import Count, Section, Share
+from flywheel.config.student import StudentConfig
+from flywheel.config.train import TrainConfig
 from flywheel.errors import ConfigError
 from flywheel.trajectory import digest
 
+TAG = "algorithm"
+"""The key that tells the sections of a union apart."""
 LEAK = 0.8
 """Likeness from which a training episode gives a held-out task away."""
 AT_WORK = frozenset({"serve", "triggers", "budget", "notify", "cluster"})
 """Sections that say when and where it is done."""
 APART = (
-    ("train", "sharing"),
+    ("train", "parallelism"),
     ("train", "processes"),
     ("train", "trackers"),
     ("environment", "workers"),
@@ -308,23 +311,38 @@ def explain(error: ValidationError, section: type[Section] = Config) -> str:
     """What is wrong, in one line, with the nearest known key."""
     errors = error.errors()
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    where = ".".join(str(part) for part in first["loc"])
+    path, sections = _walk(section, first["loc"])
+    where = ".".join(path)
     if first["type"] != "extra_forbidden":
         message = first["msg"].removeprefix("Value error, ")
         return f"{where}: {message}" if where else message
-    known = _keys(section, first["loc"][:-1])
-    close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    known = [name for inner in sections for name in inner.model_fields]
+    close = difflib.get_close_matches(path[-1], known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
     return f"unknown key '{where}'; {hint}"
 
 
-def _keys(root: type[Section], path: Sequence[int | str]) -> list[str]:
-    """Names of the fields of the section at `path`, through lists and options."""
-    section: Any = root
-    for part in path:
-        if isinstance(part, str):
-            section = section.model_fields[part].annotation
-        inner = (one for one in get_args(section) if isinstance(one, type) and issubclass(one, Section))
-        section = next(inner, section)
-    fields: Mapping[str, object] = section.model_fields
-    return list(fields)
+def _walk(root: type[Section], location: Sequence[int | str]) -> tuple[list[str], list[type[Section]]]:
+    """A place as pydantic tells it: (its keys, without the tags of unions; the section that the last key is in)."""
+    path: list[str] = []
+    inside, options = [root], [root]
+    for part in map(str, location):
+        tagged = [option for option in options if part in get_args(_annotation(option, TAG))]
+        if len(options) > 1 and tagged:
+            options = tagged
+            continue
+        path.append(part)
+        inside = options
+        if not part.isdigit():
+            options = [found for option in options for found in _sections(_annotation(option, part))]
+    return path, inside
+
+
+def _annotation(section: type[Section], key: str) -> Any:
+    return section.model_fields[key].annotation if key in section.model_fields else None
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _sections(inner)]

@@ -33,7 +33,7 @@ from flywheel.trajectory import Split, StopReason, Trajectory, digest
 
 VALUE = "value"
 FIT_START, FIT_TASKS = 8000, 200
-"""Training tasks from whose outcomes a value head learns; collection draws from 0, practice from 6000."""
+"""Training tasks from whose outcomes a value head learns; collection draws from 0, self-play from 6000."""
 FIT_PURPOSE = "evaluate+fit"
 KNOWING = frozenset({"privileged", "process", "judge", "ensemble"})
 """Verifiers that may know a task's solution: what they choose is a bound, not something that can be had."""

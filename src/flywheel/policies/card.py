@@ -16,7 +16,7 @@ from typing import Any
 from flywheel.agents.contexts.history import Limits
 from flywheel.agents.contexts.prompts import WORDING, Role
 from flywheel.agents.policy import Decoding
-from flywheel.config.distill import StudentConfig
+from flywheel.config.student import StudentConfig
 from flywheel.errors import PolicyError
 from flywheel.trajectory import digest
 

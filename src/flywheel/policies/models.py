@@ -22,7 +22,7 @@ from xxhash import xxh3_128
 from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS
 from flywheel.agents.contexts.tokenization import token_id
 from flywheel.agents.inference.prefix_cache import PrefixCache
-from flywheel.config.distill import StudentConfig
+from flywheel.config.student import StudentConfig
 from flywheel.errors import ConfigError, PolicyError, PrerequisiteError
 from flywheel.policies.tokenizer import train_tokenizer
 

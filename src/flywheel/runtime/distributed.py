@@ -81,14 +81,14 @@ def all_reduce(*numbers: float) -> list[float]:
     return found
 
 
-def parallelized(learner: nn.Module, layers: list[nn.Module], sharing: Parallelism) -> nn.Module:
+def parallelized(learner: nn.Module, layers: list[nn.Module], parallelism: Parallelism) -> nn.Module:
     """The learner with its gradients averaged over all processes, and with its parameters spread over them if sharded,
     a layer at a time. Raises `TrainingError` where a parameter was not spread: accelerate's plugin once fell back to
     whole copies silently."""
     if world_size() == 1:
         return learner
     device = next(learner.parameters()).device
-    if sharing == "replicated":
+    if parallelism == "replicated":
         return DistributedDataParallel(learner, device_ids=[device.index] if device.type == "cuda" else None)
     mesh = init_device_mesh(device.type, (world_size(),))
     for part in (*layers, learner):
@@ -96,7 +96,7 @@ def parallelized(learner: nn.Module, layers: list[nn.Module], sharing: Paralleli
     unsharded = [name for name, parameter in learner.named_parameters() if not _spread(parameter)]
     if unsharded:
         raise TrainingError(
-            f"{len(unsharded)} parameters are not sharded, as {unsharded[0]}; set train.sharing = 'replicated'"
+            f"{len(unsharded)} parameters are not sharded, as {unsharded[0]}; set train.parallelism = 'replicated'"
         )
     return learner
 

@@ -12,7 +12,6 @@ from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
-from flywheel.distill.algorithms.dpo import PAIR, REFERENCE, SIDE
 from flywheel.distill.batching.examples import Example, example, windows_of
 from flywheel.distill.batching.packing import token_logprobs
 from flywheel.distill.data.corpus import Corpus
@@ -23,6 +22,9 @@ from flywheel.policies.models import load_part
 from flywheel.policies.students import on_device
 from flywheel.runtime.devices import pick_device
 
+PAIR, SIDE, REFERENCE = "pair", "side", "reference"
+"""Columns (N,): number of the pair, +1 where the episode is the better one and −1 where it is the worse one, and the
+token's log-probability under the policy that training began with."""
 Pair = tuple[str, str]
 """Ids of the better episode and of the worse one."""
 

@@ -1,8 +1,8 @@
-"""Objectives and hierarchy on one snapshot, over seeds: success by horizon, time, parameters.
+"""Algorithms and hierarchy on one snapshot, over seeds: success by horizon, time, parameters.
 
-    python benchmarks/objectives.py --lake data/objectives --seeds 3
+    python benchmarks/algorithms.py --lake data/algorithms --seeds 3
 
-Collects and curates once (configs/objectives/cloning.toml, seed 0), then distills every arm from that snapshot with
+Collects and curates once (configs/algorithms/bc.toml, seed 0), then distills every arm from that snapshot with
 each seed, and plays the same held-out tasks. One JSON line an arm and seed, then for each arm its rate by the expert's
 length and the paired difference to its control with an interval from a bootstrap over seeds and tasks. Stopped and
 started again, it trains only what it had not finished.
@@ -31,18 +31,20 @@ from flywheel.policies.students import load_policy
 from flywheel.rollouts.play import rehearse
 from flywheel.trajectory import Split, Task
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "objectives"
+CONFIGS = Path(__file__).parents[1] / "configs" / "algorithms"
 ARMS = {
-    "flat cloning": ("flat", "cloning", ""),
-    "flat regression": ("flat", "regression", "flat cloning"),
-    "flat imitation": ("flat", "imitation", "flat cloning"),
-    "flat preference": ("flat", "preference", "flat cloning"),
-    "flat proximal": ("flat", "proximal", "flat cloning"),
-    "flat cloning, wide": ("flat", "wide", "flat cloning"),
-    "hierarchical cloning": ("hierarchical", "cloning", "flat cloning, wide"),
-    "hierarchical regression": ("hierarchical", "regression", "hierarchical cloning"),
-    "hierarchical imitation": ("hierarchical", "imitation", "hierarchical cloning"),
-    "hierarchical proximal": ("hierarchical", "proximal", "hierarchical cloning"),
+    "flat bc": ("flat", "bc", ""),
+    "flat awr": ("flat", "awr", "flat bc"),
+    "flat kd": ("flat", "kd", "flat bc"),
+    "flat dpo": ("flat", "dpo", "flat bc"),
+    "flat ppo": ("flat", "ppo", "flat bc"),
+    "flat grpo": ("flat", "grpo", "flat bc"),
+    "flat bc, wide": ("flat", "wide", "flat bc"),
+    "hierarchical bc": ("hierarchical", "bc", "flat bc, wide"),
+    "hierarchical awr": ("hierarchical", "awr", "hierarchical bc"),
+    "hierarchical kd": ("hierarchical", "kd", "hierarchical bc"),
+    "hierarchical ppo": ("hierarchical", "ppo", "hierarchical bc"),
+    "hierarchical grpo": ("hierarchical", "grpo", "hierarchical bc"),
 }
 """Arm → kind, config, and the arm that it is compared with."""
 
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--split", choices=["dev", "test"], default="test", help="dev: to choose settings by")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
-    base = settings_of("cloning", 0, given)
+    base = settings_of("bc", 0, given)
     with (
         Lake.of(base, create=True) as lake,
         open_world(base.environment.name, canonical(base.environment.parameters)) as world,

@@ -11,15 +11,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from flywheel.config.distill import TrainConfig
+from flywheel.config.train import TrainConfig
 from flywheel.distill.algorithms.awr import advantage_weights
 from flywheel.distill.algorithms.bc import bc_loss
-from flywheel.distill.algorithms.dpo import PAIR, REFERENCE, SIDE, dpo_loss
-from flywheel.distill.algorithms.kd import TOP_IDS, TOP_LOGPROBS, kd_loss, outcomes
-from flywheel.distill.algorithms.ppo import ADVANTAGE, BEHAVIOUR, SUCCESS, Clip, entropy, ppo_loss
+from flywheel.distill.algorithms.decisions import ADVANTAGE, BEHAVIOUR, REFERENCE, SUCCESS, entropy
+from flywheel.distill.algorithms.dpo import dpo_loss
+from flywheel.distill.algorithms.grpo import group_advantages, grpo_loss
+from flywheel.distill.algorithms.kd import kd_loss, outcomes
+from flywheel.distill.algorithms.pairs import PAIR, SIDE
+from flywheel.distill.algorithms.ppo import Clip, ppo_loss
+from flywheel.distill.algorithms.teacher_logprobs import TOP_IDS, TOP_LOGPROBS
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import Targets
 from flywheel.distill.training.loop import train
@@ -63,10 +68,10 @@ def said(model: PreTrainedModel) -> Tensor:
 
 
 def taught(
-    examples: list[Example], objective: Callable[[Tensor, Targets], Tensor], folder: Path, epochs: int = 40
+    examples: list[Example], loss_fn: Callable[[Tensor, Targets], Tensor], folder: Path, epochs: int = 40
 ) -> PreTrainedModel:
     model = student()
-    train(model, [examples] * epochs, SETTINGS, seed=0, pad=0, checkpoint=folder, objective=objective)
+    train(model, [examples] * epochs, SETTINGS, seed=0, pad=0, checkpoint=folder, loss_fn=loss_fn)
     return model
 
 
@@ -179,15 +184,84 @@ def test_proximal_finds_the_better_arm_and_likelihood_of_successes_helps(tmp_pat
         }
         rows.append(answer(token, **columns))
 
-    def objective(logits_NV: Tensor, own: Targets, clip: Clip) -> Tensor:
+    def loss_fn(logits_NV: Tensor, own: Targets, success_weight: float) -> Tensor:
         logprob_N = logits_NV.log_softmax(-1).gather(-1, own.next_N[:, None])[:, 0]
-        return ppo_loss(logprob_N, own, clip)
+        return ppo_loss(logprob_N, own, Clip(), success_weight)
 
-    plain = said(taught(rows * 4, partial(objective, clip=Clip(success=0.0)), tmp_path / "plain", epochs=6))
-    helped = said(taught(rows * 4, partial(objective, clip=Clip(success=1.0)), tmp_path / "helped", epochs=6))
+    plain = said(taught(rows * 4, partial(loss_fn, success_weight=0.0), tmp_path / "plain", epochs=6))
+    helped = said(taught(rows * 4, partial(loss_fn, success_weight=1.0), tmp_path / "helped", epochs=6))
     assert plain[GOOD] > before[GOOD].exp() * 1.2
     assert plain[BAD] < before[BAD].exp()
     assert helped[GOOD] > plain[GOOD]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), min_size=1, max_size=24), st.booleans())
+def test_attempts_are_each_others_baseline(attempts: list[tuple[str, float]], scale: bool) -> None:
+    tasks, rewards = [task for task, _ in attempts], np.array([reward for _, reward in attempts])
+    advantage = group_advantages(rewards, tasks, scale_by_std=scale)
+    for task in set(tasks):
+        mine = np.array([other == task for other in tasks])
+        assert advantage[mine].sum() == pytest.approx(0, abs=1e-6)
+        assert np.all(np.diff(advantage[mine][np.argsort(rewards[mine])]) >= -1e-9)
+        if not scale:
+            assert advantage[mine] == pytest.approx(rewards[mine] - rewards[mine].mean())
+
+
+@given(st.integers(2, 32), st.data())
+def test_groups_of_successes_and_failures_have_their_closed_form(count: int, data: st.DataObject) -> None:
+    """k of n succeed: (1 − p) / s and −p / s with s² = n p (1 − p) / (n − 1)."""
+    solved = data.draw(st.integers(0, count))
+    advantage = group_advantages(np.repeat([1.0, 0.0], [solved, count - solved]), ["task"] * count)
+    share = solved / count
+    deviation = np.sqrt(count * share * (1 - share) / (count - 1))
+    expected = np.repeat([1 - share, -share], [solved, count - solved]) / deviation if deviation else np.zeros(count)
+    assert advantage == pytest.approx(expected, rel=1e-4)
+
+
+def test_grpo_is_the_policy_gradient_and_clips_higher_above() -> None:
+    logits = torch.zeros(1, VOCABULARY, requires_grad=True)
+    logprob = logits.log_softmax(-1)[:, GOOD]
+    columns = {ADVANTAGE: [2.0], BEHAVIOUR: logprob.detach(), REFERENCE: logprob.detach()}
+    grpo_loss(logprob, targets([GOOD], **columns), Clip(), kl_weight=0.5).backward()  # its KL is flat at the reference
+    assert logits.grad is not None
+    expected = -2.0 * (torch.eye(VOCABULARY)[GOOD] - 1 / VOCABULARY)
+    assert logits.grad[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    for advantage, behind, moves in ((1.0, 0.24, True), (1.0, 0.26, False), (-1.0, -0.2, True), (-1.0, -0.24, False)):
+        logits.grad = None
+        columns = {ADVANTAGE: [advantage], BEHAVIOUR: logprob.detach() - behind}
+        grpo_loss(logits.log_softmax(-1)[:, GOOD], targets([GOOD], **columns), Clip(0.2, 0.28)).backward()
+        assert bool((logits.grad != 0).any()) == moves
+
+
+def test_grpo_ends_where_advantage_and_divergence_balance(tmp_path: Path) -> None:
+    """Without a clip, A + β (r² − r) is the same for all answers, r = π_ref / π, whose shares sum to 1."""
+    before, beta = said(student()), 4.0
+    advantage = np.zeros(VOCABULARY)
+    advantage[[GOOD, BAD]] = 1.0, -1.0
+    rows = [
+        answer(
+            token,
+            float(before[token]),
+            **{
+                ADVANTAGE: np.float32(advantage[token]),
+                BEHAVIOUR: np.float32(before[token].log()),
+                REFERENCE: np.float32(before[token].log()),
+            },
+        )
+        for token in range(VOCABULARY)
+    ]
+
+    def loss_fn(logits_NV: Tensor, own: Targets) -> Tensor:
+        logprob_N = logits_NV.log_softmax(-1).gather(-1, own.next_N[:, None])[:, 0]
+        return grpo_loss(logprob_N, own, Clip(0.999, 1e6), kl_weight=beta)
+
+    def shares(level: float) -> np.ndarray:
+        return before.numpy() * 2 / (1 + np.sqrt(1 + 4 * (level - advantage) / beta))
+
+    level = brentq(lambda value: shares(value).sum() - 1, advantage.max() - beta / 4 + 1e-9, 10.0)
+    found = said(taught(rows, loss_fn, tmp_path, epochs=150))
+    assert found.numpy() == pytest.approx(shares(level), abs=0.01)
+    assert found[GOOD] > 1.2 * before[GOOD]
 
 
 def test_entropy_is_in_nats() -> None:
@@ -208,9 +282,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     with pytest.raises(
         TrainingError, match=r"the loss is nan at update 4 of 6; the last good checkpoint is in"
     ) as told:
-        train(model, [[answer(GOOD)]] * 6, settings, seed=0, pad=0, checkpoint=tmp_path / "run", objective=breaks)
+        train(model, [[answer(GOOD)]] * 6, settings, seed=0, pad=0, checkpoint=tmp_path / "run", loss_fn=breaks)
     assert "\n" not in str(told.value)
     assert (tmp_path / "run" / "state.safetensors").is_file()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    done = train(model, [[answer(GOOD)]] * 6, settings, seed=0, pad=0, checkpoint=tmp_path / "run", objective=bc_loss)
+    done = train(model, [[answer(GOOD)]] * 6, settings, seed=0, pad=0, checkpoint=tmp_path / "run", loss_fn=bc_loss)
     assert done["updates"] == 6

@@ -1,29 +1,26 @@
-"""What decisions are worth under a cloned student's own critics, as weights of its second phase."""
+"""Advantages of recorded decisions under critics that are fitted on the student itself, at each of its levels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from flywheel.agents.contexts.prompts import DONE, PAD, Piece, Role
+from flywheel.agents.contexts.prompts import PAD, Role
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
-from flywheel.config.distill import RefineConfig
+from flywheel.config.algorithms import CreditConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
-from flywheel.distill.algorithms.awr import advantage_weights
 from flywheel.distill.credit.advantages import returns
 from flywheel.distill.credit.critics import States, ValueHead, by_trajectory, fit, states_of
-from flywheel.distill.credit.hierarchical import Critics, hae, normalised
+from flywheel.distill.credit.hierarchical import Critics, hae
 from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH, Episodes, Gae, Hae, arguments_of
 from flywheel.distill.credit.record import assign_credit, flattened, steps_of
-from flywheel.distill.data.corpus import VERIFIED, Corpus
-from flywheel.distill.data.rows import Weighs, rows_of
+from flywheel.distill.data.corpus import Corpus
+from flywheel.distill.data.rows import rows_of
 from flywheel.filters.batch import Bools, Floats
 from flywheel.policies.models import load_part
 from flywheel.policies.students import on_device
@@ -35,45 +32,6 @@ HELD = 10
 """One task in so many is held out when critics are fitted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
-    """What decisions are worth: level → (trajectory, step) → weight; and the critics behind it, by role."""
-
-    weights: Mapping[str, Mapping[tuple[str, int], float]]
-    heads: Mapping[Role, ValueHead]
-
-    def weigh(self, role: Role) -> Weighs:
-        """Weights of a role's words. "Done" keeps weight 1: no critic here looks at the state in which it is said."""
-        own = self.weights[LEVELS[role]]
-
-        def weight(trajectory: str, piece: Piece) -> float:
-            return 1.0 if piece.marker == DONE else own.get((trajectory, piece.decision), 1.0)
-
-        return weight
-
-
-def credited(
-    config: Config,
-    settings: RefineConfig,
-    lake: Lake,
-    corpus: Corpus,
-    roles: Sequence[Role],
-    base: Path,
-    iteration: int,
-) -> Credit:
-    """Fit critics on the cloned student, append advantages under them to the lake, and turn them into weights."""
-    rows, heads = estimate_advantages(config, settings, lake, corpus, roles, base, iteration)
-    verified = pa.array([one for one, to in corpus.routes.items() if to in VERIFIED], pa.string())
-    everyone = pa.array(list(corpus.routes), pa.string())
-    taught = {FLAT: verified, PLANNER: verified, EXECUTOR: everyone, SWITCH: everyone}
-    weights: dict[str, dict[tuple[str, int], float]] = {}
-    for level in dict.fromkeys(rows["level"].to_pylist()):
-        own = rows.filter(pc.and_(pc.equal(rows["level"], level), pc.is_in(rows["trajectory_id"], taught[level])))
-        told = advantage_weights(normalised(own["advantage"].to_numpy()), settings.beta, settings.max_weight)
-        weights[level] = by_decision(own, told)
-    return Credit(weights, heads)
-
-
 def by_decision(rows: pa.Table, values_M: Floats) -> dict[tuple[str, int], float]:
     """Values of rows of credit by (trajectory, step)."""
     keys = zip(rows["trajectory_id"].to_pylist(), rows["index"].to_pylist(), strict=True)
@@ -82,16 +40,15 @@ def by_decision(rows: pa.Table, values_M: Floats) -> dict[tuple[str, int], float
 
 def estimate_advantages(
     config: Config,
-    settings: RefineConfig,
+    settings: CreditConfig,
     lake: Lake,
     corpus: Corpus,
     roles: Sequence[Role],
     base: Path,
-    iteration: int,
 ) -> tuple[pa.Table, dict[Role, ValueHead]]:
     """Fit critics on a student and append advantages under them to the lake; (those rows of `credits`, the critics)."""
     source = f"credit/1 {base.name}"
-    read = {role: _states(config, corpus, role, base / role, iteration) for role in roles}
+    read = {role: _states(config, corpus, role, base / role) for role in roles}
     known = {one for states in read.values() for one in states.trajectory_M}
     steps = steps_of(lake, sorted(known), config.train.segments)
     runs, held = Episodes(steps).runs, _held_out(corpus)
@@ -99,7 +56,7 @@ def estimate_advantages(
     begins = dict(zip(order, runs.first_N.tolist(), strict=True))
     lengths = dict(zip(order, runs.length_N.tolist(), strict=True))
     values, heads = dict[str, dict[str, Floats]](), dict[Role, ValueHead]()
-    given = settings.credit.model_dump() | {"segments": config.train.segments}
+    given = settings.model_dump() | {"segments": config.train.segments}
     for role in sorted(roles, key=lambda one: one is Role.EXECUTOR):  # the executor's returns end in planner's values
         level = LEVELS[role]
         told_T = _returns(Episodes(steps, flattened(values, steps)), settings, role)
@@ -119,10 +76,10 @@ def estimate_advantages(
     return rows, heads
 
 
-def _states(config: Config, corpus: Corpus, role: Role, folder: Path, iteration: int) -> States:
+def _states(config: Config, corpus: Corpus, role: Role, folder: Path) -> States:
     model, tokenizer = load_part(folder)
     model = on_device(model, pick_device(config.train.device))
-    rows = rows_of(config, corpus, role, iteration, everything=role is Role.PLANNER)
+    rows = rows_of(config, corpus, role, 0, everything=role is Role.PLANNER)
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
     return states_of(model, rows.windows(), tokens, config.train.batch_tokens, pad)
 
@@ -132,9 +89,9 @@ def _held_out(corpus: Corpus) -> dict[str, bool]:
     return {one: int(digest("critic", task), 16) % HELD == 0 for one, task in corpus.tasks.items()}
 
 
-def _returns(episodes: Episodes, settings: RefineConfig, role: Role) -> Floats:
+def _returns(episodes: Episodes, settings: CreditConfig, role: Role) -> Floats:
     """(T,): what a role's critic should say at each step."""
-    method = Hae(**settings.credit.model_dump())
+    method = Hae(**settings.model_dump())
     reward_T, runs, none_N = method.rewards(episodes), episodes.runs, np.zeros(len(episodes.runs))
     if role is not Role.EXECUTOR:
         return returns(reward_T, runs, method.gamma, none_N)

@@ -1,0 +1,114 @@
+"""Self-play: a student plays training tasks; its episodes, solved or not, are what its next version learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import pyarrow as pa
+
+from flywheel.arrow import segments_to_arrow
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import quoted
+from flywheel.datasets.versions.contamination import refuse_contamination
+from flywheel.distill.data.corpus import Corpus
+from flywheel.distill.subgoals.segmentation import by_plan
+from flywheel.environments.catalog import canonical, open_world
+from flywheel.errors import TrainingError
+from flywheel.filters.curate import curate
+from flywheel.policies.registry import policy_directory
+from flywheel.policies.students import load_policy
+from flywheel.rollouts.episode import Job, Origin
+from flywheel.rollouts.play import RETRY_STRIDE, play
+from flywheel.runtime.devices import pick_device
+from flywheel.runtime.distributed import barrier, broadcast, is_main
+from flywheel.trajectory import RouteTo, Split
+
+PURPOSE, SEGMENTS = "self_play", "self_play/1"
+"""The subgoals that the student ordered. All count as decided; whether they were reached, credit tells."""
+ONLINE_TRAINING: dict[str, object] = {"renamed": 0.0, "validation_share": 0.0, "segments": SEGMENTS}
+"""Settings of training where a student learns from its own play."""
+
+
+def play_round(config: Config, lake: Lake, policy_id: str, tasks: range, attempts: int = 1) -> Corpus:
+    """Play and curate training tasks with a student at temperature 1, as far as that is not done; its episodes, but
+    for broken and distrusted ones."""
+    if is_main():
+        _play(config, lake, policy_id, tasks, attempts)
+    barrier()
+    snapshot = broadcast(lake.snapshot())
+    condition = f"policy_id = {quoted(policy_id)} and purpose = '{PURPOSE}' and attempt % {RETRY_STRIDE} < {attempts}"
+    rows = lake.sql(
+        f"""select trajectory_id, task_id from trajectories where ours and {condition}
+            and split = 'train' and route <> '{RouteTo.QUARANTINE}' and revoked is null
+            and length > 0 order by trajectory_id""",
+        at=snapshot,
+    ).to_pylist()
+    if not rows:
+        raise TrainingError(f'no episode that {policy_id} played can be believed; see: flywheel sql "from verdicts"')
+    task_of = {row["trajectory_id"]: row["task_id"] for row in rows}
+    refuse_contamination(lake, list(task_of), config.curate.leak)
+    routes = dict.fromkeys(task_of, RouteTo.SUPERVISED)
+    return Corpus(lake, routes, dict.fromkeys(task_of, 1.0), task_of, SEGMENTS, [], [], snapshot, condition)
+
+
+def _play(config: Config, lake: Lake, policy_id: str, tasks: range, attempts: int) -> None:
+    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+        student = load_policy(policy_directory(lake, policy_id), pick_device(config.train.device), temperature=1.0)
+        jobs = [
+            Job(task, attempt)
+            for task in world.tasks(Split.TRAIN, tasks.start, len(tasks))
+            for attempt in range(attempts)
+        ]
+        ids = play(config, lake, world, student, jobs, Origin(0, PURPOSE, config.identity()))
+    curate(config, lake)
+    for start in range(0, len(ids), 256):
+        known = sorted(lake.known_ids(ids[start : start + 256]))
+        segments = [
+            replace(segment, completed=True, source=SEGMENTS)
+            for trajectory in lake.trajectories(known)
+            if trajectory.length
+            for segment in by_plan(trajectory)
+        ]
+        lake.append_facts("segments", segments_to_arrow(segments), f"self-play of {policy_id}", key=("source",))
+
+
+def only(corpus: Corpus, trajectory_ids: Collection[str]) -> Corpus:
+    """The corpus of some of its trajectories."""
+    keep = set(trajectory_ids)
+    return replace(
+        corpus,
+        routes={trajectory: route for trajectory, route in corpus.routes.items() if trajectory in keep},
+        weights={trajectory: weight for trajectory, weight in corpus.weights.items() if trajectory in keep},
+        tasks={trajectory: task for trajectory, task in corpus.tasks.items() if trajectory in keep},
+    )
+
+
+def verified_in(lake: Lake, corpus: Corpus) -> dict[str, float]:
+    """Trajectory → 1 if it was verified, else 0."""
+    return _column(lake, corpus, "verified::int")
+
+
+def scores_in(lake: Lake, corpus: Corpus) -> dict[str, float]:
+    """Trajectory → the share of the task that it solved, as the environment says."""
+    return _column(lake, corpus, "score")
+
+
+def widest_offer(lake: Lake, corpus: Corpus) -> int:
+    """The most options of a step, "done" included."""
+    most = "(select max(len(valid_actions)) from steps s where s.trajectory_id = t.trajectory_id)"
+    return 1 + int(max(_column(lake, corpus, most).values()))
+
+
+def _column(lake: Lake, corpus: Corpus, expression: str) -> dict[str, float]:
+    connection = lake.connect(corpus.snapshot)
+    try:
+        connection.register("chosen", pa.table({"trajectory_id": pa.array(list(corpus.tasks), pa.string())}))
+        found = connection.sql(
+            f"""select t.trajectory_id, coalesce({expression}, 0)
+                from trajectories t semi join chosen using (trajectory_id)"""
+        ).fetchall()
+    finally:
+        connection.close()
+    return {trajectory: float(value) for trajectory, value in found}

@@ -1,0 +1,44 @@
+"""Settings of a student's models."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from flywheel.config.section import Count, Section
+
+
+class StudentConfig(Section):
+    """Size of one student model; planner, executor and flat student have the same."""
+
+    hidden: Count = Field(default=160, description="Width.")
+    layers: Count = Field(default=2, description="Depth.")
+    heads: Count = Field(default=4, description="Attention heads; must divide the width.")
+    base: str = Field(
+        default="", description="A local checkpoint folder or .gguf file to start from; its size replaces the above."
+    )
+    lora_rank: int = Field(default=0, ge=0, description="Train an adapter of this rank on the base; 0: all of it.")
+    vocabulary: int = Field(
+        default=1200, ge=300, description="Most tokens of the tokenizer trained on the collected text."
+    )
+    window_steps: Count = Field(
+        default=16, description="Decisions before the executor's or flat agent's context starts anew."
+    )
+    planner_window: Count = Field(default=10, description="Subgoals before the planner's context starts anew.")
+    segment_steps: Count = Field(default=16, description="Steps after which an unfinished subgoal times out.")
+    max_repeats: Count = Field(default=2, description="Times an action is offered from one and the same state.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> StudentConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide hidden={self.hidden}")
+        if self.lora_rank and not self.base:
+            raise ValueError("lora_rank needs a base to adapt")
+        return self
+
+
+class Epochs(Section):
+    """Passes over the data by role: a planner has one decision where an executor has three, and harder ones."""
+
+    planner: Count
+    executor: Count
+    flat: Count
