@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import flywheel as flywheel_package
+from flywheel import __version__
 from flywheel.datasets.lake.lake import Lake
 from flywheel.trajectory import Trajectory
 
@@ -59,6 +61,19 @@ def test_help_lists_every_command_and_starts_fast() -> None:
     assert best < 0.7
 
 
+def test_the_version_is_told() -> None:
+    assert flywheel("--version").stdout == f"flywheel {__version__}\n"
+
+
+def test_importing_flywheel_costs_nothing() -> None:
+    code = "import sys, flywheel; print(len({'torch', 'duckdb', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert alone.stdout == "0\n"
+    assert (flywheel_package.Lake, flywheel_package.Trajectory) == (Lake, Trajectory)
+    with pytest.raises(AttributeError, match="no attribute 'Lakes'"):
+        getattr(flywheel_package, "Lakes")  # noqa: B009
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_an_example(command: str) -> None:
     told = flywheel(command, "--help")
@@ -67,7 +82,7 @@ def test_every_command_has_an_example(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "libraries"), [("cli", ["torch", "prefect", "duckdb"]), ("flows.summary", ["torch", "prefect"])]
+    ("module", "libraries"), [("cli.main", ["torch", "prefect", "duckdb"]), ("flows.summary", ["torch", "prefect"])]
 )
 def test_who_only_tells_loads_no_heavy_library(module: str, libraries: list[str]) -> None:
     """`--help`, and what `flywheel status` and `flywheel history` read."""

@@ -51,3 +51,22 @@ def test_the_readme_has_five_queries_and_its_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    if "experiments" in page.parts:
+        return  # they name what was there when they were made
+    named = re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|toml))`", page.read_text())
+    rooms = (ROOT, ROOT / "src" / "flywheel")
+    assert [name for name in named if not any((room / name).exists() for room in rooms)] == []
+
+
+@pytest.mark.minutes
+def test_the_blocks_of_the_python_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "python.md").read_text().replace("data/notebook", str(tmp_path / "lake"))
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.+?)```", page, re.DOTALL):
+        exec(block, names)
+    assert str(names["student"].policy_id).startswith("flat-")

@@ -40,6 +40,7 @@ ROOMS = (
     "distill",
     "collect",
     "evaluation",
+    "stages",
     "integrations",
     "serving",
     "flows",

@@ -1,4 +1,4 @@
-"""Oracle swaps: each level replaced in turn says which one fails; two oracles together solve everything."""
+"""Oracle ablation: each level replaced in turn says which one fails; two oracles together solve everything."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_oracle_planner_names_the_experts_subgoals_in_order(
 
 
 def test_the_command_and_a_student_without_levels(smoke: Config, lake: Lake, student: HierarchicalAgent) -> None:
-    call = ["swaps", str(SMOKE), student.policy_id, "--set", f"data_dir={lake.root}", "--json"]
+    call = ["ablate", str(SMOKE), student.policy_id, "--set", f"data_dir={lake.root}", "--json"]
     before = lake.snapshot()
     told = CliRunner().invoke(app, call)
     assert told.exit_code == 0, told.output

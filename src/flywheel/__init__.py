@@ -1,3 +1,32 @@
-"""Flywheel: collect, verify, store, distill, gate and redeploy agent trajectories."""
+"""Flywheel: collect, verify, store, distill, gate and redeploy agent trajectories.
+
+`Lake`, `Config`, `Trajectory` and `load_config` are imported when they are first asked for; the stages of a turn are
+functions of `flywheel.stages`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flywheel.config.root import Config
+    from flywheel.config.root import load as load_config
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.trajectory import Trajectory
 
 __version__ = "0.1.0"
+__all__ = ["Config", "Lake", "Trajectory", "__version__", "load_config"]
+_PLACES = {
+    "Config": ("flywheel.config.root", "Config"),
+    "Lake": ("flywheel.datasets.lake.lake", "Lake"),
+    "Trajectory": ("flywheel.trajectory", "Trajectory"),
+    "load_config": ("flywheel.config.root", "load"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'flywheel' has no attribute '{name}'")
+    module, attribute = _PLACES[name]
+    return getattr(import_module(module), attribute)

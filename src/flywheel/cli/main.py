@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flywheel import __version__
 from flywheel.cli.agents import Number, collect, evaluate, serve_policy
 from flywheel.cli.console import (
     DEFAULT_DATA,
@@ -34,7 +35,7 @@ from flywheel.cli.lake import dataset as dataset_commands
 from flywheel.cli.lake import lake as lake_commands
 from flywheel.cli.lake import lineage
 from flywheel.cli.output import show_table, write_result
-from flywheel.cli.students import credit, merge, push, segment, swaps
+from flywheel.cli.students import ablate, credit, merge, push, segment
 from flywheel.cli.verifiers import reverify
 from flywheel.cli.verifiers import verifiers as verifier_commands
 from flywheel.errors import BudgetError, ConfigError, FlywheelError
@@ -66,6 +67,12 @@ class Log(StrEnum):
     JSON = "json"
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"flywheel {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     log: Annotated[
@@ -74,6 +81,9 @@ def root(
             "--log", envvar="FLYWHEEL_LOG", help="Write what happens to stderr: each stage as it ends, warnings."
         ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """A data flywheel for trajectory distillation: collect, verify, store, distill, gate, redeploy."""
     if log:
@@ -286,7 +296,7 @@ app.command(epilog="Example: flywheel collect configs/quickstart.toml --set coll
 app.command(epilog="Example: flywheel evaluate configs/quickstart.toml champion --split test")(evaluate)
 app.command(epilog="Example: flywheel serve-policy champion --data-dir data/quickstart")(serve_policy)
 app.command(epilog="Example: flywheel credit gae --where \"split = 'train'\" --arg gamma=0.99")(credit)
-app.command(epilog="Example: flywheel swaps configs/quickstart.toml champion --json")(swaps)
+app.command(epilog="Example: flywheel ablate configs/quickstart.toml champion --json")(ablate)
 app.command(epilog="Example: flywheel merge flat-1a2b flat-3c4d --weight 0.7 --weight 0.3")(merge)
 app.command(epilog="Example: flywheel segment changes --where \"split = 'train'\"")(segment)
 app.command(epilog="Example: flywheel push hierarchical-1a2b me/my-student")(push)

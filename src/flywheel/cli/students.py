@@ -99,7 +99,7 @@ def segment(
     )
 
 
-def swaps(
+def ablate(
     config: ConfigFile,
     policy: Annotated[str, typer.Argument(help="A hierarchical student: champion, or a policy id.")] = "champion",
     iteration: Annotated[int, typer.Option(min=1, help="Whose dev tasks.")] = 1,
@@ -112,11 +112,11 @@ def swaps(
     if dry_run:
         say({"policy": policy, "tasks": settings.evaluate.dev_tasks}, as_json)
         return
-    from flywheel.evaluation.oracle_ablation import ablate
+    from flywheel.evaluation.oracle_ablation import ablate as ablate_levels
     from flywheel.flows.progress import bar
 
-    with bar(f"swaps {policy}") as progress:
-        found = ablate(settings, lake_of(settings), policy, iteration, progress)
+    with bar(f"ablate {policy}") as progress:
+        found = ablate_levels(settings, lake_of(settings), policy, iteration, progress)
     if as_json:
         say({**asdict(found), "weaker": found.weaker}, as_json)
         return

@@ -268,10 +268,10 @@ class Config(Section):
         return digest(settings | {"curate": curate})
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply `key.path=value` overrides. Raises `ConfigError` in one line."""
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = tomllib.loads(Path(path).read_text())
     except FileNotFoundError:
         raise ConfigError(f"no config at {path}; shipped ones are in configs/") from None
     except OSError as error:

@@ -46,11 +46,13 @@ def ablate(
     Raises `PolicyError` for a student without levels, `ConfigError` for one that learned other subgoals.
     """
     if config.train.segments != MILESTONES:
-        raise ConfigError(f"swaps name subgoals as {MILESTONES} does, and this student learned {config.train.segments}")
+        raise ConfigError(
+            f"oracles name subgoals as {MILESTONES} does, and this student learned {config.train.segments}"
+        )
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         student = make_policy(config, lake, world, name)
         if not isinstance(student, HierarchicalAgent):
-            raise PolicyError(f"{student.policy_id} has no levels to swap; name a hierarchical student")
+            raise PolicyError(f"{student.policy_id} has no levels to replace; name a hierarchical student")
         tasks = held_out_tasks(config, world, Split.DEV, iteration)
         expert = [one for one in rehearse(config, world, Expert(world), tasks, "evaluate") if one.success]
         progress(len(tasks))
