@@ -55,7 +55,7 @@ PLAYER = textwrap.dedent("""
     from pathlib import Path
     from flywheel.rollouts.episode import Episode, Job, Origin
     from flywheel.agents.scripted import RandomPolicy
-    from flywheel.datasets.lake.streaming_writer import Draft
+    from flywheel.datasets.lake.streaming_writer import StreamingWriter
     from flywheel.datasets.lake.lake import Lake
     from flywheel.datasets.maintenance.compaction import compact
     from flywheel.environments.protocol import Observation
@@ -71,7 +71,7 @@ PLAYER = textwrap.dedent("""
         job, origin = Job(Task("e", "{}", Split.TRAIN, seed)), Origin(1, "collect", "c")
         blank = Episode(job, RandomPolicy(), origin, 0.0, Observation("x"))
         whole = blank.finished(StopReason.STEP_LIMIT)
-        with Draft(lake, whole) as draft:
+        with StreamingWriter(lake, whole) as draft:
             for index in range(length):
                 draft.add([step(index)])
             draft.commit(whole, "long")

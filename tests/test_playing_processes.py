@@ -85,7 +85,7 @@ def test_a_process_that_cannot_play_is_told(
 PLAY = """
 import sys
 from pathlib import Path
-from flywheel.rollouts.play import ALONE
+from flywheel.rollouts.play import NO_HOOKS
 from flywheel.rollouts.episode import Job, Origin
 from flywheel.config.root import load
 from flywheel.datasets.lake.lake import Lake
@@ -101,7 +101,7 @@ with open_world(settings.environment.name, canonical(settings.environment.parame
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 800, int(sys.argv[3]))]
     policy = make_policy(settings, lake, world, sys.argv[2])
     origin, say = Origin(1, "killed", "t"), lambda done: print(done, flush=True)
-    playing_processes.play_apart(settings, lake, world, policy, jobs, origin, say, ALONE)
+    playing_processes.play_apart(settings, lake, world, policy, jobs, origin, say, NO_HOOKS)
 print("done", flush=True)
 """
 

@@ -132,12 +132,12 @@ def test_errors_over_there_are_told_here(cluster: str) -> None:
 ACTORS = """
 import os, sys
 from flywheel.runtime.ray_cluster import actors, in_order
-from flywheel.errors import FlywheelError, LeakError
+from flywheel.errors import FlywheelError, ContaminationError
 
 class Square:
     def of(self, number):
         if number == 4:
-            raise LeakError("four")
+            raise ContaminationError("four")
         if number == 5:
             os._exit(1)
         return number ** 2

@@ -98,7 +98,7 @@ MEASURE = textwrap.dedent("""
     from flywheel.datasets.lake.lake import Lake
     from flywheel.distill.data.corpus import load_corpus
     from flywheel.distill.data.rows import rows_of
-    from flywheel.distill.batching.row_store import Writer, Shelf
+    from flywheel.distill.batching.row_store import RowWriter, RowStore
     from flywheel.policies.tokenizer import train_tokenizer
 
     def held():
@@ -109,12 +109,12 @@ MEASURE = textwrap.dedent("""
     rows = rows_of(config, load_corpus(config, lake, 1), Role.FLAT, 1)
     tokens = PieceTokenizer(train_tokenizer(["a b."], [], 300), max_entries=1000)
     most = written = 0
-    with Writer(Path(sys.argv[3])) as shelf:
+    with RowWriter(Path(sys.argv[3])) as shelf:
         for number, one, row in rows.epochs(tokens, 1):
             shelf.add(one, row)
             written += 1
             most = max(most, held()) if written % 20 == 0 else most
-    read = Shelf(Path(sys.argv[3]))
+    read = RowStore(Path(sys.argv[3]))
     for place in range(len(read)):
         read[place].ids_T.sum()
     print(written, max(most, held()))

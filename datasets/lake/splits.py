@@ -26,8 +26,8 @@ def units_of(task: Task) -> dict[By, str]:
 def assign(lake: Lake, tasks: Iterable[Task], by: By = "task") -> None:
     """Record the splits of tasks, or of all that they belong to.
 
-    Raises `LeakError`, and records nothing, if a task, something that holds it, or something that it holds is decided
-    otherwise already.
+    Raises `ContaminationError`, and records nothing, if a task, something that holds it, or something that it holds is
+    decided otherwise already.
     """
     wanted: dict[str, Split] = {}
     around: dict[str, set[Split]] = {}

@@ -23,7 +23,7 @@ WAITING = 128
 class StreamingWriter:
     """Steps in the order in which they are played; nobody reads them before `commit`.
 
-        with Draft(lake, trajectory) as draft:
+        with StreamingWriter(lake, trajectory) as draft:
             for step in play():
                 draft.add([step])
             draft.commit(replace(trajectory, stop_reason=StopReason.SUCCESS, success=True), "collect")

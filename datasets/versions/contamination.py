@@ -64,7 +64,7 @@ def find_contamination(lake: Lake, ids: Sequence[str], threshold: float) -> list
 
 
 def refuse_contamination(lake: Lake, ids: Sequence[str], threshold: float) -> None:
-    """Raise `LeakError` if a training episode among `ids` gives a held-out task of the lake away."""
+    """Raise `ContaminationError` if a training episode among `ids` gives a held-out task of the lake away."""
     if found := find_contamination(lake, ids, threshold):
         worst = found[0]
         raise ContaminationError(

@@ -53,7 +53,7 @@ def create(
 ) -> DatasetVersion:
     """Record what the condition (SQL over `trajectories`) selects now. The same again is the version that exists.
 
-    Raises `LeakError` if a training episode among them gives a held-out task away.
+    Raises `ContaminationError` if a training episode among them gives a held-out task away.
     """
     if not _NAME.fullmatch(name):
         raise LakeError(f"'{name}' is no name for a dataset; use a-z, 0-9, - and _")

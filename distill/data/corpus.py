@@ -78,7 +78,7 @@ def load_corpus(
 
     Of an iteration: verified ones, imports among them, and teachers' that at least hold completed segments; a student's
     failed episode teaches nobody, its way to a milestone is mostly its own wandering. Of an import, what only a policy
-    can have written is read as absent. Raises `LeakError` where one of them is of a
+    can have written is read as absent. Raises `ContaminationError` where one of them is of a
     held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is left, or
     where a hierarchy would learn from an episode without segments.
     """
@@ -192,7 +192,7 @@ def _pinned(lake: Lake, snapshot: int, title: str) -> dict[str, RouteTo]:
 
 
 def _fit(rows: Sequence[dict[str, Any]], nothing: str) -> dict[str, RouteTo]:
-    """Routes of what was asked for; raises `TrainingError` or `LeakError` where some of it may not teach."""
+    """Routes of what was asked for; raises `TrainingError` or `ContaminationError` where some of it may not teach."""
     if not rows:
         raise TrainingError(nothing)
     if held := [row for row in rows if row["split"] != "train"]:

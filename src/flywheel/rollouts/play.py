@@ -71,7 +71,7 @@ def play(
 ) -> list[str]:
     """Play what the lake does not hold yet; the ids of all the jobs' trajectories, in order.
 
-    The tasks' splits are recorded before the first of them is played; raises `LeakError` if they were decided
+    The tasks' splits are recorded before the first of them is played; raises `ContaminationError` if they were decided
     otherwise. An episode that the infrastructure broke is committed as such, and its task is tried again under a new
     attempt.
     """

@@ -31,7 +31,7 @@ NEVER = -100.0
 
 
 class RemoteLanguageModel:
-    """Implements `Speaker` with a server's `/v1/completions`."""
+    """Implements `LanguageModel` with a server's `/v1/completions`."""
 
     def __init__(
         self, server: Server, tokenizer: PreTrainedTokenizerBase, decoding: Decoding, *, retries: int = 30
