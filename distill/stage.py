@@ -163,7 +163,7 @@ def _student(
             metrics=metrics,
         )
         refuse_revoked(lake, [*corpus.routes, *training.also], corpus.snapshot)
-        verifiers = [one.name for one in config.curate.verifiers if one.gate]
+        verifiers = [verifier.name for verifier in config.curate.verifiers if verifier.gate]
         if is_main():
             for role in ROLES[kind]:
                 (directory / role / "README.md").write_text(part_card(card, role, verifiers))
@@ -226,4 +226,4 @@ def _role(
             training.critic.save(directory / role)
     if training.critic:
         metrics["explained_variance"] = training.critic.explained
-    return metrics, sum(one.numel() for one in model.parameters())
+    return metrics, sum(parameter.numel() for parameter in model.parameters())

@@ -150,7 +150,7 @@ def codes(column: pa.ChunkedArray) -> Ints:
 
 def batch_of(trajectories: Sequence[Trajectory]) -> Batch:
     steps = pa.concat_tables([ARROW_SCHEMAS["steps"].empty_table(), *steps_to_arrow(trajectories)])
-    starts = np.concatenate([[0], np.cumsum([len(one.steps) for one in trajectories])]).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum([len(trajectory.steps) for trajectory in trajectories])]).astype(np.int64)
     return Batch(trajectories_to_arrow(trajectories), steps, starts)
 
 

@@ -61,7 +61,7 @@ def empty_fingerprints(batch: Batch) -> pa.Table:
     """Rows of what cannot be compared: it is like nothing."""
     schema = ARROW_SCHEMAS["fingerprints"]
     empty = {"actions": "", "essential": "", "record": "", "signature": [], "bands": [], "source": SOURCE}
-    return pa.Table.from_pylist([{"trajectory_id": one, **empty} for one in batch.ids], schema)
+    return pa.Table.from_pylist([{"trajectory_id": trajectory_id, **empty} for trajectory_id in batch.ids], schema)
 
 
 def without_loops(batch: Batch) -> Bools:

@@ -67,9 +67,9 @@ def reverify(
     route. A changed verdict under the same version and arguments is told and not kept: the verifier or its
     environment is not deterministic.
     """
-    known = {one.name: one for one in config.curate.verifiers}
+    known = {verifier.name: verifier for verifier in config.curate.verifiers}
     settings = known.get(name, VerifierConfig(name=name, gate=False))
-    gates = {one.name for one in config.curate.verifiers if one.gate}
+    gates = {verifier.name for verifier in config.curate.verifiers if verifier.gate}
     alone = config.model_copy(update={"curate": config.curate.model_copy(update={"verifiers": (settings,)})})
     ids, changes, unverifiable = _curated_since(config, lake, since), list[Change](), dict[str, str]()
     with closing(BatchVerifier(alone, verify)) as examiner:
@@ -87,7 +87,7 @@ def reverify(
                 _append(lake, [one for one in said if not _same_maker(before, one)], routes, name)
             progress(len(chunk))
     warn_unverifiable(unverifiable)
-    touched = [one.trajectory_id for one in changes]
+    touched = [change.trajectory_id for change in changes]
     students = lake.sql(
         f"""select distinct policy_id from lineage where list_contains({literal(touched)}::varchar[], trajectory_id)
             order by policy_id"""

@@ -38,12 +38,14 @@ class Case:
     @property
     def voucher(self) -> str:
         """Who reproduced, or vouches for, an import; empty if nobody does."""
-        return next((one.verifier for one in self.verdicts if one.passed and one.verifier in self._able), "")
+        return next(
+            (verdict.verifier for verdict in self.verdicts if verdict.passed and verdict.verifier in self._able), ""
+        )
 
     @property
     def reproduced(self) -> bool:
         """Did we play it, or has a replay gone through the very same states?"""
-        replays = [one for one in self.verdicts if one.verifier == Replay.name and one.confidence > 0]
+        replays = [verdict for verdict in self.verdicts if verdict.verifier == Replay.name and verdict.confidence > 0]
         return self.origin in OURS or any(one.integrity >= one.integrity_threshold for one in replays)
 
     @property

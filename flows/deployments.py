@@ -110,7 +110,7 @@ def distill_now(
 
 def next_number(config: Config) -> int:
     """The first iteration that is not finished."""
-    return 1 + sum(one.finished for one in iterations(Lake.of(config, create=True)))
+    return 1 + sum(iteration.finished for iteration in iterations(Lake.of(config, create=True)))
 
 
 def limit_of(config: Config) -> str:
@@ -179,7 +179,7 @@ def _installed(config: Config, made: list[RunnerDeployment], **where: Any) -> tu
             with suppress(ObjectNotFound):
                 one.paused = client.read_deployment_by_name(f"{one.flow_name}/{one.name}").paused
     ids = [one.apply(**where) for one in made]
-    names = [one for one in ids if isinstance(one, UUID)]
+    names = [trajectory_id for trajectory_id in ids if isinstance(trajectory_id, UUID)]
     return names, install(config, *names)
 
 

@@ -43,7 +43,7 @@ def begin(config: Config, lake: Lake, number: int) -> Iteration:
                     started_at=now(connection),
                 )
             )
-    return next(one for one in iterations(lake) if one.number == number)
+    return next(iteration for iteration in iterations(lake) if iteration.number == number)
 
 
 def check_settings(config: Config, lake: Lake) -> None:

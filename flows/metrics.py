@@ -52,7 +52,7 @@ def _metrics(lake: Lake) -> Iterator[Metric]:
         cost.add_metric([row["policy"], row["purpose"]], float(row["cost"]))
     yield from (trajectories, tokens, cost)
     turns = iterations(lake)
-    finished = [one for one in turns if one.finished]
+    finished = [turn for turn in turns if turn.finished]
     yield GaugeMetricFamily("flywheel_iterations_finished", "Iterations that are done.", value=len(finished))
     yield GaugeMetricFamily("flywheel_snapshot", "The newest snapshot.", value=lake.snapshot())
     yield GaugeMetricFamily(

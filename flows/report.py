@@ -47,7 +47,9 @@ def write_report(
     }
     directory = lake.root / "reports"
     directory.mkdir(exist_ok=True)
-    history = [one.report for one in iterations(lake) if one.finished and one.number < number] + [report]
+    history = [
+        iteration.report for iteration in iterations(lake) if iteration.finished and iteration.number < number
+    ] + [report]
     stem = directory / f"iteration-{number}"
     plot(history, stem.with_suffix(".png"))
     stem.with_suffix(".md").write_text(as_markdown(history, stem.with_suffix(".png").name))

@@ -34,7 +34,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     if Lake.exists(config):
         lake = Lake.of(config)
         check_settings(config, lake)
-        done = [one.report for one in iterations(lake) if one.finished]
+        done = [iteration.report for iteration in iterations(lake) if iteration.finished]
         if len(done) >= config.iterations:
             return done[: config.iterations]
     with prefect_api(config.data_dir, meanwhile=lambda: _prepare(config)):

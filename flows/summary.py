@@ -61,8 +61,8 @@ def status_of(lake: Lake) -> dict[str, Any]:
     return {
         "snapshot": lake.snapshot(),
         **counts.to_pylist()[0],
-        "iterations_finished": [one.number for one in turns if one.finished],
-        "iteration_running": next((one.number for one in turns if not one.finished), None),
+        "iterations_finished": [turn.number for turn in turns if turn.finished],
+        "iteration_running": next((turn.number for turn in turns if not turn.finished), None),
         "champion": champion(lake),
         "why": reigns[-1].reason if reigns else "no student was promoted yet",
         "last_gate": _told(gate[0]) if gate else None,
@@ -90,16 +90,16 @@ def _served(lake: Lake) -> dict[str, Any] | None:
 def history_of(lake: Lake) -> dict[str, list[dict[str, Any]]]:
     """Iterations with their rates and gates, and the champion's changes, oldest first."""
     rows = []
-    for one in iterations(lake):
-        rates = {rate["policy"]: f"{rate['rate']:.1%}" for rate in one.report.get("rates", [])}
+    for iteration in iterations(lake):
+        rates = {rate["policy"]: f"{rate['rate']:.1%}" for rate in iteration.report.get("rates", [])}
         rows.append(
             {
-                "iteration": one.number,
-                "finished": one.finished,
-                "began_under": one.champion_id,
+                "iteration": iteration.number,
+                "finished": iteration.finished,
+                "began_under": iteration.champion_id,
                 "rates": ", ".join(f"{policy} {rate}" for policy, rate in rates.items()),
-                "gate": one.report.get("gate", {}).get("sentence", ""),
-                "seconds": round(sum(one.report.get("seconds", {}).values())),
+                "gate": iteration.report.get("gate", {}).get("sentence", ""),
+                "seconds": round(sum(iteration.report.get("seconds", {}).values())),
             }
         )
     changes = [

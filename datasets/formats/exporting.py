@@ -106,7 +106,9 @@ def _texts(
         trajectories = lake.trajectories(chunk)
         segments = _segments(lake, chunk) if format == "sft" else {}
         if format in TUNING:
-            trajectories = [one if one.claims is None else teachable(one) for one in trajectories]
+            trajectories = [
+                trajectory if trajectory.claims is None else teachable(trajectory) for trajectory in trajectories
+            ]
         if format == "dpo":
             yield from ((name, _json(pair)) for name, pair in _pairs(lake, trajectories))
         for one in trajectories if format != "dpo" else ():
@@ -166,7 +168,10 @@ def _pairs(lake: Lake, verified: Sequence[Trajectory]) -> Iterator[Row]:
             where ours and route in ('executor', 'continual') and revoked is null and split = 'train'
               and list_contains({tasks}, task_id) order by trajectory_id"""
     ).to_pylist()
-    bad = {one.trajectory_id: one for one in lake.trajectories([row["trajectory_id"] for row in failed])}
+    bad = {
+        trajectory.trajectory_id: trajectory
+        for trajectory in lake.trajectories([row["trajectory_id"] for row in failed])
+    }
     for good in verified:
         for row in failed:
             if row["task_id"] == good.task_id and (pair := dpo_row(good, bad[row["trajectory_id"]])):

@@ -222,14 +222,14 @@ MAY_BE_ABSENT = frozenset(
 """Fields of the data contract that may be None."""
 
 
-def _check_types(one: Trajectory) -> None:
+def _check_types(trajectory: Trajectory) -> None:
     """Raise `RecordError` for what does not fit the data contract."""
     try:
-        for table in (trajectories_to_arrow([one]), *steps_to_arrow([one])):
+        for table in (trajectories_to_arrow([trajectory]), *steps_to_arrow([trajectory])):
             for name, column in zip(table.column_names, table.columns, strict=True):
                 if (column.null_count and name not in MAY_BE_ABSENT) or _holds_nulls(column):
                     raise RecordError(f"does not fit the data contract: {name} is null")
-        for _ in images_to_arrow([one]):
+        for _ in images_to_arrow([trajectory]):
             pass
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"does not fit the data contract: {str(error).splitlines()[0]}") from error

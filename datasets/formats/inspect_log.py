@@ -119,7 +119,7 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
                 "epoch": trajectory.attempt + 1,
                 "input": trajectory.instruction,
                 "target": "",
-                "messages": [{"role": one["role"], "content": one["content"]} for one in messages],
+                "messages": [{"role": message["role"], "content": message["content"]} for message in messages],
                 "scores": {"success": {"value": "C" if trajectory.success else "I"}},
                 "metadata": {"trajectory_id": trajectory.trajectory_id, "score": trajectory.score},
             }

@@ -44,7 +44,9 @@ def sharegpt_row(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[st
     messages = [{"role": "system", "content": trajectory.instruction}, *messages_of(trajectory.steps, {**images})]
     return {
         "id": trajectory.trajectory_id,
-        "conversations": [{"from": _SPEAKER[one["role"]], "value": _text(one["content"])} for one in messages],
+        "conversations": [
+            {"from": _SPEAKER[message["role"]], "value": _text(message["content"])} for message in messages
+        ],
     }
 
 

@@ -109,7 +109,7 @@ class Lake:
 
     def append(self, trajectories: Sequence[Trajectory], message: str) -> int:
         """Commit trajectories with all their steps; ids already there are left out. How many were new."""
-        by_id = {one.trajectory_id: one for one in trajectories}
+        by_id = {trajectory.trajectory_id: trajectory for trajectory in trajectories}
 
         def parts(fresh: Sequence[str]) -> dict[str, Tables]:
             new = [by_id[one] for one in fresh]

@@ -138,55 +138,55 @@ def with_origins(trajectories: pa.Table) -> pa.Table:
     )
 
 
-def teachable(one: Trajectory) -> Trajectory:
+def teachable(trajectory: Trajectory) -> Trajectory:
     """The trajectory as training may read it: what only a policy can have written is absent without provenance, and
     actions that changed nothing are no targets. The loss mask of another tool's record can only exclude steps."""
-    if one.origin in OURS:
-        return one
-    after = [*((step.state_key, step.note) for step in one.steps[1:]), (one.final_state_key, "")]
+    if trajectory.origin in OURS:
+        return trajectory
+    after = [*((step.state_key, step.note) for step in trajectory.steps[1:]), (trajectory.final_state_key, "")]
     steps = []
-    for step, (state, note) in zip(one.steps, after, strict=True):
+    for step, (state, note) in zip(trajectory.steps, after, strict=True):
         idle = step.state_key == state != "" and not note and not step.reward
-        weight = step.trainable if one.claims is None else True
+        weight = step.trainable if trajectory.claims is None else True
         steps.append(replace(step, **{**_WITHOUT_AUTHOR, "trainable": weight and not idle}))
-    return replace(one, steps=tuple(steps))
+    return replace(trajectory, steps=tuple(steps))
 
 
-def claims_of(one: Trajectory) -> str:
+def claims_of(trajectory: Trajectory) -> str:
     """What a record of ours says of its own provenance, as canonical JSON. Steps by other policies are named one by
     one."""
-    claims = {name: getattr(one, name) for name in _CLAIMED}
+    claims = {name: getattr(trajectory, name) for name in _CLAIMED}
     others = {
         str(step.index): [step.policy_id, step.policy_version]
-        for step in one.steps
-        if (step.policy_id, step.policy_version) != (one.policy_id, one.policy_version)
+        for step in trajectory.steps
+        if (step.policy_id, step.policy_version) != (trajectory.policy_id, trajectory.policy_version)
     }
     return json.dumps({**claims, "steps": others}, sort_keys=True)
 
 
-def with_claims(one: Trajectory) -> Trajectory:
+def with_claims(trajectory: Trajectory) -> Trajectory:
     """An imported record as its document told it: the inverse of `as_claim`, for exports."""
-    if one.claims is None:
-        return one
-    claims = json.loads(one.claims)
+    if trajectory.claims is None:
+        return trajectory
+    claims = json.loads(trajectory.claims)
     others = claims.pop("steps", {})
     default_policy = [claims["policy_id"], claims["policy_version"]]
     steps = []
-    for step in one.steps:
+    for step in trajectory.steps:
         policy_id, version = others.get(str(step.index), default_policy)
         steps.append(replace(step, policy_id=policy_id, policy_version=version))
-    return replace(one, **claims, claims=None, steps=tuple(steps))
+    return replace(trajectory, **claims, claims=None, steps=tuple(steps))
 
 
-def as_claim(one: Trajectory, identity: str, source: str, by: str) -> Trajectory:
+def as_claim(trajectory: Trajectory, identity: str, source: str, by: str) -> Trajectory:
     """A record as an import writes it: who played it, when and for what is moved to `claims`.
 
     `identity` becomes the id of a record of ours; other formats have ids that are digests already. Task id and group
     follow from the task.
     """
-    task = one.task
+    task = trajectory.task
     named = replace(
-        one,
+        trajectory,
         task_id=task.task_id,
         task_group=task.group,
         policy=IMPORTED,
@@ -200,32 +200,32 @@ def as_claim(one: Trajectory, identity: str, source: str, by: str) -> Trajectory
         origin_source=source,
         origin_by=by,
     )
-    if one.claims is None:
+    if trajectory.claims is None:
         return named
-    policy_id = f"{one.policy}@{one.policy_version}"[:64]
-    steps = tuple(replace(step, policy_id=policy_id) for step in one.steps)
+    policy_id = f"{trajectory.policy}@{trajectory.policy_version}"[:64]
+    steps = tuple(replace(step, policy_id=policy_id) for step in trajectory.steps)
     return replace(named, trajectory_id=identity, policy_id=policy_id, extra=None, subject=None, steps=steps)
 
 
-def as_trusted(one: Trajectory, source: str, by: str) -> Trajectory:
+def as_trusted(trajectory: Trajectory, source: str, by: str) -> Trajectory:
     """A record whose own provenance is accepted (`import --trust`)."""
-    return replace(one, claims=None, origin=TrajectoryOrigin.TRUSTED, origin_source=source, origin_by=by)
+    return replace(trajectory, claims=None, origin=TrajectoryOrigin.TRUSTED, origin_source=source, origin_by=by)
 
 
-def check_numbers(one: Trajectory) -> None:
+def check_numbers(trajectory: Trajectory) -> None:
     """Raise `RecordError` for numbers that no episode can have: counts below zero, scores outside [0, 1], NaN, steps
     that are not numbered, a limit that ended a success."""
-    if [step.index for step in one.steps] != list(range(one.length)):
+    if [step.index for step in trajectory.steps] != list(range(trajectory.length)):
         raise RecordError("steps are not numbered 0, 1, … up to the length")
     for name in ("score", "tokens", "cost", "iteration", "attempt", "started_at", "total_reward"):
-        _check(name, getattr(one, name), _BOUNDS.get(name, (0.0, math.inf)))
-    for step in one.steps:
+        _check(name, getattr(trajectory, name), _BOUNDS.get(name, (0.0, math.inf)))
+    for step in trajectory.steps:
         for name in ("reward", "progress", "seconds", "cost", "prompt_tokens", "completion_tokens"):
             _check(f"{name} of step {step.index}", getattr(step, name), _BOUNDS.get(name, (0.0, math.inf)))
         for row in (step.logprobs or (), *(step.top_logprobs or ())):
             for value in row if isinstance(row, tuple) else (row,):
                 _check(f"a log-probability of step {step.index}", value, (-math.inf, 1e-3), finite=False)
-        if step.truncated and (step.terminated or one.success):
+        if step.truncated and (step.terminated or trajectory.success):
             raise RecordError(f"step {step.index} was truncated, in an episode that ended of itself")
 
 

@@ -109,9 +109,9 @@ def overtaken(lake: Lake, sources: Sequence[Segment]) -> bool:
 
 def rows(lake: Lake, sources: Sequence[Segment]) -> Iterator[pa.Table]:
     """The rows of files of one kind, a row group at a time, with the columns that the contract has now."""
-    for one in sources:
-        schema = ARROW_SCHEMAS[one.kind]
-        for table in row_groups(lake.source(one.name, one.kind)):
+    for source in sources:
+        schema = ARROW_SCHEMAS[source.kind]
+        for table in row_groups(lake.source(source.name, source.kind)):
             yield pa.concat_tables([schema.empty_table(), table], promote_options="default").select(schema.names)
 
 

@@ -88,7 +88,7 @@ def resolve(lake: Lake, prefix: str) -> tuple[str, str]:
 def revoke(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> dict[str, Any]:
     """Take trajectories back: they teach nobody from now on; the datasets and students that they touched are marked."""
     known = lake.known_ids(trajectory_ids)
-    if missing := [one for one in trajectory_ids if one not in known]:
+    if missing := [trajectory_id for trajectory_id in trajectory_ids if trajectory_id not in known]:
         raise LakeError(f"no trajectory '{missing[0]}' in {lake.name}; nothing was revoked")
     gone = set(lake.sql("select trajectory_id from revocations")["trajectory_id"].to_pylist())
     new = [one for one in dict.fromkeys(trajectory_ids) if one not in gone]

@@ -124,7 +124,7 @@ def _live_segments(connection: Connection, ids: Sequence[str]) -> set[str]:
 
 def _has(lake: Lake, files: Sequence[Segment], ids: Sequence[str]) -> bool:
     try:
-        return any(read_rows(lake.source(one.name, one.kind), ids, ["trajectory_id"]).num_rows for one in files)
+        return any(read_rows(lake.source(file.name, file.kind), ids, ["trajectory_id"]).num_rows for file in files)
     except LakeError:
         if overtaken(lake, files):
             return True  # for the caller to look again
@@ -136,18 +136,18 @@ def _written_without(lake: Lake, name: str, sources: Sequence[Segment], ids: Seq
     gone = pa.array(ids, pa.string())
     try:
         return {
-            one.kind: lake.write(
+            source.kind: lake.write(
                 name,
-                one.kind,
+                source.kind,
                 (
                     table.filter(pc.invert(pc.is_in(table["trajectory_id"], value_set=gone)))
-                    for table in rows(lake, [one])
+                    for table in rows(lake, [source])
                 ),
             )
-            for one in sources
+            for source in sources
         }
     except LakeError:
-        lake.discard(name, [one.kind for one in sources])
+        lake.discard(name, [source.kind for source in sources])
         if overtaken(lake, sources):
             return {}
         raise
@@ -166,11 +166,14 @@ def _rewrite(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None
         connection.execute(
             insert(SEGMENT),
             [
-                {**segment_row(name, one.kind, files[one.kind], one.begin_snapshot), "end_snapshot": one.end_snapshot}
-                for one in sources
+                {
+                    **segment_row(name, source.kind, files[source.kind], source.begin_snapshot),
+                    "end_snapshot": source.end_snapshot,
+                }
+                for source in sources
             ],
         )
-        discard_later(connection, [file_name(old, one.kind) for one in sources])
+        discard_later(connection, [file_name(old, source.kind) for source in sources])
         for ledger in (TRAJECTORY, FACT):
             connection.execute(update(ledger).where(ledger.c.segment == old).values(segment=name))
 

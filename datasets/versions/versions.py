@@ -80,7 +80,7 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak:
         return _pin(same)
     found_lengths = lake.sql("select trajectory_id, length from trajectories", at=snapshot).to_pydict()
     lengths = dict(zip(*found_lengths.values(), strict=True))
-    steps = sum(lengths[one] for one in ids)
+    steps = sum(lengths[trajectory_id] for trajectory_id in ids)
     draft = DatasetVersion(name, 0, snapshot, condition, sample, seed, len(ids), steps, found, "", "")
     card = dataset_card(lake, draft.name, snapshot, condition, ids)
     with lake.catalog.write() as connection:

@@ -108,12 +108,12 @@ def _weighed(example: Example, factor: float) -> Example:
     return Example(example.ids_T, (example.weight_T * factor).astype(np.float32), example.columns, example.group)
 
 
-def offered(one: Trajectory, segments: Sequence[Segment], repeats: int) -> list[Offer]:
+def offered(trajectory: Trajectory, segments: Sequence[Segment], repeats: int) -> list[Offer]:
     """What the student could say at each step: the guard's offer, and "done" where a subgoal was in force before."""
     guard = ActionMask(repeats)
     starts = {part.start for part in segments}
     found = []
-    for step in one.steps:
+    for step in trajectory.steps:
         observation = observation_of(step)
         offer = guard.offer(observation)
         found.append((offer, bool(segments) and step.index not in starts))

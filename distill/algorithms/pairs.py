@@ -61,7 +61,7 @@ def pair_rows(
             documents.append(example(window.pieces, tokens))
             owners.append(number)
     reference = token_logprobs(model, documents, config.train.batch_tokens, pad)
-    words = np.bincount(owners, [float(one.weight_T.sum()) for one in documents], len(sides))
+    words = np.bincount(owners, [float(document.weight_T.sum()) for document in documents], len(sides))
     rows = [
         Example(
             one.ids_T,

@@ -81,11 +81,11 @@ def top_tokens(
     return found
 
 
-def with_teacher_logprobs(one: Example, ids: Sequence[int], logprobs: Sequence[float], k: int) -> Example:
+def with_teacher_logprobs(example: Example, ids: Sequence[int], logprobs: Sequence[float], k: int) -> Example:
     """The example with what was stored of its targets as columns (T, k)."""
-    targets = np.flatnonzero(one.weight_T[1:]) + 1
-    ids_TK = np.zeros((len(one.ids_T), k), np.int32)
-    logprobs_TK = np.zeros((len(one.ids_T), k), np.float32)
+    targets = np.flatnonzero(example.weight_T[1:]) + 1
+    ids_TK = np.zeros((len(example.ids_T), k), np.int32)
+    logprobs_TK = np.zeros((len(example.ids_T), k), np.float32)
     ids_TK[targets] = np.asarray(ids, np.int32).reshape(-1, k)
     logprobs_TK[targets] = np.asarray(logprobs, np.float32).reshape(-1, k)
-    return Example(one.ids_T, one.weight_T, {TOP_IDS: ids_TK, TOP_LOGPROBS: logprobs_TK}, one.group)
+    return Example(example.ids_T, example.weight_T, {TOP_IDS: ids_TK, TOP_LOGPROBS: logprobs_TK}, example.group)

@@ -174,7 +174,7 @@ def token_logprobs(
 ) -> list[NDArray[np.float32]]:
     """(T,) of each example: log-probability of its targets under a model, as `score` has it; 0 elsewhere."""
     model.train(False)
-    found = [np.zeros(len(one.ids_T), np.float32) for one in examples]
+    found = [np.zeros(len(example.ids_T), np.float32) for example in examples]
     for batch in batches(model, examples, batch_tokens, pad):
         for document, told in by_document(batch, score(target_logits(model, batch), batch.targets)):
             found[document][np.flatnonzero(examples[document].weight_T[1:]) + 1] = told

@@ -140,7 +140,7 @@ def lengths_of(examples: Sequence[Example]) -> list[int]:
     if isinstance(examples, RowStore):
         found: list[int] = examples.lengths.tolist()
         return found
-    return [len(one.ids_T) for one in examples]
+    return [len(example.ids_T) for example in examples]
 
 
 def groups_of(examples: Sequence[Example]) -> list[int]:
@@ -148,14 +148,14 @@ def groups_of(examples: Sequence[Example]) -> list[int]:
     if isinstance(examples, RowStore):
         found: list[int] = examples.groups.tolist()
         return found
-    return [one.group for one in examples]
+    return [example.group for example in examples]
 
 
 def weight_of(examples: Sequence[Example]) -> float:
     """Weight of all targets together."""
     if isinstance(examples, RowStore):
         return examples.weight
-    return float(sum(float(one.weight_T.sum()) for one in examples))
+    return float(sum(float(example.weight_T.sum()) for example in examples))
 
 
 def _batch(rows: Sequence[Owned]) -> pa.RecordBatch:

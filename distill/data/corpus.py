@@ -64,8 +64,8 @@ class Corpus:
             for start in range(0, len(order), CHUNK):
                 some = order[start : start + CHUNK]
                 cut = _segments(connection, some, self.segments)
-                for one in self.lake.trajectories(some):
-                    yield teachable(one), cut.get(one.trajectory_id, [])
+                for trajectory in self.lake.trajectories(some):
+                    yield teachable(trajectory), cut.get(trajectory.trajectory_id, [])
         finally:
             connection.close()
 

@@ -37,7 +37,7 @@ class Rows:
     @property
     def digest(self) -> str:
         """What decides every epoch's rows, down to their bytes."""
-        drawn = [(one, round(self.corpus.weights[one], 6)) for one in self.ids]
+        drawn = [(trajectory_id, round(self.corpus.weights[trajectory_id], 6)) for trajectory_id in self.ids]
         texts = sorted(
             (one, digest([piece.spelling for window in own for piece in window.pieces], size=16))
             for one, own in self.windows()
@@ -47,8 +47,12 @@ class Rows:
     def apart(self, share: float) -> tuple[Rows, Rows]:
         """(rows to learn from, rows of a share of the tasks that are held out); always the same tasks."""
         tasks = self.corpus.tasks
-        held = {one for one in self.ids if int(digest("held out", tasks[one], size=4), 16) / 2**32 < share}
-        learned = tuple(one for one in self.ids if one not in held)
+        held = {
+            trajectory_id
+            for trajectory_id in self.ids
+            if int(digest("held out", tasks[trajectory_id], size=4), 16) / 2**32 < share
+        }
+        learned = tuple(trajectory_id for trajectory_id in self.ids if trajectory_id not in held)
         return replace(self, ids=learned), replace(self, ids=tuple(sorted(held)), renamed=0)
 
     def windows(self) -> Iterator[tuple[str, list[Window]]]:

@@ -48,6 +48,6 @@ def draw_weights(lake: Lake, ids: Sequence[str], settings: BalanceConfig, iterat
         lengths=lengths,
         families=families,
         success=rates,
-        neighbours=np.array([near[one] for one in names], np.int64),
+        neighbours=np.array([near[name] for name in names], np.int64),
     )
     return dict(zip(names, weighed.tolist(), strict=True))

@@ -48,26 +48,28 @@ def labeller(base_url: str, model: str, rejected: list[str]) -> Segmenter:
     """A segmenter that asks a model; `rejected` hears why an answer was thrown away. None that fits: no segments."""
     server = Server("labeller", base_url, model, KEY)
 
-    def segment(one: Trajectory) -> list[Segment]:
+    def segment(trajectory: Trajectory) -> list[Segment]:
         for attempt in range(TRIES):
-            answer = ask(server, SYSTEM, prompt(one), Plan, temperature=0.0 if attempt == 0 else 0.7, seed=attempt)
+            answer = ask(
+                server, SYSTEM, prompt(trajectory), Plan, temperature=0.0 if attempt == 0 else 0.7, seed=attempt
+            )
             try:
                 parts = [(part.first, part.last, part.subgoal) for part in Plan.model_validate_json(answer).parts]
-                return checked(one, parts, source_of(model))
+                return checked(trajectory, parts, source_of(model))
             except ValidationError:
-                rejected.append(f"{one.trajectory_id}: not the asked-for JSON")
+                rejected.append(f"{trajectory.trajectory_id}: not the asked-for JSON")
             except LakeError as error:
-                rejected.append(f"{one.trajectory_id}: {error}")
+                rejected.append(f"{trajectory.trajectory_id}: {error}")
         return []
 
     return segment
 
 
-def prompt(one: Trajectory) -> str:
+def prompt(trajectory: Trajectory) -> str:
     """Task and record: what was done, and what came of it."""
-    answers = [*(step.event for step in one.steps[1:]), one.final_event]
+    answers = [*(step.event for step in trajectory.steps[1:]), trajectory.final_event]
     lines = [
         f"[{step.index}] {step.action}\n    {answer or 'nothing new'}"
-        for step, answer in zip(one.steps, answers, strict=True)
+        for step, answer in zip(trajectory.steps, answers, strict=True)
     ]
-    return f"# Task\n{one.instruction}\n\n# Record of {one.length} steps\n{chr(10).join(lines)}"
+    return f"# Task\n{trajectory.instruction}\n\n# Record of {trajectory.length} steps\n{chr(10).join(lines)}"

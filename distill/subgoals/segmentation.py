@@ -31,31 +31,33 @@ NEAR = 1
 Segmenter = Callable[[Trajectory], list[Segment]]
 
 
-def by_plan(one: Trajectory) -> list[Segment]:
+def by_plan(trajectory: Trajectory) -> list[Segment]:
     """The teacher's or planner's own subgoals, as they were in force; none for an episode without a plan.
 
     A subgoal counts as completed unless it is the last of an unsolved episode.
     """
-    if not any(step.subgoal for step in one.steps):
+    if not any(step.subgoal for step in trajectory.steps):
         return []
-    changed = [step.index for before, step in pairwise(one.steps) if step.switched or step.subgoal != before.subgoal]
+    changed = [
+        step.index for before, step in pairwise(trajectory.steps) if step.switched or step.subgoal != before.subgoal
+    ]
     starts = [0, *changed]
-    return _segments(one, starts, [one.steps[start].subgoal for start in starts], LIVED)
+    return _segments(trajectory, starts, [trajectory.steps[start].subgoal for start in starts], LIVED)
 
 
-def by_changes(one: Trajectory) -> list[Segment]:
+def by_changes(trajectory: Trajectory) -> list[Segment]:
     """Cut where the agent came to another place, or, without places, where what it saw changed most of its words.
 
     Label-free: a segment is called after the action that ended it.
     """
-    seen = [step.observation for step in one.steps]
-    places = [step.place for step in one.steps]
+    seen = [step.observation for step in trajectory.steps]
+    places = [step.place for step in trajectory.steps]
     if any(places):
         starts = [0, *(at for at in range(1, len(places)) if places[at] != places[at - 1])]
     else:
         starts = [0, *(at for at in range(1, len(seen)) if _likeness(seen[at - 1], seen[at]) < ALIKE)]
-    ends = [*starts[1:], len(one.steps)]
-    return _segments(one, starts, [one.steps[end - 1].action for end in ends], CHANGES)
+    ends = [*starts[1:], len(trajectory.steps)]
+    return _segments(trajectory, starts, [trajectory.steps[end - 1].action for end in ends], CHANGES)
 
 
 SOURCES: Mapping[str, tuple[str, Segmenter]] = {
@@ -89,7 +91,7 @@ def segment_lake(
         return {"trajectories": len(ids)}
     counts = {"trajectories": 0, "segments": 0, "uncut": 0}
     for chunk in batched(lake.by_commit(ids), TOGETHER):
-        found = [segmenter(teachable(one)) for one in lake.trajectories(chunk)]
+        found = [segmenter(teachable(trajectory)) for trajectory in lake.trajectories(chunk)]
         whole = [part for own in found for part in own]
         if whole:
             lake.append_facts("segments", segments_to_arrow(whole), f"segments of {source}", key=("source",))
@@ -150,7 +152,7 @@ def mean_overlap(one: Sequence[Segment], other: Sequence[Segment]) -> float:
     return float((both / union)[inverse].mean())
 
 
-def checked(one: Trajectory, parts: Sequence[tuple[int, int, str]], source: str) -> list[Segment]:
+def checked(trajectory: Trajectory, parts: Sequence[tuple[int, int, str]], source: str) -> list[Segment]:
     """Segments from (first step, last step, subgoal). Raises `LakeError` unless they are contiguous, in order, named,
     and cover every step: nothing is repaired."""
     expected = 0
@@ -158,22 +160,22 @@ def checked(one: Trajectory, parts: Sequence[tuple[int, int, str]], source: str)
         if first != expected or last < first or not subgoal.strip():
             raise LakeError(f"segment {first}..{last} '{subgoal}' should begin at step {expected} and have a name")
         expected = last + 1
-    if expected != one.length:
-        raise LakeError(f"the segments cover {expected} of {one.length} steps")
-    return _segments(one, [first for first, _, _ in parts], [subgoal.strip() for *_, subgoal in parts], source)
+    if expected != trajectory.length:
+        raise LakeError(f"the segments cover {expected} of {trajectory.length} steps")
+    return _segments(trajectory, [first for first, _, _ in parts], [subgoal.strip() for *_, subgoal in parts], source)
 
 
-def _segments(one: Trajectory, starts: Sequence[int], subgoals: Sequence[str], source: str) -> list[Segment]:
-    ends = [*starts[1:], len(one.steps)]
+def _segments(trajectory: Trajectory, starts: Sequence[int], subgoals: Sequence[str], source: str) -> list[Segment]:
+    ends = [*starts[1:], len(trajectory.steps)]
     return [
         Segment(
-            one.trajectory_id,
+            trajectory.trajectory_id,
             index,
             start,
             end,
             subgoal,
-            end < len(one.steps) or one.success,
-            _earned(one.steps[start:end]),
+            end < len(trajectory.steps) or trajectory.success,
+            _earned(trajectory.steps[start:end]),
             source,
         )
         for index, (start, end, subgoal) in enumerate(zip(starts, ends, subgoals, strict=True))

@@ -229,7 +229,7 @@ def _plan(epochs: Sequence[Sequence[Example]], update_tokens: int, seed: int) ->
 
 def _packed(examples: Sequence[Example], update_tokens: int, seed: int, epoch: int) -> list[list[Row]]:
     chance, lengths, groups = np.random.default_rng([seed, epoch]), lengths_of(examples), groups_of(examples)
-    if any(one >= 0 for one in groups):
+    if any(group >= 0 for group in groups):
         return pack_groups(lengths, groups, update_tokens, chance)
     return pack(lengths, update_tokens, chance)
 
@@ -252,4 +252,4 @@ def _layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _numbers(modules: Sequence[nn.Module]) -> int:
-    return sum(parameter.numel() for one in modules for parameter in one.parameters())
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -38,7 +38,7 @@ def labelled_set(config: Config, world: World, progress: Callable[[int], None] =
     for policy in clumsy:
         honest += _play(config, world, policy)
         progress(len(played))
-    facts = [world.facts(one.task) for one in golden]
+    facts = [world.facts(trajectory.task) for trajectory in golden]
     classes = {name: plant for name, plant in REWARD_HACKS.items() if name not in LAKE_WIDE}
     cheats = [
         Labelled(plant(golden[row], golden[row - 1], facts[row]), False, name, row % len(classes) == number)
@@ -53,15 +53,15 @@ def acceptance_set(config: Config, world: World) -> dict[str, list[Trajectory]]:
     golden = _golden(_play(config, world, Expert(world)))[:8]
     return {
         "golden": golden,
-        "initial state": [cut(one, 0) for one in golden],
+        "initial state": [cut(trajectory, 0) for trajectory in golden],
         "no-ops": _play(config, world, Idle(), max_steps=IDLE_STEPS)[:8],
-        "corrupted golden": [corrupted(one) for one in golden],
+        "corrupted golden": [corrupted(trajectory) for trajectory in golden],
     }
 
 
 def _golden(played: Sequence[Trajectory]) -> list[Trajectory]:
     """The successes. Raises `ConfigError` if they are too few to measure anything."""
-    golden = [one for one in played if one.success]
+    golden = [trajectory for trajectory in played if trajectory.success]
     if len(golden) < 2:
         raise ConfigError(
             f"the expert solves {len(golden)} of {len(played)} calibration tasks, and two are needed; "
@@ -70,11 +70,11 @@ def _golden(played: Sequence[Trajectory]) -> list[Trajectory]:
     return golden
 
 
-def corrupted(one: Trajectory) -> Trajectory:
+def corrupted(trajectory: Trajectory) -> Trajectory:
     """A golden record in whose second half every action means nothing, all else untouched."""
-    half = len(one.steps) // 2
-    broken = (replace(step, action=NO_OP) for step in one.steps[half:])
-    return replace(one, steps=(*one.steps[:half], *broken))
+    half = len(trajectory.steps) // 2
+    broken = (replace(step, action=NO_OP) for step in trajectory.steps[half:])
+    return replace(trajectory, steps=(*trajectory.steps[:half], *broken))
 
 
 def _play(config: Config, world: World, policy: Policy, max_steps: int = 0) -> list[Trajectory]:

@@ -99,9 +99,9 @@ def pasted(trajectory: Trajectory, facts: Facts) -> str:
         if not words.strip():
             continue
         told = [
-            one.name
-            for one in facts.milestones
-            if one.action in words and not seen.issuperset(_WORDS.findall(one.action))
+            milestone.name
+            for milestone in facts.milestones
+            if milestone.action in words and not seen.issuperset(_WORDS.findall(milestone.action))
         ]
         if len(told) >= PASTED:
             return f"step {step.index} names {' and '.join(told[:PASTED])} before they were in sight"

@@ -219,8 +219,8 @@ def trajectories_to_arrow(trajectories: Sequence[Trajectory]) -> pa.Table:
 
 def steps_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
     """A row a step, in the order of the trajectories; tables of bounded length, so that long episodes need no copy."""
-    steps = [step for one in trajectories for step in one.steps]
-    ids = [one.trajectory_id for one in trajectories for _ in one.steps]
+    steps = [step for trajectory in trajectories for step in trajectory.steps]
+    ids = [trajectory.trajectory_id for trajectory in trajectories for _ in trajectory.steps]
     for start in range(0, len(steps), CHUNK_STEPS):
         part = slice(start, start + CHUNK_STEPS)
         plain = _columns(steps[part], pa.schema(list(_STEP)[1:]))
@@ -229,7 +229,9 @@ def steps_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
 
 def images_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
     """A row an image, each once a trajectory."""
-    rows = ((one.trajectory_id, image) for one in trajectories for image in dict.fromkeys(one.images))
+    rows = (
+        (trajectory.trajectory_id, image) for trajectory in trajectories for image in dict.fromkeys(trajectory.images)
+    )
     for chunk in batched(rows, CHUNK_IMAGES):
         yield pa.Table.from_pylist(
             [

@@ -129,7 +129,7 @@ def check(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
 
     with bar("check") as progress:
         problems = check_lake(open_lake(data_dir), progress)
-    say([f"{one.path} {one.reason}" for one in problems] or "the lake is what its catalog says", as_json)
+    say([f"{problem.path} {problem.reason}" for problem in problems] or "the lake is what its catalog says", as_json)
     if problems:
         raise typer.Exit(2)
 
@@ -142,7 +142,7 @@ def repair(data_dir: DataDir = DEFAULT_DATA, dry_run: DryRun = False, as_json: A
 
     opened = open_lake(data_dir)
     problems = check_lake(opened)
-    say([one.path for one in problems] if dry_run else repair_lake(opened, problems), as_json)
+    say([problem.path for problem in problems] if dry_run else repair_lake(opened, problems), as_json)
 
 
 @lake.command(epilog="Example: flywheel lake compact")

@@ -29,7 +29,7 @@ def check(
 ) -> None:
     """Acceptance test and calibration on labelled episodes and planted cheats. Exit code 2 if a verifier fails it."""
     settings = load_config(config, sets)
-    names = only or [one.name for one in settings.curate.verifiers]
+    names = only or [verifier.name for verifier in settings.curate.verifiers]
     if dry_run:
         say({"verifiers": names, "tasks": settings.curate.calibration_tasks}, as_json)
         return
@@ -89,7 +89,9 @@ def reverify(
     if as_json:
         say(asdict(found), as_json)
         return
-    changes = [[one.trajectory_id, one.before, one.after, one.reason, one.route] for one in found.changes]
+    changes = [
+        [change.trajectory_id, change.before, change.after, change.reason, change.route] for change in found.changes
+    ]
     show_table(["trajectory", "before", "after", "why", "route"], changes)
     say(
         {"judged": found.judged, "changed": len(changes), "datasets": found.datasets, "students": found.students},

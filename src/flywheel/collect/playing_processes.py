@@ -71,7 +71,10 @@ def play_apart(
         ids = play(config, lake, world, policy, parts[0], origin, progress, hooks)
         wait()
     own = {id_of(job, policy, origin) for job in parts[0]}
-    return [*(id_of(job, policy, origin) for job in jobs), *(one for one in ids if one not in own)]
+    return [
+        *(id_of(job, policy, origin) for job in jobs),
+        *(trajectory_id for trajectory_id in ids if trajectory_id not in own),
+    ]
 
 
 @contextmanager

@@ -155,9 +155,9 @@ class CurateConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> CurateConfig:
-        if not any(one.gate for one in self.verifiers):
+        if not any(verifier.gate for verifier in self.verifiers):
             raise ValueError("no verifier gates; set gate = true for one of them")
-        if len({one.name for one in self.verifiers}) < len(self.verifiers):
+        if len({verifier.name for verifier in self.verifiers}) < len(self.verifiers):
             raise ValueError("a verifier is named twice; an ensemble's members can be one verifier several times")
         return self
 
@@ -264,7 +264,7 @@ class Config(Section):
         for section, setting in APART:
             del settings[section][setting]
         curate = self.curate.model_dump(mode="json", exclude=measured)
-        curate["verifiers"] = [one.model_dump(mode="json", exclude={"bar"}) for one in self.curate.verifiers]
+        curate["verifiers"] = [verifier.model_dump(mode="json", exclude={"bar"}) for verifier in self.curate.verifiers]
         return digest(settings | {"curate": curate})
 
 

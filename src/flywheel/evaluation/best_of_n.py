@@ -61,7 +61,9 @@ def chooser(
         return ByVerifier(made[0])
     eye = StateEncoder.of(config, folder)
     played = outcomes(config, lake, world, student, progress)
-    head, notes = fitted(eye, [(one.task_group, eye.end(one), float(one.success)) for one in played])
+    head, notes = fitted(
+        eye, [(trajectory.task_group, eye.end(trajectory), float(trajectory.success)) for trajectory in played]
+    )
     return ByValue(eye, head, notes)
 
 
@@ -103,19 +105,19 @@ class StateEncoder:
         read = sum(len(tokens.context(window.pieces)) for _, window in windows)
         return states.trajectory_M, np.asarray(states.features_MD, np.float64), read
 
-    def end(self, one: Trajectory) -> Window:
+    def end(self, trajectory: Trajectory) -> Window:
         """What the agent would read at the end of an episode, marked as if one more decision fell there."""
-        context = (FlatContext if self.role is Role.FLAT else HierarchicalContext)(one.instruction, self.limits)
-        for step in one.steps:
+        context = (FlatContext if self.role is Role.FLAT else HierarchicalContext)(trajectory.instruction, self.limits)
+        for step in trajectory.steps:
             seen = observation_of(step)
             if isinstance(context, HierarchicalContext):
                 context.follow(seen, step.action, step.subgoal, switched=step.switched)
             else:
                 context.observe(seen)
                 context.act(seen, step.action)
-        last = Observation(one.final_observation, one.final_event, place=one.steps[-1].place)
+        last = Observation(trajectory.final_observation, trajectory.final_event, place=trajectory.steps[-1].place)
         window = context.observe(last)
-        window.end_with(END, target=True, decision=len(one.steps))
+        window.end_with(END, target=True, decision=len(trajectory.steps))
         return window
 
 
@@ -129,7 +131,11 @@ class ByValue:
     notes: Mapping[str, float]
 
     def worth(self, lake: Lake, ids: Sequence[str]) -> dict[str, float]:
-        ends = [(one.trajectory_id, self.eye.end(one)) for one in lake.trajectories(list(ids)) if one.steps]
+        ends = [
+            (trajectory.trajectory_id, self.eye.end(trajectory))
+            for trajectory in lake.trajectories(list(ids))
+            if trajectory.steps
+        ]
         names, features_MD, _ = self.eye.features(ends)
         return dict(zip(names, self.head(features_MD).tolist(), strict=True))
 

@@ -64,13 +64,13 @@ def value_auditor(
     return ValueAuditor(eye, head, notes, digest("value auditor", folder.name, SHOWN, EARLIER, notes))
 
 
-def _moments(one: Trajectory) -> list[tuple[str, Window, float]]:
+def _moments(trajectory: Trajectory) -> list[tuple[str, Window, float]]:
     """(task group, what was seen by then, 1 if that solved the task): the end of an episode, and moments before it."""
-    seen = [observation_of(step) for step in one.steps]
-    chance = random.Random(one.trajectory_id)
+    seen = [observation_of(step) for step in trajectory.steps]
+    chance = random.Random(trajectory.trajectory_id)
     early = chance.sample(range(1, len(seen) - 1), min(EARLIER, len(seen) - 2)) if len(seen) > 2 else []
-    ends = [(len(seen), float(one.success)), *((end, 0.0) for end in early)]
-    return [(one.task_group, _shown(one.instruction, seen[:end]), won) for end, won in ends]
+    ends = [(len(seen), float(trajectory.success)), *((end, 0.0) for end in early)]
+    return [(trajectory.task_group, _shown(trajectory.instruction, seen[:end]), won) for end, won in ends]
 
 
 def _shown(instruction: str, seen: Sequence[Observation]) -> Window:

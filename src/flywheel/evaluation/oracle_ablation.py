@@ -63,14 +63,14 @@ def ablate(
         found = []
         for policy in (student, OraclePlanner(student, solutions), OracleExecutor(student, solutions)):
             played = rehearse(config, world, policy, solved, "evaluate")
-            whole = [one for one in played if one.stop_reason is not StopReason.INFRASTRUCTURE]
+            whole = [trajectory for trajectory in played if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
             found.append(rate(sum(one.success for one in whole), len(whole)))
             progress(len(tasks))
     return OracleAblation(len(solved), *found)
 
 
-def solution_of(one: Trajectory) -> Solution:
+def solution_of(trajectory: Trajectory) -> Solution:
     """Subgoals and deeds of a finished episode, by its segments."""
-    parts = segment(one)
-    deeds = tuple(tuple(step.action for step in one.steps[part.start : part.end]) for part in parts)
+    parts = segment(trajectory)
+    deeds = tuple(tuple(step.action for step in trajectory.steps[part.start : part.end]) for part in parts)
     return Solution(tuple(part.subgoal for part in parts), deeds)

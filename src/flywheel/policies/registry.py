@@ -55,7 +55,7 @@ def register(lake: Lake, card: PolicyCard, trajectory_ids: Sequence[str]) -> Non
                 created_at=now(connection),
             )
         )
-        rows = [{"policy_id": card.policy_id, "trajectory_id": one} for one in trajectory_ids]
+        rows = [{"policy_id": card.policy_id, "trajectory_id": trajectory_id} for trajectory_id in trajectory_ids]
         connection.execute(insert(LINEAGE), rows)
 
 

@@ -176,15 +176,15 @@ class Rollout:
     async def _fill(self, slot: int, worker: EnvironmentWorker, jobs: Iterator[Job]) -> None:
         for job in jobs:
             running = _Running(slot, Episode(job, self.policy, self.origin))
-            for one in self.callbacks:
-                one.begun(slot, running.episode)
+            for callback in self.callbacks:
+                callback.begun(slot, running.episode)
             self._playing += 1
             try:
                 trajectory = await self._play(running, worker)
             finally:
                 self._playing -= 1
-            for one in self.callbacks:
-                one.ended(slot, trajectory)
+            for callback in self.callbacks:
+                callback.ended(slot, trajectory)
             self._done.put(trajectory)
 
     async def _play(self, running: _Running, worker: EnvironmentWorker) -> Trajectory:
@@ -206,8 +206,8 @@ class Rollout:
                     self.clock.steps += 1
                     assert running.acting is not None
                     stop = episode.record(turn, decision, transition, running.acting, seconds + took, self.budget)
-                    for one in self.callbacks:
-                        one.stepped(running.slot, episode, took)
+                    for callback in self.callbacks:
+                        callback.stepped(running.slot, episode, took)
                     if stop is not None:
                         return episode.finished(stop)
         except TimeoutError:
@@ -225,8 +225,8 @@ class Rollout:
         while True:
             decision, seconds = await self._decide(running, turn)
             spent += seconds
-            for one in self.callbacks:
-                one.decided(running.slot, episode, decision, seconds)
+            for callback in self.callbacks:
+                callback.decided(running.slot, episode, decision, seconds)
             if self.auditor is None or running.refusals == MAX_REFUSALS or not _says_done(turn, decision):
                 return turn, _paid(decision, refused, rulings), spent
             began = time.perf_counter()

@@ -47,7 +47,7 @@ class InlineWorker:
 
 def inline_workers(world: World, count: int) -> list[InlineWorker]:
     """So many environments in this process."""
-    return [InlineWorker(one) for one in world.environments(count)]
+    return [InlineWorker(environment) for environment in world.environments(count)]
 
 
 def sound(transition: Transition) -> Transition:

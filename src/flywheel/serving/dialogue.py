@@ -55,4 +55,4 @@ def scene(messages: Sequence[Message]) -> Scene:
 
 def continued(scene: Scene, messages: Sequence[Message], answer: str) -> str:
     """The name of the dialogue once it has been answered: the next request's `before`."""
-    return digest([*((one.role, one.text) for one in messages), ("assistant", answer)], size=16)
+    return digest([*((message.role, message.text) for message in messages), ("assistant", answer)], size=16)
