@@ -198,14 +198,14 @@ def _late(config: Config) -> bool:
     return datetime.now(UTC) - due > timedelta(seconds=config.serve.grace)
 
 
-def _alone(config: Config, patience: float | None = None) -> AbstractContextManager[None]:
+def _alone(config: Config, timeout: float | None = None) -> AbstractContextManager[None]:
     """Hold the flywheel's limit. Raises `TimeoutError` after so many seconds of waiting; None: waits for ever.
 
     A lease that was not renewed while the server was away ends nothing: the lake's own lock is what counts.
     """
     return concurrency(
         limit_of(config),
-        timeout_seconds=patience,
+        timeout_seconds=timeout,
         strict=True,
         lease_duration=LEASE,
         raise_on_lease_renewal_failure=False,

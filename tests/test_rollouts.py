@@ -41,9 +41,9 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def workers(environments: int, processes: int, patience: float = 30.0) -> EnvironmentWorkers:
+def workers(environments: int, processes: int, timeout: float = 30.0) -> EnvironmentWorkers:
     def crew() -> AbstractAsyncContextManager[Sequence[EnvironmentWorker]]:
-        return remote_workers(NAME, "{}", environments=environments, processes=processes, patience=patience)
+        return remote_workers(NAME, "{}", environments=environments, processes=processes, timeout=timeout)
 
     return crew
 
@@ -76,7 +76,7 @@ def test_workers_play_what_one_process_plays(world: World, smoke: Config) -> Non
 
 def test_a_hung_environment_breaks_its_episode_and_is_restarted(faults: Path) -> None:
     began = time.monotonic()
-    found = walked([101, 1, 2], workers(3, 3, patience=1.0))
+    found = walked([101, 1, 2], workers(3, 3, timeout=1.0))
     assert time.monotonic() - began < 20
     assert found[101].stop_reason is StopReason.INFRASTRUCTURE
     assert found[101].error == "the environment did not answer within 1 s at step; it was restarted"
@@ -135,7 +135,7 @@ def test_nonsense_and_chatter_do_not_get_through(faults: Path) -> None:
 
 def test_a_worker_that_cannot_open_its_world_says_why() -> None:
     def crew() -> AbstractAsyncContextManager[Sequence[EnvironmentWorker]]:
-        return remote_workers("cookingworld", '{"numRooms":3}', environments=2, processes=1, patience=30.0)
+        return remote_workers("cookingworld", '{"numRooms":3}', environments=2, processes=1, timeout=30.0)
 
     with pytest.raises(ConfigError, match="no parameter"):
         list(Rollout(RandomPolicy(), [Job(task_of(1))], crew, budget=Budget(5), origin=ORIGIN))
@@ -150,7 +150,7 @@ def test_broken_episodes_are_retried_and_never_counted(faults: Path, lake: Lake)
             "environment.parameters={}",
             "environment.workers=2",
             "environment.parallel=4",
-            "environment.patience=1.0",
+            "environment.step_timeout=1.0",
         ],
     )
     world: World = CorridorWorld()

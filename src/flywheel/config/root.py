@@ -31,7 +31,7 @@ APART = (
     ("train", "trackers"),
     ("environment", "workers"),
     ("environment", "processes"),
-    ("environment", "patience"),
+    ("environment", "step_timeout"),
     ("collect", "teachers"),
 )
 """Settings that decide how something is done, and not what comes of it."""
@@ -54,7 +54,7 @@ class EnvironmentConfig(Section):
     processes: Count = Field(
         default=1, description="Processes that play a student's episodes, each with a model and a simulator of its own."
     )
-    patience: float = Field(
+    step_timeout: float = Field(
         default=60.0, gt=0, description="Seconds without an answer after which a worker's environment counts as hung."
     )
 

@@ -72,9 +72,9 @@ class WorkerProcess:
     all its environments.
     """
 
-    def __init__(self, environment: str, parameters: str, patience: float) -> None:
+    def __init__(self, environment: str, parameters: str, timeout: float) -> None:
         self._command = python_command("-m", "flywheel.rollouts.worker", environment, parameters)
-        self._patience = patience
+        self._timeout = timeout
         self._process: asyncio.subprocess.Process | None = None
         self._asked: list[_Asked] = []
         self._reading: asyncio.Task[None] | None = None
@@ -122,7 +122,7 @@ class WorkerProcess:
                 if self._asked:
                     _settle(self._asked.pop(0), line)
         except TimeoutError:
-            problem = f"did not answer within {self._patience:g} s"
+            problem = f"did not answer within {self._timeout:g} s"
         except ValueError:
             problem = f"answered more than {LINE_BYTES >> 20} MiB"
         finally:
@@ -146,7 +146,7 @@ class WorkerProcess:
         try:
             while not pending.done():
                 asked = self._asked[0] if self._asked else None
-                done, _ = await asyncio.wait([pending], timeout=self._patience)
+                done, _ = await asyncio.wait([pending], timeout=self._timeout)
                 if not done and asked is not None and self._asked and self._asked[0] is asked:
                     raise TimeoutError
             return pending.result()
@@ -218,10 +218,10 @@ def _nonsense(error: ValidationError) -> InfrastructureError:
 
 @asynccontextmanager
 async def remote_workers(
-    environment: str, parameters: str, *, environments: int, processes: int, patience: float
+    environment: str, parameters: str, *, environments: int, processes: int, timeout: float
 ) -> AsyncIterator[Sequence[RemoteWorker]]:
-    """So many environments, dealt out to processes; `patience`: seconds after which an answer is given up."""
-    crew = [WorkerProcess(environment, parameters, patience) for _ in range(min(processes, environments))]
+    """So many environments, dealt out to processes; `timeout`: seconds after which an answer is given up."""
+    crew = [WorkerProcess(environment, parameters, timeout) for _ in range(min(processes, environments))]
     try:
         yield [RemoteWorker(crew[number % len(crew)], number // len(crew)) for number in range(environments)]
     finally:

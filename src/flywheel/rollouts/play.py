@@ -53,7 +53,7 @@ def make_workers(settings: EnvironmentConfig, world: World) -> EnvironmentWorker
             canonical(settings.parameters),
             environments=settings.parallel,
             processes=settings.workers,
-            patience=settings.patience,
+            timeout=settings.step_timeout,
         )
 
     return crew

@@ -23,7 +23,7 @@ class Limits:
     """Subgoals before the planner's window starts anew."""
     segment_steps: int = 16
     """Steps after which an unfinished subgoal counts as timed out."""
-    patience: int = 4
+    stuck_after: int = 4
     """Steps in a row that changed nothing, after which a subgoal counts as stuck."""
 
 
@@ -107,7 +107,7 @@ class HierarchicalContext(FlatContext):
             return None
         if self.steps_in_segment >= self.limits.segment_steps:
             return Outcome.TIMEOUT
-        return Outcome.STUCK if self.idle_steps >= self.limits.patience else None
+        return Outcome.STUCK if self.idle_steps >= self.limits.stuck_after else None
 
     def plan(self, observation: Observation) -> Window:
         """The planner's window, ready for its next subgoal."""
