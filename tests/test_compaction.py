@@ -191,3 +191,11 @@ def test_kill_9_of_the_upkeep_loses_nothing(lake: Lake, golden: list[Trajectory]
     assert [problem for problem in check(lake) if problem.segment] == []
     collect_garbage(lake, keep_snapshots=0, grace=0.0)
     assert check(lake) == []
+
+
+def test_what_a_killed_writer_leaves_is_collected(lake: Lake, golden: list[Trajectory]) -> None:
+    (lake.staging / "0.steps.parquet").write_bytes(b"half")
+    lake.append(golden, "episodes")
+    assert collect_garbage(lake, grace=3600.0) == 0
+    assert collect_garbage(lake, grace=0.0) == 1
+    assert list(lake.staging.iterdir()) == []

@@ -23,7 +23,6 @@ from flywheel.cli.main import app
 from flywheel.datasets.formats.importing import import_files
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.redaction import IDS, JSON, NAMES, redact, redacted, text_columns
-from flywheel.datasets.lake.streaming_writer import StreamingWriter
 from flywheel.flows.logs import WithoutSecrets
 from flywheel.trajectory import Trajectory
 
@@ -145,13 +144,7 @@ def test_no_file_of_the_lake_holds_a_secret(lake: Lake, golden: list[Trajectory]
     ]
 
 
-def test_drafts_and_quarantined_records_are_read_too(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
-    one = spoken(golden[0])
-    with StreamingWriter(lake, one) as draft:
-        draft.add(one.steps)
-        draft.commit(one, "draft")
-    assert SECRETS["e-mail address"] not in bytes_of(lake)
-    assert lake.sql("select sum(occurrences)::int as n from redactions").to_pylist() == [{"n": 4}]
+def test_quarantined_records_are_read_too(lake: Lake, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps({"messages": SECRETS["e-mail address"]}) + "\n")
     CliRunner().invoke(app, ["import", str(bad), "--format", "chat", "--data-dir", str(lake.root)])

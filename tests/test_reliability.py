@@ -22,7 +22,6 @@ import pytest
 
 from flywheel.arrow import routes_to_arrow
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.lake.streaming_writer import StreamingWriter
 from flywheel.datasets.maintenance.check import check
 from flywheel.datasets.maintenance.compaction import collect_garbage, compact
 from flywheel.datasets.maintenance.retention import purge
@@ -183,16 +182,9 @@ def test_a_full_disk_is_told_and_the_lake_stays_whole(small_disk: Path, golden: 
     routes = routes_to_arrow([Route(one.trajectory_id, RouteTo.SUPERVISED, True, "", "") for one in golden[:3]])
     more = [replace(golden[3], trajectory_id=str(number)) for number in range(50)]
 
-    def draft() -> None:
-        with StreamingWriter(lake, golden[4]) as open_draft:
-            for _ in range(200):
-                open_draft.add(golden[4].steps)
-            open_draft.commit(golden[4], "long")
-
     writes = {
         "append": lambda: lake.append(more, "more"),
         "facts": lambda: lake.append_facts("routes", routes, "routes"),
-        "draft": draft,
         "dataset": lambda: create(lake, "all", "true"),
         "purge": lambda: purge(lake, [golden[0].trajectory_id], "asked for"),
         "compact": lambda: compact(lake, least=1),

@@ -153,7 +153,9 @@ class Hae(Gae):
             found = hae_without_critics(reward_T, runs, parts, episodes.group_N, self.gamma)
             return _levels(found, parts)
         if not episodes.values:
-            raise ConfigError("hae with critics needs a student's value heads: set [train.refine] and distill")
+            raise ConfigError(
+                "hae with critics needs a student's value heads: distill with train.finetune.algorithm awr or ppo"
+            )
         low_T, high_T, keep_T = (episodes.value(level)[0] for level in (EXECUTOR, PLANNER, SWITCH))
         critics = Critics(low_T, high_T[parts.first_N], keep_T, episodes.value(PLANNER)[1])
         lam_N = self.lambdas(runs)
