@@ -49,8 +49,6 @@ Progress = Callable[[str, int, int, float], None]
 """Hears (role, updates done, updates in all, loss)."""
 UNSEEN = {"checkpoint_seconds", "device", "finetune", "parallelism", "processes", "trackers"}
 """Settings of training that another student does not come of."""
-
-
 TRACKING = "tracking"
 """The folder of training curves, beside the lake."""
 
@@ -85,9 +83,11 @@ def _distilled(
     number = AD_HOC if corpus.condition else iteration
     parent = newest(lake, kind, number - 1) if number > 1 else ""
     epochs = config.train.later_epochs if parent else config.train.epochs
-    train = partial(_student, lake, kind, progress)
-    student = train(config, corpus, number, parent, epochs, Training(lambda: cloned))
-    return algorithm.finetune(Finetuning(config, lake, corpus, kind, number, student, train)) if algorithm else student
+    train_student = partial(_student, lake, kind, progress)
+    cloned_student = train_student(config, corpus, number, parent, epochs, Training(lambda: cloned))
+    if not algorithm:
+        return cloned_student
+    return algorithm.finetune(Finetuning(config, lake, corpus, kind, number, cloned_student, train_student))
 
 
 def _student(
