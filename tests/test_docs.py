@@ -69,6 +69,12 @@ def test_every_module_that_a_page_names_is_there(page: Path) -> None:
     assert [name for name in named if not any((room / name).exists() for room in rooms)] == []
 
 
+def test_every_test_file_has_a_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## Which tests hold which room")[2]
+    named = re.findall(r"`(\w+)`", page)
+    assert sorted(named) == sorted(path.stem.removeprefix("test_") for path in ROOT.glob("tests/test_*.py"))
+
+
 def _run_blocks(page: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a page's blocks of Python define, run one after the other as one module."""
     module = ModuleType("blocks")
