@@ -194,6 +194,17 @@ def test_credit_under_other_arguments_stays_apart(filled: Lake) -> None:
     assert all(bool((one[name] == two[name]).all()) for name in one)
 
 
-def test_an_unknown_algorithm_is_told(lake: Lake) -> None:
-    with pytest.raises(ConfigError, match=r"train.finetune: .*'bc', 'awr'"):
-        config(lake, "magic")
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("algorithm=magic", "train.finetune.algorithm: must be one of bc, awr, kd, dpo, ppo, grpo"),
+        ("beta=2", "train.finetune.algorithm: must be one of bc"),
+        ("{algorithm='ppo', beta=2}", "unknown key 'train.finetune.beta'; known keys: .*clip_low"),
+        ("{algorithm='awr', credit={gama=1}}", "unknown key 'train.finetune.credit.gama'; did you mean 'gamma'"),
+        ("{algorithm='kd', teacher={hidden='x'}}", "train.finetune.teacher.hidden: .*integer"),
+    ],
+)
+def test_each_algorithm_has_its_own_keys(override: str, told: str) -> None:
+    value = f"={override}" if override.startswith("{") else f".{override}"
+    with pytest.raises(ConfigError, match=told):
+        load(SMOKE, [f"train.finetune{value}"])

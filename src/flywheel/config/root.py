@@ -313,6 +313,10 @@ def explain(error: ValidationError, section: type[Section] = Config) -> str:
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     path, sections = _walk(section, first["loc"])
     where = ".".join(path)
+    if first["type"].startswith("union_tag"):
+        options = _sections(_annotation(sections[0], path[-1]))
+        tags = [str(tag) for option in options for tag in get_args(_annotation(option, TAG))]
+        return f"{where}.{TAG}: must be one of {', '.join(tags)}"
     if first["type"] != "extra_forbidden":
         message = first["msg"].removeprefix("Value error, ")
         return f"{where}: {message}" if where else message
