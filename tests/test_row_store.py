@@ -1,4 +1,4 @@
-"""Rows on disk: what goes on a shelf comes off it, in the order of the trajectories; memory does not grow with it."""
+"""Rows on disk: what goes into a store comes out, in the order of the trajectories; memory does not grow."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_what_goes_on_comes_off_by_trajectory(rows: list[tuple[str, int, int]], 
     owned = [(owner, _example(length, group)) for owner, length, group in rows] * copies
     expected = sorted(owned, key=lambda row: row[0])
     with tempfile.TemporaryDirectory() as folder:
-        shelf = write_rows(Path(folder) / "rows.arrow", owned)
-        assert [shelf.owner(place) for place in range(len(shelf))] == [owner for owner, _ in expected]
-        assert all(_same(one, other) for one, (_, other) in zip(shelf, expected, strict=True))
+        store = write_rows(Path(folder) / "rows.arrow", owned)
+        assert [store.owner(place) for place in range(len(store))] == [owner for owner, _ in expected]
+        assert all(_same(one, other) for one, (_, other) in zip(store, expected, strict=True))
         plain = [one for _, one in expected]
-        assert lengths_of(shelf) == lengths_of(plain)
-        assert groups_of(shelf) == groups_of(plain)
-        assert weight_of(shelf) == pytest.approx(weight_of(plain))
+        assert lengths_of(store) == lengths_of(plain)
+        assert groups_of(store) == groups_of(plain)
+        assert weight_of(store) == pytest.approx(weight_of(plain))
 
 
 def test_rows_are_completed_a_batch_at_a_time(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_rows_are_completed_a_batch_at_a_time(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_shelf_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), RowWriter(tmp_path / "rows.arrow") as shelf:
-        shelf.add("a", _example(3, 0))
+    with pytest.raises(KeyboardInterrupt), RowWriter(tmp_path / "rows.arrow") as store:
+        store.add("a", _example(3, 0))
         raise KeyboardInterrupt
     assert not (tmp_path / "rows.arrow").exists()
     assert len(write_rows(tmp_path / "rows.arrow", [])) == 0
@@ -109,9 +109,9 @@ MEASURE = textwrap.dedent("""
     rows = rows_of(config, load_corpus(config, lake, 1), Role.FLAT, 1)
     tokens = PieceTokenizer(train_tokenizer(["a b."], [], 300), max_entries=1000)
     most = written = 0
-    with RowWriter(Path(sys.argv[3])) as shelf:
+    with RowWriter(Path(sys.argv[3])) as store:
         for number, one, row in rows.epochs(tokens, 1):
-            shelf.add(one, row)
+            store.add(one, row)
             written += 1
             most = max(most, held()) if written % 20 == 0 else most
     read = RowStore(Path(sys.argv[3]))

@@ -96,14 +96,16 @@ class GRPO:
                 [corpus.tasks[trajectory] for trajectory in ids],
                 scale_by_std=settings.scale_by_std,
             )
-            contrasted = {trajectory: value for trajectory, value in zip(ids, advantages, strict=True) if value}
+            of_attempt = dict(zip(ids, advantages.tolist(), strict=True))
+            contrasted = {corpus.tasks[trajectory] for trajectory, advantage in of_attempt.items() if advantage}
             if not contrasted:
                 raise TrainingError(
                     f"all attempts at each task of round {number + 1} earned the same, so nothing can be learned from "
                     "them; raise finetune.attempts, choose other tasks with finetune.first_task, or reward = 'score'"
                 )
-            played = replace(start, corpus=only(corpus, contrasted), student=student)
-            roles = partial(self._roles, phase, played, start, contrasted)
+            teaching = [trajectory for trajectory, task in corpus.tasks.items() if task in contrasted]
+            played = replace(start, corpus=only(corpus, teaching), student=student)
+            roles = partial(self._roles, phase, played, start, of_attempt)
             student = played.trained(phase, settings, roles, identity=(number,))
         return student
 

@@ -1,7 +1,7 @@
 """Tokenised rows on disk, read in place: what a role learns from in one epoch, however much it is.
 
-A shelf is one Arrow file, memory-mapped: rows are written as they are made, and the file system keeps in memory what
-there is room for. Memory of ours holds the length and the place of each row, some 16 bytes.
+A row store is one Arrow file, memory-mapped: rows are written as they are made, and the file system keeps in memory
+what there is room for. Memory of ours holds the length and the place of each row, some 16 bytes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class RowStore(Sequence[Example]):
 
 
 class RowWriter:
-    """Fills a shelf; it is there once `close` has named it."""
+    """Fills a row store; it is there once `close` has named it."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._draft = path, path.with_suffix(".new")
@@ -114,23 +114,23 @@ class RowWriter:
 
 
 def write_rows(path: Path, rows: Iterable[Owned]) -> RowStore:
-    """Write rows as one shelf."""
-    with RowWriter(path) as shelf:
+    """Write rows as one row store."""
+    with RowWriter(path) as store:
         for owner, example in rows:
-            shelf.add(owner, example)
+            store.add(owner, example)
     return RowStore(path)
 
 
 def with_columns(
-    shelf: RowStore, path: Path, more: Callable[[range, Sequence[str], Sequence[Example]], Iterable[Example]]
+    store: RowStore, path: Path, more: Callable[[range, Sequence[str], Sequence[Example]], Iterable[Example]]
 ) -> RowStore:
-    """A shelf of the same rows with what `more` (places, owners, rows) makes of them, `BATCH` at a time."""
+    """A store of the same rows with what `more` (places, owners, rows) makes of them, `BATCH` at a time."""
 
     def rows() -> Iterator[Owned]:
-        for start in range(0, len(shelf), BATCH):
-            places = range(start, min(start + BATCH, len(shelf)))
-            owners = [shelf.owner(place) for place in places]
-            yield from zip(owners, more(places, owners, shelf[start : places.stop]), strict=True)
+        for start in range(0, len(store), BATCH):
+            places = range(start, min(start + BATCH, len(store)))
+            owners = [store.owner(place) for place in places]
+            yield from zip(owners, more(places, owners, store[start : places.stop]), strict=True)
 
     return write_rows(path, rows())
 
