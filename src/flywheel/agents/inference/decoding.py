@@ -150,12 +150,11 @@ def generate(
     rows = list(range(len(contexts)))
     logits_BV = reader.read(slots, contexts)
     while rows:
-        finite_B = logits_BV.isfinite().all(-1).tolist()
         logits_BV[:, list(never)] = -torch.inf
         logprobs_BV = logits_BV.log_softmax(-1).numpy()
         going = []
-        for row, logprobs_V, finite in zip(rows, logprobs_BV, finite_B, strict=True):
-            if not finite:
+        for row, logprobs_V in zip(rows, logprobs_BV, strict=True):
+            if slots[row] in reader.faulty:
                 faulty.add(row)
                 continue
             token = _pick(logprobs_V, temperature, chances[row] if chances else None)

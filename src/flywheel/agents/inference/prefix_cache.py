@@ -28,6 +28,8 @@ class PrefixCache:
         self._model = model
         self._slots = KVCache(model)
         self._read: dict[int, list[int]] = {}
+        self.faulty: set[int] = set()
+        """Slots whose newest logits are not all finite; what they had read is forgotten."""
 
     def read(self, slots: Sequence[int], contexts: Sequence[Sequence[int]]) -> Tensor:
         """Logits (B, V), on the CPU, of the token after each context. No slot may occur twice."""
@@ -39,19 +41,20 @@ class PrefixCache:
         for slot, context, keep in zip(slots, contexts, kept, strict=True):
             self._read[slot] = list(context[:keep])  # what stays true if the pass fails
         logits_BV = self._computed(slots, kept, new)
-        for slot, context, logits_V in zip(slots, contexts, logits_BV, strict=True):
-            self._read[slot] = list(context) if logits_V.isfinite().all() else []
+        for slot, context in zip(slots, contexts, strict=True):
+            self._read[slot] = [] if slot in self.faulty else list(context)
         return logits_BV
 
     def feed(self, slots: Sequence[int], tokens: Sequence[list[int]]) -> Tensor:
         """Append a few tokens to the context of each slot; logits (B, V) of the next."""
         logits_BV = self._computed(slots, [len(self._read[slot]) for slot in slots], tokens)
-        for slot, said, logits_V in zip(slots, tokens, logits_BV, strict=True):
-            if logits_V.isfinite().all():
+        for slot, said in zip(slots, tokens, strict=True):
+            if slot not in self.faulty:
                 self._read[slot] += said
         return logits_BV
 
     def _computed(self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]]) -> Tensor:
+        self.faulty.clear()
         order = sorted(range(len(slots)), key=lambda row: len(new[row]))
         found_BV = torch.cat(
             [
@@ -77,10 +80,12 @@ class PrefixCache:
         self._slots.check()
         last_B = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits_BV: Tensor = vocabulary_layer(self._model)(hidden_MD[last_B])
-        for slot, finite in zip(slots, logits_BV.isfinite().all(-1).tolist(), strict=True):
-            if not finite:  # what is not a number would reach whoever comes to this slot next, masked or not
-                self._slots.wipe(slot)
-                self._read[slot] = []
+        finite_B = logits_BV.isfinite().all(-1)
+        if not finite_B.all():
+            for row in (~finite_B).nonzero()[:, 0].tolist():
+                self._slots.wipe(slots[row])  # what is not a number would reach whoever comes next, masked or not
+                self._read[slots[row]] = []
+                self.faulty.add(slots[row])
         return logits_BV.float().cpu()
 
 
