@@ -19,7 +19,7 @@ from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser
 from inspect_ai.solver import Generate, TaskState, solver
 
-from flywheel.agents.contexts.chat_format import parse_answer, render_task
+from flywheel.agents.contexts.chat_format import parse_answer, render_observation
 from flywheel.environments.catalog import open_world
 from flywheel.trajectory import Split
 
@@ -41,7 +41,7 @@ def main() -> None:
                 seen = await asyncio.to_thread(game.reset, task)
                 state.messages = [ChatMessageSystem(content=task.instruction)]
                 for _ in range(STEPS):
-                    state.messages.append(ChatMessageUser(content=render_task(seen, whole=True)))
+                    state.messages.append(ChatMessageUser(content=render_observation(seen, whole=True)))
                     state = await generate(state)
                     said = parse_answer(state.output.completion, seen.valid_actions)
                     if said is None:

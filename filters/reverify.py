@@ -72,11 +72,11 @@ def reverify(
     gates = {verifier.name for verifier in config.curate.verifiers if verifier.gate}
     alone = config.model_copy(update={"curate": config.curate.model_copy(update={"verifiers": (settings,)})})
     ids, changes, unverifiable = _curated_since(config, lake, since), list[Change](), dict[str, str]()
-    with closing(BatchVerifier(alone, verify)) as examiner:
+    with closing(BatchVerifier(alone, verify)) as batch_verifier:
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             at = lake.now()
-            findings = examiner.examine(read_batch(lake, chunk))
+            findings = batch_verifier.examine(read_batch(lake, chunk))
             unverifiable |= findings.unverifiable
             said = [replace(one, created_at=at) for row in findings.verdicts for one in row]
             mine = f"list_contains({literal(chunk)}, trajectory_id)"

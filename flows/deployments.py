@@ -179,7 +179,7 @@ def _installed(config: Config, made: list[RunnerDeployment], **where: Any) -> tu
             with suppress(ObjectNotFound):
                 one.paused = client.read_deployment_by_name(f"{one.flow_name}/{one.name}").paused
     ids = [one.apply(**where) for one in made]
-    names = [trajectory_id for trajectory_id in ids if isinstance(trajectory_id, UUID)]
+    names = [deployment_id for deployment_id in ids if isinstance(deployment_id, UUID)]
     return names, install(config, *names)
 
 

@@ -60,46 +60,46 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         iteration = begin(config, lake, number)
         if iteration.finished:
             return iteration.report
-        meter = BudgetTracker(config, lake, number, assure)
-        check_stage(meter)
-        collect_stage(meter, iteration)
-        curate_stage(meter)
+        budget = BudgetTracker(config, lake, number, assure)
+        check_stage(budget)
+        collect_stage(budget, iteration)
+        curate_stage(budget)
         upkeep = upkeep_stage.submit(config, lake)
-        teachers = [evaluate_stage(meter, name) for name in config.collect.teachers]
-        challenger = distill_stage(meter, "hierarchical")
-        control = distill_stage(meter, "flat")
-        decision = gate_stage(meter, challenger, iteration)
-        students = [evaluate_stage(meter, one.policy_id) for one in (control, challenger)]
+        teachers = [evaluate_stage(budget, name) for name in config.collect.teachers]
+        challenger = distill_stage(budget, "hierarchical")
+        control = distill_stage(budget, "flat")
+        decision = gate_stage(budget, challenger, iteration)
+        students = [evaluate_stage(budget, one.policy_id) for one in (control, challenger)]
         upkeep.wait()
-        return report_stage(meter, [*teachers, *students], decision)
+        return report_stage(budget, [*teachers, *students], decision)
 
 
 @task(name="check", **STAGE)
-def check_stage(meter: BudgetTracker) -> None:
+def check_stage(budget: BudgetTracker) -> None:
     """Files that are no longer what was written are set aside; what they held is collected and curated again."""
-    with meter.stage("check"):
-        lost = mend(meter.config, meter.lake)
+    with budget.stage("check"):
+        lost = mend(budget.config, budget.lake)
     for one in lost:
-        tell(meter.config.name, MENDED, iteration=meter.iteration, file=one.file, reason=one.reason)
+        tell(budget.config.name, MENDED, iteration=budget.iteration, file=one.file, reason=one.reason)
     if lost:
-        publish(meter.config.name, "check", meter.iteration, [asdict(one) for one in lost])
+        publish(budget.config.name, "check", budget.iteration, [asdict(one) for one in lost])
 
 
 @task(name="collect", **STAGE)
-def collect_stage(meter: BudgetTracker, iteration: Iteration) -> None:
-    shares = plan(meter.config, iteration.number, iteration.champion_id)
+def collect_stage(budget: BudgetTracker, iteration: Iteration) -> None:
+    shares = plan(budget.config, iteration.number, iteration.champion_id)
     with (
-        meter.stage("collect", COLLECTED) as told,
+        budget.stage("collect", COLLECTED) as told,
         watched(f"collect {iteration.number}", table=False) as (progress, hooks),
-        progress_artifact(meter.config.name, "collect", iteration.number, sum(one.count for one in shares)) as shown,
+        progress_artifact(budget.config.name, "collect", iteration.number, sum(one.count for one in shares)) as shown,
     ):
         heard = both(progress, shown)
-        among = replace(hooks, enough=meter.over)
-        counts = collect(meter.config, meter.lake, iteration.number, iteration.champion_id, heard, among)
+        among = replace(hooks, enough=budget.over)
+        counts = collect(budget.config, budget.lake, iteration.number, iteration.champion_id, heard, among)
         told["episodes"] = counts
-        meter.check("collect")
+        budget.check("collect")
     publish(
-        meter.config.name,
+        budget.config.name,
         "collect",
         iteration.number,
         [{"policy": name, "episodes": count} for name, count in counts.items()],
@@ -107,13 +107,13 @@ def collect_stage(meter: BudgetTracker, iteration: Iteration) -> None:
 
 
 @task(name="curate", **STAGE)
-def curate_stage(meter: BudgetTracker) -> None:
-    with meter.stage("curate", CURATED) as told, bar(f"curate {meter.iteration}") as progress:
-        told["routes"] = routes = curate(meter.config, meter.lake, meter.episodes("curate", progress))
+def curate_stage(budget: BudgetTracker) -> None:
+    with budget.stage("curate", CURATED) as told, bar(f"curate {budget.iteration}") as progress:
+        told["routes"] = routes = curate(budget.config, budget.lake, budget.episodes("curate", progress))
     publish(
-        meter.config.name,
+        budget.config.name,
         "curate",
-        meter.iteration,
+        budget.iteration,
         [{"route": name, "trajectories": count} for name, count in routes.items()],
     )
 
@@ -125,22 +125,22 @@ def upkeep_stage(config: Config, lake: Lake) -> None:
 
 
 @task(name="distill", **STAGE)
-def distill_stage(meter: BudgetTracker, kind: str) -> PolicyCard:
-    with meter.stage("distill", DISTILLED) as told, training_bar(f"distill {meter.iteration}") as progress:
-        card = distill_apart(meter.config, meter.lake, kind, meter.iteration, meter.updates("distill", progress))
+def distill_stage(budget: BudgetTracker, kind: str) -> PolicyCard:
+    with budget.stage("distill", DISTILLED) as told, training_bar(f"distill {budget.iteration}") as progress:
+        card = distill_apart(budget.config, budget.lake, kind, budget.iteration, budget.updates("distill", progress))
         told |= {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
     rows = [{"metric": name, "value": value} for name, value in card.metrics.items()]
-    publish(meter.config.name, f"distill-{kind}", meter.iteration, rows)
+    publish(budget.config.name, f"distill-{kind}", budget.iteration, rows)
     return card
 
 
 @task(name="gate", **STAGE)
-def gate_stage(meter: BudgetTracker, challenger: PolicyCard, iteration: Iteration) -> Decision:
-    config, lake, number = meter.config, meter.lake, meter.iteration
+def gate_stage(budget: BudgetTracker, challenger: PolicyCard, iteration: Iteration) -> Decision:
+    config, lake, number = budget.config, budget.lake, budget.iteration
     expected = foresight(config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks)
     publish(config.name, "gate-expects", number, [{"expects": expected}])
-    with meter.stage("gate", DECIDED) as told, bar(f"gate {number}") as progress:
-        heard = meter.episodes("gate", progress)
+    with budget.stage("gate", DECIDED) as told, bar(f"gate {number}") as progress:
+        heard = budget.episodes("gate", progress)
         decision = gate(config, lake, challenger.policy_id, iteration.champion_id, number, heard)
         told |= {"promoted": decision.promoted, "decision": decision.sentence, "challenger": challenger.policy_id}
     announce_gate(config, lake, number, challenger.policy_id, decision)
@@ -150,21 +150,21 @@ def gate_stage(meter: BudgetTracker, challenger: PolicyCard, iteration: Iteratio
 
 
 @task(name="evaluate", **STAGE)
-def evaluate_stage(meter: BudgetTracker, name: str) -> Rate:
-    with meter.stage("evaluate", EVALUATED) as told, bar(f"evaluate {meter.iteration}") as progress:
-        heard = meter.episodes("evaluate", progress)
-        rate = evaluate(meter.config, meter.lake, name, Split.TEST, meter.iteration, heard)
+def evaluate_stage(budget: BudgetTracker, name: str) -> Rate:
+    with budget.stage("evaluate", EVALUATED) as told, bar(f"evaluate {budget.iteration}") as progress:
+        heard = budget.episodes("evaluate", progress)
+        rate = evaluate(budget.config, budget.lake, name, Split.TEST, budget.iteration, heard)
         told |= {"policy_id": rate.policy_id, "rate": rate.rate, "low": rate.low, "high": rate.high}
     rows: list[dict[str, object]] = [{"P(verified)": rate.rate, "low": rate.low, "high": rate.high}]
-    publish(meter.config.name, f"evaluate-{rate.policy}", meter.iteration, rows)
+    publish(budget.config.name, f"evaluate-{rate.policy}", budget.iteration, rows)
     return rate
 
 
 @task(name="report", **STAGE)
-def report_stage(meter: BudgetTracker, rates: list[Rate], decision: Decision) -> dict[str, Any]:
-    with meter.stage("report"):
-        report = write_report(meter.config, meter.lake, meter.iteration, rates, decision, meter.seconds)
-        publish_report(meter.config.name, meter.iteration, report["files"])
-        finish(meter.lake, meter.iteration, report)
-    tell(meter.config.name, TURNED, iteration=meter.iteration, seconds=meter.seconds)
+def report_stage(budget: BudgetTracker, rates: list[Rate], decision: Decision) -> dict[str, Any]:
+    with budget.stage("report"):
+        report = write_report(budget.config, budget.lake, budget.iteration, rates, decision, budget.seconds)
+        publish_report(budget.config.name, budget.iteration, report["files"])
+        finish(budget.lake, budget.iteration, report)
+    tell(budget.config.name, TURNED, iteration=budget.iteration, seconds=budget.seconds)
     return report

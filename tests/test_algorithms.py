@@ -60,7 +60,7 @@ def student() -> PreTrainedModel:
     )
 
 
-def said(model: PreTrainedModel) -> Tensor:
+def answer_shares(model: PreTrainedModel) -> Tensor:
     """(V,): what the student answers to ASK."""
     with torch.no_grad():
         probabilities: Tensor = model(torch.tensor([[ASK]])).logits[0, -1].softmax(-1)
@@ -102,7 +102,7 @@ def test_regression_ends_where_its_paper_says(tmp_path: Path) -> None:
     """π ∝ π_data exp(A/β): equal data, advantages 1 and −1, β = 2, so odds of e."""
     weights = advantage_weights(np.array([1.0, -1.0] * 8), 2.0, 20.0)
     examples = [answer(token, weight) for token, weight in zip([GOOD, BAD] * 8, weights.tolist(), strict=True)]
-    found = said(taught(examples, bc_loss, tmp_path))
+    found = answer_shares(taught(examples, bc_loss, tmp_path))
     assert float(found[GOOD] / found[BAD]) == pytest.approx(np.e, rel=0.1)
 
 
@@ -133,7 +133,7 @@ def test_imitation_teaches_what_the_answers_alone_do_not_say(tmp_path: Path) -> 
     """All answers are GOOD; the teacher gave BAD a third, and everything else together a tenth."""
     told = np.array([0.9 * 2 / 3, 0.9 / 3])
     columns = {TOP_IDS: np.array([GOOD, BAD], np.int32), TOP_LOGPROBS: np.log(told).astype(np.float32)}
-    found = said(taught([answer(GOOD, **columns) for _ in range(8)], kd_loss, tmp_path))
+    found = answer_shares(taught([answer(GOOD, **columns) for _ in range(8)], kd_loss, tmp_path))
     assert found[[GOOD, BAD]].tolist() == pytest.approx(told.tolist(), abs=0.03)
 
 
@@ -147,13 +147,13 @@ def test_preference_is_the_papers_loss() -> None:
 
 
 def test_preference_widens_the_margin_of_each_pair(tmp_path: Path) -> None:
-    before = said(student()).log()
+    before = answer_shares(student()).log()
     pairs = []
     for number in range(4):
         for token, side in ((GOOD, 1.0), (BAD, -1.0)):
             columns = {PAIR: np.int64(number), SIDE: np.float32(side), REFERENCE: np.float32(before[token])}
             pairs.append(answer(token, 0.5, number, **columns))
-    after = said(taught(pairs, partial(dpo_loss, beta=0.5), tmp_path, epochs=5)).log()
+    after = answer_shares(taught(pairs, partial(dpo_loss, beta=0.5), tmp_path, epochs=5)).log()
     assert (after[GOOD] - after[BAD]) - (before[GOOD] - before[BAD]) > 1
 
 
@@ -174,7 +174,7 @@ def test_proximal_is_the_policy_gradient_until_it_clips() -> None:
 
 def test_proximal_finds_the_better_arm_and_likelihood_of_successes_helps(tmp_path: Path) -> None:
     """A bandit, off policy by one version: GOOD earned, BAD and OTHER did not."""
-    before = said(student()).log()
+    before = answer_shares(student()).log()
     rows = []
     for token, advantage in ((GOOD, 1.0), (BAD, -0.5), (OTHER, -0.5)):
         columns = {
@@ -184,12 +184,12 @@ def test_proximal_finds_the_better_arm_and_likelihood_of_successes_helps(tmp_pat
         }
         rows.append(answer(token, **columns))
 
-    def loss_fn(logits_NV: Tensor, own: Targets, success_weight: float) -> Tensor:
-        logprob_N = logits_NV.log_softmax(-1).gather(-1, own.next_N[:, None])[:, 0]
-        return ppo_loss(logprob_N, own, Clip(), success_weight)
+    def loss_fn(logits_NV: Tensor, batch: Targets, success_weight: float) -> Tensor:
+        logprob_N = logits_NV.log_softmax(-1).gather(-1, batch.next_N[:, None])[:, 0]
+        return ppo_loss(logprob_N, batch, Clip(), success_weight)
 
-    plain = said(taught(rows * 4, partial(loss_fn, success_weight=0.0), tmp_path / "plain", epochs=6))
-    helped = said(taught(rows * 4, partial(loss_fn, success_weight=1.0), tmp_path / "helped", epochs=6))
+    plain = answer_shares(taught(rows * 4, partial(loss_fn, success_weight=0.0), tmp_path / "plain", epochs=6))
+    helped = answer_shares(taught(rows * 4, partial(loss_fn, success_weight=1.0), tmp_path / "helped", epochs=6))
     assert plain[GOOD] > before[GOOD].exp() * 1.2
     assert plain[BAD] < before[BAD].exp()
     assert helped[GOOD] > plain[GOOD]
@@ -235,7 +235,7 @@ def test_grpo_is_the_policy_gradient_and_clips_higher_above() -> None:
 
 def test_grpo_ends_where_advantage_and_divergence_balance(tmp_path: Path) -> None:
     """Without a clip, A + β (r² − r) is the same for all answers, r = π_ref / π, whose shares sum to 1."""
-    before, beta = said(student()), 4.0
+    before, beta = answer_shares(student()), 4.0
     advantage = np.zeros(VOCABULARY)
     advantage[[GOOD, BAD]] = 1.0, -1.0
     rows = [
@@ -251,15 +251,15 @@ def test_grpo_ends_where_advantage_and_divergence_balance(tmp_path: Path) -> Non
         for token in range(VOCABULARY)
     ]
 
-    def loss_fn(logits_NV: Tensor, own: Targets) -> Tensor:
-        logprob_N = logits_NV.log_softmax(-1).gather(-1, own.next_N[:, None])[:, 0]
-        return grpo_loss(logprob_N, own, Clip(0.999, 1e6), kl_weight=beta)
+    def loss_fn(logits_NV: Tensor, batch: Targets) -> Tensor:
+        logprob_N = logits_NV.log_softmax(-1).gather(-1, batch.next_N[:, None])[:, 0]
+        return grpo_loss(logprob_N, batch, Clip(0.999, 1e6), kl_weight=beta)
 
     def shares(level: float) -> np.ndarray:
         return before.numpy() * 2 / (1 + np.sqrt(1 + 4 * (level - advantage) / beta))
 
     level = brentq(lambda value: shares(value).sum() - 1, advantage.max() - beta / 4 + 1e-9, 10.0)
-    found = said(taught(rows, loss_fn, tmp_path, epochs=150))
+    found = answer_shares(taught(rows, loss_fn, tmp_path, epochs=150))
     assert found.numpy() == pytest.approx(shares(level), abs=0.01)
     assert found[GOOD] > 1.2 * before[GOOD]
 
@@ -272,10 +272,10 @@ def test_entropy_is_in_nats() -> None:
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     calls = 0
 
-    def breaks(logits_NV: Tensor, own: Targets) -> Tensor:
+    def breaks(logits_NV: Tensor, batch: Targets) -> Tensor:
         nonlocal calls
         calls += 1
-        return bc_loss(logits_NV, own) * (float("nan") if calls == 4 else 1.0)
+        return bc_loss(logits_NV, batch) * (float("nan") if calls == 4 else 1.0)
 
     settings = SETTINGS.model_copy(update={"checkpoint_seconds": 1e-9})
     model = student()

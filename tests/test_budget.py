@@ -27,15 +27,15 @@ def _with(config: Config, **budget: float) -> Config:
 
 
 def test_no_budget_stops_nothing(smoke: Config, lake: Lake) -> None:
-    meter = BudgetTracker(smoke, lake, 1)
-    meter.check("collect")
-    assert not meter.over()
+    budget = BudgetTracker(smoke, lake, 1)
+    budget.check("collect")
+    assert not budget.over()
 
 
 def test_seconds_are_those_of_one_run(smoke: Config, lake: Lake) -> None:
-    meter = BudgetTracker(_with(smoke, seconds=1.0), lake, 1, began=time.monotonic() - 2)
+    budget = BudgetTracker(_with(smoke, seconds=1.0), lake, 1, began=time.monotonic() - 2)
     with pytest.raises(BudgetError, match=r"1 s is spent; gate of iteration 1 stopped; left: gate, report; the same"):
-        meter.check("gate")
+        budget.check("gate")
     assert not BudgetTracker(_with(smoke, seconds=1.0), lake, 1).over()
 
 

@@ -23,9 +23,9 @@ from flywheel.agents.chat import SYSTEM, ChatPolicy, Dialogue
 from flywheel.agents.contexts.chat_format import (
     ParsedAnswer,
     parse_answer,
+    parse_observation,
     render_answer,
     render_observation,
-    render_task,
 )
 from flywheel.config.agents import ChatConfig
 from flywheel.config.root import Config, load
@@ -328,7 +328,7 @@ def test_what_a_model_is_shown_does_not_grow_with_the_episode() -> None:
     lengths = []
     for step in range(500):
         seen = Observation(f"room {step % 7}", f"You walk {step}.", place=str(step % 7), valid_actions=("on", "back"))
-        text = render_task(seen)
+        text = render_observation(seen)
         lengths.append(len(json.dumps(dialogue.messages(None, text))))
         dialogue.add(seen, text, ParsedAnswer("on"))
     assert max(lengths[400:]) <= 1.2 * max(lengths[20:40])
@@ -350,19 +350,19 @@ observations = st.builds(
 
 @given(observations, strategies.text)
 def test_an_observation_is_read_as_it_was_worded(observation: Observation, audit: str) -> None:
-    assert render_observation(render_task(observation, audit=audit, whole=True)) == (observation, audit)
+    assert parse_observation(render_observation(observation, audit=audit, whole=True)) == (observation, audit)
 
 
 @given(st.text("[]\\\n- abview", max_size=30))
 def test_words_that_look_like_sections_are_only_words(text: str) -> None:
     seen = Observation(text, event=text, note=text, valid_actions=(text,))
-    assert render_observation(render_task(seen, whole=True)) == (seen, "")
+    assert parse_observation(render_observation(seen, whole=True)) == (seen, "")
 
 
 @given(strategies.text)
 def test_other_words_are_a_view(text: str) -> None:
     if not re.match(r"\[[a-z]+\]", text):
-        assert render_observation(text) == (Observation(text), "")
+        assert parse_observation(text) == (Observation(text), "")
 
 
 @given(strategies.text, strategies.text, strategies.text)

@@ -168,8 +168,8 @@ def test_requests_that_overflow_fail_alone_and_the_rest_goes_on() -> None:
 
 def test_a_context_longer_than_the_model_fails_alone() -> None:
     model = new_model(StudentConfig(hidden=32, layers=1, heads=2, vocabulary=300), TOKENIZER, 3).eval()
-    speaker = LocalLanguageModel(model, TOKENIZER, Decoding())
-    picks = speaker.choose([0, 1], [[20] * 5000, [20, 21]], [["take"], ["take", "open"]])
+    language_model = LocalLanguageModel(model, TOKENIZER, Decoding())
+    picks = language_model.choose([0, 1], [[20] * 5000, [20, 21]], [["take"], ["take", "open"]])
     assert isinstance(picks[0], Fault)
     assert "5000 tokens is longer than the model's 4096" in picks[0].reason
     assert isinstance(picks[1], Choice)

@@ -195,7 +195,7 @@ def test_credit_under_other_arguments_stays_apart(filled: Lake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("algorithm=magic", "train.finetune.algorithm: must be one of bc, awr, kd, dpo, ppo, grpo"),
         ("beta=2", "train.finetune.algorithm: must be one of bc"),
@@ -204,7 +204,7 @@ def test_credit_under_other_arguments_stays_apart(filled: Lake) -> None:
         ("{algorithm='kd', teacher={hidden='x'}}", "train.finetune.teacher.hidden: .*integer"),
     ],
 )
-def test_each_algorithm_has_its_own_keys(override: str, told: str) -> None:
+def test_each_algorithm_has_its_own_keys(override: str, message: str) -> None:
     value = f"={override}" if override.startswith("{") else f".{override}"
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load(SMOKE, [f"train.finetune{value}"])

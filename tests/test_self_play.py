@@ -176,9 +176,9 @@ def test_what_is_watched_is_nothing_before_the_policy_moves() -> None:
     blank = Targets(torch.tensor([2, 0, 1]), torch.ones(3), torch.zeros(3), columns)
     behaviour = decision_logprobs(logits.detach(), blank)[0]
     targets = replace(blank, columns={**columns, BEHAVIOUR: behaviour})
-    told = clip_metrics(logits.detach(), targets, Clip(), [])
-    assert float(told["kl"]) == pytest.approx(0, abs=1e-6)
-    assert float(told["clipped"]) == 0
+    metrics = clip_metrics(logits.detach(), targets, Clip(), [])
+    assert float(metrics["kl"]) == pytest.approx(0, abs=1e-6)
+    assert float(metrics["clipped"]) == 0
     ppo_loss(decision_logprobs(logits, targets)[0], targets, Clip(), 0.0).backward()
     assert logits.grad is not None
     expected = -np.array([1.0, -1.0, 0.5])[:, None] * (np.eye(6)[[2, 0, 1]] - logits.detach().softmax(-1).numpy())

@@ -17,7 +17,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from flywheel.agents.contexts.chat_format import parse_answer, render_task
+from flywheel.agents.contexts.chat_format import parse_answer, render_observation
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
@@ -41,7 +41,7 @@ SEEN = Observation(
     state_key="a",
     valid_actions=("take knife", "look around"),
 )
-ASKED = [{"role": "system", "content": "Cook."}, {"role": "user", "content": render_task(SEEN, whole=True)}]
+ASKED = [{"role": "system", "content": "Cook."}, {"role": "user", "content": render_observation(SEEN, whole=True)}]
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak:
             select(PIN).where(PIN.c.name == name, PIN.c.digest == found, PIN.c.condition == condition)
         ).first()
     if same is not None:
-        return _pin(same)
+        return _version_of(same)
     found_lengths = lake.sql("select trajectory_id, length from trajectories", at=snapshot).to_pydict()
     lengths = dict(zip(*found_lengths.values(), strict=True))
     steps = sum(lengths[trajectory_id] for trajectory_id in ids)
@@ -101,7 +101,7 @@ def find(lake: Lake, title: str) -> DatasetVersion:
         row = connection.execute(query).first()
     if row is None or (version and not version.isdigit()):
         raise LakeError(f"no dataset '{title}' in {lake.name}; list them with: flywheel dataset list")
-    return _pin(row)
+    return _version_of(row)
 
 
 def snapshot_of(lake: Lake, text: str) -> int:
@@ -110,16 +110,16 @@ def snapshot_of(lake: Lake, text: str) -> int:
 
 
 def ids(lake: Lake, dataset: DatasetVersion) -> list[str]:
-    """The dataset's trajectories in its own order. Raises `LakeError` if the lake no longer gives what was pinned."""
+    """The dataset's trajectories in its own order. Raises `LakeError` if the lake no longer gives what was recorded."""
     found = selected(lake, dataset)
     if digest("pin", sorted(found), size=16) != dataset.digest:
         why = find(lake, dataset.title).flag or "the lake was changed by other means than Flywheel"
-        raise LakeError(f"{dataset.title} no longer reads as it was pinned: {why}; create a new version")
+        raise LakeError(f"{dataset.title} no longer reads as it was recorded: {why}; create a new version")
     return found
 
 
 def selected(lake: Lake, dataset: DatasetVersion) -> list[str]:
-    """What the dataset's condition selects from its snapshot by now: less than was pinned, if something was purged."""
+    """What the dataset's condition selects from its snapshot by now: less than was recorded, after a purge."""
     return _ids(lake, dataset.snapshot, dataset.condition, dataset.sample, dataset.seed)
 
 
@@ -155,6 +155,6 @@ def _ids(lake: Lake, snapshot: int, condition: str, sample: int, seed: int) -> l
     return found
 
 
-def _pin(row: Row[tuple[object, ...]]) -> DatasetVersion:
+def _version_of(row: Row[tuple[object, ...]]) -> DatasetVersion:
     values = {key: value for key, value in row._mapping.items() if key != "created_at"}
     return DatasetVersion(**{**values, "sample": values["sample"] or 0})

@@ -22,10 +22,11 @@ from flywheel.agents.contexts.prompts import DONE, END, PAD, SPECIAL_TOKENS, Pie
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
 from flywheel.agents.inference.language_model import option_ids
 from flywheel.config.root import Config
+from flywheel.distill.algorithms.estimated_advantages import LEVELS
 from flywheel.distill.algorithms.protocol import AddColumns
 from flywheel.distill.batching.examples import Example, observation_of, windows_of
 from flywheel.distill.batching.packing import Targets, token_logprobs
-from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH
+from flywheel.distill.credit.methods import SWITCH
 from flywheel.distill.data.rows import Drawn, Rows
 from flywheel.policies.models import load_part, load_tokenizer
 from flywheel.policies.students import on_device
@@ -39,7 +40,6 @@ BEHAVIOUR, REFERENCE = "behaviour", "reference"
 """Columns (N,): the token's log-probability under the policy that acted, and under the one that is stayed close to."""
 NONE = -1
 """Fills the list of a token's options."""
-LEVELS = {Role.FLAT: FLAT, Role.PLANNER: PLANNER, Role.EXECUTOR: EXECUTOR}
 Advantage = Callable[[str, str, int], float]
 """(level, trajectory, step) → advantage of the decision."""
 Offer = tuple[list[str], bool]
@@ -109,15 +109,15 @@ def _weighed(example: Example, factor: float) -> Example:
 
 
 def offered(trajectory: Trajectory, segments: Sequence[Segment], repeats: int) -> list[Offer]:
-    """What the student could say at each step: the guard's offer, and "done" where a subgoal was in force before."""
-    guard = ActionMask(repeats)
+    """What the student could say at each step: what the mask offered, and "done" where a subgoal was in force before."""
+    mask = ActionMask(repeats)
     starts = {part.start for part in segments}
     found = []
     for step in trajectory.steps:
         observation = observation_of(step)
-        offer = guard.offer(observation)
+        offer = mask.offer(observation)
         found.append((offer, bool(segments) and step.index not in starts))
-        guard.took(observation, step.action)
+        mask.took(observation, step.action)
     return found
 
 

@@ -19,18 +19,11 @@ from torch import Tensor
 from flywheel.agents.contexts.prompts import Role
 from flywheel.config.algorithms import GRPOConfig
 from flywheel.config.root import Config
-from flywheel.distill.algorithms.decisions import (
-    BEHAVIOUR,
-    REFERENCE,
-    DecisionRows,
-    decision_logprobs,
-    forbidden_tokens,
-    with_decision_logprobs,
-)
-from flywheel.distill.algorithms.ppo import Clip, clip_metrics, clipped_surrogate
+from flywheel.distill.algorithms.decisions import REFERENCE, DecisionRows
+from flywheel.distill.algorithms.ppo import Clip, clipped_surrogate, decision_training
 from flywheel.distill.algorithms.protocol import Finetuning, RoleTraining
 from flywheel.distill.algorithms.self_play import (
-    ONLINE_TRAINING,
+    online_phase,
     only,
     play_round,
     scores_in,
@@ -82,13 +75,10 @@ class GRPO:
 
     def finetune(self, start: Finetuning) -> PolicyCard:
         settings = self.settings
-        phase = start.phase(settings, **ONLINE_TRAINING)
+        phase = online_phase(start, settings)
         student = start.student
         for number in range(settings.rounds):
-            tasks = settings.first_task + number * settings.tasks
-            corpus = play_round(
-                phase, start.lake, student.policy_id, range(tasks, tasks + settings.tasks), settings.attempts
-            )
+            corpus = play_round(phase, start.lake, student.policy_id, settings.tasks_of(number), settings.attempts)
             rewards = scores_in(start.lake, corpus) if settings.reward == "score" else verified_in(start.lake, corpus)
             ids = list(corpus.tasks)
             advantages = group_advantages(
@@ -121,22 +111,10 @@ class GRPO:
             alike=settings.average == "episode",
         )
         clip = Clip(settings.clip_low, settings.clip_high)
+        loss = partial(grpo_loss, clip=clip, kl_weight=settings.kl_weight)
 
         def role_training(role: Role) -> RoleTraining:
-            forbidden = forbidden_tokens(played.directory / role)
-            models = {BEHAVIOUR: played.directory / role}
-            if settings.kl_weight:
-                models[REFERENCE] = start.directory / role
-
-            def loss(logits_NV: Tensor, targets: Targets) -> Tensor:
-                logprob_N, _ = decision_logprobs(logits_NV, targets, forbidden)
-                return grpo_loss(logprob_N, targets, clip, settings.kl_weight)
-
-            return RoleTraining(
-                loss,
-                decisions.rows,
-                partial(with_decision_logprobs, phase, models, forbidden),
-                partial(clip_metrics, clip=clip, forbidden=forbidden),
-            )
+            reference = start.directory / role if settings.kl_weight else None
+            return decision_training(phase, played.directory / role, decisions, loss, clip, reference=reference)
 
         return role_training

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import pyarrow.compute as pc
 import torch
@@ -20,6 +21,7 @@ from flywheel.config.root import Config
 from flywheel.distill.algorithms.decisions import (
     ADVANTAGE,
     BEHAVIOUR,
+    REFERENCE,
     SUCCESS,
     DecisionRows,
     decision_logprobs,
@@ -28,9 +30,11 @@ from flywheel.distill.algorithms.decisions import (
 )
 from flywheel.distill.algorithms.estimated_advantages import by_decision, estimate_advantages
 from flywheel.distill.algorithms.protocol import Finetuning, RoleTraining
-from flywheel.distill.algorithms.self_play import ONLINE_TRAINING, play_round, verified_in, widest_offer
+from flywheel.distill.algorithms.self_play import online_phase, play_round, verified_in, widest_offer
 from flywheel.distill.batching.packing import Targets
+from flywheel.distill.credit.critics import ValueHead
 from flywheel.distill.credit.hierarchical import normalised
+from flywheel.distill.training.loop import Loss
 from flywheel.policies.card import ROLES, PolicyCard
 
 
@@ -64,6 +68,33 @@ def clip_metrics(logits_NV: Tensor, targets: Targets, clip: Clip, forbidden: Seq
     return {"entropy": entropy_N.sum(), "kl": (ratio_N - 1 - moved_N).sum(), "clipped": held_N.sum()}
 
 
+def decision_training(
+    phase: Config,
+    folder: Path,
+    decisions: DecisionRows,
+    loss: Loss,
+    clip: Clip,
+    *,
+    critic: ValueHead | None = None,
+    reference: Path | None = None,
+) -> RoleTraining:
+    """What a role learns from decisions that the model in a folder made. `loss`: (log-probabilities (N,) among the
+    options, targets) → sum over the targets. `reference`: the folder of a model that is stayed close to."""
+    forbidden = forbidden_tokens(folder)
+    models = {BEHAVIOUR: folder} | ({REFERENCE: reference} if reference else {})
+
+    def loss_of_logits(logits_NV: Tensor, targets: Targets) -> Tensor:
+        return loss(decision_logprobs(logits_NV, targets, forbidden)[0], targets)
+
+    return RoleTraining(
+        loss_of_logits,
+        decisions.rows,
+        partial(with_decision_logprobs, phase, models, forbidden),
+        partial(clip_metrics, clip=clip, forbidden=forbidden),
+        critic,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class PPO:
     """Rounds of self-play: the student plays, critics say what each decision was worth, it is updated."""
@@ -71,11 +102,10 @@ class PPO:
     settings: PPOConfig
 
     def finetune(self, start: Finetuning) -> PolicyCard:
-        phase = start.phase(self.settings, **ONLINE_TRAINING)
+        phase = online_phase(start, self.settings)
         student = start.student
         for number in range(self.settings.rounds):
-            tasks = self.settings.first_task + number * self.settings.tasks
-            corpus = play_round(phase, start.lake, student.policy_id, range(tasks, tasks + self.settings.tasks))
+            corpus = play_round(phase, start.lake, student.policy_id, self.settings.tasks_of(number))
             played = replace(start, corpus=corpus, student=student)
             student = played.trained(phase, self.settings, partial(self._roles, phase, played), identity=(number,))
         return student
@@ -97,20 +127,7 @@ class PPO:
             widest_offer(lake, corpus),
         )
         clip = Clip(settings.clip_low, settings.clip_high)
-
-        def role_training(role: Role) -> RoleTraining:
-            forbidden = forbidden_tokens(played.directory / role)
-
-            def loss(logits_NV: Tensor, targets: Targets) -> Tensor:
-                logprob_N, _ = decision_logprobs(logits_NV, targets, forbidden)
-                return ppo_loss(logprob_N, targets, clip, settings.success_weight)
-
-            return RoleTraining(
-                loss,
-                decisions.rows,
-                partial(with_decision_logprobs, phase, {BEHAVIOUR: played.directory / role}, forbidden),
-                partial(clip_metrics, clip=clip, forbidden=forbidden),
-                critics[role],
-            )
-
-        return role_training
+        loss = partial(ppo_loss, clip=clip, success_weight=settings.success_weight)
+        return lambda role: decision_training(
+            phase, played.directory / role, decisions, loss, clip, critic=critics[role]
+        )

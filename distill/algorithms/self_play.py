@@ -8,10 +8,12 @@ from dataclasses import replace
 import pyarrow as pa
 
 from flywheel.arrow import segments_to_arrow
+from flywheel.config.algorithms import OnlineConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
 from flywheel.datasets.versions.contamination import refuse_contamination
+from flywheel.distill.algorithms.protocol import Finetuning
 from flywheel.distill.data.corpus import Corpus
 from flywheel.distill.subgoals.segmentation import by_plan
 from flywheel.environments.catalog import canonical, open_world
@@ -27,8 +29,12 @@ from flywheel.trajectory import RouteTo, Split
 
 PURPOSE, SEGMENTS = "self_play", "self_play/1"
 """The subgoals that the student ordered. All count as decided; whether they were reached, credit tells."""
-ONLINE_TRAINING: dict[str, object] = {"renamed": 0.0, "validation_share": 0.0, "segments": SEGMENTS}
-"""Settings of training where a student learns from its own play."""
+
+
+def online_phase(start: Finetuning, settings: OnlineConfig) -> Config:
+    """The config of a phase in which a student learns from its own play."""
+    segments = {"segments": SEGMENTS} if start.kind == "hierarchical" else {}
+    return start.phase(settings, renamed=0.0, validation_share=0.0, **segments)
 
 
 def play_round(config: Config, lake: Lake, policy_id: str, tasks: range, attempts: int = 1) -> Corpus:

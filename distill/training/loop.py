@@ -235,7 +235,7 @@ def _packed(examples: Sequence[Example], update_tokens: int, seed: int, epoch: i
 
 
 def _edges(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the first and the last twentieth of the optimizer."""
+    """Means over the first and the last twentieth of the updates."""
     edge = max(1, len(measured) // 20)
     ends = {"first": measured[:edge], "last": measured[-edge:]}
     return {

@@ -157,8 +157,8 @@ def verify_batches(config: Config, batches: Iterator[Batch], count: int) -> Iter
         return
     workers = min(config.curate.workers, count // MIN_BATCHES_PER_PROCESS)
     if workers < 2 or not needs_world(config.curate.verifiers):
-        with closing(BatchVerifier(config)) as examiner:
-            yield from map(examiner.examine, batches)
+        with closing(BatchVerifier(config)) as batch_verifier:
+            yield from map(batch_verifier.examine, batches)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (config,)) as pool:
@@ -176,15 +176,15 @@ def _in_order(batches: Iterator[Batch], submit: Callable[[Batch], Future[Finding
         waiting += [submit(batch) for batch in islice(batches, 1)]
 
 
-_EXAMINER: list[BatchVerifier] = []
+_BATCH_VERIFIER: list[BatchVerifier] = []
 """Of a worker process, which does nothing else."""
 
 
 def _begin(config: Config) -> None:
-    examiner = BatchVerifier(config)
-    _EXAMINER.append(examiner)
-    Finalize(None, examiner.close, exitpriority=10)
+    batch_verifier = BatchVerifier(config)
+    _BATCH_VERIFIER.append(batch_verifier)
+    Finalize(None, batch_verifier.close, exitpriority=10)
 
 
 def _examine(batch: Batch) -> Findings:
-    return _EXAMINER[0].examine(batch)
+    return _BATCH_VERIFIER[0].examine(batch)

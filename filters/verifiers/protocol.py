@@ -1,6 +1,6 @@
 """What a verifier is: it looks at finished trajectories and says, with evidence, how far each truly got.
 
-A new verifier is one file beside this one and one line in `filters.catalog.VERIFIERS`.
+A new verifier is one file beside this one and one line in `filters.verifiers.catalog.VERIFIERS`.
 """
 
 from __future__ import annotations

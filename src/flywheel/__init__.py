@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Lake", "Trajectory", "__version__", "load_config"]
-_PLACES = {
+_LAZY = {
     "Config": ("flywheel.config.root", "Config"),
     "Lake": ("flywheel.datasets.lake.lake", "Lake"),
     "Trajectory": ("flywheel.trajectory", "Trajectory"),
@@ -26,7 +26,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _LAZY:
         raise AttributeError(f"module 'flywheel' has no attribute '{name}'")
-    module, attribute = _PLACES[name]
+    module, attribute = _LAZY[name]
     return getattr(import_module(module), attribute)

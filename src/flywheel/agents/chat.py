@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flywheel.agents.contexts.chat_format import STOP, ParsedAnswer, parse_answer, render_answer, render_task
+from flywheel.agents.contexts.chat_format import STOP, ParsedAnswer, parse_answer, render_answer, render_observation
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.inference.endpoint import Answer, Endpoint
 from flywheel.agents.policy import AsyncPolicy, Decision, Past, Turn
@@ -57,8 +57,8 @@ class Dialogue:
             messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         return [*messages, {"role": "user", "content": f"{texts[-1]}\n\n{CUE}"}]
 
-    def add(self, seen: Observation, text: str, said: ParsedAnswer) -> None:
-        self.turns.append((seen, text, render_answer(said)))
+    def add(self, seen: Observation, text: str, parsed: ParsedAnswer) -> None:
+        self.turns.append((seen, text, render_answer(parsed)))
         if self.window and len(self.turns) > self.window:
             for number in range(self.window // 2 + 1):
                 before, _, answer = self.turns[number]
@@ -74,23 +74,23 @@ class _Asked:
 
     answers: list[Answer] = field(default_factory=list)
 
-    def decision(self, said: ParsedAnswer | None, finish: str | None, error: str = "") -> Decision:
+    def decision(self, parsed: ParsedAnswer | None, finish: str | None, error: str = "") -> Decision:
         last = self.answers[-1]
         decision = Decision(
-            action=said.action if said else None,
-            subgoal=said.subgoal if said else "",
-            switched=bool(said and said.subgoal),
-            thought="\n".join(filter(None, (last.thought, said.thought if said else ""))),
+            action=parsed.action if parsed else None,
+            subgoal=parsed.subgoal if parsed else "",
+            switched=bool(parsed and parsed.subgoal),
+            thought="\n".join(filter(None, (last.thought, parsed.thought if parsed else ""))),
             prompt_tokens=sum(one.prompt_tokens for one in self.answers),
             completion_tokens=sum(one.completion_tokens for one in self.answers),
             cost=sum(one.cost for one in self.answers),
             logprobs=last.logprobs,
             top_tokens=last.top_tokens,
             top_logprobs=last.top_logprobs,
-            stop=StopReason.GAVE_UP if said else StopReason.MALFORMED,
+            stop=StopReason.GAVE_UP if parsed else StopReason.MALFORMED,
             error=error,
         )
-        stops = said is not None and finish is None and said.action.strip().casefold() == STOP
+        stops = parsed is not None and finish is None and parsed.action.strip().casefold() == STOP
         return replace(decision, action=None) if stops else decision
 
 
@@ -111,15 +111,17 @@ class ChatPolicy:
         dialogue = self._dialogues[slot] = Dialogue(task.instruction, self._settings.window)
         self._seeds[slot] = int(digest(task.task_id, attempt, size=3), 16)
         for observation, decision in past:
-            said = ParsedAnswer(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
-            dialogue.add(observation, render_task(observation), said)
+            parsed = ParsedAnswer(
+                decision.action or "", decision.subgoal if decision.switched else "", decision.thought
+            )
+            dialogue.add(observation, render_observation(observation), parsed)
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         return asyncio.run(_together(self, turns))
 
     async def decide(self, turn: Turn) -> Decision:
         dialogue, seen = self._dialogues[turn.slot], turn.observation
-        text, asked = render_task(seen, audit=turn.audit), _Asked()
+        text, asked = render_observation(seen, audit=turn.audit), _Asked()
         messages = dialogue.messages(seen.finish, text)
         options: dict[str, Any] = {"temperature": self._settings.temperature, "seed": self._seeds[turn.slot]}
         if self._settings.tools:
@@ -127,9 +129,9 @@ class ChatPolicy:
         for _ in range(1 + self._settings.corrections):
             answer = await self._endpoint.complete(messages, **options)
             asked.answers.append(answer)
-            if said := _read(answer, seen):
-                dialogue.add(seen, text, said)
-                return asked.decision(said, seen.finish)
+            if parsed := _read(answer, seen):
+                dialogue.add(seen, text, parsed)
+                return asked.decision(parsed, seen.finish)
             heard = answer.text or json.dumps(dict(answer.arguments or {}))
             complaint = f"No action could be read from this. {CUE}"
             messages = [*messages, {"role": "assistant", "content": heard}, {"role": "user", "content": complaint}]
@@ -153,9 +155,11 @@ class ServedPolicy:
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         messages = [{"role": "system", "content": task.instruction}]
         for observation, decision in past:
-            said = ParsedAnswer(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
-            messages.append({"role": "user", "content": render_task(observation, whole=True)})
-            messages.append({"role": "assistant", "content": render_answer(said)})
+            parsed = ParsedAnswer(
+                decision.action or "", decision.subgoal if decision.switched else "", decision.thought
+            )
+            messages.append({"role": "user", "content": render_observation(observation, whole=True)})
+            messages.append({"role": "assistant", "content": render_answer(parsed)})
         self._histories[slot] = digest("episode", task.task_id, attempt), messages
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
@@ -163,19 +167,22 @@ class ServedPolicy:
 
     async def decide(self, turn: Turn) -> Decision:
         episode, history = self._histories[turn.slot]
-        asked = [*history, {"role": "user", "content": render_task(turn.observation, audit=turn.audit, whole=True)}]
+        asked = [
+            *history,
+            {"role": "user", "content": render_observation(turn.observation, audit=turn.audit, whole=True)},
+        ]
         answer = await self._endpoint.complete(asked, user=episode)
         student, _, version = answer.model.partition("@")
-        said = parse_answer(answer.text)
-        if said is not None:
+        parsed = parse_answer(answer.text)
+        if parsed is not None:
             history += [
-                {"role": "user", "content": render_task(turn.observation, whole=True)},
+                {"role": "user", "content": render_observation(turn.observation, whole=True)},
                 {"role": "assistant", "content": answer.text},
             ]
         return Decision(
-            action=said.action if said else None,
-            subgoal=said.subgoal if said else "",
-            switched=bool(said and said.subgoal),
+            action=parsed.action if parsed else None,
+            subgoal=parsed.subgoal if parsed else "",
+            switched=bool(parsed and parsed.subgoal),
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
             cost=answer.cost,
@@ -221,11 +228,16 @@ def _tool(seen: Observation) -> dict[str, Any]:
     }
 
 
+def _as_answer(decision: Decision) -> ParsedAnswer:
+    """What the model would have answered, had it decided so; a subgoal is named where it is new."""
+    return ParsedAnswer(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+
+
 def _read(answer: Answer, seen: Observation) -> ParsedAnswer | None:
     """A tool call's arguments, or a line of text."""
     given: Mapping[str, Any] = answer.arguments or {}
     if isinstance(given.get("action"), str) and given["action"]:
-        said = parse_answer(f"Action: {given['action']}", seen.valid_actions)
+        parsed = parse_answer(f"Action: {given['action']}", seen.valid_actions)
         parts = {name: str(given.get(name) or "") for name in ("subgoal", "thought")}
-        return replace(said, **parts) if said else None
+        return replace(parsed, **parts) if parsed else None
     return parse_answer(answer.text, seen.valid_actions)

@@ -111,33 +111,33 @@ class Expert:
 
 
 class RandomPolicy:
-    """Any valid action that the guard still offers: the floor that the first student must beat."""
+    """Any valid action that the action mask still offers: the floor that the first student must beat."""
 
     def __init__(self, *, seed: int = 0, max_repeats: int = 2) -> None:
         self.name = "random"
         self.policy_id = f"random-{digest('random', seed, max_repeats, size=4)}"
         self.version = "1"
         self._seed, self._max_repeats = seed, max_repeats
-        self._guards: dict[int, ActionMask] = {}
+        self._masks: dict[int, ActionMask] = {}
         self._chance: dict[int, random.Random] = {}
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
-        self._guards[slot] = ActionMask(self._max_repeats)
+        self._masks[slot] = ActionMask(self._max_repeats)
         self._chance[slot] = random.Random(f"{self._seed}/{task.task_id}/{attempt}")
         for observation, decision in past:
-            self._guards[slot].offer(observation)
-            self._guards[slot].took(observation, decision.action or "")
+            self._masks[slot].offer(observation)
+            self._masks[slot].took(observation, decision.action or "")
             self._chance[slot].random()
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         decisions = []
         for turn in turns:
-            offered = self._guards[turn.slot].offer(turn.observation)
+            offered = self._masks[turn.slot].offer(turn.observation)
             if not offered:
                 decisions.append(Decision(None))
                 continue
             action = self._chance[turn.slot].choice(offered)
-            self._guards[turn.slot].took(turn.observation, action)
+            self._masks[turn.slot].took(turn.observation, action)
             decisions.append(Decision(action))
         return decisions
 

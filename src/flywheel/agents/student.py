@@ -17,13 +17,13 @@ from flywheel.trajectory import Task
 @dataclass(slots=True)
 class _Episode:
     context: FlatContext
-    guard: ActionMask
+    mask: ActionMask
 
 
 @dataclass(slots=True)
 class _HierarchicalEpisode:
     context: HierarchicalContext
-    guard: ActionMask
+    mask: ActionMask
     spoken: int = 0
     outcome: Outcome | None = None
     """How the subgoal before ended."""
@@ -43,35 +43,35 @@ class FlatAgent:
     """One model: task, the last steps, observation → action. The control in every comparison."""
 
     def __init__(
-        self, name: str, policy_id: str, version: str, speaker: LanguageModel, limits: Limits, decoding: Decoding
+        self, name: str, policy_id: str, version: str, language_model: LanguageModel, limits: Limits, decoding: Decoding
     ) -> None:
         self.name, self.policy_id, self.version = name, policy_id, version
-        self._speaker, self._limits, self._decoding = speaker, limits, decoding
+        self._language_model, self._limits, self._decoding = language_model, limits, decoding
         self._episodes: dict[int, _Episode] = {}
 
     @property
     def is_local(self) -> bool:
         """Is the model in this process?"""
-        return isinstance(self._speaker, LocalLanguageModel)
+        return isinstance(self._language_model, LocalLanguageModel)
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
-        context, guard = FlatContext(task.instruction, self._limits), ActionMask(self._decoding.max_repeats)
+        context, mask = FlatContext(task.instruction, self._limits), ActionMask(self._decoding.max_repeats)
         for observation, decision in past:
             context.observe(observation)
-            guard.offer(observation)
+            mask.offer(observation)
             context.act(observation, decision.action or "")
-            guard.took(observation, decision.action or "")
-        self._episodes[slot] = _Episode(context, guard)
-        self._speaker.begin(slot, task, attempt)
+            mask.took(observation, decision.action or "")
+        self._episodes[slot] = _Episode(context, mask)
+        self._language_model.begin(slot, task, attempt)
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         episodes = [self._episodes[turn.slot] for turn in turns]
         contexts = [
-            self._speaker.context(episode.context.observe(turn.observation), ACT)
+            self._language_model.context(episode.context.observe(turn.observation), ACT)
             for episode, turn in zip(episodes, turns, strict=True)
         ]
-        options = [_offer(episode.guard, turn) for episode, turn in zip(episodes, turns, strict=True)]
-        picks = self._speaker.choose([turn.slot for turn in turns], contexts, options)
+        options = [_offer(episode.mask, turn) for episode, turn in zip(episodes, turns, strict=True)]
+        picks = self._language_model.choose([turn.slot for turn in turns], contexts, options)
         decisions = []
         for episode, turn, context, row, pick in zip(episodes, turns, contexts, options, picks, strict=True):
             if not isinstance(pick, Choice):
@@ -79,7 +79,7 @@ class FlatAgent:
                 continue
             action = row[pick.index]
             episode.context.act(turn.observation, action)
-            episode.guard.took(turn.observation, action)
+            episode.mask.took(turn.observation, action)
             decisions.append(
                 Decision(
                     action,
@@ -132,17 +132,17 @@ class HierarchicalAgent:
         return isinstance(self._planner, LocalLanguageModel) and isinstance(self._executor, LocalLanguageModel)
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
-        context, guard = HierarchicalContext(task.instruction, self._limits), ActionMask(self._decoding.max_repeats)
-        episode = self._episodes[slot] = _HierarchicalEpisode(context, guard)
+        context, mask = HierarchicalContext(task.instruction, self._limits), ActionMask(self._decoding.max_repeats)
+        episode = self._episodes[slot] = _HierarchicalEpisode(context, mask)
         for observation, decision in past:
-            guard.offer(observation)
+            mask.offer(observation)
             action = decision.action or ""
             ended = context.follow(observation, action, decision.subgoal, switched=decision.switched)
             if ended:
                 episode.heard(ended)
             if not decision.subgoal:
                 episode.failures = 0
-            guard.took(observation, action)
+            mask.took(observation, action)
         self._planner.begin(slot, task, attempt)
         self._executor.begin(slot, task, attempt)
 
@@ -190,7 +190,7 @@ class HierarchicalAgent:
         episodes = [self._episodes[turn.slot] for turn in turns]
         windows = [episode.context.window for episode in episodes]
         contexts = [self._executor.context(window, ACT) for window in windows if window is not None]
-        offers = [_offer(episode.guard, turn) for episode, turn in zip(episodes, turns, strict=True)]
+        offers = [_offer(episode.mask, turn) for episode, turn in zip(episodes, turns, strict=True)]
         decided: dict[int, Decision] = {}
         picks = self._executor.choose([turn.slot for turn in turns], contexts, offers, may_end=may_end)
         for turn, episode, context, row, pick in zip(turns, episodes, contexts, offers, picks, strict=True):
@@ -202,7 +202,7 @@ class HierarchicalAgent:
                 continue
             action = row[pick.index]
             episode.context.act(turn.observation, action)
-            episode.guard.took(turn.observation, action)
+            episode.mask.took(turn.observation, action)
             decided[turn.slot] = Decision(
                 action,
                 subgoal=episode.context.subgoal,
@@ -220,7 +220,7 @@ def _no_decision(pick: Fault | None) -> Decision:
     return Decision(None, error=pick.reason if pick else "")
 
 
-def _offer(guard: ActionMask, turn: Turn) -> list[str]:
+def _offer(mask: ActionMask, turn: Turn) -> list[str]:
     """What is worth doing; not to say "done" once more, where that was just refused."""
-    offered = guard.offer(turn.observation)
+    offered = mask.offer(turn.observation)
     return [one for one in offered if one != turn.observation.finish] if turn.audit else offered

@@ -27,7 +27,7 @@ def check(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Acceptance test and calibration on labelled episodes and planted cheats. Exit code 2 if a verifier fails it."""
+    """Acceptance test and calibration on labelled episodes and planted hacks. Exit code 2 if a verifier fails it."""
     settings = load_config(config, sets)
     names = only or [verifier.name for verifier in settings.curate.verifiers]
     if dry_run:
@@ -46,7 +46,7 @@ def check(
         say([asdict(one) for one in found], as_json)
     else:
         show_table(
-            ["verifier", "accepted", "precision", "recall", "kappa", "cheats caught", "honest flagged"],
+            ["verifier", "accepted", "precision", "recall", "kappa", "hacks caught", "honest flagged"],
             [
                 [
                     one.verifier,

@@ -31,10 +31,16 @@ class PhaseConfig(Section):
 class OnlineConfig(PhaseConfig):
     """The student plays training tasks, is updated, and plays again."""
 
+    tasks: Count = Field(default=200, description="Training tasks of a round, played at temperature 1.")
     rounds: Count = Field(default=4, description="Rounds; each makes a student of its own, whose parent played it.")
     first_task: int = Field(default=6000, ge=0, description="The first of the tasks; collection draws from 0.")
     clip_low: float = Field(default=0.2, gt=0, lt=1, description="How far a probability may fall, as a ratio.")
     clip_high: float = Field(default=0.28, gt=0, description="How far it may rise (clip-higher).")
+
+    def tasks_of(self, number: int) -> range:
+        """Numbers of the training tasks of a round, which no other round plays."""
+        first = self.first_task + number * self.tasks
+        return range(first, first + self.tasks)
 
 
 class BCConfig(PhaseConfig):
@@ -77,7 +83,6 @@ class PPOConfig(OnlineConfig):
     """Proximal policy optimisation of the student's own play, with a critic at each level."""
 
     algorithm: Literal["ppo"]
-    tasks: Count = Field(default=200, description="Training tasks of a round, played at temperature 1.")
     success_weight: float = Field(default=0.1, ge=0, description="Weight of the likelihood of verified episodes.")
     credit: CreditConfig = CreditConfig()
 

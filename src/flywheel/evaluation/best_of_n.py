@@ -59,12 +59,12 @@ def chooser(
     if by != VALUE:
         made = make_verifiers([VerifierConfig(name=by)], Tools(world, config.data_dir / "judge"))
         return ByVerifier(made[0])
-    eye = StateEncoder.of(config, folder)
+    encoder = StateEncoder.of(config, folder)
     played = outcomes(config, lake, world, student, progress)
     head, notes = fitted(
-        eye, [(trajectory.task_group, eye.end(trajectory), float(trajectory.success)) for trajectory in played]
+        encoder, [(trajectory.task_group, encoder.end(trajectory), float(trajectory.success)) for trajectory in played]
     )
-    return ByValue(eye, head, notes)
+    return ByValue(encoder, head, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +126,17 @@ class ByValue:
     """A linear head on what the student's model makes of the end of an episode (outcome supervision, as in Cobbe et al.
     2021, arXiv 2110.14168). It sees what the agent saw, nothing else."""
 
-    eye: StateEncoder
+    encoder: StateEncoder
     head: ValueHead
     notes: Mapping[str, float]
 
     def worth(self, lake: Lake, ids: Sequence[str]) -> dict[str, float]:
         ends = [
-            (trajectory.trajectory_id, self.eye.end(trajectory))
+            (trajectory.trajectory_id, self.encoder.end(trajectory))
             for trajectory in lake.trajectories(list(ids))
             if trajectory.steps
         ]
-        names, features_MD, _ = self.eye.features(ends)
+        names, features_MD, _ = self.encoder.features(ends)
         return dict(zip(names, self.head(features_MD).tolist(), strict=True))
 
 
@@ -154,9 +154,9 @@ def outcomes(
     return played
 
 
-def fitted(eye: StateEncoder, moments: Sequence[Moment]) -> tuple[ValueHead, dict[str, float]]:
+def fitted(encoder: StateEncoder, moments: Sequence[Moment]) -> tuple[ValueHead, dict[str, float]]:
     """A head that says what moments should say, and how well it does so on tasks that were held out."""
-    names, features_MD, _ = eye.features([(str(number), window) for number, (_, window, _) in enumerate(moments)])
+    names, features_MD, _ = encoder.features([(str(number), window) for number, (_, window, _) in enumerate(moments)])
     rows = [moments[int(name)] for name in names]
     told_M = np.array([told for _, _, told in rows])
     held_M = np.array([int(digest("fit", group), 16) % HELD == 0 for group, _, _ in rows], np.bool_)

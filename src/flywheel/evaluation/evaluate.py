@@ -167,15 +167,15 @@ def _compare(
     ours, theirs = (outcomes(lake, rate.policy_id, tasks) for rate in rates)
     shared = [task for task in tasks if task.task_id in ours.keys() & theirs.keys()]
     ids = [task.task_id for task in shared]
-    names = dict.fromkeys(name for trajectory_id in ids for name in slices[trajectory_id])
+    names = dict.fromkeys(name for task_id in ids for name in slices[task_id])
     return decide(
-        [ours[trajectory_id][0] for trajectory_id in ids],
-        [theirs[trajectory_id][0] for trajectory_id in ids],
+        [ours[task_id][0] for task_id in ids],
+        [theirs[task_id][0] for task_id in ids],
         alpha=config.gate.alpha / looks,
         power=config.gate.power,
-        gains=[ours[trajectory_id][1] - theirs[trajectory_id][1] for trajectory_id in ids],
+        gains=[ours[task_id][1] - theirs[task_id][1] for task_id in ids],
         groups=[task.group for task in shared],
-        slices={name: np.array([name in slices[trajectory_id] for trajectory_id in ids]) for name in names},
+        slices={name: np.array([name in slices[task_id] for task_id in ids]) for name in names},
     )
 
 

@@ -34,7 +34,7 @@ DONE = 0.5
 class ValueAuditor:
     """Believes what its head gives better odds than even. `notes`: how far it can be trusted."""
 
-    eye: StateEncoder
+    encoder: StateEncoder
     head: ValueHead
     notes: dict[str, float]
     identity: str
@@ -42,7 +42,7 @@ class ValueAuditor:
 
     async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
         window = [("now", _shown(task.instruction, seen))]
-        _, features_MD, tokens = await asyncio.to_thread(self.eye.features, window)
+        _, features_MD, tokens = await asyncio.to_thread(self.encoder.features, window)
         chance = float(self.head(features_MD)[0])
         self.record.rulings += 1
         if chance > DONE:
@@ -58,10 +58,10 @@ def value_auditor(
     config: Config, lake: Lake, world: World, folder: Path, student: Policy, progress: Callable[[int], None]
 ) -> ValueAuditor:
     """Fit a head on how a student's training episodes went."""
-    eye = StateEncoder.of(config, folder)
+    encoder = StateEncoder.of(config, folder)
     moments = [one for episode in outcomes(config, lake, world, student, progress) for one in _moments(episode)]
-    head, notes = fitted(eye, moments)
-    return ValueAuditor(eye, head, notes, digest("value auditor", folder.name, SHOWN, EARLIER, notes))
+    head, notes = fitted(encoder, moments)
+    return ValueAuditor(encoder, head, notes, digest("value auditor", folder.name, SHOWN, EARLIER, notes))
 
 
 def _moments(trajectory: Trajectory) -> list[tuple[str, Window, float]]:

@@ -75,9 +75,9 @@ def _remote(config: Config, lake: Lake, policy_id: str) -> Policy:
     folder = policy_directory(lake, str(registered(lake, policy_id).policy_id))
     card, settings = read_card(folder), config.remote
     urls = {Role.PLANNER: settings.planner, Role.EXECUTOR: settings.executor, Role.FLAT: settings.flat}
-    speakers: dict[Role, LanguageModel] = {}
+    language_models: dict[Role, LanguageModel] = {}
     for role in ROLES[card.kind]:
         server = Server(f"{role}'s server", urls[role], f"{card.policy_id}/{role}", settings.key, settings.timeout)
         tokenizer = load_tokenizer(folder / role)
-        speakers[role] = RemoteLanguageModel(server, tokenizer, card.decoding, retries=settings.retries)
-    return agent_of(card, speakers)
+        language_models[role] = RemoteLanguageModel(server, tokenizer, card.decoding, retries=settings.retries)
+    return agent_of(card, language_models)

@@ -22,24 +22,24 @@ def load_policy(directory: Path, device: str = "cpu", *, temperature: float = 0.
     card = read_card(directory)
     if temperature:
         card = replace(card, decoding=replace(card.decoding, temperature=temperature))
-    speakers: dict[Role, LanguageModel] = {}
+    language_models: dict[Role, LanguageModel] = {}
     for role in ROLES[card.kind]:
         model, tokenizer = load_part(directory / role)
-        speakers[role] = LocalLanguageModel(on_device(model, device), tokenizer, card.decoding)
-    return agent_of(card, speakers)
+        language_models[role] = LocalLanguageModel(on_device(model, device), tokenizer, card.decoding)
+    return agent_of(card, language_models)
 
 
-def agent_of(card: PolicyCard, speakers: Mapping[Role, LanguageModel]) -> FlatAgent | HierarchicalAgent:
+def agent_of(card: PolicyCard, language_models: Mapping[Role, LanguageModel]) -> FlatAgent | HierarchicalAgent:
     """The agent of a card, whose models speak here or elsewhere; its version says how it acts now."""
     version = acting_version(card.limits, card.decoding)
     if card.kind == "flat":
-        return FlatAgent(card.kind, card.policy_id, version, speakers[Role.FLAT], card.limits, card.decoding)
+        return FlatAgent(card.kind, card.policy_id, version, language_models[Role.FLAT], card.limits, card.decoding)
     return HierarchicalAgent(
         card.kind,
         card.policy_id,
         version,
-        speakers[Role.PLANNER],
-        speakers[Role.EXECUTOR],
+        language_models[Role.PLANNER],
+        language_models[Role.EXECUTOR],
         card.limits,
         card.decoding,
     )

@@ -68,8 +68,8 @@ class _Asked:
 class WorkerProcess:
     """A process with a world of its own and some environments in it, restarted when it hangs or dies.
 
-    It answers in order, so the oldest question is the one that hangs. A restart breaks the episodes of
-    all its environments.
+    It answers in order, so the oldest question is the one that hangs. A restart breaks the
+    episodes of all its environments.
     """
 
     def __init__(self, environment: str, parameters: str, timeout: float) -> None:

@@ -66,19 +66,19 @@ def barrier() -> None:
 
 def broadcast(number: int) -> int:
     """The first process's number, in all."""
-    told = torch.tensor([number], dtype=torch.int64)
+    value = torch.tensor([number], dtype=torch.int64)
     if world_size() > 1:
-        dist.broadcast(told, 0)
-    return int(told)
+        dist.broadcast(value, 0)
+    return int(value)
 
 
 def all_reduce(*numbers: float) -> list[float]:
     """Sums over all processes."""
-    told = torch.tensor(numbers, dtype=torch.float64)
+    sums_K = torch.tensor(numbers, dtype=torch.float64)
     if world_size() > 1:
-        dist.all_reduce(told)
-    found: list[float] = told.tolist()
-    return found
+        dist.all_reduce(sums_K)
+    sums: list[float] = sums_K.tolist()
+    return sums
 
 
 def parallelized(learner: nn.Module, layers: list[nn.Module], parallelism: Parallelism) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flywheel.agents.contexts.chat_format import ParsedAnswer, parse_answer, render_observation
+from flywheel.agents.contexts.chat_format import ParsedAnswer, parse_answer, parse_observation
 from flywheel.agents.policy import Decision
 from flywheel.environments.protocol import Observation
 from flywheel.serving.requests import Message
@@ -37,19 +37,19 @@ def scene(messages: Sequence[Message]) -> Scene:
     seen, audit, subgoal = Observation(""), "", ""
     for message in messages:
         if message.role in ("user", "tool"):
-            seen, audit = render_observation(message.text)
+            seen, audit = parse_observation(message.text)
         elif message.role == "assistant":
-            said = parse_answer(message.text, seen.valid_actions) or ParsedAnswer(message.text.strip())
-            subgoal = said.subgoal or subgoal
-            past.append((seen, Decision(said.action, subgoal=subgoal, switched=bool(said.subgoal))))
-    said_so_far = [(one.role, one.text) for one in messages]
+            parsed = parse_answer(message.text, seen.valid_actions) or ParsedAnswer(message.text.strip())
+            subgoal = parsed.subgoal or subgoal
+            past.append((seen, Decision(parsed.action, subgoal=subgoal, switched=bool(parsed.subgoal))))
+    spoken = [(one.role, one.text) for one in messages]
     return Scene(
         task=Task("served", "{}", Split.TRAIN, 0, instruction),
         past=tuple(past),
         now=seen,
         audit=audit,
-        before=digest(said_so_far[:-1], size=16),
-        after=digest(said_so_far, size=16),
+        before=digest(spoken[:-1], size=16),
+        after=digest(spoken, size=16),
     )
 
 

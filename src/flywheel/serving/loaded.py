@@ -32,14 +32,14 @@ class Loaded:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.card = read_card(folder)
-        speakers: dict[Role, LanguageModel] = {}
+        language_models: dict[Role, LanguageModel] = {}
         self.parts: dict[str, Completer] = {}
         for role in ROLES[self.card.kind]:
             model, tokenizer = load_part(folder / role)
-            speakers[role] = LocalLanguageModel(on_device(model, device), tokenizer, self.card.decoding)
+            language_models[role] = LocalLanguageModel(on_device(model, device), tokenizer, self.card.decoding)
             self.parts[str(role)] = Completer(model, tokenizer)
         self._max_chars = min(part.max_prompt_chars for part in self.parts.values())
-        self._agent = agent_of(self.card, speakers)
+        self._agent = agent_of(self.card, language_models)
         self.version = self._agent.version
         self._slots: OrderedDict[str, int] = OrderedDict()
         """Dialogue → the slot that is right behind it, the longest unused first."""

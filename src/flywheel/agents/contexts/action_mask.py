@@ -1,7 +1,7 @@
 """No blind repetition: an action tried often enough from one state is not offered from that state again.
 
 Environments here are deterministic, so from an equal state the same action leads to the same place: an action that
-changed nothing would change nothing again, and a loop through equal states would go on for ever. The guard is the
+changed nothing would change nothing again, and a loop through equal states would go on for ever. The mask is the
 same for every student, and reports say so.
 """
 

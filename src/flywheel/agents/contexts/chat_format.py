@@ -1,4 +1,4 @@
-"""How an observation is worded for chat models, and how their answers are read.
+"""How an observation is rendered for chat models, and how their answers are parsed.
 
 The words of an observation can be read back, which is how `flywheel serve-policy` understands a dialogue: sections that
 begin with `[name]` at the start of a line; lines of the text itself that begin with `[` or a backslash get a backslash.
@@ -40,7 +40,7 @@ class ParsedAnswer:
     thought: str = ""
 
 
-def render_task(observation: Observation, *, audit: str = "", whole: bool = False) -> str:
+def render_observation(observation: Observation, *, audit: str = "", whole: bool = False) -> str:
     """An observation as text; `whole` adds what only another Flywheel needs."""
     parts = [(EVENT, observation.event), (NOTE, observation.note), (VIEW, observation.text)]
     if whole:
@@ -53,8 +53,8 @@ def render_task(observation: Observation, *, audit: str = "", whole: bool = Fals
     return "\n".join(lines)
 
 
-def render_observation(text: str) -> tuple[Observation, str]:
-    """The observation that was worded `whole`, and what an auditor said. Other text is a view."""
+def parse_observation(text: str) -> tuple[Observation, str]:
+    """The observation of a text that was rendered with `whole`, and what an auditor said. Other text is a view."""
     marks = list(_SECTION.finditer(text))
     if not marks or marks[0].start() != 0:
         return Observation(text), ""
@@ -76,9 +76,9 @@ def render_observation(text: str) -> tuple[Observation, str]:
     return observation, told[AUDIT]
 
 
-def render_answer(said: ParsedAnswer) -> str:
-    """An answer as text, which `understood` reads back."""
-    parts = [("Thought", said.thought), ("Subgoal", said.subgoal), ("Action", said.action)]
+def render_answer(answer: ParsedAnswer) -> str:
+    """An answer as text, which `parse_answer` reads back."""
+    parts = [("Thought", answer.thought), ("Subgoal", answer.subgoal), ("Action", answer.action)]
     return "\n".join(f"{name}: {_one_line(text)}" for name, text in parts if text or name == "Action")
 
 
