@@ -109,7 +109,7 @@ def _weighed(example: Example, factor: float) -> Example:
 
 
 def offered(trajectory: Trajectory, segments: Sequence[Segment], repeats: int) -> list[Offer]:
-    """What the student could say at each step: what the mask offered, and "done" where a subgoal was in force before."""
+    """What the student could say at each step: the actions on offer, and "done" where a subgoal was in force before."""
     mask = ActionMask(repeats)
     starts = {part.start for part in segments}
     found = []
