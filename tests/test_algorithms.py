@@ -1,4 +1,4 @@
-"""Objectives: closed forms, and each moves a tiny student to the optimum that its paper promises."""
+"""Algorithms: closed forms, and each moves a tiny student to the optimum that its paper promises."""
 
 from __future__ import annotations
 
