@@ -97,7 +97,7 @@ def test_a_purge_leaves_nothing_in_any_file(filled: Lake, golden: list[Trajector
         assert filled.sql(f"select 1 from {view} where trajectory_id = '{gone}'").num_rows == 0
     assert filled.append([golden[2]], "late retry") == 0
     with pytest.raises(
-        LakeError, match="no longer reads as it was pinned: holds revoked trajectories: purged: personal data"
+        LakeError, match="no longer reads as it was recorded: holds revoked trajectories: purged: personal data"
     ):
         ids(filled, dataset)
     assert len(ids(filled, other)) == len(golden) - 1
