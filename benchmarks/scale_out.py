@@ -26,7 +26,7 @@ from typing import Any
 
 from scipy.optimize import minimize_scalar
 
-from flywheel.collect.playing_processes import play_apart
+from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
@@ -85,7 +85,7 @@ def _played(config: Config, given: argparse.Namespace, workers: int, address: st
             jobs = [Job(task) for task in world.tasks(Split.TRAIN, given.start, given.episodes)]
             origin = Origin(1, "collect", ours.identity())
             began = time.perf_counter()
-            play_apart(ours, lake, world, student, jobs, origin, lambda done: None, NO_HOOKS)
+            play_parallel(ours, lake, world, student, jobs, origin, lambda done: None, NO_HOOKS)
             took = time.perf_counter() - began
         steps = lake.sql("select sum(length)::double as n from trajectories").to_pylist()[0]["n"]
         began = time.perf_counter()

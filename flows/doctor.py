@@ -113,7 +113,7 @@ def _disk(config: Config) -> str:
 def _cluster(config: Config) -> str:
     if not config.cluster.ray:
         return "this machine alone"
-    from flywheel.runtime.ray_cluster import cores
+    from flywheel.runtime.ray_workers import cores
 
     found = cores(config.cluster.ray)
     if found < config.cluster.actors:

@@ -31,8 +31,8 @@ FEW = ("iterations=1", "environment.workers=1", "environment.parallel=8")
 MANY = ("iterations=1", "environment.workers=2", "environment.parallel=8", "train.processes=2")
 MARKS = {
     "prefect server": "Prefect server",
-    "flywheel.rollouts.worker": "environment worker",
-    "spawn_main": "verifier",
+    "local_workers EnvironmentHost": "environment worker",
+    "local_workers BatchVerifier": "verifier",
     "flywheel.distill.launching": "trainer",
     "java": "simulator",
 }

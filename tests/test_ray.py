@@ -131,7 +131,7 @@ def test_errors_over_there_are_told_here(cluster: str) -> None:
 
 ACTORS = """
 import os, sys
-from flywheel.runtime.ray_cluster import actors, in_order
+from flywheel.runtime.workers import in_order, open_workers
 from flywheel.errors import FlywheelError, ContaminationError
 
 class Square:
@@ -144,8 +144,8 @@ class Square:
 
 for items in ([1, 2, 3], [4], [5]):
     try:
-        with actors(sys.argv[1], 1, Square) as made:
-            found = list(in_order(made, "of", items))
+        with open_workers(1, Square, ray=sys.argv[1]) as workers:
+            found = list(in_order(workers, "of", items))
         print(*found)
     except FlywheelError as error:
         print(type(error).__name__)

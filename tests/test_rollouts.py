@@ -79,7 +79,7 @@ def test_a_hung_environment_breaks_its_episode_and_is_restarted(faults: Path) ->
     found = walked([101, 1, 2], workers(3, 3, timeout=1.0))
     assert time.monotonic() - began < 20
     assert found[101].stop_reason is StopReason.INFRASTRUCTURE
-    assert found[101].error == "the environment did not answer within 1 s at step; it was restarted"
+    assert found[101].error == "the environment did not answer within 1 s at step"
     assert found[1].success and found[2].success
     assert walked([101], workers(1, 1))[101].success
 
@@ -109,18 +109,18 @@ def test_who_asks_a_dead_worker_first_hears_whose_fault_it_was(faults: Path) -> 
             assert str(later.value) == str(late.value)
             return str(late.value)
 
-    assert asyncio.run(asked()) == "a neighbour's worker died with code 3; it was restarted"
+    assert asyncio.run(asked()) == "a neighbour's worker died with code 3"
 
 
 def test_a_worker_that_dies_while_nobody_asks_blames_no_neighbour() -> None:
     async def asked() -> None:
         async with workers(1, 1)() as (worker,):
             await worker.reset(task_of(1))
-            assert isinstance(worker, RemoteWorker) and worker.process._process is not None
-            worker.process._process.kill()
-            while worker.process._process is not None:
+            assert isinstance(worker, RemoteWorker) and worker.process is not None
+            worker.process.popen.kill()
+            while not worker.process.ended.is_set():
                 await asyncio.sleep(0.01)
-            with pytest.raises(InfrastructureError, match=r"^the environment's worker died with code -9; it was"):
+            with pytest.raises(InfrastructureError, match=r"^the environment's worker died with code -9$"):
                 await worker.step("right")
 
     asyncio.run(asked())

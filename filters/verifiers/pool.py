@@ -6,14 +6,9 @@ reason; the others go on.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import islice
-from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,7 +30,7 @@ from flywheel.filters.fingerprints import empty_fingerprints, fingerprints
 from flywheel.filters.segments import segments_of
 from flywheel.filters.verifiers.catalog import Tools, make_verifiers, needs_world
 from flywheel.filters.verifiers.protocol import Verifier
-from flywheel.runtime.ray_cluster import actors, in_order
+from flywheel.runtime.workers import in_order, open_workers
 from flywheel.trajectory import Segment, Split, Verdict
 
 MIN_BATCHES_PER_PROCESS = 2
@@ -145,46 +140,18 @@ def judge_cache(config: Config) -> Path:
     return config.data_dir / "judge"
 
 
-def verify_batches(config: Config, batches: Iterator[Batch], count: int) -> Iterator[Findings]:
+def verify_batches(config: Config, batches: Iterator[Batch], batches_count: int) -> Iterator[Findings]:
     """Findings in the order of the batches. Several processes where there are several batches, and simulators to run.
 
     Without simulators one process is faster: columnar verifiers take less time than handing batches over does.
     """
-    if config.cluster.ray and needs_world(config.curate.verifiers):
-        absolute = config.model_copy(update={"data_dir": config.data_dir.absolute()})
-        with actors(config.cluster.ray, min(config.cluster.actors, count), BatchVerifier, absolute) as made:
-            yield from in_order(made, "examine", batches)
-        return
-    workers = min(config.curate.workers, count // MIN_BATCHES_PER_PROCESS)
-    if workers < 2 or not needs_world(config.curate.verifiers):
+    ray, count = config.cluster.ray, min(config.curate.workers, batches_count // MIN_BATCHES_PER_PROCESS)
+    if ray:
+        count = min(config.cluster.actors, batches_count)
+    if not needs_world(config.curate.verifiers) or (count < 2 and not ray):
         with closing(BatchVerifier(config)) as batch_verifier:
             yield from map(batch_verifier.examine, batches)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _begin, (config,)) as pool:
-        try:
-            yield from _in_order(batches, lambda batch: pool.submit(_examine, batch), ahead=workers + 1)
-        except BrokenProcessPool as error:
-            raise InfrastructureError("a process of verifiers died; see: flywheel doctor") from error
-
-
-def _in_order(batches: Iterator[Batch], submit: Callable[[Batch], Future[Findings]], ahead: int) -> Iterator[Findings]:
-    """Results in order, with a bounded number of batches under way."""
-    waiting = [submit(batch) for batch in islice(batches, ahead)]
-    while waiting:
-        yield waiting.pop(0).result()
-        waiting += [submit(batch) for batch in islice(batches, 1)]
-
-
-_BATCH_VERIFIER: list[BatchVerifier] = []
-"""Of a worker process, which does nothing else."""
-
-
-def _begin(config: Config) -> None:
-    batch_verifier = BatchVerifier(config)
-    _BATCH_VERIFIER.append(batch_verifier)
-    Finalize(None, batch_verifier.close, exitpriority=10)
-
-
-def _examine(batch: Batch) -> Findings:
-    return _BATCH_VERIFIER[0].examine(batch)
+    absolute = config.model_copy(update={"data_dir": config.data_dir.absolute()})
+    with open_workers(count, BatchVerifier, absolute, ray=ray) as workers:
+        yield from in_order(workers, "examine", batches)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 
 from flywheel.collect.curriculum import choose, horizon, success_by_horizon
-from flywheel.collect.playing_processes import play_apart
+from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
@@ -67,7 +67,7 @@ def collect(
             policy = make_policy(config, lake, world, name, champion_id)
             jobs = [Job(task) for task in tasks]
             origin = Origin(iteration, "collect", config.identity(), champion_id)
-            counts[policy.name] = len(play_apart(config, lake, world, policy, jobs, origin, progress, hooks))
+            counts[policy.name] = len(play_parallel(config, lake, world, policy, jobs, origin, progress, hooks))
     return counts
 
 

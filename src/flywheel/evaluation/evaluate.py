@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select
 
 from flywheel.agents.policy import Policy
 from flywheel.collect.curriculum import horizon
-from flywheel.collect.playing_processes import play_apart
+from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import EVALUATION, GATE, now
 from flywheel.datasets.lake.lake import Lake
@@ -73,7 +73,7 @@ def evaluate(
         policy = make_policy(config, lake, world, name)
         tasks = held_out_tasks(config, world, split, iteration) if some is None else tuple(some)
         origin = Origin(iteration, "evaluate", config.identity(), champion(lake))
-        play_apart(config, lake, world, policy, [Job(task) for task in tasks], origin, progress, NO_HOOKS)
+        play_parallel(config, lake, world, policy, [Job(task) for task in tasks], origin, progress, NO_HOOKS)
     curate(config, lake)
     rate = _rate(policy, split, iteration, tasks, outcomes(lake, policy.policy_id, tasks))
     _record(lake, rate, digest("evaluation", policy.policy_id, policy.version, [task.task_id for task in tasks]))

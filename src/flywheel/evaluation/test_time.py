@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from flywheel.agents.policy import Policy
-from flywheel.collect.playing_processes import play_apart
+from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
@@ -155,7 +155,7 @@ def best_of(
         student = load_policy(folder, pick_device(config.train.device), temperature=temperature)
         origin = Origin(iteration, "evaluate+best", config.identity(), champion(lake))
         jobs = [Job(task, attempt) for task in tasks for attempt in range(attempts)]
-        play_apart(config, lake, world, student, jobs, origin, progress, NO_HOOKS)
+        play_parallel(config, lake, world, student, jobs, origin, progress, NO_HOOKS)
         judge = chooser(config, lake, world, folder, student, by, progress)
         curate(config, lake)
         played = _played(lake, student, origin.purpose, tasks, attempts)
@@ -188,7 +188,7 @@ def _measured(
         tasks = held_out_tasks(config, world, split, iteration)
         policy = make_policy(config, lake, world, name)
         origin = Origin(iteration, purpose, config.identity(), champion(lake))
-        play_apart(playing or config, lake, world, policy, [Job(task) for task in tasks], origin, progress, hooks)
+        play_parallel(playing or config, lake, world, policy, [Job(task) for task in tasks], origin, progress, hooks)
     curate(config, lake)
     played = _played(lake, policy, purpose, tasks, 1)
     ours = {task: own[0].verified for task, own in played.items()}

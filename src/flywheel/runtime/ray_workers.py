@@ -1,4 +1,4 @@
-"""A Ray cluster (https://docs.ray.io), for whoever has more machines than one.
+"""Workers on a Ray cluster (https://docs.ray.io), for those who have several machines.
 
 What is sent between its processes is pickled by Ray: a cluster is one's own machines, never a place to take data from.
 """
@@ -10,13 +10,14 @@ import os
 import socket
 import sys
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
 from flywheel.errors import FlywheelError, InfrastructureError, PrerequisiteError, reason_of
+from flywheel.runtime.workers import Caller, Report
 
 START_SECONDS, GRACE_SECONDS, CLOSE_SECONDS = 300.0, 30.0, 10.0
 """How long to wait for the first actor, then for the others, and in the end for what they hold."""
@@ -26,111 +27,107 @@ RESTARTS = 3
 
 
 @contextmanager
-def actors(address: str, count: int, kind: type, *arguments: object) -> Iterator[list[Any]]:
-    """Up to so many actors of a class, each with one core, made of the same arguments; they end with the context, and
-    so does what the objects hold, if they have a `close`.
+def ray_workers(address: str, count: int, make: Callable[..., object], *arguments: object) -> Iterator[list[RayWorker]]:
+    """Up to so many actors, each with one core; they end with the context, and so does what the objects hold, if they
+    have a `close`.
 
     No more than the cluster has cores. Raises `PrerequisiteError` where no cluster answers, `InfrastructureError` where
     no core is free for minutes, and what making an object raises.
     """
     with _joined(address) as ray:
-        shared = [ray.put(one) for one in arguments]  # held here, so that an actor that starts again finds them
+        shared = [ray.put(argument) for argument in arguments]  # held here, for actors that start again
         remote = ray.remote(num_cpus=1, max_restarts=RESTARTS, max_task_retries=RESTARTS)(_Actor)
         most = max(1, int(ray.cluster_resources().get("CPU", 0)))
-        started = [remote.remote(kind, shared) for _ in range(min(count, most))]
+        actors = [remote.remote(make, shared) for _ in range(min(count, most))]
         try:
-            yield _ready(ray, started)
+            yield [RayWorker(actor) for actor in _ready(ray, actors)]
         finally:
-            ray.wait([one.close.remote() for one in started], num_returns=len(started), timeout=CLOSE_SECONDS)
-            for one in started:
-                ray.kill(one)
+            ray.wait([actor.close.remote() for actor in actors], num_returns=len(actors), timeout=CLOSE_SECONDS)
+            for actor in actors:
+                ray.kill(actor)
 
 
-def _ready(ray: Any, started: list[Any]) -> list[Any]:
+def _ready(ray: Any, actors: list[Any]) -> list[Any]:
     """The actors that have a core and are made, as soon as there is one of them and the others had a moment."""
-    answers = {one.ready.remote(): one for one in started}
+    answers = {actor.ready.remote(): actor for actor in actors}
     first, _ = ray.wait(list(answers), num_returns=1, timeout=START_SECONDS)
     if not first:
         raise InfrastructureError(f"no core of the Ray cluster was free for {START_SECONDS:.0f} s; see: ray status")
     done, _ = ray.wait(list(answers), num_returns=len(answers), timeout=GRACE_SECONDS)
     for answer in done:
-        _told(answer)
+        try:
+            ray.get(answer)
+        except Exception as error:
+            raise _raised_there(error) from None
     return [answers[answer] for answer in done]
 
 
-class _Actor:
-    """Makes an object over there and calls its methods. What making it raises is told by the call that needs it."""
+@dataclass(frozen=True, slots=True)
+class RayWorker:
+    """An actor of a cluster. What its calls report arrives with their answers, and none of them finishes early."""
 
-    def __init__(self, kind: type, shared: list[Any]) -> None:
-        self._kind, self._shared = kind, shared
+    actor: Any
+
+    def submit(self, method: str, *arguments: Any, report: Report | None = None) -> Future[Any]:
+        """`Worker.submit`."""
+        answer: Future[Any] = Future()
+        answer.set_running_or_notify_cancel()
+
+        def settle(call: Future[Any]) -> None:
+            try:
+                value, reports = call.result()
+                for reported in reports:
+                    assert report is not None
+                    report(reported)
+            except BaseException as error:
+                answer.set_exception(_raised_there(error))
+            else:
+                answer.set_result(value)
+
+        self.actor.call.remote(method, arguments, report is not None).future().add_done_callback(settle)
+        return answer
+
+
+class _Actor:
+    """Makes an object over there and calls its methods. What making it raises is raised by the call that needs it."""
+
+    def __init__(self, make: Callable[..., object], shared: list[Any]) -> None:
+        self._make, self._shared = make, shared
         self._made: Any = None
 
     def ready(self) -> None:
         import ray
 
         if self._made is None:
-            self._made = self._kind(*ray.get(self._shared))
+            self._made = self._make(*ray.get(self._shared))
 
-    def call(self, method: str, item: Any) -> Any:
+    def call(self, method: str, arguments: tuple[Any, ...], reports: bool) -> tuple[Any, list[Any]]:
         self.ready()
-        return getattr(self._made, method)(item)
+        caller = _Reports()
+        return getattr(self._made, method)(*arguments, *((caller,) if reports else ())), caller.values
 
     def close(self) -> None:
         if hasattr(self._made, "close"):
             self._made.close()
 
 
-def in_order(made: list[Any], method: str, items: Iterable[Any]) -> Iterator[Any]:
-    """Answers in the order of the items, with a bounded number of them under way."""
-    waiting: deque[Any] = deque()
-    turns = iter(items)
-    number = 0
+class _Reports(Caller):
+    def __init__(self) -> None:
+        self.values: list[Any] = []
 
-    def submit() -> None:
-        nonlocal number
-        for item in islice(turns, 1):
-            waiting.append(made[number % len(made)].call.remote(method, item))
-            number += 1
-
-    for _ in range(2 * len(made)):
-        submit()
-    while waiting:
-        yield _told(waiting.popleft())
-        submit()
+    def report(self, value: Any) -> None:
+        self.values.append(value)
 
 
-def as_they_come(made: list[Any], method: str, items: Iterable[Any], heard: Callable[[Any], None]) -> None:
-    """Hand items to whoever is free, and hear each answer as soon as it is there."""
-    import ray
-
-    turns, busy = iter(items), dict[Any, Any]()
-
-    def submit(actor: Any) -> None:
-        for item in islice(turns, 1):
-            busy[actor.call.remote(method, item)] = actor
-
-    for one in made:
-        submit(one)
-    while busy:
-        for done in ray.wait(list(busy), num_returns=1)[0]:
-            actor = busy.pop(done)
-            heard(_told(done))
-            submit(actor)
-
-
-def _told(answer: Any) -> Any:
-    """An answer; what Flywheel raised over there is raised here, and a cluster that failed is infrastructure."""
-    import ray
+def _raised_there(error: BaseException) -> BaseException:
+    """What Flywheel raised over there is raised here, and a cluster that failed is infrastructure."""
     from ray.exceptions import RayError, RayTaskError
 
-    try:
-        return ray.get(answer)
-    except RayTaskError as error:
-        if isinstance(error.cause, FlywheelError):
-            raise error.cause from None
-        raise
-    except RayError as error:
-        raise InfrastructureError(f"the Ray cluster failed: {reason_of(error)[:300]}") from error
+    if isinstance(error, RayTaskError):
+        return error.cause if isinstance(error.cause, FlywheelError) else error
+    if isinstance(error, RayError):
+        return InfrastructureError(f"the Ray cluster failed: {reason_of(error)[:300]}")
+    return error
 
 
 def cores(address: str) -> int:
@@ -155,7 +152,7 @@ def _knock(address: str) -> None:
 def _joined(address: str) -> Iterator[Any]:
     """The ray module, connected, without telemetry. Its own words go to stderr, stdout belongs to results."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it fears for the arguments that `actors` holds
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of the arguments that `ray_workers` holds
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without a GPU keep CUDA_VISIBLE_DEVICES
     try:
         import ray

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.collect import playing_processes
-from flywheel.collect.playing_processes import play_apart
+from flywheel.collect import play_parallel as playing
+from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.environments.protocol import World
-from flywheel.errors import InfrastructureError
+from flywheel.errors import FlywheelError
 from flywheel.filters.curate import curate
 from flywheel.policies.factory import make_policy
 from flywheel.rollouts.episode import Job, Origin
@@ -53,19 +53,19 @@ def test_two_processes_play_what_one_plays(
     taught: tuple[Config, str], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, student = taught
-    monkeypatch.setattr(playing_processes, "WORTH", 5)
+    monkeypatch.setattr(playing, "MIN_EPISODES_PER_PROCESS", 5)
     lake = Lake.of(settings)
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 700, 11)]
     policy = make_policy(settings, lake, world, student)
     done: list[int] = []
     apart = Origin(1, "apart", "test")
-    ids = play_apart(settings, lake, world, policy, jobs, apart, done.append, NO_HOOKS)
+    ids = play_parallel(settings, lake, world, policy, jobs, apart, done.append, NO_HOOKS)
     assert len(ids) == len(set(ids)) == sum(done) == len(jobs)
     assert lake.known_ids(ids) == set(ids)
     play(settings, lake, world, policy, jobs, Origin(1, "together", "test"))
     assert actions(lake, "apart") == actions(lake, "together")
     before = lake.snapshot()
-    assert play_apart(settings, lake, world, policy, jobs, apart, done.append, NO_HOOKS) == ids
+    assert play_parallel(settings, lake, world, policy, jobs, apart, done.append, NO_HOOKS) == ids
     assert lake.snapshot() == before
 
 
@@ -73,13 +73,13 @@ def test_a_process_that_cannot_play_is_told(
     taught: tuple[Config, str], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, student = taught
-    monkeypatch.setattr(playing_processes, "WORTH", 2)
+    monkeypatch.setattr(playing, "MIN_EPISODES_PER_PROCESS", 2)
     lake = Lake.of(settings)
     policy = make_policy(settings, lake, world, student)
     policy.version = "another"
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 720, 4)]
-    with pytest.raises(InfrastructureError, match="decides otherwise here"):
-        play_apart(settings, lake, world, policy, jobs, ORIGIN, lambda done: None, NO_HOOKS)
+    with pytest.raises(FlywheelError, match="decides otherwise in a worker"):
+        play_parallel(settings, lake, world, policy, jobs, ORIGIN, lambda done: None, NO_HOOKS)
 
 
 PLAY = """
@@ -89,11 +89,11 @@ from flywheel.rollouts.play import NO_HOOKS
 from flywheel.rollouts.episode import Job, Origin
 from flywheel.config.root import load
 from flywheel.datasets.lake.lake import Lake
-from flywheel.collect import playing_processes
+from flywheel.collect import play_parallel as playing
 from flywheel.policies.factory import make_policy
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.trajectory import Split
-playing_processes.WORTH = 5
+playing.MIN_EPISODES_PER_PROCESS = 5
 told = ["data_dir=" + sys.argv[1], "environment.processes=2", "environment.parallel=2"]
 settings = load(Path("configs/smoke.toml"), told)
 lake = Lake.of(settings)
@@ -101,7 +101,7 @@ with open_world(settings.environment.name, canonical(settings.environment.parame
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 800, int(sys.argv[3]))]
     policy = make_policy(settings, lake, world, sys.argv[2])
     origin, say = Origin(1, "killed", "t"), lambda done: print(done, flush=True)
-    playing_processes.play_apart(settings, lake, world, policy, jobs, origin, say, NO_HOOKS)
+    playing.play_parallel(settings, lake, world, policy, jobs, origin, say, NO_HOOKS)
 print("done", flush=True)
 """
 
@@ -115,14 +115,14 @@ def test_kill_9_of_all_of_it_and_again(taught: tuple[Config, str]) -> None:
     while int(process.stdout.readline()) == 0:
         pass
     children = [int(one) for one in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    shard = [one for one in children if "playing_processes" in Path(f"/proc/{one}/cmdline").read_text()]
-    assert len(shard) == 1
+    shard = [one for one in children if "local_workers" in Path(f"/proc/{one}/cmdline").read_text()]
+    assert len(shard) == 2
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{shard[0]}").exists() and time.monotonic() < deadline:
+    while any(Path(f"/proc/{child}").exists() for child in shard) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not Path(f"/proc/{shard[0]}").exists()
+    assert not any(Path(f"/proc/{child}").exists() for child in shard)
     told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert told.endswith("done\n")
     rows = Lake.of(settings).sql(
