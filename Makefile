@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow test-reliability lint bench clean
+.PHONY: help install quickstart test test-fast test-slow test-reliability lint docs bench clean
 
 help:  ## Show this list
 	@echo "Flywheel: a data flywheel for trajectory distillation"
@@ -42,6 +42,10 @@ lint: $(STAMP)  ## Format and fix what can be fixed
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 	"$(BIN)/mypy"
+
+docs: $(STAMP)  ## Write the reference of the SQL views anew from the code
+	"$(BIN)/python" -c 'from pathlib import Path; from flywheel.datasets.lake.views import reference; \
+	page = Path("docs/sql.md"); page.write_text(page.read_text().partition("## `")[0] + reference())'
 
 bench: $(STAMP)  ## Print speed and memory figures as JSON
 	"$(BIN)/python" benchmarks/startup.py

@@ -55,7 +55,7 @@ def measure(folder: Path, count: int, steps: int) -> dict[str, Any]:
         "steps an episode": steps,
         "ingest, rows per CPU-second": round(rows / used),
         "bytes a step": round(size(folder) / rows),
-        "files": len(list((folder / "segments").iterdir())),
+        "files": len(list((folder / "parts").iterdir())),
         "success by task and policy, seconds": round(best(lambda: lake.sql(QUESTION)), 3),
         "one trajectory by id, milliseconds": _by_id(lake, some),
         "stream": _stream(lake, folder, steps),

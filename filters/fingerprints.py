@@ -68,8 +68,8 @@ def without_loops(batch: Batch) -> Bools:
     """(T,): which steps remain of each episode without its loops, that is without what led back to an equal state and
     neither earned a reward nor opened a document. Padding with no-ops, or with deeds that are taken back, is gone."""
     count = batch.steps.num_rows
-    noted = np.flatnonzero(pc.not_equal(batch.steps["note"], "").to_numpy())
-    _, first = np.unique(batch.owner_T[noted] * count + codes(batch.steps["note"])[noted], return_index=True)
+    noted = np.flatnonzero(pc.not_equal(batch.steps["document"], "").to_numpy())
+    _, first = np.unique(batch.owner_T[noted] * count + codes(batch.steps["document"])[noted], return_index=True)
     fresh_T = np.zeros(count, np.bool_)
     fresh_T[noted[first]] = True  # a document that is read again opens nothing
     gained = (batch.step_numbers("reward") != 0) | np.roll(fresh_T, -1) | batch.last_T

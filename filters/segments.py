@@ -75,9 +75,9 @@ def _gains(batch: Batch) -> Bools:
     apart = progress + 2.0 * batch.owner_T  # a trajectory's values lie above those of the one before
     best = np.roll(np.maximum.accumulate(apart), 1) if len(apart) else apart
     best[batch.first_T] = (2.0 * batch.owner_T)[batch.first_T]
-    notes, opened = batch.steps["note"], np.zeros(len(apart), np.bool_)
-    texts = codes(notes)
-    named = np.asarray(notes.to_numpy() != "", np.bool_) if len(apart) else opened
+    documents, opened = batch.steps["document"], np.zeros(len(apart), np.bool_)
+    texts = codes(documents)
+    named = np.asarray(documents.to_numpy() != "", np.bool_) if len(apart) else opened
     keys = np.stack([batch.owner_T, texts], axis=1)[named]
     places = np.flatnonzero(named)[np.unique(keys, axis=0, return_index=True)[1]]
     places = places[~batch.first_T[places]]

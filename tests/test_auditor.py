@@ -45,7 +45,7 @@ class Believing:
 
     async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
         self.asked += 1
-        eaten = any("delicious" in one.event for one in seen)
+        eaten = any("delicious" in one.feedback for one in seen)
         return Ruling("" if eaten else "The meal was not eaten.", tokens=10)
 
     async def close(self) -> None:
@@ -108,7 +108,7 @@ def test_a_chat_model_hears_the_reason_and_may_not_just_repeat_itself() -> None:
 
 
 def test_it_is_not_shown_what_was_done() -> None:
-    seen = [Observation(f"room {n}", f"event {n}", note="recipe" if n == 1 else "") for n in range(100)]
+    seen = [Observation(f"room {n}", f"event {n}", document="recipe" if n == 1 else "") for n in range(100)]
     text = evidence(task_of(1), seen)
     assert "Walk to the door." in text and "recipe" in text and "room 99" in text and "event 99" in text
     assert text.count("\n") < 90

@@ -75,7 +75,7 @@ def test_upkeep_and_pins(any_lake: Lake, golden: list[Trajectory]) -> None:
 def test_damage_is_found_and_set_aside(any_lake: Lake, golden: list[Trajectory]) -> None:
     any_lake.append(golden[:4], "a")
     any_lake.append(golden[4:], "b")
-    (victim,) = any_lake.segments_of([golden[0].trajectory_id])
+    (victim,) = any_lake.parts_of([golden[0].trajectory_id])
     any_lake.storage.delete([f"{victim}.steps.parquet"])
     with pytest.raises(LakeError, match="is missing; see: flywheel lake check"):
         any_lake.sql("select 1")

@@ -78,7 +78,7 @@ def test_another_lake_is_not_overwritten(lake: Lake, golden: list[Trajectory], t
 
 def test_a_damaged_file_is_not_passed_on(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     lake.append(golden, "some")
-    file = next((lake.root / "segments").iterdir())
+    file = next((lake.root / "parts").iterdir())
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)

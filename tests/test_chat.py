@@ -112,7 +112,7 @@ def test_tool_calls_choose_among_the_valid_actions(model: Model, url: str) -> No
     one = walk(ChatConfig(base_url=url, model="m", tools=True))[0]
     assert one.success
     assert [step.subgoal for step in one.steps[:2]] == ["the door", ""]
-    assert one.steps[0].switched
+    assert one.steps[0].new_subgoal
 
 
 def test_likeliest_tokens_are_stored_where_the_server_tells_them(model: Model, url: str, lake: Lake) -> None:
@@ -327,7 +327,9 @@ def test_what_a_model_is_shown_does_not_grow_with_the_episode() -> None:
     dialogue = Dialogue("Walk.", window=6)
     lengths = []
     for step in range(500):
-        seen = Observation(f"room {step % 7}", f"You walk {step}.", place=str(step % 7), valid_actions=("on", "back"))
+        seen = Observation(
+            f"room {step % 7}", f"You walk {step}.", location=str(step % 7), valid_actions=("on", "back")
+        )
         text = render_observation(seen)
         lengths.append(len(json.dumps(dialogue.messages(None, text))))
         dialogue.add(seen, text, ParsedAnswer("on"))
@@ -339,9 +341,9 @@ def test_what_a_model_is_shown_does_not_grow_with_the_episode() -> None:
 observations = st.builds(
     Observation,
     text=strategies.text,
-    event=strategies.text,
-    note=strategies.text,
-    place=strategies.text,
+    feedback=strategies.text,
+    document=strategies.text,
+    location=strategies.text,
     state_key=strategies.text,
     valid_actions=st.none() | st.lists(strategies.text, max_size=4).map(tuple),
     finish=st.none() | strategies.text.filter(bool),
@@ -355,7 +357,7 @@ def test_an_observation_is_read_as_it_was_worded(observation: Observation, audit
 
 @given(st.text("[]\\\n- abview", max_size=30))
 def test_words_that_look_like_sections_are_only_words(text: str) -> None:
-    seen = Observation(text, event=text, note=text, valid_actions=(text,))
+    seen = Observation(text, feedback=text, document=text, valid_actions=(text,))
     assert parse_observation(render_observation(seen, whole=True)) == (seen, "")
 
 

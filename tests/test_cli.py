@@ -138,7 +138,7 @@ def test_questions_that_the_lake_refuses(filled: Lake) -> None:
     _is_one_line(flywheel("show", "feed", *where), "no trajectory 'feed'")
     _is_one_line(flywheel("rollback", *where), "nothing to roll back")
     _is_one_line(flywheel("promote", SMOKE, "hier-1", "--set", f"data_dir={filled.root}"), "is not registered")
-    next(filled.root.glob("segments/*.steps.parquet")).write_bytes(b"PAR1")
+    next(filled.root.glob("parts/*.steps.parquet")).write_bytes(b"PAR1")
     _is_one_line(flywheel("sql", "select 1", *where), "broken Parquet file")
 
 

@@ -30,7 +30,7 @@ EVERYTHING = "select t.*, s.* from trajectories t join steps s using (trajectory
 
 @pytest.fixture
 def filled(lake: Lake, golden: list[Trajectory]) -> Lake:
-    """Every trajectory in a segment of its own, with a route and its subgoals."""
+    """Every trajectory in a part of its own, with a route and its subgoals."""
     for one in golden:
         lake.append([one], "episode")
         lake.append_facts("routes", routes_to_arrow([Route(one.trajectory_id, RouteTo.SUPERVISED, True, "", "")]), "r")
@@ -39,7 +39,7 @@ def filled(lake: Lake, golden: list[Trajectory]) -> Lake:
 
 
 def _files(lake: Lake) -> list[Path]:
-    return sorted((lake.root / "segments").iterdir())
+    return sorted((lake.root / "parts").iterdir())
 
 
 def test_compaction_changes_no_answer_now_or_then(filled: Lake, golden: list[Trajectory]) -> None:
@@ -71,7 +71,7 @@ def test_garbage_is_what_neither_a_pin_nor_a_recent_snapshot_reads(filled: Lake,
 def test_unpinned_history_goes_with_its_files(filled: Lake) -> None:
     now = filled.sql(EVERYTHING)
     compact(filled, least=2)
-    (filled.root / "segments" / "left by a killed writer").write_bytes(b"x")
+    (filled.root / "parts" / "left by a killed writer").write_bytes(b"x")
     assert collect_garbage(filled, keep_snapshots=0, grace=3600.0) == 0
     collect_garbage(filled, keep_snapshots=0, grace=0.0)
     assert len(_files(filled)) == 4
@@ -112,7 +112,7 @@ def test_check_names_every_kind_of_damage(filled: Lake) -> None:
     changed.write_bytes(data)
     cut.write_bytes(cut.read_bytes()[:-7])
     missing.unlink()
-    (filled.root / "segments" / "stray.parquet").write_bytes(b"")
+    (filled.root / "parts" / "stray.parquet").write_bytes(b"")
     found = {problem.file: problem.reason for problem in check(filled)}
     assert found[changed.name] == "has other bytes than were written"
     assert "bytes instead of" in found[cut.name]
@@ -123,7 +123,7 @@ def test_check_names_every_kind_of_damage(filled: Lake) -> None:
 
 def test_repair_sets_aside_and_what_was_lost_can_be_collected_again(filled: Lake, golden: list[Trajectory]) -> None:
     whole = filled.sql(EVERYTHING)
-    (victim,) = filled.segments_of([golden[0].trajectory_id])
+    (victim,) = filled.parts_of([golden[0].trajectory_id])
     path = Path(filled.source(victim, "steps")[0])
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(LakeError, match="flywheel lake check"):
@@ -188,7 +188,7 @@ def test_kill_9_of_the_upkeep_loses_nothing(lake: Lake, golden: list[Trajectory]
     lake.append(golden, "rest")
     assert lake.trajectories([one.trajectory_id for one in golden]) == golden
     assert lake.sql("from trajectories").num_rows == len(golden)
-    assert [problem for problem in check(lake) if problem.segment] == []
+    assert [problem for problem in check(lake) if problem.part] == []
     collect_garbage(lake, keep_snapshots=0, grace=0.0)
     assert check(lake) == []
 

@@ -51,12 +51,12 @@ def test_a_lost_catalog_is_damage_and_no_empty_lake(filled: Path, damage: str) -
     assert f"catalog.sqlite {damage}, and files of a lake lie beside it" in done.stderr
     with pytest.raises(LakeError, match="flywheel lake restore"):
         Lake(filled, create=True)
-    assert len(list(filled.glob("segments/*.parquet"))) == 2
+    assert len(list(filled.glob("parts/*.parquet"))) == 2
 
 
 @pytest.mark.parametrize("damage", ["footer", "bytes"])
 def test_sql_answers_from_no_damaged_file(filled: Path, damage: str) -> None:
-    (file,) = filled.glob("segments/*.trajectories.parquet")
+    (file,) = filled.glob("parts/*.trajectories.parquet")
     data = bytearray(file.read_bytes())
     place = len(data) - 2 if damage == "footer" else 40
     data[place] ^= 0xFF
@@ -68,7 +68,7 @@ def test_sql_answers_from_no_damaged_file(filled: Path, damage: str) -> None:
 
 
 def test_a_footer_is_cheap_to_check_and_a_checksum_is_sure(filled: Path) -> None:
-    (file,) = filled.glob("segments/*.trajectories.parquet")
+    (file,) = filled.glob("parts/*.trajectories.parquet")
     data = bytearray(file.read_bytes())
     whole = hashlib.sha256(data).hexdigest()
     size = len(data)

@@ -173,7 +173,7 @@ def test_a_large_file_is_read_in_parts_and_in_any_order_of_its_rows(
     assert lake.trajectories([one.trajectory_id for one in everyone[::5]]) == everyone[::5]
     stream = DatasetStream(lake, create(lake, "all", "true"), batch=4, shuffle=3)
     assert sum(table.num_rows for table in stream) == sum(one.length for one in everyone)
-    (name,) = lake.segments_of([golden[0].trajectory_id])
+    (name,) = lake.parts_of([golden[0].trajectory_id])
     path, _ = lake.source(name, "trajectories")
     table = pq.read_table(path)
     pq.write_table(table.take(list(range(table.num_rows))[::-1]), path)

@@ -13,7 +13,7 @@ import pytest
 from flywheel.arrow import segments_to_arrow
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.lake.views import VIEWS
+from flywheel.datasets.lake.views import VIEWS, reference
 from flywheel.distill.algorithms import catalog
 from flywheel.distill.stage import distill
 from flywheel.filters.curate import curate
@@ -24,14 +24,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
+def test_the_reference_of_the_views_is_the_code_s() -> None:
+    assert (ROOT / "docs" / "sql.md").read_text().endswith(reference()), "run: make docs"
+
+
 @pytest.mark.parametrize("view", sorted(VIEWS))
-def test_every_view_is_described_column_by_column(lake: Lake, view: str) -> None:
-    page = (ROOT / "docs" / "sql.md").read_text()
-    _, _, section = page.partition(f"\n## `{view}`\n")
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", section.partition("\n## ")[0], re.MULTILINE)
-    assert dict(rows) == VIEWS[view].columns
-    assert list(dict(rows)) == lake.sql(f"from {view}").column_names
-    assert f"A row is {VIEWS[view].row}." in section
+def test_every_view_has_the_columns_that_are_described(lake: Lake, view: str) -> None:
+    assert list(VIEWS[view].columns) == lake.sql(f"from {view}").column_names
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_verdicts_do_not_depend_on_the_batch(
 
 FORGERIES = {
     "observation": lambda one: replace(one.steps[4], observation="You are in paradise."),
-    "answer": lambda one: replace(one.steps[4], event="You take the cake."),
+    "answer": lambda one: replace(one.steps[4], feedback="You take the cake."),
     "reward": lambda one: replace(one.steps[4], reward=one.steps[4].reward + 0.125),
     "action": lambda one: replace(one.steps[4], action="look around"),
     "valid actions": lambda one: replace(one.steps[4], valid_actions=("win",)),

@@ -155,7 +155,7 @@ def test_a_hierarchical_episode_is_a_planner_with_sub_agents(golden: list[Trajec
     subgoal, steps = first.subgoal, []
     for step in flat.steps:
         subgoal = starts.get(step.index, subgoal)
-        steps.append(dataclasses.replace(step, subgoal=subgoal, switched=step.index in starts))
+        steps.append(dataclasses.replace(step, subgoal=subgoal, new_subgoal=step.index in starts))
     hierarchical = dataclasses.replace(flat, steps=tuple(steps))
     document = atif_format.write(hierarchical, {})
     assert [step["message"] for step in document["steps"][1:]] == list(starts.values())

@@ -129,7 +129,7 @@ def test_ctrl_c_around_a_commit_leaves_all_or_nothing(
 
 def test_a_broken_file_is_told_in_one_line(lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden, "episodes")
-    file = next(lake.root.glob("segments/*.steps.parquet"))
+    file = next(lake.root.glob("parts/*.steps.parquet"))
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(LakeError, match=r"broken Parquet file: .* see: flywheel lake check"):
         lake.sql("select 1")
@@ -137,7 +137,7 @@ def test_a_broken_file_is_told_in_one_line(lake: Lake, golden: list[Trajectory])
 
 def test_a_scrambled_file_of_the_right_size_is_told(lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden, "episodes")
-    file = next(lake.root.glob("segments/*.steps.parquet"))
+    file = next(lake.root.glob("parts/*.steps.parquet"))
     file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(LakeError, match=r"broken Parquet file"):
         lake.sql("select count(action) from steps")
@@ -161,6 +161,6 @@ def test_no_lake_and_unknown_ids(lake: Lake, tmp_path: Path, golden: list[Trajec
 
 def test_a_second_writer_of_the_same_ids_leaves_the_files_alone(lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden, "a")
-    before = {path.name: path.read_bytes() for path in lake.root.glob("segments/*")}
+    before = {path.name: path.read_bytes() for path in lake.root.glob("parts/*")}
     lake.append([replace(one) for one in golden], "b")
-    assert {path.name: path.read_bytes() for path in lake.root.glob("segments/*")} == before
+    assert {path.name: path.read_bytes() for path in lake.root.glob("parts/*")} == before

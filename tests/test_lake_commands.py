@@ -114,7 +114,7 @@ def test_upkeep_commands(filled: Lake, golden: list[Trajectory]) -> None:
     one = golden[3].trajectory_id
     assert said(filled, "lake", "purge", one, "--reason", "personal data", "--dry-run") == {"purged": 1}
     assert said(filled, "lake", "purge", one, "--reason", "personal data") == {"purged": 1}
-    victim = next((filled.root / "segments").iterdir())
+    victim = next((filled.root / "parts").iterdir())
     victim.write_bytes(victim.read_bytes()[:-1])
     told = flywheel(filled, "lake", "check")
     assert told.exit_code == 2

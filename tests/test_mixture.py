@@ -71,14 +71,17 @@ def test_what_the_teacher_would_have_done_is_learned_where_the_student_acted(wor
     one, *_ = [
         one
         for one in play(Mixture(RandomPolicy(), Expert(world), Coin(0.5)), 8)
-        if one.success and sum(step.label is not None and step.label != step.action for step in one.steps) > 2
+        if one.success
+        and sum(step.teacher_action is not None and step.teacher_action != step.action for step in one.steps) > 2
     ]
-    corrected = [step for step in one.steps if step.label is not None and step.label != step.action]
+    corrected = [step for step in one.steps if step.teacher_action is not None and step.teacher_action != step.action]
     assert all(not step.trainable for step in corrected)
-    assert all(step.label in (step.valid_actions or ()) for step in corrected)
+    assert all(step.teacher_action in (step.valid_actions or ()) for step in corrected)
     windows = windows_of(one, [], limits_of(load(SMOKE).student), Role.FLAT)
     targets = [piece for window in windows for piece in window.pieces if piece.target]
-    assert [one.spelling for one in targets if one.decision == -1] == [f"{step.label}{END}" for step in corrected]
+    assert [one.spelling for one in targets if one.decision == -1] == [
+        f"{step.teacher_action}{END}" for step in corrected
+    ]
     assert [one.decision for one in targets if one.decision >= 0] == [s.index for s in one.steps if s.trainable]
 
 
@@ -112,10 +115,10 @@ def test_a_student_whose_subgoals_fail_is_helped_for_a_while(
         assert first >= 4 and not any(deciders[:first])
         runs = [len(list(run)) for taught, run in groupby(deciders) if taught]
         assert all(run == 4 for run in runs[:-1]) and runs[-1] <= 4
-        assert {step.label for step in one.steps} == {None}
+        assert {step.teacher_action for step in one.steps} == {None}
         after = first + 4
         if after < one.length:
-            assert one.steps[after].switched, "the student plans anew when it is its turn again"
+            assert one.steps[after].new_subgoal, "the student plans anew when it is its turn again"
 
 
 def test_its_share_of_an_iteration() -> None:

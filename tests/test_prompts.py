@@ -91,7 +91,7 @@ def test_a_hierarchical_rollout_reads_exactly_what_its_training_rows_say(
 
 def _as_lived(one: Trajectory) -> list[Segment]:
     """The segments that the planner's own subgoals drew, as the rollout recorded them."""
-    starts = [step.index for step in one.steps if step.switched]
+    starts = [step.index for step in one.steps if step.new_subgoal]
     ends = [*starts[1:], one.length]
     return [
         Segment(one.trajectory_id, index, start, end, one.steps[start].subgoal, True, 0.0, "lived")
@@ -115,9 +115,9 @@ def test_contexts_stop_growing() -> None:
             if failed := context.failed:
                 context.finish(failed)
             if context.must_plan:
-                context.plan(Observation(f"In {place}.", place=place))
+                context.plan(Observation(f"In {place}.", location=place))
                 context.adopt("explore")
-            context.act(Observation("", place=place), "move on")
+            context.act(Observation("", location=place), "move on")
             assert context.window is not None
             assert context.plan_window is not None
             sizes.append(len(text_of(context.window.pieces)) + len(text_of(context.plan_window.pieces)))
@@ -130,7 +130,7 @@ def test_contexts_stop_growing() -> None:
 def test_a_fresh_window_still_knows_the_subgoal_in_force() -> None:
     context = HierarchicalContext("task", LIMITS)
     for step in range(6 * LIMITS.window_steps):
-        seen = Observation(f"In room {step}.", place=f"room {step}", state_key=str(step))
+        seen = Observation(f"In room {step}.", location=f"room {step}", state_key=str(step))
         window = context.observe(seen)
         if context.failed:
             context.finish(Outcome.TIMEOUT)

@@ -95,7 +95,7 @@ def test_kill_9_of_a_worker_s_actor_loses_and_doubles_nothing(cluster: str, alon
     process = _start(data, f"cluster.ray={cluster}")
     try:
         deadline = time.monotonic() + 120
-        while not list(data.glob("segments/*.trajectories.parquet")):
+        while not list(data.glob("parts/*.trajectories.parquet")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -154,7 +154,7 @@ def test_nothing_is_lost_doubled_or_left_half(backend: str, request: pytest.Fixt
         steps = lake.sql("select count(*) as n, count(distinct (trajectory_id, index)) as d from steps").to_pylist()[0]
         assert steps["n"] == steps["d"] == 10 * len(expected)
         assert lake.sql("from steps anti join trajectories using (trajectory_id)").num_rows == 0
-        assert [problem for problem in check(lake) if problem.segment] == []
+        assert [problem for problem in check(lake) if problem.part] == []
         collect_garbage(lake, keep_snapshots=0, grace=0.0)
         assert check(lake) == []
         assert all(len(ids(lake, dataset)) == dataset.trajectories for dataset in versions)
@@ -200,7 +200,7 @@ def test_a_full_disk_is_told_and_the_lake_stays_whole(small_disk: Path, golden: 
                 assert "\n" not in str(error), name
                 assert "No space left" in str(error) or "disk is full" in str(error) or "disk I/O" in str(error), name
             ballast.unlink()
-            assert [problem for problem in check(lake) if problem.segment] == [], name
+            assert [problem for problem in check(lake) if problem.part] == [], name
             if left == 0:
                 assert lake.sql("from trajectories order by all") == before, name
     for write in writes.values():

@@ -18,7 +18,9 @@ from flywheel.trajectory import Trajectory
 
 def _exchangeable(trajectories: list[Trajectory]) -> list[str]:
     steps = [step for one in trajectories for step in one.steps]
-    return exchangeable_names(named_things(step.action for step in steps), {step.note for step in steps if step.note})
+    return exchangeable_names(
+        named_things(step.action for step in steps), {step.document for step in steps if step.document}
+    )
 
 
 def test_only_instances_are_exchangeable(golden: list[Trajectory], noisy: list[Trajectory]) -> None:

@@ -53,7 +53,7 @@ def test_retired_episodes_leave_the_newest_snapshot_only(filled: Lake, golden: l
 def test_without_a_pin_the_files_go_too(filled: Lake, golden: list[Trajectory]) -> None:
     assert retire(filled, "true") == len(golden)
     collect_garbage(filled, keep_snapshots=0, grace=0.0)
-    assert list((filled.root / "segments").iterdir()) == []
+    assert list((filled.root / "parts").iterdir()) == []
     assert filled.sql("from trajectories").num_rows == 0
     with pytest.raises(LakeError, match="no trajectory"):
         filled.trajectories([golden[0].trajectory_id])

@@ -316,7 +316,7 @@ def test_what_ran_out_of_time_is_not_decided_in_the_next_episode() -> None:
             if len(set(slots)) < len(slots):
                 self.problems.append("a slot twice in one batch")
             for turn in turns:
-                if turn.slot in self.fresh and turn.observation.event:
+                if turn.slot in self.fresh and turn.observation.feedback:
                     self.problems.append("another episode's turn first")
                 self.fresh.discard(turn.slot)
             return super().act(turns)

@@ -47,7 +47,7 @@ def planned(one: Trajectory) -> Trajectory:
     steps = list(one.steps)
     for part in parts:
         for at in range(part.start, part.end):
-            steps[at] = replace(steps[at], subgoal=part.subgoal, switched=at == part.start)
+            steps[at] = replace(steps[at], subgoal=part.subgoal, new_subgoal=at == part.start)
     return replace(one, steps=tuple(steps))
 
 
@@ -65,15 +65,15 @@ def test_every_source_covers_every_step_in_order(golden: list[Trajectory], noisy
 
 
 def test_the_lived_plan_is_what_was_ordered_and_places_cut_without_labels(golden: list[Trajectory]) -> None:
-    one = max(golden, key=lambda each: len({step.place for step in each.steps}))
+    one = max(golden, key=lambda each: len({step.location for step in each.steps}))
     assert shape(by_plan(planned(one))) == shape(by_milestones(one))
     assert by_plan(one) == []
     parts = by_changes(one)
     assert len(parts) > 1
     for part in parts:
-        assert len({step.place for step in one.steps[part.start : part.end]}) == 1
+        assert len({step.location for step in one.steps[part.start : part.end]}) == 1
         assert part.subgoal == one.steps[part.end - 1].action
-    blind = replace(one, steps=tuple(replace(step, place="") for step in one.steps))
+    blind = replace(one, steps=tuple(replace(step, location="") for step in one.steps))
     assert len(by_changes(blind)) > 1
 
 

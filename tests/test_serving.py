@@ -37,7 +37,7 @@ FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
 pytestmark = pytest.mark.minutes
 SEEN = Observation(
     "You are in the kitchen. You see a knife.",
-    place="kitchen",
+    location="kitchen",
     state_key="a",
     valid_actions=("take knife", "look around"),
 )
@@ -217,7 +217,7 @@ def test_a_served_student_plays_what_it_plays_here(
         )
         assert not any(one.error for one in episodes)
         assert {step.policy_id for one in episodes for step in one.steps} == {hierarchical}
-        return [[(step.subgoal, step.action, step.switched) for step in one.steps] for one in episodes]
+        return [[(step.subgoal, step.action, step.new_subgoal) for step in one.steps] for one in episodes]
 
     here, served, remote = played("champion"), played("served"), played("remote")
     assert [[step[1:] for step in one] for one in served] == [[step[1:] for step in one] for one in here]

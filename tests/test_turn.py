@@ -139,8 +139,8 @@ def test_stages_run_alone_and_rollback_undoes_a_promotion(turned: Path) -> None:
 
 
 STAGE_MARKS = {
-    "collect": "segments/*.trajectories.parquet",
-    "curate": "segments/*.verdicts.parquet",
+    "collect": "parts/*.trajectories.parquet",
+    "curate": "parts/*.verdicts.parquet",
     "distill": "policies/*/*.checkpoint/state.safetensors",
     "evaluate": "policies/flat-*/policy.json",
 }

@@ -28,7 +28,7 @@ VERSION = "ATIF-v1.8"
 KNOWN = frozenset(f"ATIF-v1.{minor}" for minor in range(9))
 OWN = "flywheel"
 _NATIVE = {"observation", "thought", "action", "prompt_tokens", "completion_tokens", "logprobs", "screenshot"}
-_LATER = {"label": None, "audit": "", "cost": 0.0, "top_tokens": None, "top_logprobs": None}
+_LATER = {"teacher_action": None, "audit": "", "cost": 0.0, "top_tokens": None, "top_logprobs": None}
 """Fields that documents of earlier versions lack."""
 _SPENT = {"tokens": 0, "cost": 0.0}
 _STEP_EXTRA = [field.name for field in fields(Step) if field.name not in _NATIVE]
@@ -77,7 +77,7 @@ def _delegate(
     trajectory: Trajectory, planner: list[dict[str, Any]], images: Mapping[str, Image]
 ) -> list[dict[str, Any]]:
     """Append the planner's steps, one a subgoal; the executor's trajectories."""
-    starts = [step.index for step in trajectory.steps if step.switched or step.index == 0]
+    starts = [step.index for step in trajectory.steps if step.new_subgoal or step.index == 0]
     children = []
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], trajectory.length], strict=True)):
         part, child = trajectory.steps[start:end], f"{trajectory.trajectory_id}/{number}"
@@ -211,7 +211,7 @@ def _foreign(document: atif.Trajectory, record: Any, split: Split, source: ReadC
                 Turn(
                     observation="\n\n".join(waiting),
                     action="\n".join(calls) or message,
-                    event=event,
+                    feedback=event,
                     thought="\n".join(part for part in said if part),
                     prompt_tokens=source.count("metrics.prompt_tokens", metrics.prompt_tokens),
                     completion_tokens=source.count("metrics.completion_tokens", metrics.completion_tokens),

@@ -89,7 +89,7 @@ def run_of(conversation: Conversation, record: Any, source: ReadContext) -> Run:
             Turn(
                 observation="\n\n".join(waiting),
                 action="\n".join(calls) or text,
-                event="\n".join(replies) if turns else "",
+                feedback="\n".join(replies) if turns else "",
                 thought="\n".join(part for part in said if part),
                 trainable=whole and message.weight != 0,
                 screenshot=screenshot,

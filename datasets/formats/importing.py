@@ -10,10 +10,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 from sqlalchemy import insert, select
@@ -217,7 +218,7 @@ def _check_id(name: str) -> None:
 
 
 MAY_BE_ABSENT = frozenset(
-    field.name for kind in (Trajectory, Step) for field in fields(kind) if "None" in str(field.type)
+    name for kind in (Trajectory, Step) for name, hint in get_type_hints(kind).items() if NoneType in get_args(hint)
 )
 """Fields of the data contract that may be None."""
 

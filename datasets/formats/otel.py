@@ -99,7 +99,7 @@ def _run(spans: list[_Span], source: ReadContext) -> Run:
             Turn(
                 observation=new,
                 action="\n".join(calls) or text,
-                event=new if turns else "",
+                feedback=new if turns else "",
                 thought="\n".join([*thoughts, *([text] if calls and text else [])]),
                 prompt_tokens=source.count(INPUT_TOKENS, values.get(INPUT_TOKENS)),
                 completion_tokens=source.count(OUTPUT_TOKENS, values.get(OUTPUT_TOKENS)),

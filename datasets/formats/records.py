@@ -70,7 +70,7 @@ class Turn:
 
     observation: str
     action: str
-    event: str = ""
+    feedback: str = ""
     thought: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -110,14 +110,14 @@ def episode(format: str, run: Run, split: Split) -> Trajectory:
         Step(
             index=index,
             observation=turn.observation,
-            event=turn.event,
-            note="",
-            place="",
+            feedback=turn.feedback,
+            document="",
+            location="",
             state_key="",
             valid_actions=None,
             thought=turn.thought,
             subgoal="",
-            switched=False,
+            new_subgoal=False,
             action=turn.action,
             reward=float(success and index == last),
             progress=float(success and index == last),
@@ -155,7 +155,7 @@ def episode(format: str, run: Run, split: Split) -> Trajectory:
         total_reward=float(success),
         length=len(steps),
         final_observation=run.final_observation,
-        final_event=run.final_observation,
+        final_feedback=run.final_observation,
         final_state_key="",
         error=run.error,
         parent_policy_id="",

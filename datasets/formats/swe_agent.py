@@ -56,7 +56,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
             Turn(
                 observation=seen,
                 action=turn.action.rstrip("\n"),
-                event=seen if number else "",
+                feedback=seen if number else "",
                 thought=turn.thought or "",
                 seconds=source.number("execution_time", turn.execution_time) or 0.0,
             )
@@ -81,7 +81,7 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
                 "response": "\n".join(part for part in (step.thought, step.action) if part),
                 "thought": step.thought,
                 "execution_time": step.seconds,
-                "state": {"place": step.place},
+                "state": {"location": step.location},
             }
             for step, seen in zip(trajectory.steps, after, strict=True)
         ],

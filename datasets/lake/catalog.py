@@ -1,4 +1,4 @@
-"""The catalog: which segments, trajectories, facts, policies and decisions exist, in one small SQL database.
+"""The catalog: which parts, trajectories, facts, policies and decisions exist, in one small SQL database.
 
 SQLite on one machine, PostgreSQL for several: the same statements. The primary keys here are the exactly-once
 guarantee. Migrations are numbered, go forward only, and a database of a newer schema is refused.
@@ -45,8 +45,8 @@ SNAPSHOT = Table(
     Column("created_at", Float, nullable=False),
     Column("message", Text, nullable=False),
 )
-SEGMENT = Table(
-    "segment",
+PART = Table(
+    "part",
     METADATA,
     Column("name", String(64), primary_key=True),
     Column("kind", String(32), primary_key=True),
@@ -61,7 +61,7 @@ TRAJECTORY = Table(
     "trajectory",
     METADATA,
     Column("trajectory_id", String(64), primary_key=True),
-    Column("segment", String(64), nullable=False, index=True),
+    Column("part", String(64), nullable=False, index=True),
     Column("snapshot", Integer, nullable=False),
 )
 FACT = Table(
@@ -69,7 +69,7 @@ FACT = Table(
     METADATA,
     Column("kind", String(32), primary_key=True),
     Column("key", Text, primary_key=True),
-    Column("segment", String(64), nullable=False),
+    Column("part", String(64), nullable=False),
     Column("snapshot", Integer, nullable=False),
 )
 POLICY = Table(
@@ -123,8 +123,8 @@ ITERATION = Table(
     Column("finished_at", Float),
 )
 
-PIN = Table(
-    "pin",
+DATASET_VERSION = Table(
+    "dataset_version",
     METADATA,
     Column("name", String(64), primary_key=True),
     Column("version", Integer, primary_key=True),
@@ -187,7 +187,7 @@ QUARANTINED = Table(
 REDACTION = Table(
     "redaction",
     METADATA,
-    Column("segment", String(64), primary_key=True),
+    Column("part", String(64), primary_key=True),
     Column("kind", String(32), primary_key=True),
     Column("secret", String(64), primary_key=True),
     Column("occurrences", Integer, nullable=False),
@@ -222,12 +222,8 @@ CALIBRATION = Table(
     Column("created_at", Float, nullable=False),
 )
 
-MIGRATIONS: tuple[tuple[int, tuple[Table, ...]], ...] = (
-    (1, (SNAPSHOT, SEGMENT, TRAJECTORY, FACT, POLICY, LINEAGE, GATE, CHAMPION, ITERATION)),
-    (2, (PIN, REVOCATION, GARBAGE)),
-    (3, (EVALUATION, QUARANTINED)),
-    (4, (REDACTION, ASSIGNMENT, CALIBRATION)),
-)
+MIGRATIONS: tuple[tuple[int, tuple[Table, ...]], ...] = ((5, tuple(METADATA.sorted_tables)),)
+"""Version → the tables that it adds. Versions before the first were never released."""
 CATALOG_VERSION = MIGRATIONS[-1][0]
 
 
@@ -292,6 +288,11 @@ class Catalog:
                     raise LakeError(
                         f"{self.name} has catalog schema {current}, this Flywheel knows {CATALOG_VERSION}; "
                         "upgrade Flywheel"
+                    )
+                if 0 < current < MIGRATIONS[0][0]:
+                    raise LakeError(
+                        f"{self.name} has catalog schema {current}, older than any release; read it with the Flywheel "
+                        "that wrote it, and move its trajectories here: flywheel export, then flywheel import --trust"
                     )
                 if self.read_only and current < CATALOG_VERSION:
                     raise LakeError(f"{self.name} has an older schema and cannot be upgraded on a read-only mount")

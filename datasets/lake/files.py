@@ -157,7 +157,7 @@ def read_rows(source: Source, trajectory_ids: Sequence[str], columns: Sequence[s
 def read_steps(
     steps: Source, trajectories: Source, trajectory_ids: Sequence[str], columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """`read_rows` of a segment's steps. The lengths of its trajectories, which lie in the same order, tell where."""
+    """`read_rows` of a part's steps. The lengths of its trajectories, which lie in the same order, tell where."""
     wanted = pa.array(trajectory_ids, pa.string())
     length = 0
 

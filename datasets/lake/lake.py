@@ -1,4 +1,4 @@
-"""The lake: immutable Parquet segments and a catalog; trajectories go in exactly once, SQL comes out.
+"""The lake: immutable Parquet parts and a catalog; trajectories go in exactly once, SQL comes out.
 
 A commit writes its files first and then takes one short transaction, whose primary key on trajectory ids decides
 what is new. Killed at any moment, the lake holds a trajectory with all its steps or not at all.
@@ -29,8 +29,8 @@ from flywheel.arrow import (
 from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import (
     FACT,
+    PART,
     REDACTION,
-    SEGMENT,
     SNAPSHOT,
     TRAJECTORY,
     Catalog,
@@ -43,7 +43,7 @@ from flywheel.datasets.lake.provenance import with_origins
 from flywheel.datasets.lake.reading import Files, QueryLimits, open_views, run_query
 from flywheel.datasets.lake.redaction import redacted
 from flywheel.datasets.lake.results import Result, streamed
-from flywheel.datasets.lake.snapshots import catalog_tables, files_of, segment_rows
+from flywheel.datasets.lake.snapshots import catalog_tables, files_of, part_rows
 from flywheel.datasets.lake.storage import is_read_only, source, storage_at
 from flywheel.datasets.lake.url import LakeUrl, parse_lake_url, refuse_lost_catalog
 from flywheel.datasets.lake.views import PARQUET_KINDS, kinds_of
@@ -111,14 +111,14 @@ class Lake:
         """Commit trajectories with all their steps; ids already there are left out. How many were new."""
         by_id = {trajectory.trajectory_id: trajectory for trajectory in trajectories}
 
-        def parts(fresh: Sequence[str]) -> dict[str, Tables]:
+        def tables_of(fresh: Sequence[str]) -> dict[str, Tables]:
             new = [by_id[one] for one in fresh]
             files: dict[str, Tables] = {"trajectories": [trajectories_to_arrow(new)], "steps": steps_to_arrow(new)}
             if any(one.images for one in new):
                 files["images"] = images_to_arrow(new)
             return files
 
-        return self._commit(TRAJECTORY, "trajectories", by_id, parts, message)
+        return self._commit(TRAJECTORY, "trajectories", by_id, tables_of, message)
 
     def append_facts(self, kind: str, table: pa.Table, message: str, *, key: Sequence[str] = ()) -> int:
         """Commit late facts (verdicts, routes, segments, credits, embeddings) about trajectories, once per key.
@@ -128,18 +128,18 @@ class Lake:
         columns = [table["trajectory_id"].to_pylist(), *(table[column].to_pylist() for column in key)]
         keys = ["/".join(map(str, parts)) for parts in zip(*columns, strict=True)]
 
-        def parts(fresh: Sequence[str]) -> dict[str, Tables]:
+        def tables_of(fresh: Sequence[str]) -> dict[str, Tables]:
             wanted = set(fresh)
             return {kind: [table.filter(pa.array([one in wanted for one in keys]))]}
 
-        return self._commit(FACT, kind, keys, parts, message)
+        return self._commit(FACT, kind, keys, tables_of, message)
 
     def _commit(
         self,
         ledger: Table,
         kind: str,
         keys: Iterable[str],
-        parts: Callable[[Sequence[str]], dict[str, Tables]],
+        tables_of: Callable[[Sequence[str]], dict[str, Tables]],
         message: str,
     ) -> int:
         fresh = list(dict.fromkeys(keys))
@@ -152,8 +152,8 @@ class Lake:
             name = uuid.uuid4().hex  # never another writer's: two may bring the same ids with other timings
             files: dict[str, Written] = {}
             try:
-                for part, tables in parts(fresh).items():
-                    files[part] = self.write(name, part, tables)
+                for file_kind, tables in tables_of(fresh).items():
+                    files[file_kind] = self.write(name, file_kind, tables)
                 if self.record(ledger, kind, name, files, fresh, message):
                     return len(fresh)
             except BaseException:
@@ -162,37 +162,37 @@ class Lake:
             self.discard(name, files)
 
     def write(self, name: str, kind: str, tables: Tables) -> Written:
-        """Write one file of a segment that no snapshot reads yet."""
+        """Write one file of a part that no snapshot reads yet."""
         file, found = file_name(name, kind), Counter[str]()
         written = write_parquet(redacted(tables, found, self.redact), ARROW_SCHEMAS[kind], self.staging / file)
         self.storage.publish(self.staging / file, file)
         return replace(written, redacted=tuple(sorted(found.items())))
 
     def discard(self, name: str, kinds: Iterable[str]) -> None:
-        """Remove the files of a segment that did not get into the catalog."""
+        """Remove the files of a part that did not get into the catalog."""
         self.storage.delete(file_name(name, kind) for kind in kinds)
 
     def withdraw(self, name: str, kinds: Iterable[str]) -> None:
-        """Remove the files of a segment after an error, unless the catalog lists them: Ctrl-C or a lost connection may
+        """Remove the files of a part after an error, unless the catalog lists them: Ctrl-C or a lost connection may
         come between its commit and the news of it. A catalog that does not answer leaves them to `lake gc`."""
         with suppress(LakeError):
             with self.catalog.write() as connection:  # waits for a commit that is under way
-                listed = connection.scalar(select(SEGMENT.c.name).where(SEGMENT.c.name == name).limit(1))
+                listed = connection.scalar(select(PART.c.name).where(PART.c.name == name).limit(1))
             if not listed:
                 self.discard(name, kinds)
 
     def record(
         self, ledger: Table, kind: str, name: str, files: Mapping[str, Written], keys: Sequence[str], message: str
     ) -> bool:
-        """Make a segment part of the newest snapshot, unless one of its keys is there by now."""
+        """Add a part to the newest snapshot, unless one of its keys is there by now."""
         with self.catalog.write() as connection:
             if _known(connection, ledger, kind, keys):
                 return False
             snapshot = new_snapshot(connection, message)
-            connection.execute(insert(SEGMENT), [segment_row(name, *file, snapshot) for file in files.items()])
+            connection.execute(insert(PART), [part_row(name, *file, snapshot) for file in files.items()])
             if redactions := [row for file in files.items() for row in redaction_rows(name, *file)]:
                 connection.execute(insert(REDACTION), redactions)
-            entries = [{_key(ledger): key, "segment": name, "snapshot": snapshot} for key in keys]
+            entries = [{_key(ledger): key, "part": name, "snapshot": snapshot} for key in keys]
             connection.execute(
                 insert(ledger), entries if ledger is TRAJECTORY else [{**entry, "kind": kind} for entry in entries]
             )
@@ -272,7 +272,7 @@ class Lake:
         if not (local or verify):
             return  # a request a file; their sizes are in the listing
         with self.catalog.read() as connection:
-            rows = [row for row in segment_rows(connection, at, self.name) if row.kind in kinds]
+            rows = [row for row in part_rows(connection, at, self.name) if row.kind in kinds]
         whole = verify or sum(row.bytes for row in rows) <= CHEAP_BYTES
         for row in rows:
             address = self.storage.address(file_name(row.name, row.kind))
@@ -284,17 +284,17 @@ class Lake:
         with self.catalog.read() as connection:
             return files_of(connection, at, self.storage, self.name), catalog_tables(connection, at)
 
-    def segments_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
-        """Segment → which of these trajectories it holds."""
+    def parts_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """Part → which of these trajectories it holds."""
         found: dict[str, list[str]] = {}
         with self.catalog.read() as connection:
             for start in range(0, len(ids), LOOKUP):
                 query = select(TRAJECTORY).where(
                     TRAJECTORY.c.trajectory_id.in_(ids[start : start + LOOKUP]),
-                    TRAJECTORY.c.segment.in_(select(SEGMENT.c.name)),
+                    TRAJECTORY.c.part.in_(select(PART.c.name)),
                 )
                 for row in connection.execute(query):
-                    found.setdefault(row.segment, []).append(row.trajectory_id)
+                    found.setdefault(row.part, []).append(row.trajectory_id)
         return found
 
     def by_commit(self, ids: Sequence[str]) -> list[str]:
@@ -302,7 +302,7 @@ class Lake:
         places: list[tuple[int, str, str]] = []
         with self.catalog.read() as connection:
             for start in range(0, len(ids), LOOKUP):
-                query = select(TRAJECTORY.c.snapshot, TRAJECTORY.c.segment, TRAJECTORY.c.trajectory_id)
+                query = select(TRAJECTORY.c.snapshot, TRAJECTORY.c.part, TRAJECTORY.c.trajectory_id)
                 some = TRAJECTORY.c.trajectory_id.in_(ids[start : start + LOOKUP])
                 places += [tuple(row) for row in connection.execute(query.where(some))]
         return [one for _, _, one in sorted(places)]
@@ -310,7 +310,7 @@ class Lake:
     def trajectories(self, ids: Sequence[str]) -> list[Trajectory]:
         """Whole trajectories without their images, in the order of the ids. Raises `LakeError` for an unknown one.
 
-        The catalog knows their segments, so only the files that hold them are opened.
+        The catalog knows their parts, so only the files that hold them are opened.
         """
         found = {one.trajectory_id: one for one in trajectories_from_arrow(*self.tables(ids))}
         return [found[trajectory_id] for trajectory_id in ids]
@@ -318,7 +318,7 @@ class Lake:
     def tables(self, ids: Sequence[str]) -> tuple[pa.Table, pa.Table]:
         """The rows of trajectories and of their steps, as Arrow, in the order of the files."""
         rows, steps = [ARROW_SCHEMAS["trajectories"].empty_table()], [ARROW_SCHEMAS["steps"].empty_table()]
-        for name, inside in self.segments_of(ids).items():
+        for name, inside in self.parts_of(ids).items():
             rows.append(read_rows(self.source(name, "trajectories"), inside))
             steps.append(self.steps(name, inside))
         whole = pa.concat_tables(rows, promote_options="default").select(ARROW_SCHEMAS["trajectories"].names)
@@ -331,21 +331,21 @@ class Lake:
         return whole, pa.concat_tables(steps, promote_options="default").select(ARROW_SCHEMAS["steps"].names)
 
     def steps(self, name: str, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-        """The steps, whole or in part, of some trajectories of one segment, in its order."""
+        """The steps, whole or in part, of some trajectories of one part, in its order."""
         return read_steps(self.source(name, "steps"), self.source(name, "trajectories"), ids, columns)
 
     def images(self, trajectory_id: str) -> dict[str, Image]:
         """What a trajectory's steps saw, by the SHA-256 that `Step.screenshot` names."""
         rows: list[dict[str, Any]] = []
-        for name in self.segments_of([trajectory_id]):
+        for name in self.parts_of([trajectory_id]):
             with self.catalog.read() as connection:
-                query = select(SEGMENT.c.kind).where(SEGMENT.c.name == name, SEGMENT.c.kind == "images")
+                query = select(PART.c.kind).where(PART.c.name == name, PART.c.kind == "images")
                 if connection.scalar(query):
                     rows = read_rows(self.source(name, "images"), [trajectory_id]).to_pylist()
         return {row["sha256"]: Image(row["media_type"], row["data"]) for row in rows}
 
     def source(self, name: str, kind: str) -> Source:
-        """What opens one file of a segment."""
+        """What opens one file of a part."""
         return source(self.storage, file_name(name, kind))
 
 
@@ -354,11 +354,11 @@ def _place(config: Config) -> LakeUrl:
 
 
 def file_name(name: str, kind: str) -> str:
-    """The file of a segment."""
+    """The file of a part."""
     return f"{name}.{kind}.parquet"
 
 
-def segment_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str, Any]:
+def part_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str, Any]:
     """What the catalog records of a file that is read from a snapshot on."""
     return {
         "name": name,
@@ -375,7 +375,7 @@ def redaction_rows(name: str, kind: str, file: Written) -> list[dict[str, Any]]:
     """What the catalog records of the secrets that never reached a file: how many of which kind."""
     now = time.time()
     return [
-        {"segment": name, "kind": kind, "secret": secret, "occurrences": count, "created_at": now}
+        {"part": name, "kind": kind, "secret": secret, "occurrences": count, "created_at": now}
         for secret, count in file.redacted
     ]
 

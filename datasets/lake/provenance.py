@@ -40,8 +40,8 @@ class Evidence(StrEnum):
 _WITHOUT_AUTHOR: Mapping[str, Any] = {
     "thought": "",
     "subgoal": "",
-    "switched": False,
-    "label": None,
+    "new_subgoal": False,
+    "teacher_action": None,
     "audit": "",
     "logprobs": None,
     "top_tokens": None,
@@ -52,9 +52,9 @@ _WITHOUT_AUTHOR: Mapping[str, Any] = {
 STEP_EVIDENCE: Mapping[str, Evidence] = {
     "index": Evidence.REPLAYED,
     "observation": Evidence.REPLAYED,
-    "event": Evidence.REPLAYED,
-    "note": Evidence.REPLAYED,
-    "place": Evidence.REPLAYED,
+    "feedback": Evidence.REPLAYED,
+    "document": Evidence.REPLAYED,
+    "location": Evidence.REPLAYED,
     "state_key": Evidence.REPLAYED,
     "valid_actions": Evidence.REPLAYED,
     "action": Evidence.REPLAYED,
@@ -84,7 +84,7 @@ TRAJECTORY_EVIDENCE: Mapping[str, Evidence] = {
     "total_reward": Evidence.UNREAD,
     "length": Evidence.REPLAYED,
     "final_observation": Evidence.REPLAYED,
-    "final_event": Evidence.REPLAYED,
+    "final_feedback": Evidence.REPLAYED,
     "final_state_key": Evidence.REPLAYED,
     "trajectory_id": Evidence.WRITTEN,
     "task_id": Evidence.WRITTEN,
@@ -143,7 +143,7 @@ def teachable(trajectory: Trajectory) -> Trajectory:
     actions that changed nothing are no targets. The loss mask of another tool's record can only exclude steps."""
     if trajectory.origin in OURS:
         return trajectory
-    after = [*((step.state_key, step.note) for step in trajectory.steps[1:]), (trajectory.final_state_key, "")]
+    after = [*((step.state_key, step.document) for step in trajectory.steps[1:]), (trajectory.final_state_key, "")]
     steps = []
     for step, (state, note) in zip(trajectory.steps, after, strict=True):
         idle = step.state_key == state != "" and not note and not step.reward

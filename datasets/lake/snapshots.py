@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 from sqlalchemy import Connection, func, or_, select
 
-from flywheel.datasets.lake.catalog import ITERATION, LINEAGE, METADATA, POLICY, SEGMENT, SNAPSHOT
+from flywheel.datasets.lake.catalog import ITERATION, LINEAGE, METADATA, PART, POLICY, SNAPSHOT
 from flywheel.datasets.lake.storage import Storage
 from flywheel.datasets.lake.views import PARQUET_KINDS
 from flywheel.datasets.lake.views_catalog import CATALOG_KINDS
@@ -15,21 +15,21 @@ from flywheel.errors import LakeError
 from flywheel.trajectory import SCHEMA_VERSION
 
 
-def segment_rows(connection: Connection, at: int | None, lake: str) -> list[Any]:
+def part_rows(connection: Connection, at: int | None, lake: str) -> list[Any]:
     """What the catalog records of every file that a snapshot (None: the newest) reads."""
     check_snapshot(connection, at, lake)
-    open_ended = SEGMENT.c.end_snapshot.is_(None)
-    query = select(SEGMENT).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)
+    open_ended = PART.c.end_snapshot.is_(None)
+    query = select(PART).order_by(PART.c.begin_snapshot, PART.c.name)
     if at is None:
         query = query.where(open_ended)
     else:
-        query = query.where(SEGMENT.c.begin_snapshot <= at, or_(open_ended, SEGMENT.c.end_snapshot > at))
+        query = query.where(PART.c.begin_snapshot <= at, or_(open_ended, PART.c.end_snapshot > at))
     return list(connection.execute(query).all())
 
 
 def files_of(connection: Connection, at: int | None, storage: Storage, lake: str) -> dict[str, dict[int, list[str]]]:
     """Names by kind and schema version that a snapshot (None: the newest) reads, checked for presence and size."""
-    rows = segment_rows(connection, at, lake)
+    rows = part_rows(connection, at, lake)
     present = storage.listing() if rows else {}
     files: dict[str, dict[int, list[str]]] = {kind: {} for kind in PARQUET_KINDS}
     for row in rows:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import fsspec
 
 from flywheel.datasets.lake.files import Source, sync_directory, writing
-from flywheel.datasets.lake.url import SEGMENTS
+from flywheel.datasets.lake.url import PARTS
 from flywheel.errors import LakeError
 
 QUARANTINE = "quarantine"
@@ -85,28 +85,28 @@ class LocalStorage:
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
-        self._segments = (folder / SEGMENTS).absolute()
+        self._parts = (folder / PARTS).absolute()
         self._quarantine = (folder / QUARANTINE).absolute()
         if not is_read_only(folder):
-            self._segments.mkdir(parents=True, exist_ok=True)
+            self._parts.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, names: Sequence[str]) -> dict[str, str]:
         return {name: self.address(name) for name in names}
 
     def address(self, name: str) -> str:
-        return str(self._segments / name)
+        return str(self._parts / name)
 
     def length(self, address: str) -> int:
         return Path(address).stat().st_size
 
     def publish(self, staged: Path, name: str) -> None:
-        with writing(self._segments / name):
-            staged.replace(self._segments / name)
-            sync_directory(self._segments)
+        with writing(self._parts / name):
+            staged.replace(self._parts / name)
+            sync_directory(self._parts)
 
     def listing(self) -> dict[str, Entry]:
         found = {}
-        for path in self._segments.iterdir():
+        for path in self._parts.iterdir():
             try:
                 status = path.stat()
             except FileNotFoundError:
@@ -116,12 +116,12 @@ class LocalStorage:
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
-            (self._segments / name).unlink(missing_ok=True)
-        sync_directory(self._segments)
+            (self._parts / name).unlink(missing_ok=True)
+        sync_directory(self._parts)
 
     def set_aside(self, name: str) -> str:
         self._quarantine.mkdir(exist_ok=True)
-        (self._segments / name).replace(self._quarantine / name)
+        (self._parts / name).replace(self._quarantine / name)
         return str(self._quarantine / name)
 
 
@@ -162,7 +162,7 @@ class ObjectStorage:
             draft.replace(self._cache / name)
 
     def address(self, name: str) -> str:
-        return f"{self.name}/{SEGMENTS}/{name}"
+        return f"{self.name}/{PARTS}/{name}"
 
     def length(self, address: str) -> int:
         return int(self.filesystem.size(address))
@@ -178,7 +178,7 @@ class ObjectStorage:
 
     def listing(self) -> dict[str, Entry]:
         try:
-            found = self.filesystem.find(f"{self.name}/{SEGMENTS}/", detail=True)
+            found = self.filesystem.find(f"{self.name}/{PARTS}/", detail=True)
         except Exception as error:  # every kind of storage has a tree of errors of its own
             reason = " ".join(str(error).split())
             raise LakeError(f"cannot list {self.name}: {reason}; check its address and your credentials") from error

@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from flywheel.errors import LakeError
 from flywheel.trajectory import digest
 
-CATALOG_FILE, SEGMENTS = "catalog.sqlite", "segments"
+CATALOG_FILE, PARTS = "catalog.sqlite", "parts"
 SECRETS = frozenset({"password", "passfile", "sslpassword"})
 """Parameters of a URL that are none of its business."""
 EXAMPLE = "postgresql://user@host/flywheel?files=s3://bucket/lake"
@@ -68,11 +68,11 @@ def refuse_lost_catalog(place: LakeUrl) -> None:
     """Raise `LakeError` for files without a catalog that lists them: that is damage, not an empty lake."""
     if place.catalog.get_backend_name() != "sqlite" or "://" in place.files:
         return
-    catalog, segments = Path(place.catalog.database or ""), Path(place.files) / SEGMENTS
+    catalog, parts = Path(place.catalog.database or ""), Path(place.files) / PARTS
     what = "is missing"
     if catalog.is_file():
         what = "is empty" if catalog.stat().st_size == 0 else "lists no files" if _lists_nothing(catalog) else ""
-    if what and any(segments.glob("*.parquet")):
+    if what and any(parts.glob("*.parquet")):
         raise LakeError(
             f"{catalog} {what}, and files of a lake lie beside it: the lake is damaged; bring back a backup with "
             f"`flywheel lake restore BACKUP --data-dir NEW`, or the catalog alone from one"
@@ -83,6 +83,6 @@ def _lists_nothing(catalog: Path) -> bool:
     """Is it a database of something else? One that cannot be read at all is told where it is opened."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(catalog.absolute()))}?mode=ro", uri=True)) as connection:
-            return not connection.execute("select 1 from sqlite_master where name = 'segment'").fetchall()
+            return not connection.execute("select 1 from sqlite_master where name = 'part'").fetchall()
     except sqlite3.Error:
         return False

@@ -161,7 +161,7 @@ CATALOG_VIEWS: dict[str, View] = {
         "secrets that were replaced before a file was written",
         "select * from raw_redactions",
         {
-            "segment": "the file",
+            "part": "the file",
             "kind": "of the file",
             "secret": "what kind of secret",
             "occurrences": "how many",
@@ -175,7 +175,7 @@ CATALOG_KINDS = {
     "gates": "gate",
     "lineage": "lineage",
     "iterations": "iteration",
-    "dataset_versions": "pin",
+    "dataset_versions": "dataset_version",
     "revocations": "revocation",
     "evaluations": "evaluation",
     "quarantined": "quarantined",

@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 from sqlalchemy import delete, insert, select
 
-from flywheel.datasets.lake.catalog import GARBAGE, METADATA, MIGRATION, SEGMENT, SNAPSHOT
+from flywheel.datasets.lake.catalog import GARBAGE, METADATA, MIGRATION, PART, SNAPSHOT
 from flywheel.datasets.lake.files import writing
 from flywheel.datasets.lake.lake import Lake, file_name
 from flywheel.errors import LakeError
@@ -34,7 +34,7 @@ def copy(source: Lake, target: Lake, progress: Callable[[int], None] = lambda do
         }
     _check_target(source, target, {row["id"]: row["created_at"] for row in tables[SNAPSHOT]})
     present, copied = target.storage.listing(), 0
-    for row in tables[SEGMENT]:
+    for row in tables[PART]:
         name = file_name(row["name"], row["kind"])
         if name not in present or present[name].bytes != row["bytes"]:
             _copy_file(source, target, name, row["sha256"])

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import delete, select
 
 from flywheel.config.root import Config
-from flywheel.datasets.lake.catalog import FACT, SEGMENT, TRAJECTORY, new_snapshot
+from flywheel.datasets.lake.catalog import FACT, PART, TRAJECTORY, new_snapshot
 from flywheel.datasets.lake.files import flaw_of, row_groups
 from flywheel.datasets.lake.lake import Lake, file_name
 from flywheel.datasets.maintenance.compaction import unknown_files
@@ -18,12 +18,12 @@ from flywheel.datasets.maintenance.compaction import unknown_files
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with which file. `segment` is empty for files that the catalog does not list."""
+    """What is wrong with which file. `part` is empty for files that the catalog does not list."""
 
     file: str
     path: str
     reason: str
-    segment: str = ""
+    part: str = ""
 
 
 def check(lake: Lake, progress: Callable[[int], None] = lambda done: None) -> list[Problem]:
@@ -32,10 +32,10 @@ def check(lake: Lake, progress: Callable[[int], None] = lambda done: None) -> li
     A file that is not listed may be the work of a writer that is at it now: check a quiet lake.
     """
     with lake.catalog.read() as connection:
-        segments = connection.execute(select(SEGMENT).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name)).all()
-        listed = {row.trajectory_id: row.segment for row in connection.execute(select(TRAJECTORY))}
+        parts = connection.execute(select(PART).order_by(PART.c.begin_snapshot, PART.c.name)).all()
+        listed = {row.trajectory_id: row.part for row in connection.execute(select(TRAJECTORY))}
     problems = []
-    for row in segments:
+    for row in parts:
         file = file_name(row.name, row.kind)
         reason = _reason(lake, file, row.bytes, row.sha256, row.row_count)
         if not reason and row.kind in ("trajectories", "steps", "images"):
@@ -70,25 +70,25 @@ def mend(config: Config, lake: Lake) -> list[Problem]:
     here = lake.storage.filesystem is None
     if config.lake.check == "never" or (config.lake.check == "auto" and not here):
         return []
-    broken = [problem for problem in check(lake) if problem.segment]
+    broken = [problem for problem in check(lake) if problem.part]
     repair(lake, broken)
     return broken
 
 
 def repair(lake: Lake, problems: list[Problem]) -> list[str]:
-    """Set broken segments and unlisted files aside, under `quarantine/`. Where they lie now.
+    """Set broken parts and unlisted files aside, under `quarantine/`. Where they lie now.
 
-    A segment is withdrawn whole: its trajectories and facts can be written again, and collection or curation do so.
+    A part is withdrawn whole: its trajectories and facts can be written again, and collection or curation do so.
     """
-    broken = sorted({problem.segment for problem in problems if problem.segment})
+    broken = sorted({problem.part for problem in problems if problem.part})
     with lake.catalog.read() as connection:
-        rows = connection.execute(select(SEGMENT).where(SEGMENT.c.name.in_(broken))).all()
+        rows = connection.execute(select(PART).where(PART.c.name.in_(broken))).all()
     if broken:
         with lake.catalog.write() as connection:
-            new_snapshot(connection, f"repair: withdraw {len(broken)} segments")
-            connection.execute(delete(SEGMENT).where(SEGMENT.c.name.in_(broken)))
+            new_snapshot(connection, f"repair: withdraw {len(broken)} parts")
+            connection.execute(delete(PART).where(PART.c.name.in_(broken)))
             for ledger in (TRAJECTORY, FACT):
-                connection.execute(delete(ledger).where(ledger.c.segment.in_(broken)))
+                connection.execute(delete(ledger).where(ledger.c.part.in_(broken)))
     present = lake.storage.listing()
     files = {file_name(row.name, row.kind) for row in rows} | {problem.file for problem in problems}
     return [lake.storage.set_aside(file) for file in sorted(files) if file in present]

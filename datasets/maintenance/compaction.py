@@ -15,9 +15,9 @@ import pyarrow as pa
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from flywheel.arrow import ARROW_SCHEMAS
-from flywheel.datasets.lake.catalog import FACT, GARBAGE, PIN, SEGMENT, SNAPSHOT, TRAJECTORY, new_snapshot
+from flywheel.datasets.lake.catalog import DATASET_VERSION, FACT, GARBAGE, PART, SNAPSHOT, TRAJECTORY, new_snapshot
 from flywheel.datasets.lake.files import row_groups
-from flywheel.datasets.lake.lake import Lake, file_name, segment_row
+from flywheel.datasets.lake.lake import Lake, file_name, part_row
 from flywheel.errors import LakeError
 
 SMALL = 32 << 20
@@ -25,11 +25,11 @@ SMALL = 32 << 20
 TARGET = 64 << 20
 GRACE = 3600.0
 """Seconds that a file outlives the last snapshot that reads it: queries may be at it."""
-Segment = Row[Any]
+Part = Row[Any]
 
 
 def compact(lake: Lake, *, least: int = 8) -> int:
-    """Merge small live segments into larger ones. How many segments went into others.
+    """Merge small live parts into larger ones. How many parts went into others.
 
     Earlier snapshots go on reading the old files until `collect_garbage` finds that no dataset version needs them.
     Memory holds one row group at a time.
@@ -41,19 +41,19 @@ def compact(lake: Lake, *, least: int = 8) -> int:
 
 
 def _groups(lake: Lake, least: int) -> list[list[str]]:
-    """Names of small segments with the same kinds of files, in commit order, cut at the target size."""
+    """Names of small parts with the same kinds of files, in commit order, cut at the target size."""
     by_kinds: dict[tuple[str, ...], list[tuple[str, int]]] = {}
     with lake.catalog.read() as connection:
         rows = connection.execute(
-            select(SEGMENT).where(SEGMENT.c.end_snapshot.is_(None)).order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.kind)
+            select(PART).where(PART.c.end_snapshot.is_(None)).order_by(PART.c.begin_snapshot, PART.c.kind)
         ).all()
-    kinds: dict[str, list[Segment]] = {}
+    kinds: dict[str, list[Part]] = {}
     for row in rows:
         kinds.setdefault(row.name, []).append(row)
-    for name, parts in kinds.items():
-        size = sum(part.bytes for part in parts)
+    for name, same in kinds.items():
+        size = sum(file.bytes for file in same)
         if size < SMALL:
-            by_kinds.setdefault(tuple(part.kind for part in parts), []).append((name, size))
+            by_kinds.setdefault(tuple(file.kind for file in same), []).append((name, size))
     groups = []
     for names in by_kinds.values():
         group, size = [], 0
@@ -75,8 +75,8 @@ def _merge(lake: Lake, names: Sequence[str]) -> int:
     files = {}
     try:
         for kind in kinds:
-            parts = [one for one in sources if one.kind == kind]
-            files[kind] = lake.write(target, kind, rows(lake, parts))
+            same = [one for one in sources if one.kind == kind]
+            files[kind] = lake.write(target, kind, rows(lake, same))
     except LakeError:
         lake.discard(target, kinds)
         if overtaken(lake, sources):
@@ -86,28 +86,26 @@ def _merge(lake: Lake, names: Sequence[str]) -> int:
         if _identity(_live(connection, names)) != _identity(sources):
             lake.discard(target, kinds)  # a purge was faster; the next compaction takes what it left
             return 0
-        snapshot = new_snapshot(connection, f"compact {len(names)} segments")
+        snapshot = new_snapshot(connection, f"compact {len(names)} parts")
         connection.execute(
-            update(SEGMENT)
-            .where(SEGMENT.c.name.in_(names), SEGMENT.c.end_snapshot.is_(None))
-            .values(end_snapshot=snapshot)
+            update(PART).where(PART.c.name.in_(names), PART.c.end_snapshot.is_(None)).values(end_snapshot=snapshot)
         )
-        connection.execute(insert(SEGMENT), [segment_row(target, kind, files[kind], snapshot) for kind in kinds])
+        connection.execute(insert(PART), [part_row(target, kind, files[kind], snapshot) for kind in kinds])
         for ledger in (TRAJECTORY, FACT):
-            connection.execute(update(ledger).where(ledger.c.segment.in_(names)).values(segment=target))
+            connection.execute(update(ledger).where(ledger.c.part.in_(names)).values(part=target))
     return len(names)
 
 
-def overtaken(lake: Lake, sources: Sequence[Segment]) -> bool:
-    """Whether another merge or a purge has changed these segments since they were listed: a file of theirs that cannot
+def overtaken(lake: Lake, sources: Sequence[Part]) -> bool:
+    """Whether another merge or a purge has changed these parts since they were listed: a file of theirs that cannot
     be read is then no damage, it was deleted meanwhile."""
     names = {source.name for source in sources}
     with lake.catalog.read() as connection:
-        now = connection.execute(select(SEGMENT).where(SEGMENT.c.name.in_(names))).all()
+        now = connection.execute(select(PART).where(PART.c.name.in_(names))).all()
     return not set(sources) <= set(now)
 
 
-def rows(lake: Lake, sources: Sequence[Segment]) -> Iterator[pa.Table]:
+def rows(lake: Lake, sources: Sequence[Part]) -> Iterator[pa.Table]:
     """The rows of files of one kind, a row group at a time, with the columns that the contract has now."""
     for source in sources:
         schema = ARROW_SCHEMAS[source.kind]
@@ -124,12 +122,14 @@ def collect_garbage(lake: Lake, *, keep_snapshots: int = 100, grace: float = GRA
     """
     newest = lake.snapshot()
     with lake.catalog.write() as connection:
-        pinned = set(connection.scalars(select(PIN.c.snapshot)))
+        versioned = set(connection.scalars(select(DATASET_VERSION.c.snapshot)))
         oldest = newest - keep_snapshots
-        ended = connection.execute(select(SEGMENT).where(SEGMENT.c.end_snapshot.is_not(None))).all()
+        ended = connection.execute(select(PART).where(PART.c.end_snapshot.is_not(None))).all()
         for row in ended:
-            if row.end_snapshot <= oldest and not any(row.begin_snapshot <= one < row.end_snapshot for one in pinned):
-                connection.execute(delete(SEGMENT).where(SEGMENT.c.name == row.name, SEGMENT.c.kind == row.kind))
+            if row.end_snapshot <= oldest and not any(
+                row.begin_snapshot <= one < row.end_snapshot for one in versioned
+            ):
+                connection.execute(delete(PART).where(PART.c.name == row.name, PART.c.kind == row.kind))
                 lost = (SNAPSHOT.c.id >= row.begin_snapshot) & (SNAPSHOT.c.id < row.end_snapshot)
                 connection.execute(delete(SNAPSHOT).where(lost))
                 discard_later(connection, [file_name(row.name, row.kind)])
@@ -159,7 +159,7 @@ def unknown_files(lake: Lake) -> dict[str, float]:
     """Files of the lake that the catalog does not list: name → when they were last changed."""
     present = lake.storage.listing()
     with lake.catalog.read() as connection:
-        known = {file_name(row.name, row.kind) for row in connection.execute(select(SEGMENT))}
+        known = {file_name(row.name, row.kind) for row in connection.execute(select(PART))}
         known |= set(connection.scalars(select(GARBAGE.c.file)))
     return {name: entry.modified for name, entry in sorted(present.items()) if name not in known}
 
@@ -175,10 +175,10 @@ def _delete_unknown(lake: Lake, grace: float) -> int:
     return len(due) + len(staged)
 
 
-def _live(connection: Connection, names: Sequence[str]) -> list[Segment]:
-    query = select(SEGMENT).where(SEGMENT.c.name.in_(names), SEGMENT.c.end_snapshot.is_(None))
-    return list(connection.execute(query.order_by(SEGMENT.c.begin_snapshot, SEGMENT.c.name, SEGMENT.c.kind)))
+def _live(connection: Connection, names: Sequence[str]) -> list[Part]:
+    query = select(PART).where(PART.c.name.in_(names), PART.c.end_snapshot.is_(None))
+    return list(connection.execute(query.order_by(PART.c.begin_snapshot, PART.c.name, PART.c.kind)))
 
 
-def _identity(rows: Sequence[Segment]) -> list[tuple[str, str, str]]:
+def _identity(rows: Sequence[Part]) -> list[tuple[str, str, str]]:
     return [(row.name, row.kind, row.sha256) for row in rows]

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import insert, update
 
-from flywheel.datasets.lake.catalog import PIN, REVOCATION
+from flywheel.datasets.lake.catalog import DATASET_VERSION, REVOCATION
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.versions.versions import find, selected
 from flywheel.errors import LakeError
@@ -99,8 +99,12 @@ def revoke(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> dict[str, 
             connection.execute(insert(REVOCATION), rows)
         for title in datasets:
             name, _, version = title.partition("@v")
-            mine = (PIN.c.name == name) & (PIN.c.version == int(version)) & (PIN.c.flag == "")
-            connection.execute(update(PIN).where(mine).values(flag=f"holds revoked trajectories: {reason}"))
+            mine = (
+                (DATASET_VERSION.c.name == name)
+                & (DATASET_VERSION.c.version == int(version))
+                & (DATASET_VERSION.c.flag == "")
+            )
+            connection.execute(update(DATASET_VERSION).where(mine).values(flag=f"holds revoked trajectories: {reason}"))
     students = lake.sql("select policy_id from policies where revoked > 0 order by policy_id")["policy_id"].to_pylist()
     return {"revoked": len(new), "datasets": datasets, "students": students}
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
-from flywheel.datasets.lake.catalog import FACT, SEGMENT, TRAJECTORY, new_snapshot
+from flywheel.datasets.lake.catalog import FACT, PART, TRAJECTORY, new_snapshot
 from flywheel.datasets.lake.files import Written, read_rows, row_groups
-from flywheel.datasets.lake.lake import LOOKUP, Lake, file_name, segment_row
+from flywheel.datasets.lake.lake import LOOKUP, Lake, file_name, part_row
 from flywheel.datasets.lake.reading import check_condition
 from flywheel.datasets.maintenance.compaction import (
     collect_garbage,
@@ -30,7 +30,7 @@ from flywheel.datasets.maintenance.compaction import (
 from flywheel.datasets.maintenance.lineage import revoke
 from flywheel.errors import LakeError
 
-Segment = Row[Any]
+Part = Row[Any]
 
 
 def purge(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> int:
@@ -43,8 +43,8 @@ def purge(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> int:
         revoke(lake, known, f"purged: {reason}")
         shutil.rmtree(lake.root / "judge", ignore_errors=True)
     while found := _holding(lake, known, live=False):
-        for segment in found:
-            _rewrite(lake, segment, known)
+        for part in found:
+            _rewrite(lake, part, known)
     delete_garbage(lake, grace=0.0)
     return len(known)
 
@@ -52,7 +52,7 @@ def purge(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> int:
 def of_subject(lake: Lake, subject: str) -> list[str]:
     """Ids of all trajectories that are one person's data, in whichever snapshot."""
     with lake.catalog.read() as connection:
-        files = connection.execute(select(SEGMENT).where(SEGMENT.c.kind == "trajectories")).all()
+        files = connection.execute(select(PART).where(PART.c.kind == "trajectories")).all()
     found: set[str] = set()
     for file in files:
         for table in row_groups(lake.source(file.name, file.kind), ["trajectory_id", "subject"]):
@@ -79,8 +79,8 @@ def retire(lake: Lake, condition: str) -> int:
     """
     ids = due(lake, condition)
     while found := _holding(lake, ids, live=True):
-        for segment in found:
-            _leave_out(lake, segment, ids)
+        for part in found:
+            _leave_out(lake, part, ids)
     return len(ids)
 
 
@@ -93,36 +93,36 @@ def tend(lake: Lake, rules: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _holding(lake: Lake, ids: Sequence[str], *, live: bool) -> list[list[Segment]]:
-    """The segments that still have a row of these trajectories, each as its files.
+def _holding(lake: Lake, ids: Sequence[str], *, live: bool) -> list[list[Part]]:
+    """The parts that still have a row of these trajectories, each as its files.
 
-    The catalog knows which live segments do; of those that only earlier snapshots read, each file is asked.
+    The catalog knows which live parts do; of those that only earlier snapshots read, each file is asked.
     """
     if not ids:
         return []
-    query = select(SEGMENT).order_by(SEGMENT.c.name, SEGMENT.c.kind)
+    query = select(PART).order_by(PART.c.name, PART.c.kind)
     with lake.catalog.read() as connection:
-        names = _live_segments(connection, ids)
-        ended = SEGMENT.c.end_snapshot.is_not(None)
+        names = _live_parts(connection, ids)
+        ended = PART.c.end_snapshot.is_not(None)
         rows = connection.execute(
-            query.where(SEGMENT.c.name.in_(names) & ~ended if live else SEGMENT.c.name.in_(names) | ended)
+            query.where(PART.c.name.in_(names) & ~ended if live else PART.c.name.in_(names) | ended)
         ).all()
-    segments = [list(files) for _, files in groupby(rows, lambda row: str(row.name))]
-    return [files for files in segments if _has(lake, files, ids)]
+    parts = [list(files) for _, files in groupby(rows, lambda row: str(row.name))]
+    return [files for files in parts if _has(lake, files, ids)]
 
 
-def _live_segments(connection: Connection, ids: Sequence[str]) -> set[str]:
-    """Segments with these trajectories or with facts about them."""
+def _live_parts(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Parts with these trajectories or with facts about them."""
     names: set[str] = set()
     for start in range(0, len(ids), LOOKUP):
         some = ids[start : start + LOOKUP]
-        names.update(connection.scalars(select(TRAJECTORY.c.segment).where(TRAJECTORY.c.trajectory_id.in_(some))))
+        names.update(connection.scalars(select(TRAJECTORY.c.part).where(TRAJECTORY.c.trajectory_id.in_(some))))
         about = or_(FACT.c.key.in_(some), *(FACT.c.key.startswith(f"{one}/", autoescape=True) for one in some))
-        names.update(connection.scalars(select(FACT.c.segment).where(about).distinct()))
+        names.update(connection.scalars(select(FACT.c.part).where(about).distinct()))
     return names
 
 
-def _has(lake: Lake, files: Sequence[Segment], ids: Sequence[str]) -> bool:
+def _has(lake: Lake, files: Sequence[Part], ids: Sequence[str]) -> bool:
     try:
         return any(read_rows(lake.source(file.name, file.kind), ids, ["trajectory_id"]).num_rows for file in files)
     except LakeError:
@@ -131,8 +131,8 @@ def _has(lake: Lake, files: Sequence[Segment], ids: Sequence[str]) -> bool:
         raise
 
 
-def _written_without(lake: Lake, name: str, sources: Sequence[Segment], ids: Sequence[str]) -> dict[str, Written]:
-    """Copies of a segment's files, under another name, that lack these trajectories; none if it was overtaken."""
+def _written_without(lake: Lake, name: str, sources: Sequence[Part], ids: Sequence[str]) -> dict[str, Written]:
+    """Copies of a part's files, under another name, that lack these trajectories; none if it was overtaken."""
     gone = pa.array(ids, pa.string())
     try:
         return {
@@ -153,21 +153,21 @@ def _written_without(lake: Lake, name: str, sources: Sequence[Segment], ids: Seq
         raise
 
 
-def _rewrite(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None:
-    """Put a segment without these trajectories in the place of one that has them, under the same snapshots."""
+def _rewrite(lake: Lake, sources: Sequence[Part], ids: Sequence[str]) -> None:
+    """Put a part without these trajectories in the place of one that has them, under the same snapshots."""
     name, old = uuid.uuid4().hex, sources[0].name
     files = _written_without(lake, name, sources, ids)
     with lake.catalog.write() as connection:
-        now = connection.execute(select(SEGMENT).where(SEGMENT.c.name == old).order_by(SEGMENT.c.kind)).all()
+        now = connection.execute(select(PART).where(PART.c.name == old).order_by(PART.c.kind)).all()
         if list(now) != list(sources):
             lake.discard(name, files)  # merged meanwhile; the caller looks again
             return
-        connection.execute(delete(SEGMENT).where(SEGMENT.c.name == old))
+        connection.execute(delete(PART).where(PART.c.name == old))
         connection.execute(
-            insert(SEGMENT),
+            insert(PART),
             [
                 {
-                    **segment_row(name, source.kind, files[source.kind], source.begin_snapshot),
+                    **part_row(name, source.kind, files[source.kind], source.begin_snapshot),
                     "end_snapshot": source.end_snapshot,
                 }
                 for source in sources
@@ -175,25 +175,25 @@ def _rewrite(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None
         )
         discard_later(connection, [file_name(old, source.kind) for source in sources])
         for ledger in (TRAJECTORY, FACT):
-            connection.execute(update(ledger).where(ledger.c.segment == old).values(segment=name))
+            connection.execute(update(ledger).where(ledger.c.part == old).values(part=name))
 
 
-def _leave_out(lake: Lake, sources: Sequence[Segment], ids: Sequence[str]) -> None:
-    """End a live segment and begin one without these trajectories, at a new snapshot."""
+def _leave_out(lake: Lake, sources: Sequence[Part], ids: Sequence[str]) -> None:
+    """End a live part and begin one without these trajectories, at a new snapshot."""
     name, old = uuid.uuid4().hex, sources[0].name
     files = _written_without(lake, name, sources, ids)
     kept = {kind: file for kind, file in files.items() if file.rows}
     with lake.catalog.write() as connection:
-        mine = (SEGMENT.c.name == old) & SEGMENT.c.end_snapshot.is_(None)
-        now = connection.execute(select(SEGMENT).where(mine).order_by(SEGMENT.c.kind)).all()
+        mine = (PART.c.name == old) & PART.c.end_snapshot.is_(None)
+        now = connection.execute(select(PART).where(mine).order_by(PART.c.kind)).all()
         if list(now) != list(sources):
             lake.discard(name, files)  # merged meanwhile; the caller looks again
             return
         snapshot = new_snapshot(connection, f"retire {len(ids)} trajectories")
-        connection.execute(update(SEGMENT).where(mine).values(end_snapshot=snapshot))
+        connection.execute(update(PART).where(mine).values(end_snapshot=snapshot))
         if kept:
-            connection.execute(insert(SEGMENT), [segment_row(name, *file, snapshot) for file in kept.items()])
-        staying = (TRAJECTORY.c.segment == old) & TRAJECTORY.c.trajectory_id.not_in(ids)
-        connection.execute(update(TRAJECTORY).where(staying).values(segment=name))
-        connection.execute(update(FACT).where(FACT.c.segment == old).values(segment=name))
+            connection.execute(insert(PART), [part_row(name, *file, snapshot) for file in kept.items()])
+        staying = (TRAJECTORY.c.part == old) & TRAJECTORY.c.trajectory_id.not_in(ids)
+        connection.execute(update(TRAJECTORY).where(staying).values(part=name))
+        connection.execute(update(FACT).where(FACT.c.part == old).values(part=name))
     lake.discard(name, files.keys() - kept.keys())

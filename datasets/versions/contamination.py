@@ -82,14 +82,15 @@ def _words(connection: duckdb.DuckDBPyConnection, threshold: float) -> list[tupl
     connection.execute(
         f"""create temp table grams as
             with pages as (
-              select task_id, side, coalesce(case when "index" = 0 then observation end, '') as view, note
-              from steps join known using (trajectory_id) where "index" = 0 or note <> ''),
+              select task_id, side, coalesce(case when "index" = 0 then observation end, '') as view, document
+              from steps join known using (trajectory_id) where "index" = 0 or document <> ''),
             asked as (select task_id, side, any_value(instruction) as instruction
                       from known join trajectories using (trajectory_id, task_id) group by all),
             told as (
               select task_id, side,
                      lower(any_value(instruction)) || ' ' || lower(max(view)) || ' '
-                       || lower(coalesce(string_agg(distinct note, ' ' order by note) filter (note <> ''), '')) as text
+                       || lower(coalesce(string_agg(distinct document, ' ' order by document)
+                                         filter (document <> ''), '')) as text
               from pages join asked using (task_id, side) group by task_id, side),
             words as (select * exclude text, string_split_regex(trim(text), '\\s+') as words from told)
             select distinct task_id, side,

@@ -18,15 +18,15 @@ KEYS = ("trajectory_id", "index")
 READERS = 2
 """Files that are read at once."""
 Window = list[tuple[str, list[str]]]
-"""Segments with the trajectories that are wanted of each."""
+"""Parts with the trajectories that are wanted of each."""
 
 
 class DatasetStream(IterableDataset[pa.Table]):
     """Steps of a dataset as Arrow tables of `batch` whole trajectories, ordered by trajectory and index within a table.
 
-    Segments, large ones in parts, are drawn in random order until they hold `shuffle` trajectories; these are read
+    Parts, large ones in chunks, are drawn in random order until they hold `shuffle` trajectories; these are read
     once, shuffled and cut into tables: memory is bounded by `shuffle`, not by the lake. The order is a function of
-    (seed, epoch) and of how the lake is cut into segments, which compaction changes. Each window goes to one worker
+    (seed, epoch) and of how the lake is cut into parts, which compaction changes. Each window goes to one worker
     of one of `ranks` ranks. `start_batch` resumes an epoch after so many tables of this rank.
     """
 
@@ -47,9 +47,7 @@ class DatasetStream(IterableDataset[pa.Table]):
         self._place, self._columns, self._batch = lake.place, list(columns) if columns else None, batch
         self._rank, self._ranks, self._start = rank, ranks, start_batch
         self._order = [seed, epoch]
-        self._windows = _windows(
-            lake, lake.segments_of(ids(lake, dataset)), np.random.default_rng(self._order), shuffle
-        )
+        self._windows = _windows(lake, lake.parts_of(ids(lake, dataset)), np.random.default_rng(self._order), shuffle)
 
     def __iter__(self) -> Iterator[pa.Table]:
         worker = get_worker_info()
@@ -70,9 +68,9 @@ class DatasetStream(IterableDataset[pa.Table]):
         """The window's tables from the `first` on: slices of what was read, nothing is copied."""
         columns = list(dict.fromkeys((*KEYS, *self._columns))) if self._columns else None
         with ThreadPoolExecutor(READERS) as pool:
-            parts = list(pool.map(lambda part: lake.steps(part[0], part[1], columns), window))
-        episodes = dict(episode for part in parts for episode in _episodes(part))
-        nothing = parts[0].slice(0, 0)
+            chunks = list(pool.map(lambda chunk: lake.steps(chunk[0], chunk[1], columns), window))
+        episodes = dict(episode for chunk in chunks for episode in _episodes(chunk))
+        nothing = chunks[0].slice(0, 0)
         everyone = sorted(one for _, wanted in window for one in wanted)
         chance = np.random.default_rng([*self._order, number])
         order = chance.permutation(len(everyone)).tolist()
@@ -97,20 +95,20 @@ def _episodes(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield owner, table.slice(start, end - start)
 
 
-def _windows(lake: Lake, segments: dict[str, list[str]], chance: np.random.Generator, shuffle: int) -> list[Window]:
-    """Parts of segments in random order, grouped until a group holds `shuffle` trajectories."""
-    parts: list[tuple[str, list[str]]] = []
-    for name in sorted(segments):
-        wanted = sorted(segments[name])
+def _windows(lake: Lake, parts: dict[str, list[str]], chance: np.random.Generator, shuffle: int) -> list[Window]:
+    """Chunks of parts in random order, grouped until a group holds `shuffle` trajectories."""
+    chunks: list[tuple[str, list[str]]] = []
+    for name in sorted(parts):
+        wanted = sorted(parts[name])
         if len(wanted) > shuffle:
             wanted = read_rows(lake.source(name, "trajectories"), wanted, KEYS[:1])[KEYS[0]].to_pylist()
-        parts += [(name, wanted[start : start + shuffle]) for start in range(0, len(wanted), shuffle)]
+        chunks += [(name, wanted[start : start + shuffle]) for start in range(0, len(wanted), shuffle)]
     windows: list[Window] = []
     room = 0
-    for place in chance.permutation(len(parts)):
+    for place in chance.permutation(len(chunks)):
         if room <= 0:
             windows.append([])
             room = shuffle
-        windows[-1].append(parts[place])
-        room -= len(parts[place][1])
+        windows[-1].append(chunks[place])
+        room -= len(chunks[place][1])
     return windows

@@ -15,7 +15,7 @@ import pyarrow as pa
 from sqlalchemy import Row, func, insert, select
 
 from flywheel.config.root import LEAK
-from flywheel.datasets.lake.catalog import PIN
+from flywheel.datasets.lake.catalog import DATASET_VERSION
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import check_condition
 from flywheel.datasets.lake.snapshots import SnapshotGoneError, check_snapshot
@@ -71,10 +71,14 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak:
     if not ids:
         raise LakeError(f"nothing in the lake satisfies: {condition}")
     refuse_contamination(lake, ids, leak)
-    found = digest("pin", sorted(ids), size=16)
+    found = digest("dataset_version", sorted(ids), size=16)
     with lake.catalog.read() as connection:
         same = connection.execute(
-            select(PIN).where(PIN.c.name == name, PIN.c.digest == found, PIN.c.condition == condition)
+            select(DATASET_VERSION).where(
+                DATASET_VERSION.c.name == name,
+                DATASET_VERSION.c.digest == found,
+                DATASET_VERSION.c.condition == condition,
+            )
         ).first()
     if same is not None:
         return _version_of(same)
@@ -85,18 +89,20 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak:
     card = dataset_card(lake, draft.name, snapshot, condition, ids)
     with lake.catalog.write() as connection:
         check_snapshot(connection, snapshot, lake.name)
-        version = (connection.scalar(select(func.max(PIN.c.version)).where(PIN.c.name == name)) or 0) + 1
+        version = (
+            connection.scalar(select(func.max(DATASET_VERSION.c.version)).where(DATASET_VERSION.c.name == name)) or 0
+        ) + 1
         row = {**asdict(draft), "version": version, "sample": sample or None, "card": card, "created_at": time.time()}
-        connection.execute(insert(PIN).values(**row))
+        connection.execute(insert(DATASET_VERSION).values(**row))
     return find(lake, f"{name}@v{version}")
 
 
 def find(lake: Lake, title: str) -> DatasetVersion:
     """`name@v3`, or the newest version of `name`."""
     name, _, version = title.partition("@v")
-    query = select(PIN).where(PIN.c.name == name).order_by(PIN.c.version.desc())
+    query = select(DATASET_VERSION).where(DATASET_VERSION.c.name == name).order_by(DATASET_VERSION.c.version.desc())
     if version.isdigit():
-        query = query.where(PIN.c.version == int(version))
+        query = query.where(DATASET_VERSION.c.version == int(version))
     with lake.catalog.read() as connection:
         row = connection.execute(query).first()
     if row is None or (version and not version.isdigit()):
@@ -112,7 +118,7 @@ def snapshot_of(lake: Lake, text: str) -> int:
 def ids(lake: Lake, dataset: DatasetVersion) -> list[str]:
     """The dataset's trajectories in its own order. Raises `LakeError` if the lake no longer gives what was recorded."""
     found = selected(lake, dataset)
-    if digest("pin", sorted(found), size=16) != dataset.digest:
+    if digest("dataset_version", sorted(found), size=16) != dataset.digest:
         why = find(lake, dataset.title).flag or "the lake was changed by other means than Flywheel"
         raise LakeError(f"{dataset.title} no longer reads as it was recorded: {why}; create a new version")
     return found

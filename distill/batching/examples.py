@@ -35,12 +35,14 @@ Weigh = Callable[[Piece], float]
 
 
 def observation_of(step: Step) -> Observation:
-    return Observation(step.observation, step.event, step.note, step.place, step.state_key, step.valid_actions)
+    return Observation(
+        step.observation, step.feedback, step.document, step.location, step.state_key, step.valid_actions
+    )
 
 
 def _taught(step: Step) -> str | None:
     """What a teacher that watched would rather have done, if it was something else."""
-    return step.label if step.label != step.action else None
+    return step.teacher_action if step.teacher_action != step.action else None
 
 
 def flat_windows(trajectory: Trajectory, limits: Limits) -> list[Window]:

@@ -132,8 +132,8 @@ def _spoken(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, st
         if not actions:
             raise TrainingError("nothing to learn from: no step of these trajectories may be taught")
         names = named_things(action for (action,) in actions)
-        notes = connection.sql(f"select distinct note {mine} where note <> ''")
-        return by_trajectory, names, exchangeable_names(names, _texts(notes))
+        documents = connection.sql(f"select distinct document {mine} where document <> ''")
+        return by_trajectory, names, exchangeable_names(names, _texts(documents))
     finally:
         connection.close()
 

@@ -67,7 +67,7 @@ def labeller(base_url: str, model: str, rejected: list[str]) -> Segmenter:
 
 def prompt(trajectory: Trajectory) -> str:
     """Task and record: what was done, and what came of it."""
-    answers = [*(step.event for step in trajectory.steps[1:]), trajectory.final_event]
+    answers = [*(step.feedback for step in trajectory.steps[1:]), trajectory.final_feedback]
     lines = [
         f"[{step.index}] {step.action}\n    {answer or 'nothing new'}"
         for step, answer in zip(trajectory.steps, answers, strict=True)

@@ -39,7 +39,7 @@ def by_plan(trajectory: Trajectory) -> list[Segment]:
     if not any(step.subgoal for step in trajectory.steps):
         return []
     changed = [
-        step.index for before, step in pairwise(trajectory.steps) if step.switched or step.subgoal != before.subgoal
+        step.index for before, step in pairwise(trajectory.steps) if step.new_subgoal or step.subgoal != before.subgoal
     ]
     starts = [0, *changed]
     return _segments(trajectory, starts, [trajectory.steps[start].subgoal for start in starts], LIVED)
@@ -51,7 +51,7 @@ def by_changes(trajectory: Trajectory) -> list[Segment]:
     Label-free: a segment is called after the action that ended it.
     """
     seen = [step.observation for step in trajectory.steps]
-    places = [step.place for step in trajectory.steps]
+    places = [step.location for step in trajectory.steps]
     if any(places):
         starts = [0, *(at for at in range(1, len(places)) if places[at] != places[at - 1])]
     else:

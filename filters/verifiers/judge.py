@@ -134,7 +134,7 @@ def prompt(trajectory: Trajectory, facts: Facts) -> str:
         f"{number}. {' and '.join(one.name for one in part)}" for number, part in enumerate(grouped(facts.milestones))
     )
     lines = []
-    answers = [*(step.event for step in trajectory.steps[1:]), trajectory.final_event]
+    answers = [*(step.feedback for step in trajectory.steps[1:]), trajectory.final_feedback]
     for step, answer in zip(trajectory.steps, answers, strict=False):
         lines.append(f"[{step.index}] action: {step.action}\n    environment: {answer or 'nothing new'}")
     return (

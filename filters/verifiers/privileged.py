@@ -92,7 +92,7 @@ def pasted(trajectory: Trajectory, facts: Facts) -> str:
     seen = set(_WORDS.findall(trajectory.instruction.lower()))
     for step in trajectory.steps:
         offered = " ".join(step.valid_actions or ())
-        seen.update(_WORDS.findall(f"{step.observation} {step.event} {step.note} {offered}".lower()))
+        seen.update(_WORDS.findall(f"{step.observation} {step.feedback} {step.document} {offered}".lower()))
         words = f"{step.thought}\n{step.subgoal}".lower()
         if facts.canary in words:
             return f"step {step.index} holds the mark of the facts"

@@ -94,8 +94,8 @@ class Replay:
                 )
             if transition.terminated != step.terminated:
                 return observation, progress, success, (place, f"terminated is {step.terminated} on record")
-        last = (trajectory.final_observation, trajectory.final_event, trajectory.final_state_key)
-        if not all(map(_same, last, (observation.text, observation.event, observation.state_key))):
+        last = (trajectory.final_observation, trajectory.final_feedback, trajectory.final_state_key)
+        if not all(map(_same, last, (observation.text, observation.feedback, observation.state_key))):
             return observation, progress, success, (trajectory.length, "the final observation differs")
         if success != trajectory.success:
             return observation, progress, success, (trajectory.length, f"success is {trajectory.success} on record")
@@ -105,9 +105,9 @@ class Replay:
 def _differs(step: Step, seen: Observation) -> str | None:
     if not _same(step.observation, seen.text):
         return "the observation differs"
-    if not (_same(step.event, seen.event) and _same(step.note, seen.note)):
+    if not (_same(step.feedback, seen.feedback) and _same(step.document, seen.document)):
         return "the environment's answer differs"
-    if not (_same(step.place, seen.place) and _same(step.state_key, seen.state_key)):
+    if not (_same(step.location, seen.location) and _same(step.state_key, seen.state_key)):
         return "the state differs"
     if (step.valid_actions is None) != (seen.valid_actions is None):
         return "the valid actions differ"

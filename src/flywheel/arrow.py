@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import accumulate, islice
 from operator import attrgetter
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import pyarrow as pa
 
@@ -26,181 +27,102 @@ from flywheel.trajectory import (
 
 _T = TypeVar("_T")
 
-_STEP = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("index", pa.int32()),
-        ("observation", pa.string()),
-        ("event", pa.string()),
-        ("note", pa.string()),
-        ("place", pa.string()),
-        ("state_key", pa.string()),
-        ("valid_actions", pa.list_(pa.string())),
-        ("thought", pa.string()),
-        ("subgoal", pa.string()),
-        ("switched", pa.bool_()),
-        ("action", pa.string()),
-        ("reward", pa.float64()),
-        ("progress", pa.float64()),
-        ("terminated", pa.bool_()),
-        ("truncated", pa.bool_()),
-        ("policy_id", pa.string()),
-        ("policy_version", pa.string()),
-        ("trainable", pa.bool_()),
-        ("prompt_tokens", pa.int32()),
-        ("completion_tokens", pa.int32()),
-        ("logprobs", pa.list_(pa.float32())),
-        ("seconds", pa.float64()),
-        ("screenshot", pa.string()),
-        ("label", pa.string()),
-        ("audit", pa.string()),
-        ("cost", pa.float64()),
-        ("top_tokens", pa.list_(pa.list_(pa.string()))),
-        ("top_logprobs", pa.list_(pa.list_(pa.float32()))),
-    ]
-)
-_TRAJECTORY = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("environment", pa.string()),
-        ("parameters", pa.string()),
-        ("split", pa.string()),
-        ("seed", pa.int64()),
-        ("task_id", pa.string()),
-        ("task_group", pa.string()),
-        ("instruction", pa.string()),
-        ("policy", pa.string()),
-        ("policy_id", pa.string()),
-        ("policy_version", pa.string()),
-        ("iteration", pa.int32()),
-        ("purpose", pa.string()),
-        ("attempt", pa.int32()),
-        ("stop_reason", pa.string()),
-        ("success", pa.bool_()),
-        ("score", pa.float64()),
-        ("total_reward", pa.float64()),
-        ("length", pa.int32()),
-        ("final_observation", pa.string()),
-        ("final_event", pa.string()),
-        ("final_state_key", pa.string()),
-        ("error", pa.string()),
-        ("parent_policy_id", pa.string()),
-        ("config_digest", pa.string()),
-        ("started_at", pa.float64()),
-        ("schema_version", pa.int32()),
-        ("extra", pa.string()),
-        ("tokens", pa.int64()),
-        ("cost", pa.float64()),
-        ("subject", pa.string()),
-        ("origin", pa.string()),
-        ("origin_source", pa.string()),
-        ("origin_by", pa.string()),
-        ("claims", pa.string()),
-    ]
-)
+Columns = dict[str, tuple[pa.DataType, str]]
+"""Column → its type and what it holds."""
+_OWNER: Columns = {"trajectory_id": (pa.string(), "the episode")}
 _ITEM = pa.struct(
     [("name", pa.string()), ("points", pa.float64()), ("fraction", pa.float64()), ("evidence", pa.string())]
 )
-_VERDICT = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("verifier", pa.string()),
-        ("version", pa.string()),
-        ("arguments", pa.string()),
-        ("completion", pa.float64()),
-        ("integrity", pa.float64()),
-        ("completion_threshold", pa.float64()),
-        ("integrity_threshold", pa.float64()),
-        ("passed", pa.bool_()),
-        ("confidence", pa.float64()),
-        ("items", pa.list_(_ITEM)),
-        ("raw", pa.string()),
-        ("created_at", pa.float64()),
-    ]
-)
-_ROUTE = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("route", pa.string()),
-        ("verified", pa.bool_()),
-        ("reason", pa.string()),
-        ("source", pa.string()),
-        ("created_at", pa.float64()),
-    ]
-)
-_SEGMENT = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("index", pa.int32()),
-        ("start", pa.int32()),
-        ("end", pa.int32()),
-        ("subgoal", pa.string()),
-        ("completed", pa.bool_()),
-        ("reward", pa.float64()),
-        ("source", pa.string()),
-    ]
-)
-_CREDIT = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("index", pa.int32()),
-        ("level", pa.string()),
-        ("method", pa.string()),
-        ("arguments", pa.string()),
-        ("advantage", pa.float64()),
-        ("return", pa.float64()),
-        ("source", pa.string()),
-    ]
-)
-_EMBEDDING = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("index", pa.int32()),
-        ("model", pa.string()),
-        ("vector", pa.list_(pa.float32())),
-    ]
-)
-_IMAGE = pa.schema(
-    [("trajectory_id", pa.string()), ("sha256", pa.string()), ("media_type", pa.string()), ("data", pa.binary())]
-)
-_FINGERPRINT = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("actions", pa.string()),
-        ("record", pa.string()),
-        ("essential", pa.string()),
-        ("signature", pa.list_(pa.uint32())),
-        ("bands", pa.list_(pa.uint64())),
-        ("duplicate_of", pa.string()),
-        ("similarity", pa.float64()),
-        ("source", pa.string()),
-    ]
-)
-_TEACHER_LOGPROBS = pa.schema(
-    [
-        ("trajectory_id", pa.string()),
-        ("policy_id", pa.string()),
-        ("role", pa.string()),
-        ("draw", pa.string()),
-        ("epoch", pa.int32()),
-        ("row", pa.int32()),
-        ("k", pa.int32()),
-        ("top_ids", pa.list_(pa.int32())),
-        ("top_logprobs", pa.list_(pa.float32())),
-    ]
-)
-ARROW_SCHEMAS = {
-    "trajectories": _TRAJECTORY,
-    "steps": _STEP,
-    "images": _IMAGE,
-    "verdicts": _VERDICT,
-    "routes": _ROUTE,
-    "segments": _SEGMENT,
-    "credits": _CREDIT,
-    "teacher_logprobs": _TEACHER_LOGPROBS,
-    "embeddings": _EMBEDDING,
-    "fingerprints": _FINGERPRINT,
+_TYPES = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int32(),
+    float: pa.float64(),
+    tuple[str, ...]: pa.list_(pa.string()),
+    tuple[float, ...]: pa.list_(pa.float32()),
+    tuple[tuple[str, ...], ...]: pa.list_(pa.list_(pa.string())),
+    tuple[tuple[float, ...], ...]: pa.list_(pa.list_(pa.float32())),
+    tuple[Item, ...]: pa.list_(_ITEM),
 }
+
+
+def _columns_of(record: type) -> Columns:
+    """The columns of a class of records, from the `Column` beside each field."""
+    hints = get_type_hints(record, include_extras=True)
+    columns = {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+    return {
+        name: (pa.type_for_alias(column.type) if column.type else _arrow_type(hints[name].__origin__), column.holds)
+        for name, column in columns.items()
+    }
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    if isinstance(hint, UnionType):
+        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
+    return _TYPES[str if isinstance(hint, type) and issubclass(hint, str) else hint]
+
+
+COLUMNS: dict[str, Columns] = {
+    "trajectories": _columns_of(Trajectory),
+    "steps": _OWNER | _columns_of(Step),
+    "images": _OWNER
+    | {
+        "sha256": (pa.string(), "what steps.screenshot names"),
+        "media_type": (pa.string(), "as image/png"),
+        "data": (pa.binary(), "the bytes"),
+    },
+    "verdicts": _OWNER | _columns_of(Verdict),
+    "routes": _OWNER | _columns_of(Route),
+    "segments": _OWNER | _columns_of(Segment),
+    "credits": _OWNER
+    | {
+        "index": (pa.int32(), "the step where the decision fell"),
+        "level": (
+            pa.string(),
+            "planner, executor or switch (is the subgoal done?); flat where levels are not told apart",
+        ),
+        "method": (pa.string(), "name, as gae or hae"),
+        "arguments": (pa.string(), "JSON"),
+        "advantage": (pa.float64(), "how much better than expected the decision was"),
+        "return": (pa.float64(), 'what followed; quote it: "return"'),
+        "source": (pa.string(), "what computed it, with its version"),
+    },
+    "teacher_logprobs": _OWNER
+    | {
+        "policy_id": (pa.string(), "the teacher"),
+        "role": (pa.string(), "planner, executor or flat"),
+        "draw": (pa.string(), "digest of how rows are drawn and renamed"),
+        "epoch": (pa.int32(), "0, 1, …"),
+        "row": (pa.int32(), "place of the row in its epoch"),
+        "k": (pa.int32(), "tokens that are told of each target"),
+        "top_ids": (pa.list_(pa.int32()), "k tokens a target, one target after another"),
+        "top_logprobs": (pa.list_(pa.float32()), "their log-probabilities"),
+    },
+    "embeddings": _OWNER
+    | {
+        "index": (pa.int32(), "the step, or -1 for the whole episode"),
+        "model": (pa.string(), "what made it"),
+        "vector": (pa.list_(pa.float32()), "list of float"),
+    },
+    "fingerprints": _OWNER
+    | {
+        "actions": (pa.string(), "digest of task and actions"),
+        "record": (pa.string(), "digest of all that one playing leaves, its timings included; empty where it has none"),
+        "essential": (pa.string(), "digest of task and actions, less loops that led back to the same state"),
+        "signature": (pa.list_(pa.uint32()), "MinHash of actions and what they met"),
+        "bands": (pa.list_(pa.uint64()), "digests of runs of the signature; one in common makes a candidate"),
+        "duplicate_of": (pa.string(), "the earlier training episode that says the same, or NULL"),
+        "similarity": (pa.float64(), "1 for equal actions, else the estimated Jaccard similarity to it, or NULL"),
+        "source": (pa.string(), "what computed it, with its version"),
+    },
+}
+"""The columns of every Parquet file of the lake, by kind: the one place that says what each holds."""
+ARROW_SCHEMAS = {
+    kind: pa.schema([(name, column_type) for name, (column_type, _) in columns.items()])
+    for kind, columns in COLUMNS.items()
+}
+_STEP, _TRAJECTORY, _IMAGE = ARROW_SCHEMAS["steps"], ARROW_SCHEMAS["trajectories"], ARROW_SCHEMAS["images"]
+_VERDICT, _ROUTE, _SEGMENT = ARROW_SCHEMAS["verdicts"], ARROW_SCHEMAS["routes"], ARROW_SCHEMAS["segments"]
 CHUNK_STEPS = 2048
 CHUNK_IMAGES = 64
 

@@ -10,8 +10,18 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 SCHEMA_VERSION = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the lake, beside the field that it stores: what it holds, and its Arrow type where Python's does not
+    say it."""
+
+    holds: str
+    type: str = ""
 
 
 class TrajectoryOrigin(StrEnum):
@@ -108,52 +118,50 @@ class Task:
 class Step:
     """One turn of the agent: what it saw, what it did, what came of it."""
 
-    index: int
-    observation: str
-    """All that the agent could see before it acted."""
-    event: str
-    """What the environment answered to the action before; empty at index 0."""
-    note: str
-    """A document that this observation opened (a recipe, a manual page); empty for most steps."""
-    place: str
-    """Name of the room, page or screen; empty where the environment has none."""
-    state_key: str
-    """Equal keys mean states that the environment holds for the same."""
-    valid_actions: tuple[str, ...] | None
-    """The actions the environment listed, or None where it lists none."""
-    thought: str
-    subgoal: str
-    """The subgoal in force; empty for flat policies."""
-    switched: bool
-    """Did the planner speak before this step? Segments as they were lived start where it did."""
-    action: str
-    reward: float
-    progress: float
-    """Progress in [0, 1] after the action, as the environment reports it."""
-    terminated: bool
-    truncated: bool
-    policy_id: str
-    policy_version: str
-    trainable: bool
-    """False where the action was injected (noise of a teacher): context, never a target."""
-    prompt_tokens: int
-    completion_tokens: int
-    logprobs: tuple[float, ...] | None
-    """Log-probability of each completion token under the policy that acted, or None."""
-    seconds: float
-    """Wall-clock seconds that the decision and the environment's answer took."""
-    screenshot: str | None = None
-    """SHA-256 of the image that the agent saw, one of the trajectory's `images`, or None."""
-    label: str | None = None
-    """What a teacher would have done here, where it watched: the target of training in place of `action`."""
-    audit: str = ""
-    """Why an auditor had refused to believe that the task was done, just before this decision."""
-    cost: float = 0.0
-    """What the decision cost, in the currency of the endpoint's prices."""
-    top_tokens: tuple[tuple[str, ...], ...] | None = None
-    """The likeliest tokens at each token of the answer, where an endpoint told them."""
-    top_logprobs: tuple[tuple[float, ...], ...] | None = None
-    """Their log-probabilities, in the same shape."""
+    index: Annotated[int, Column("0, 1, …")]
+    observation: Annotated[str, Column("all that the agent saw before it acted")]
+    feedback: Annotated[str, Column("what the environment answered to the action before; empty at index 0")]
+    document: Annotated[
+        str, Column("a text that this observation opened (a recipe, a manual page); empty for most steps")
+    ]
+    location: Annotated[str, Column("name of the room, page or screen; empty where there is none")]
+    state_key: Annotated[str, Column("equal for states that the environment holds for the same")]
+    valid_actions: Annotated[
+        tuple[str, ...] | None, Column("the actions that the environment listed, or NULL where it lists none")
+    ]
+    thought: Annotated[str, Column("the agent's reasoning before it acted")]
+    subgoal: Annotated[str, Column("the subgoal in force; empty for flat policies")]
+    new_subgoal: Annotated[bool, Column("true where the planner named a subgoal before this step")]
+    action: Annotated[str, Column("what the agent did")]
+    reward: Annotated[float, Column("what it got for it")]
+    progress: Annotated[float, Column("the environment's progress after the action, 0 to 1")]
+    terminated: Annotated[bool, Column("the task ended here")]
+    truncated: Annotated[bool, Column("a limit ended it here")]
+    policy_id: Annotated[str, Column("who decided this step")]
+    policy_version: Annotated[str, Column("and how")]
+    trainable: Annotated[
+        bool, Column("false where the action was injected (a teacher's noise): context, never a target")
+    ]
+    prompt_tokens: Annotated[int, Column("tokens read for this decision, the planner's included")]
+    completion_tokens: Annotated[int, Column("tokens generated")]
+    logprobs: Annotated[
+        tuple[float, ...] | None,
+        Column("of each completion token under the policy that acted, among those allowed, or NULL"),
+    ]
+    seconds: Annotated[float, Column("wall clock of decision and step")]
+    screenshot: Annotated[str | None, Column("SHA-256 of the image that the agent saw, or NULL; see images")] = None
+    teacher_action: Annotated[
+        str | None,
+        Column("what a teacher that watched would have done, or NULL; the target of training in place of the action"),
+    ] = None
+    audit: Annotated[str, Column("why an auditor had refused to believe that the task was done, just before")] = ""
+    cost: Annotated[float, Column("of the decision, by the endpoint's prices")] = 0.0
+    top_tokens: Annotated[
+        tuple[tuple[str, ...], ...] | None, Column("the likeliest tokens at each token of the answer, or NULL")
+    ] = None
+    top_logprobs: Annotated[
+        tuple[tuple[float, ...], ...] | None, Column("their log-probabilities, in the same shape")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,70 +180,72 @@ class Image:
 class Segment:
     """The run of steps [start, end) that one subgoal spans."""
 
-    trajectory_id: str
-    index: int
-    start: int
-    end: int
-    subgoal: str
-    completed: bool
-    reward: float
-    source: str
-    """Name and version of what drew the segment."""
+    trajectory_id: Annotated[str, Column("the episode")]
+    index: Annotated[int, Column("0, 1, …")]
+    start: Annotated[int, Column("first step")]
+    end: Annotated[int, Column('the step after its last; quote it: "end"')]
+    subgoal: Annotated[str, Column("what was achieved, ordered or done there; explore where nothing was")]
+    completed: Annotated[bool, Column("false for what the episode left unfinished")]
+    reward: Annotated[float, Column("sum over its steps")]
+    source: Annotated[str, Column("milestones, lived, changes or chat, with its version")]
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """One finished episode. Its id is a hash of what determines it, so that a retry cannot store it twice."""
 
-    trajectory_id: str
-    environment: str
-    parameters: str
-    split: Split
-    seed: int
-    task_id: str
-    task_group: str
-    instruction: str
-    policy: str
-    """Role of the policy as people ask for it: `expert`, `noisy_expert`, `flat`, `hierarchical`, …"""
-    policy_id: str
-    policy_version: str
-    iteration: int
-    purpose: str
-    """`collect` or `evaluate`."""
-    attempt: int
-    """Which try of this policy at this task; a new attempt is a new trajectory."""
-    stop_reason: StopReason
-    success: bool
-    """The environment's own claim. Verdicts say whether it holds."""
-    score: float
-    total_reward: float
-    length: int
-    final_observation: str
-    final_event: str
-    final_state_key: str
-    error: str
-    """What broke, for infrastructure failures."""
-    parent_policy_id: str
-    """Lineage: the champion in force when this was collected, or empty."""
-    config_digest: str
-    started_at: float
-    """Seconds since the epoch, UTC."""
-    schema_version: int = SCHEMA_VERSION
-    extra: str | None = None
-    """The record that this was imported from, JSON by format, or None."""
-    tokens: int = 0
-    """Tokens read and written for it, also for a last decision that led to no step."""
-    cost: float = 0.0
-    """What they cost, in the currency of the endpoint's prices."""
-    subject: str | None = None
-    """Whose data this is (a pseudonym), so that all of it can be deleted; None where it is nobody's."""
-    origin: TrajectoryOrigin = TrajectoryOrigin.COLLECTED
-    origin_source: str = ""
-    """Where it came from: the file of an import; empty for what was played here (iteration and config digest say)."""
-    origin_by: str = ""
-    """The user who imported it, and on whose word it is trusted."""
-    claims: str | None = None
-    """What an imported record of ours says of its own provenance (policy, iteration, purpose, …), as JSON, or None."""
+    trajectory_id: Annotated[str, Column("digest of task, policy, version, purpose and attempt")]
+    environment: Annotated[str, Column("name of the environment")]
+    parameters: Annotated[str, Column("the environment's settings, canonical JSON")]
+    split: Annotated[Split, Column("train, dev or test")]
+    seed: Annotated[int, Column("what the environment was reset with", "int64")]
+    task_id: Annotated[str, Column("digest of environment, parameters, split and seed")]
+    task_group: Annotated[str, Column("tasks of one group never lie in two splits")]
+    instruction: Annotated[str, Column("the task in words, as the agent was given it")]
+    policy: Annotated[
+        str,
+        Column("role of the policy: expert, noisy_expert, random, chat, flat, hierarchical, tutored, human, imported"),
+    ]
+    policy_id: Annotated[str, Column("which policy exactly")]
+    policy_version: Annotated[str, Column("how it acted: limits and decoding")]
+    iteration: Annotated[int, Column("turn of the wheel that played it")]
+    purpose: Annotated[str, Column("collect, self_play, evaluate or imported")]
+    attempt: Annotated[
+        int, Column("which try of this policy at this task: 0, 1, …; from 1000 on: again after broken infrastructure")
+    ]
+    stop_reason: Annotated[
+        StopReason,
+        Column("success, failure, step_limit and other limits, no_action, gave_up, malformed, infrastructure"),
+    ]
+    success: Annotated[bool, Column("the environment's own claim; verdicts say whether it holds")]
+    score: Annotated[float, Column("last progress, 0 to 1")]
+    total_reward: Annotated[float, Column("sum of the steps' rewards")]
+    length: Annotated[int, Column("number of steps")]
+    final_observation: Annotated[str, Column("what was seen after the last step")]
+    final_feedback: Annotated[str, Column("what the environment answered to the last action")]
+    final_state_key: Annotated[str, Column("digest of the last state")]
+    error: Annotated[str, Column("what broke, for infrastructure failures")]
+    parent_policy_id: Annotated[str, Column("the champion in force when this was collected, or empty")]
+    config_digest: Annotated[str, Column("digest of the settings")]
+    started_at: Annotated[float, Column("when the episode began")]
+    schema_version: Annotated[int, Column("version of the data contract")] = SCHEMA_VERSION
+    extra: Annotated[str | None, Column("the record that it was imported from, JSON by format, or NULL")] = None
+    tokens: Annotated[
+        int, Column("read and generated for it, also for a last decision that led to no step", "int64")
+    ] = 0
+    cost: Annotated[float, Column("of them, by the endpoint's prices")] = 0.0
+    subject: Annotated[
+        str | None, Column("whose data this is (a pseudonym), or NULL; see flywheel lake purge --subject")
+    ] = None
+    origin: Annotated[
+        TrajectoryOrigin, Column("how it came here: collected, trusted or imported; set by the writer")
+    ] = TrajectoryOrigin.COLLECTED
+    origin_source: Annotated[str, Column("the file of an import; empty for what was played here")] = ""
+    origin_by: Annotated[str, Column("the user who imported it, and on whose word it is trusted")] = ""
+    claims: Annotated[
+        str | None,
+        Column("what an imported record of ours says of its own policy, purpose, iteration and attempt, JSON, or NULL"),
+    ] = None
     steps: tuple[Step, ...] = ()
     images: tuple[Image, ...] = ()
     """What the steps' `screenshot` names. Written once with the trajectory; read with `Lake.images`."""
@@ -260,34 +270,31 @@ class Item:
 class Verdict:
     """What one verifier says of one trajectory: completion A in [0, 100], integrity B in [0, 1]."""
 
-    trajectory_id: str
-    verifier: str
-    version: str
-    arguments: str
-    completion: float
-    integrity: float
-    completion_threshold: float
-    integrity_threshold: float
-    passed: bool
-    confidence: float
-    """How sure the verifier is, 0 to 1: agreement of votes, or 0 where nothing could be shown either way."""
-    items: tuple[Item, ...]
-    raw: str
-    """A judge's own words, as JSON."""
-    created_at: float = 0.0
+    trajectory_id: Annotated[str, Column("the episode")]
+    verifier: Annotated[str, Column("name")]
+    version: Annotated[str, Column("of the verifier")]
+    arguments: Annotated[str, Column("JSON")]
+    completion: Annotated[float, Column("0 to 100")]
+    integrity: Annotated[float, Column("0 to 1")]
+    completion_threshold: Annotated[float, Column("what had to be reached")]
+    integrity_threshold: Annotated[float, Column("what had to be reached")]
+    passed: Annotated[bool, Column("completion and integrity reached their thresholds")]
+    confidence: Annotated[float, Column("how sure the verifier is, 0 to 1; 0 where nothing could be shown either way")]
+    items: Annotated[tuple[Item, ...], Column("the checklist: list of (name, points, fraction, evidence)")]
+    raw: Annotated[str, Column("a judge's own answers, JSON")]
+    created_at: Annotated[float, Column("when")] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a trajectory goes, and why."""
 
-    trajectory_id: str
-    route: RouteTo
-    verified: bool
-    reason: str
-    source: str
-    """What decided, with its version and pipeline; the newest decision is in force."""
-    created_at: float = 0.0
+    trajectory_id: Annotated[str, Column("the episode")]
+    route: Annotated[RouteTo, Column("supervised, executor, continual, duplicate, held_out, quarantine")]
+    verified: Annotated[bool, Column("every verifier passed")]
+    reason: Annotated[str, Column("why")]
+    source: Annotated[str, Column("what decided, with its version and pipeline; the newest decision is in force")]
+    created_at: Annotated[float, Column("when")] = 0.0
 
 
 def digest(*parts: object, size: int = 8) -> str:

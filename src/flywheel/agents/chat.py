@@ -45,8 +45,8 @@ class Dialogue:
 
     def messages(self, finish: str | None, now: str) -> list[dict[str, str]]:
         told = [f"Task: {self.instruction}"]
-        told += [f"Note: {note}" for note in self.memory.notes]
-        told += [f"From {place}, {action} leads to {to}." for place, action, to in self.memory.routes]
+        told += [f"Document: {document}" for document in self.memory.documents]
+        told += [f"From {location}, {action} leads to {to}." for location, action, to in self.memory.routes]
         done, failed = self.memory.earlier
         if self.memory.past:
             told.append(f"Done before ({done + failed} steps more before that): {'; '.join(self.memory.past)}")
@@ -64,7 +64,9 @@ class Dialogue:
                 before, _, answer = self.turns[number]
                 after = self.turns[number + 1][0]
                 action = (parse_answer(answer) or ParsedAnswer(answer)).action
-                self.memory = self.memory.did(action).read(after.note).moved(before.place, action, after.place)
+                self.memory = (
+                    self.memory.did(action).read(after.document).moved(before.location, action, after.location)
+                )
             self.turns = self.turns[self.window // 2 + 1 :]
 
 
@@ -79,7 +81,7 @@ class _Asked:
         decision = Decision(
             action=parsed.action if parsed else None,
             subgoal=parsed.subgoal if parsed else "",
-            switched=bool(parsed and parsed.subgoal),
+            new_subgoal=bool(parsed and parsed.subgoal),
             thought="\n".join(filter(None, (last.thought, parsed.thought if parsed else ""))),
             prompt_tokens=sum(one.prompt_tokens for one in self.answers),
             completion_tokens=sum(one.completion_tokens for one in self.answers),
@@ -112,7 +114,7 @@ class ChatPolicy:
         self._seeds[slot] = int(digest(task.task_id, attempt, size=3), 16)
         for observation, decision in past:
             parsed = ParsedAnswer(
-                decision.action or "", decision.subgoal if decision.switched else "", decision.thought
+                decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
             )
             dialogue.add(observation, render_observation(observation), parsed)
 
@@ -156,7 +158,7 @@ class ServedPolicy:
         messages = [{"role": "system", "content": task.instruction}]
         for observation, decision in past:
             parsed = ParsedAnswer(
-                decision.action or "", decision.subgoal if decision.switched else "", decision.thought
+                decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
             )
             messages.append({"role": "user", "content": render_observation(observation, whole=True)})
             messages.append({"role": "assistant", "content": render_answer(parsed)})
@@ -182,7 +184,7 @@ class ServedPolicy:
         return Decision(
             action=parsed.action if parsed else None,
             subgoal=parsed.subgoal if parsed else "",
-            switched=bool(parsed and parsed.subgoal),
+            new_subgoal=bool(parsed and parsed.subgoal),
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
             cost=answer.cost,
@@ -230,7 +232,7 @@ def _tool(seen: Observation) -> dict[str, Any]:
 
 def _as_answer(decision: Decision) -> ParsedAnswer:
     """What the model would have answered, had it decided so; a subgoal is named where it is new."""
-    return ParsedAnswer(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+    return ParsedAnswer(decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought)
 
 
 def _read(answer: Answer, seen: Observation) -> ParsedAnswer | None:

@@ -25,7 +25,7 @@ class Human:
 
     def _ask(self, turn: Turn) -> Decision:
         seen = turn.observation
-        for text in (seen.event, seen.note if seen.note != seen.event else "", seen.text, turn.audit):
+        for text in (seen.feedback, seen.document if seen.document != seen.feedback else "", seen.text, turn.audit):
             if text:
                 print(text, file=sys.stderr)
         for number, action in enumerate(seen.valid_actions or ()):

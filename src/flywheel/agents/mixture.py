@@ -153,7 +153,7 @@ def _labelled(led: Decision, told: Decision | None) -> Decision:
     if told is None:
         return replace(led, trainable=False)
     label = told.action if told.trainable else None
-    return _with_cost_of(replace(led, trainable=led.action == told.action, label=label), told)
+    return _with_cost_of(replace(led, trainable=led.action == told.action, teacher_action=label), told)
 
 
 def _with_cost_of(decision: Decision, other: Decision | None) -> Decision:

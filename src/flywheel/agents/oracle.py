@@ -84,4 +84,4 @@ class OracleExecutor(HierarchicalAgent):
             return Decision(None)
         action = deeds.pop()
         context.act(turn.observation, action)
-        return Decision(action, subgoal=context.subgoal, switched=fresh)
+        return Decision(action, subgoal=context.subgoal, new_subgoal=fresh)

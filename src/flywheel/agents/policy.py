@@ -26,10 +26,10 @@ class Decision:
 
     action: str | None
     subgoal: str = ""
-    switched: bool = False
+    new_subgoal: bool = False
     thought: str = ""
     trainable: bool = True
-    label: str | None = None
+    teacher_action: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     logprobs: tuple[float, ...] | None = None

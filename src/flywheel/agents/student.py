@@ -137,7 +137,7 @@ class HierarchicalAgent:
         for observation, decision in past:
             mask.offer(observation)
             action = decision.action or ""
-            ended = context.follow(observation, action, decision.subgoal, switched=decision.switched)
+            ended = context.follow(observation, action, decision.subgoal, new_subgoal=decision.new_subgoal)
             if ended:
                 episode.heard(ended)
             if not decision.subgoal:
@@ -206,7 +206,7 @@ class HierarchicalAgent:
             decided[turn.slot] = Decision(
                 action,
                 subgoal=episode.context.subgoal,
-                switched=not may_end,
+                new_subgoal=not may_end,
                 prompt_tokens=len(context) + episode.spoken,
                 completion_tokens=len(pick.tokens),
                 logprobs=pick.logprobs,

@@ -35,7 +35,7 @@ FINISH = "finish"
 FINISHING = 0.1
 """What the last word is worth of all progress, where it must be said."""
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
-_PLACE = re.compile(r"^You are in the ([a-z ]+)\.")
+_LOCATION = re.compile(r"^You are in the ([a-z ]+)\.")
 _SPACES = re.compile(r"\s+")
 
 
@@ -56,24 +56,24 @@ class CookingGame:
         _check_seed(task.split, task.seed)
         reply = self._call("generateNewGameJSON", task.seed, str(task.split), False)
         self._progress = 0.0
-        self._seen = self._observation(reply, event="", note=""), False
+        self._seen = self._observation(reply, feedback="", document=""), False
         return self._seen[0]
 
     def step(self, action: str) -> Transition:
         if self._declares and action == FINISH and self._seen is not None:
             return self._finish(*self._seen)
         reply = self._call("stepJSON", action)
-        event = "\n".join(line.strip() for line in reply["observation"].splitlines() if line.strip())
+        feedback = "\n".join(line.strip() for line in reply["observation"].splitlines() if line.strip())
         score = min(max(float(reply["score"]), 0.0), 1.0) * (1 - FINISHING * self._declares)
         reward, self._progress = score - self._progress, score
         success, failure = bool(reply["tasksuccess"]), bool(reply["taskfailure"])
-        observation = self._observation(reply, event, note=event if action.startswith("read ") else "")
+        observation = self._observation(reply, feedback, document=feedback if action.startswith("read ") else "")
         self._seen = observation, success
         success = success and not self._declares
         return Transition(observation, reward, score, terminated=success or failure, success=success)
 
     def _finish(self, seen: Observation, solved: bool) -> Transition:
-        last = replace(seen, event="You say that you are done.", note="")
+        last = replace(seen, feedback="You say that you are done.", document="")
         progress = 1.0 if solved else self._progress
         return Transition(last, progress - self._progress, progress, terminated=True, success=solved)
 
@@ -90,16 +90,16 @@ class CookingGame:
             reply: dict[str, Any] = json.loads(getattr(self._interface, method)(*arguments))
             return reply
 
-    def _observation(self, reply: dict[str, Any], event: str, note: str) -> Observation:
+    def _observation(self, reply: dict[str, Any], feedback: str, document: str) -> Observation:
         look = _SPACES.sub(" ", reply["look"]).strip()
         inventory = _SPACES.sub(" ", reply["inventory"].replace("\n  ", ", ").replace(": ,", ":")).strip()
         text = f"{look} {inventory}"
-        place = _PLACE.match(look)
+        location = _LOCATION.match(look)
         return Observation(
             text=text,
-            event=event,
-            note=note,
-            place=place.group(1) if place else "",
+            feedback=feedback,
+            document=document,
+            location=location.group(1) if location else "",
             state_key=digest(text),
             valid_actions=(*sorted(reply["validActions"]), *([FINISH] if self._declares else [])),
             finish=FINISH if self._declares else None,

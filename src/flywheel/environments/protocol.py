@@ -19,9 +19,9 @@ class Observation:
     """What the agent may see now. Privileged facts never appear here."""
 
     text: str
-    event: str = ""
-    note: str = ""
-    place: str = ""
+    feedback: str = ""
+    document: str = ""
+    location: str = ""
     state_key: str = ""
     valid_actions: tuple[str, ...] | None = None
     finish: str | None = None

@@ -111,11 +111,13 @@ class StateEncoder:
         for step in trajectory.steps:
             seen = observation_of(step)
             if isinstance(context, HierarchicalContext):
-                context.follow(seen, step.action, step.subgoal, switched=step.switched)
+                context.follow(seen, step.action, step.subgoal, new_subgoal=step.new_subgoal)
             else:
                 context.observe(seen)
                 context.act(seen, step.action)
-        last = Observation(trajectory.final_observation, trajectory.final_event, place=trajectory.steps[-1].place)
+        last = Observation(
+            trajectory.final_observation, trajectory.final_feedback, location=trajectory.steps[-1].location
+        )
         window = context.observe(last)
         window.end_with(END, target=True, decision=len(trajectory.steps))
         return window

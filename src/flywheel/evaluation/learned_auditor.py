@@ -77,10 +77,10 @@ def _shown(instruction: str, seen: Sequence[Observation]) -> Window:
     """Documents, the newest events and the last view, with a mark where the ruling falls."""
     memory = Memory()
     for one in seen:
-        memory = memory.read(one.note)
+        memory = memory.read(one.document)
     first, *rest = seen[-SHOWN:]
     window = open_window(instruction, memory, first)
     for one in rest:
-        window.event(one)
+        window.feedback(one)
     window.end_with(END, target=True, decision=0)
     return window

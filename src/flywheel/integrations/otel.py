@@ -75,7 +75,7 @@ class Tracing:
         }
         if self.content:
             known["gen_ai.tool.call.arguments"] = json.dumps({"action": step.action})
-            known["gen_ai.tool.call.result"] = episode.observation.event
+            known["gen_ai.tool.call.result"] = episode.observation.feedback
         self._child(slot, "execute_tool act", known, seconds)
 
     def ended(self, slot: int, trajectory: Trajectory) -> None:

@@ -77,14 +77,14 @@ class ChatAuditor:
 
 def evidence(task: Task, seen: Sequence[Observation]) -> str:
     """Task and observations, as the auditor reads them."""
-    older = [one.event for one in seen[:-SHOWN] if one.event][-EVENTS:]
+    older = [one.feedback for one in seen[:-SHOWN] if one.feedback][-EVENTS:]
     lines = [
         f"Task: {task.instruction}",
-        *(f"Note: {note}" for note in dict.fromkeys(one.note for one in seen) if note),
+        *(f"Document: {text}" for text in dict.fromkeys(one.document for one in seen) if text),
     ]
     lines += [f"- {event}" for event in older]
     for one in seen[-SHOWN:]:
-        lines += [f"- {text}" for text in (one.event, one.text if one is seen[-1] else "") if text]
+        lines += [f"- {text}" for text in (one.feedback, one.text if one is seen[-1] else "") if text]
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def scene(messages: Sequence[Message]) -> Scene:
         elif message.role == "assistant":
             parsed = parse_answer(message.text, seen.valid_actions) or ParsedAnswer(message.text.strip())
             subgoal = parsed.subgoal or subgoal
-            past.append((seen, Decision(parsed.action, subgoal=subgoal, switched=bool(parsed.subgoal))))
+            past.append((seen, Decision(parsed.action, subgoal=subgoal, new_subgoal=bool(parsed.subgoal))))
     spoken = [(one.role, one.text) for one in messages]
     return Scene(
         task=Task("served", "{}", Split.TRAIN, 0, instruction),

@@ -89,7 +89,9 @@ class Loaded:
                 raise InfrastructureError(decision.error)
             if decision.error:
                 raise ValueError(decision.error)
-            said = ParsedAnswer(decision.action or "", decision.subgoal if decision.switched else "", decision.thought)
+            said = ParsedAnswer(
+                decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
+            )
             text = render_answer(said) if decision.action is not None else ""
             name = continued(told, messages, text)
             same = self._slots.pop(name, None)

@@ -24,7 +24,7 @@ class ActionMask:
     def offer(self, observation: Observation) -> list[str]:
         """The valid actions worth offering now."""
         key = observation.state_key
-        if self._last is not None and self._last[0] == key and not observation.note:
+        if self._last is not None and self._last[0] == key and not observation.document:
             self._idle.add(self._last)
         return [
             action

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from flywheel.environments.protocol import Observation
 
-EVENT, NOTE, VIEW, PLACE, STATE, FINISH, ACTIONS, AUDIT = (
-    "event",
-    "note",
+FEEDBACK, DOCUMENT, VIEW, LOCATION, STATE, FINISH, ACTIONS, AUDIT = (
+    "feedback",
+    "document",
     "view",
-    "place",
+    "location",
     "state",
     "finish",
     "actions",
@@ -42,9 +42,9 @@ class ParsedAnswer:
 
 def render_observation(observation: Observation, *, audit: str = "", whole: bool = False) -> str:
     """An observation as text; `whole` adds what only another Flywheel needs."""
-    parts = [(EVENT, observation.event), (NOTE, observation.note), (VIEW, observation.text)]
+    parts = [(FEEDBACK, observation.feedback), (DOCUMENT, observation.document), (VIEW, observation.text)]
     if whole:
-        parts += [(PLACE, observation.place), (STATE, observation.state_key), (FINISH, observation.finish or "")]
+        parts += [(LOCATION, observation.location), (STATE, observation.state_key), (FINISH, observation.finish or "")]
     parts.append((AUDIT, audit))
     lines = [f"[{name}] {_SPECIAL.sub(_backslash, text)}" for name, text in parts if text or name == VIEW]
     if observation.valid_actions is not None:
@@ -60,15 +60,18 @@ def parse_observation(text: str) -> tuple[Observation, str]:
         return Observation(text), ""
     ends = [*(mark.start() - 1 for mark in marks[1:]), len(text)]
     found = {mark.group(1): text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)}
-    told = {name: _ESCAPED.sub("", found.get(name, "")) for name in (EVENT, NOTE, VIEW, PLACE, STATE, FINISH, AUDIT)}
+    told = {
+        name: _ESCAPED.sub("", found.get(name, ""))
+        for name in (FEEDBACK, DOCUMENT, VIEW, LOCATION, STATE, FINISH, AUDIT)
+    }
     actions = None
     if ACTIONS in found:
         actions = tuple(_many_lines(line[2:]) for line in found[ACTIONS].split("\n") if line.startswith("- "))
     observation = Observation(
         text=told[VIEW],
-        event=told[EVENT],
-        note=told[NOTE],
-        place=told[PLACE],
+        feedback=told[FEEDBACK],
+        document=told[DOCUMENT],
+        location=told[LOCATION],
         state_key=told[STATE],
         valid_actions=actions,
         finish=told[FINISH] or None,

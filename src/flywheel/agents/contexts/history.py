@@ -62,9 +62,9 @@ class FlatContext:
         if self._last is None:
             return
         before, action = self._last
-        self.memory = self.memory.read(observation.note).moved(before.place, action, observation.place)
+        self.memory = self.memory.read(observation.document).moved(before.location, action, observation.location)
         if self.window is not None:
-            self.window.event(observation)
+            self.window.feedback(observation)
 
     def _roll(self, window: Window | None, limit: int, observation: Observation) -> Window:
         if window is not None and window.decisions < limit:
@@ -87,9 +87,9 @@ class HierarchicalContext(FlatContext):
     _unread: str = ""
 
     def observe(self, observation: Observation) -> Window:
-        self._unread = observation.note or self._unread
+        self._unread = observation.document or self._unread
         if self._last is not None and self.steps_in_segment:
-            idle = self._last[0].state_key == observation.state_key != "" and not observation.note
+            idle = self._last[0].state_key == observation.state_key != "" and not observation.document
             self.idle_steps = self.idle_steps + 1 if idle else 0
         before, window = self.window, FlatContext.observe(self, observation)
         if window is not before and self.subgoal and not self.failed:
@@ -148,14 +148,14 @@ class HierarchicalContext(FlatContext):
     def _remember(self, action: str) -> Memory:
         return self.memory
 
-    def follow(self, observation: Observation, action: str, subgoal: str, *, switched: bool) -> Outcome | None:
+    def follow(self, observation: Observation, action: str, subgoal: str, *, new_subgoal: bool) -> Outcome | None:
         """Take in a turn that was decided elsewhere; how the subgoal before it ended, if it did.
 
         Without a subgoal, somebody else has acted, and what was in force is given up.
         """
         self.observe(observation)
         ended = self.failed
-        if ended is None and not self.must_plan and (switched or not subgoal):
+        if ended is None and not self.must_plan and (new_subgoal or not subgoal):
             ended = Outcome.DONE if subgoal else Outcome.STUCK
         if ended:
             self.finish(ended)

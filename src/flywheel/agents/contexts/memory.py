@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-MAX_NOTES = 2
+MAX_DOCUMENTS = 2
 MAX_ROUTES = 16
 MAX_PAST = 10
 FAILED = (" timeout", " stuck")
@@ -19,26 +19,28 @@ FAILED = (" timeout", " stuck")
 class Memory:
     """What an agent keeps beyond its window (UI-TARS-2, arXiv 2509.02544, calls it episodic memory)."""
 
-    notes: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
     routes: tuple[tuple[str, str, str], ...] = ()
-    """(place, action, place it led to), oldest first."""
+    """(location, action, location it led to), oldest first."""
     past: tuple[str, ...] = ()
     """What was done, oldest first: subgoals with their outcome, or plain actions for a flat agent."""
     earlier: tuple[int, int] = (0, 0)
     """How much was done and how much failed before that."""
 
-    def read(self, note: str) -> Memory:
+    def read(self, document: str) -> Memory:
         """Keep a document; reading it again moves it to the end."""
-        if not note:
+        if not document:
             return self
-        return replace(self, notes=(*(kept for kept in self.notes if kept != note), note)[-MAX_NOTES:])
+        return replace(
+            self, documents=(*(kept for kept in self.documents if kept != document), document)[-MAX_DOCUMENTS:]
+        )
 
-    def moved(self, place: str, action: str, new_place: str) -> Memory:
+    def moved(self, location: str, action: str, new_location: str) -> Memory:
         """Learn where an action leads, if it led anywhere."""
-        if not place or not new_place or place == new_place:
+        if not location or not new_location or location == new_location:
             return self
-        known = (route for route in self.routes if route[:2] != (place, action))
-        return replace(self, routes=(*known, (place, action, new_place))[-MAX_ROUTES:])
+        known = (route for route in self.routes if route[:2] != (location, action))
+        return replace(self, routes=(*known, (location, action, new_location))[-MAX_ROUTES:])
 
     def did(self, entry: str) -> Memory:
         past = (*self.past, entry)

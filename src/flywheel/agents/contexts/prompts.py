@@ -3,11 +3,11 @@
 A context is a list of pieces, each text with a flag: is it the agent's own words, hence a target of training?
 Pieces are tokenised one by one, so a prefix of a context is always a prefix of its tokens.
 
-    executor   header · (subgoal · (act · event)* · act done)*
-    flat       header · (act · event)*
-    planner    header · (note? · view · subgoal · outcome)*
+    executor   header · (subgoal · (act · feedback)* · act done)*
+    flat       header · (act · feedback)*
+    planner    header · (document? · view · subgoal · outcome)*
 
-Tokens are the budget: what the same place showed before in this window is not said again, sentence by sentence.
+Tokens are the budget: what the same location showed before in this window is not said again, sentence by sentence.
 A window holds at most `window` decisions, then a new one starts with a fresh header: bounded, whatever the horizon.
 """
 
@@ -23,11 +23,18 @@ from flywheel.environments.protocol import Observation
 WORDING = 2
 """Counts the ways in which contexts have been worded. Who learned from another one acts as another version under this
 one, and is distilled anew where it is asked for again."""
-TASK, NOTE, ROUTES, PAST, VIEW = "<|task|>", "<|note|>", "<|routes|>", "<|past|>", "<|view|>"
-SUBGOAL, ACT, EVENT, OUTCOME, DONE, END = "<|subgoal|>", "<|act|>", "<|event|>", "<|outcome|>", "<|done|>", "<|end|>"
+TASK, DOCUMENT, ROUTES, PAST, VIEW = "<|task|>", "<|document|>", "<|routes|>", "<|past|>", "<|view|>"
+SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE, END = (
+    "<|subgoal|>",
+    "<|act|>",
+    "<|feedback|>",
+    "<|outcome|>",
+    "<|done|>",
+    "<|end|>",
+)
 PAD = "<|pad|>"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-SPECIAL_TOKENS = (PAD, END, TASK, NOTE, ROUTES, PAST, VIEW, SUBGOAL, ACT, EVENT, OUTCOME, DONE)
+SPECIAL_TOKENS = (PAD, END, TASK, DOCUMENT, ROUTES, PAST, VIEW, SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE)
 
 
 class Role(StrEnum):
@@ -69,12 +76,12 @@ class Piece:
 
 
 def header(instruction: str, memory: Memory) -> list[Piece]:
-    """Task, notes, ways between places and the recent past: everything a fresh window starts from."""
+    """Task, documents, ways between locations and the recent past: everything a fresh window starts from."""
     pieces = [Piece(instruction, marker=TASK)]
-    pieces += [Piece(note, marker=NOTE) for note in memory.notes]
+    pieces += [Piece(document, marker=DOCUMENT) for document in memory.documents]
     if memory.routes:
         pieces.append(Piece(marker=ROUTES))
-        pieces += [Piece(f"{place}, {action}, {to}.") for place, action, to in memory.routes]
+        pieces += [Piece(f"{location}, {action}, {to}.") for location, action, to in memory.routes]
     if memory.past:
         done, failed = memory.earlier
         summary = f"{done} done, {failed} failed. " if done + failed else ""
@@ -96,15 +103,15 @@ class Window:
     _shown: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def look(self, observation: Observation) -> None:
-        """The current view, less what the last look at the same place showed; its first sentence always stays."""
+        """The current view, less what the last look at the same location showed; its first sentence always stays."""
         self._show(VIEW, observation.text, observation)
 
-    def read(self, note: str) -> None:
-        self.pieces.append(Piece(note, marker=NOTE))
+    def read(self, document: str) -> None:
+        self.pieces.append(Piece(document, marker=DOCUMENT))
 
-    def event(self, observation: Observation) -> None:
+    def feedback(self, observation: Observation) -> None:
         """What the environment answered, less what was in view before."""
-        self._show(EVENT, observation.event, observation)
+        self._show(FEEDBACK, observation.feedback, observation)
 
     def subgoal(self, text: str, *, target: bool = False, decision: int = -1) -> None:
         """Announce a subgoal: the planner's own words, or the executor's orders."""
@@ -131,10 +138,10 @@ class Window:
 
     def _show(self, marker: str, text: str, observation: Observation) -> None:
         first, *rest = sentences(text) or [""]
-        known = self._shown.get(observation.place, frozenset())
+        known = self._shown.get(observation.location, frozenset())
         shown = " ".join([first, *(part for part in rest if part not in known)])
         self.pieces.append(Piece(shown, marker=marker))
-        self._shown[observation.place] = frozenset(sentences(observation.text))
+        self._shown[observation.location] = frozenset(sentences(observation.text))
 
 
 def open_window(instruction: str, memory: Memory, observation: Observation) -> Window:
