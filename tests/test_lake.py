@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -148,6 +149,15 @@ def test_a_newer_schema_is_refused(lake: Lake) -> None:
         connection.execute(insert(MIGRATION).values(version=CATALOG_VERSION + 1, applied_at=0.0))
     with pytest.raises(LakeError, match="upgrade Flywheel"):
         Lake(lake.root)
+
+
+def test_a_catalog_from_before_the_first_release_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
+        connection.execute("create table migration (version integer primary key, applied_at float not null)")
+        connection.execute("insert into migration values (4, 0.0)")
+    connection.close()
+    with pytest.raises(LakeError, match="catalog schema 4, from before the first release"):
+        Lake(tmp_path)
 
 
 def test_no_lake_and_unknown_ids(lake: Lake, tmp_path: Path, golden: list[Trajectory]) -> None:

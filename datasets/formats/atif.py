@@ -28,7 +28,6 @@ VERSION = "ATIF-v1.8"
 KNOWN = frozenset(f"ATIF-v1.{minor}" for minor in range(9))
 OWN = "flywheel"
 _NATIVE = {"observation", "thought", "action", "prompt_tokens", "completion_tokens", "logprobs", "screenshot"}
-_LATER = {"teacher_action": None, "audit": "", "cost": 0.0, "top_tokens": None, "top_logprobs": None}
 """Fields that documents of earlier versions lack."""
 _SPENT = {"tokens": 0, "cost": 0.0}
 _STEP_EXTRA = [field.name for field in fields(Step) if field.name not in _NATIVE]
@@ -177,7 +176,7 @@ def _restored(document: atif.Trajectory, own: Any, folder: Path) -> Trajectory:
 
 def _step(step: atif.Step, observation: str, image: Image | None) -> Step:
     own, metrics = (step.extra or {})[OWN], step.metrics or atif.Metrics()
-    rest = {name: own.get(name, _LATER[name]) if name in _LATER else own[name] for name in _STEP_EXTRA}
+    rest = {name: own[name] for name in _STEP_EXTRA}
     valid = rest["valid_actions"]
     for name in ("top_tokens", "top_logprobs"):
         rest[name] = None if rest[name] is None else tuple(map(tuple, rest[name]))

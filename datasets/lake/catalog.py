@@ -291,8 +291,8 @@ class Catalog:
                     )
                 if 0 < current < MIGRATIONS[0][0]:
                     raise LakeError(
-                        f"{self.name} has catalog schema {current}, older than any release; read it with the Flywheel "
-                        "that wrote it, and move its trajectories here: flywheel export, then flywheel import --trust"
+                        f"{self.name} has catalog schema {current}, from before the first release, and is not read; "
+                        "name a new lake"
                     )
                 if self.read_only and current < CATALOG_VERSION:
                     raise LakeError(f"{self.name} has an older schema and cannot be upgraded on a read-only mount")

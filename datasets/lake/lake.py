@@ -39,7 +39,6 @@ from flywheel.datasets.lake.catalog import (
     now,
 )
 from flywheel.datasets.lake.files import Source, Written, flaw_of, read_rows, read_steps, write_parquet
-from flywheel.datasets.lake.provenance import with_origins
 from flywheel.datasets.lake.reading import Files, QueryLimits, open_views, run_query
 from flywheel.datasets.lake.redaction import redacted
 from flywheel.datasets.lake.results import Result, streamed
@@ -322,7 +321,6 @@ class Lake:
             rows.append(read_rows(self.source(name, "trajectories"), inside))
             steps.append(self.steps(name, inside))
         whole = pa.concat_tables(rows, promote_options="default").select(ARROW_SCHEMAS["trajectories"].names)
-        whole = with_origins(whole)
         if missing := set(ids).difference(whole["trajectory_id"].to_pylist()):
             raise LakeError(
                 f"no trajectory '{min(missing)}' in {self.name}; "

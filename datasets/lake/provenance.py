@@ -14,9 +14,6 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from flywheel.errors import RecordError
 from flywheel.trajectory import OURS, SCHEMA_VERSION, Trajectory, TrajectoryOrigin
 
@@ -126,16 +123,6 @@ _CLAIMED = (
 )
 LATEST = 253_402_300_800
 """The year 10000, in seconds since 1970."""
-
-
-def with_origins(trajectories: pa.Table) -> pa.Table:
-    """Rows of trajectories with an origin each: before schema 5, what a record said of itself counted."""
-    number = trajectories.schema.get_field_index("origin")
-    imported = pc.equal(trajectories["purpose"], IMPORTED)
-    before = pc.if_else(imported, str(TrajectoryOrigin.IMPORTED), str(TrajectoryOrigin.COLLECTED))
-    return trajectories.set_column(
-        number, trajectories.schema.field(number), pc.coalesce(trajectories["origin"], before)
-    )
 
 
 def teachable(trajectory: Trajectory) -> Trajectory:

@@ -17,11 +17,11 @@ def _stored(kind: str) -> dict[str, str]:
 VIEWS: dict[str, View] = {
     "trajectories": View(
         "an episode with its route",
-        """select t.*, coalesce(t.origin in ('collected', 'trusted'), t.purpose <> 'imported') as ours,
+        """select t.*, t.origin in ('collected', 'trusted') as ours,
                   r.verified::int as verified, r.route, r.reason as route_reason, v.reason as revoked
            from raw_trajectories t
            left join (select trajectory_id, unnest(arg_max({'verified': verified, 'route': route, 'reason': reason},
-                                                            coalesce(created_at, 0)))
+                                                            created_at))
                       from raw_routes group by trajectory_id) r using (trajectory_id)
            left join raw_revocations v using (trajectory_id)""",
         _stored("trajectories")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
 from itertools import accumulate, islice
 from operator import attrgetter
 from types import NoneType, UnionType
@@ -165,41 +164,25 @@ def images_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
 
 
 def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Trajectory]:
-    """Inverse of `trajectories_to_arrow` and `steps_to_arrow`; steps may come in any order.
-
-    Columns that an older file lacks are empty.
-    """
+    """Inverse of `trajectories_to_arrow` and `steps_to_arrow`; steps may come in any order."""
     by_id: dict[str, list[Step]] = defaultdict(list)
-    names = [field.name for field in fields(Step)]
-    steps = pa.concat_tables([_STEP.empty_table(), steps], promote_options="default")
-    for row in steps.select(["trajectory_id", *names]).to_pylist():
+    for row in steps.select(_STEP.names).to_pylist():
         owner = row.pop("trajectory_id")
-        row["valid_actions"] = _tuple(row["valid_actions"])
-        row["logprobs"] = _tuple(row["logprobs"])
-        row["top_tokens"], row["top_logprobs"] = _tuples(row["top_tokens"]), _tuples(row["top_logprobs"])
-        row["audit"], row["cost"] = row["audit"] or "", row["cost"] or 0.0
+        row |= {name: _tuple(row[name]) for name in ("valid_actions", "logprobs")}
+        row |= {name: _tuples(row[name]) for name in ("top_tokens", "top_logprobs")}
         by_id[owner].append(Step(**row))
     return [
-        replace(
-            _trajectory(row),
+        Trajectory(
+            **{
+                **row,
+                "split": Split(row["split"]),
+                "stop_reason": StopReason(row["stop_reason"]),
+                "origin": TrajectoryOrigin(row["origin"]),
+            },
             steps=tuple(sorted(by_id[row["trajectory_id"]], key=lambda step: step.index)),
         )
-        for row in pa.concat_tables([_TRAJECTORY.empty_table(), trajectories], promote_options="default")
-        .select(_TRAJECTORY.names)
-        .to_pylist()
+        for row in trajectories.select(_TRAJECTORY.names).to_pylist()
     ]
-
-
-def _trajectory(row: dict[str, Any]) -> Trajectory:
-    """Without its steps."""
-    later = {
-        "tokens": row["tokens"] or 0,
-        "cost": row["cost"] or 0.0,
-        "origin": TrajectoryOrigin(row["origin"]),
-        "origin_source": row["origin_source"] or "",
-        "origin_by": row["origin_by"] or "",
-    }
-    return Trajectory(**{**row, **later, "split": Split(row["split"]), "stop_reason": StopReason(row["stop_reason"])})
 
 
 def verdicts_to_arrow(verdicts: Sequence[Verdict]) -> pa.Table:
