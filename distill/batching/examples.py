@@ -59,12 +59,13 @@ def flat_windows(trajectory: Trajectory, limits: Limits) -> list[Window]:
 
 
 def hierarchical_windows(
-    trajectory: Trajectory, segments: Sequence[Segment], limits: Limits
-) -> tuple[list[Window], list[Window]]:
-    """(planner windows, executor windows). Steps of unfinished segments are context only."""
+    trajectory: Trajectory, segments: Sequence[Segment], limits: Limits, role: Role
+) -> list[Window]:
+    """Windows of the planner or the executor. Steps of unfinished segments are context only."""
+    unread = Role.EXECUTOR if role is Role.PLANNER else Role.PLANNER
     executor: list[Window] = []
     planner: list[Window] = []
-    context = HierarchicalContext(trajectory.instruction, limits, archive=executor, plan_archive=planner)
+    context = HierarchicalContext(trajectory.instruction, limits, archive=executor, plan_archive=planner, unread=unread)
     starts = {segment.start: segment for segment in segments}
     current = segments[0]
     for step in trajectory.steps:
@@ -80,12 +81,12 @@ def hierarchical_windows(
             context.plan(observation)
             context.adopt(current.subgoal, target=current.completed)
         taught = _taught(step)
-        if taught and context.window is not None:
+        if taught and context.window is not None and role is Role.EXECUTOR:
             executor.append(context.window.branch(taught))
         context.act(observation, step.action, target=step.trainable and current.completed and not taught)
     executor += [context.window] if context.window else []
     planner += [context.plan_window] if context.plan_window else []
-    return planner, executor
+    return planner if role is Role.PLANNER else executor
 
 
 def example(pieces: Sequence[Piece], tokens: PieceTokenizer, weigh: Weigh = lambda piece: 1.0) -> Example:
@@ -101,9 +102,6 @@ def example(pieces: Sequence[Piece], tokens: PieceTokenizer, weigh: Weigh = lamb
 
 def windows_of(trajectory: Trajectory, segments: Sequence[Segment], limits: Limits, role: Role) -> list[Window]:
     """The windows of one role that hold at least one target."""
-    if role is Role.FLAT:
-        windows = flat_windows(trajectory, limits)
-    else:
-        planner, executor = hierarchical_windows(trajectory, segments, limits)
-        windows = planner if role is Role.PLANNER else executor
+    flat = role is Role.FLAT
+    windows = flat_windows(trajectory, limits) if flat else hierarchical_windows(trajectory, segments, limits, role)
     return [window for window in windows if any(piece.target for piece in window.pieces)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flywheel.agents.contexts.memory import Memory
-from flywheel.agents.contexts.prompts import DONE, Outcome, Window, open_window
+from flywheel.agents.contexts.prompts import DONE, Outcome, Role, UnreadWindow, Window, open_window
 from flywheel.environments.protocol import Observation
 
 
@@ -71,6 +71,9 @@ class FlatContext:
             return window
         if window is not None and self.archive is not None:
             self.archive.append(window)
+        return self._open(observation)
+
+    def _open(self, observation: Observation) -> Window:
         return open_window(self.instruction, self.memory, observation)
 
 
@@ -84,6 +87,8 @@ class HierarchicalContext(FlatContext):
     """Steps in a row, under this subgoal, after which the state was what it was before."""
     plan_window: Window | None = None
     plan_archive: list[Window] | None = None
+    unread: Role | None = None
+    """The level whose windows are not asked for, where training rows of the other are made."""
     _unread: str = ""
 
     def observe(self, observation: Observation) -> Window:
@@ -115,7 +120,7 @@ class HierarchicalContext(FlatContext):
         if window is None or window.decisions >= self.limits.planner_window:
             if window is not None and self.plan_archive is not None:
                 self.plan_archive.append(window)
-            self.plan_window = open_window(self.instruction, self.memory, observation)
+            self.plan_window = UnreadWindow([]) if self.unread is Role.PLANNER else FlatContext._open(self, observation)
         else:
             if self._unread:
                 window.read(self._unread)
@@ -123,6 +128,9 @@ class HierarchicalContext(FlatContext):
         self._unread = ""
         assert self.plan_window is not None
         return self.plan_window
+
+    def _open(self, observation: Observation) -> Window:
+        return UnreadWindow([]) if self.unread is Role.EXECUTOR else FlatContext._open(self, observation)
 
     def adopt(self, subgoal: str, *, target: bool = False) -> None:
         """The planner has spoken: it is the planner's target and the executor's order."""

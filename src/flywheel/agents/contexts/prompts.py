@@ -144,6 +144,13 @@ class Window:
         self._shown[observation.location] = frozenset(sentences(observation.text))
 
 
+class UnreadWindow(Window):
+    """Stands for a window whose text nobody asks for: it counts decisions."""
+
+    def _show(self, marker: str, text: str, observation: Observation) -> None:
+        pass
+
+
 def open_window(instruction: str, memory: Memory, observation: Observation) -> Window:
     """A fresh window: header and the whole current view."""
     window = Window(header(instruction, memory))
