@@ -91,7 +91,7 @@ def run(
     trained = time.perf_counter() - began
     student = load_policy(policy_directory(lake, card.policy_id))
     played = rehearse(settings, world, student, tasks, "evaluate")
-    success = {one.task_id: one.success for one in played}
+    success = {trajectory.task_id: trajectory.success for trajectory in played}
     found = [success[task.task_id] for task in tasks]
     explained = {name: round(value, 3) for name, value in card.metrics.items() if name.endswith("explained_variance")}
     row = {"arm": arm, "seed": seed, "policy": card.policy_id, "solved": sum(found), "tasks": len(found)}

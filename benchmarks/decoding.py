@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS, SUBGOAL, Piece
+from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS, SUBGOAL, Piece, Role
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
 from flywheel.agents.inference.decoding import generate
 from flywheel.agents.inference.prefix_cache import PrefixCache
@@ -92,8 +92,8 @@ def contexts(lake: Lake, folder: Path, tokens: PieceTokenizer, count: int) -> Tu
     card = read_card(folder)
     query = f"select trajectory_id from trajectories where policy_id = '{card.policy_id}' and length > 3 limit {count}"
     turns: Turns = []
-    for number, one in enumerate(lake.trajectories(lake.sql(query)["trajectory_id"].to_pylist())):
-        planner, _ = hierarchical_windows(one, by_plan(one), card.limits)
+    for number, trajectory in enumerate(lake.trajectories(lake.sql(query)["trajectory_id"].to_pylist())):
+        planner = hierarchical_windows(trajectory, by_plan(trajectory), card.limits, Role.PLANNER)
         turn = 0
         for window in planner:
             for place, piece in enumerate(window.pieces):

@@ -80,7 +80,7 @@ def walks(episodes: int, length: int) -> list[tuple[Step, ...]]:
             rollout = Rollout(
                 policy, jobs, in_process(world, 16), budget=Budget(length), origin=Origin(0, "benchmark", "")
             )
-            found += [one.steps for one in rollout if one.length == length]
+            found += [trajectory.steps for trajectory in rollout if trajectory.length == length]
     return found[:episodes]
 
 

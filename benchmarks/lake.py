@@ -93,7 +93,11 @@ def to_sqlite(folder: Path) -> Callable[[Batch], None]:
         with connection:
             connection.executemany(
                 "insert into step values (?, ?, ?)",
-                ((one.trajectory_id, step.index, json.dumps(asdict(step))) for one in batch for step in one.steps),
+                (
+                    (trajectory.trajectory_id, step.index, json.dumps(asdict(step)))
+                    for trajectory in batch
+                    for step in trajectory.steps
+                ),
             )
 
     return work
@@ -106,7 +110,11 @@ def to_lancedb(folder: Path) -> Callable[[Batch], None]:
     tables: list[Any] = []
 
     def work(batch: Batch) -> None:
-        rows = [{"trajectory_id": one.trajectory_id, **asdict(step)} for one in batch for step in one.steps]
+        rows = [
+            {"trajectory_id": trajectory.trajectory_id, **asdict(step)}
+            for trajectory in batch
+            for step in trajectory.steps
+        ]
         table = pa.Table.from_pylist(rows)
         if tables:
             tables[0].add(table)
@@ -172,7 +180,7 @@ def main() -> None:
         figures["success by task and policy, times as fast as"] = {
             name: round(value / question["flywheel"], 1) for name, value in question.items() if name != "flywheel"
         }
-        some = [one.trajectory_id for one in random.Random(1).sample(every, 20)]
+        some = [trajectory.trajectory_id for trajectory in random.Random(1).sample(every, 20)]
         reading = sqlite3.connect(folders["sqlite"] / "episodes.sqlite")
         by_id = {
             "flywheel": sum(best(lambda one=one: lake.trajectories([one])) for one in some) / len(some),

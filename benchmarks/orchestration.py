@@ -63,7 +63,7 @@ def main() -> None:
             sets = [part for one in (*given.set, f"data_dir={folder}/prefect") for part in ("--set", one)]
             command = [FLYWHEEL, "run", given.config, "--json", *sets]
             found["prefect"].append(_timed(command, Path(folder) / "prefect"))
-    outside = {name: statistics.median(one["outside"] for one in runs) for name, runs in found.items()}
+    outside = {name: statistics.median(run["outside"] for run in runs) for name, runs in found.items()}
     turns = statistics.median(one["turns"] for one in found["prefect"])
     between = statistics.median(one["between"] for one in found["prefect"])
     overhead = (outside["prefect"] - outside["plain"] + between) / turns

@@ -108,9 +108,11 @@ def run(settings: Config, arm: str, given: argparse.Namespace) -> tuple[list[boo
             curate(settings, lake)
         card = distill(settings, lake, given.kind, 1)
         student = load_policy(policy_directory(lake, card.policy_id))
-        played = sorted(play(settings, world, student, Split.DEV, 0, given.tasks), key=lambda one: one.seed)
-        steps = np.array([len(world.facts(one.task).gold_actions) for one in played])
-    return [one.success for one in played], (steps > np.median(steps)).tolist(), card.trajectories
+        played = sorted(
+            play(settings, world, student, Split.DEV, 0, given.tasks), key=lambda trajectory: trajectory.seed
+        )
+        steps = np.array([len(world.facts(job.task).gold_actions) for job in played])
+    return [trajectory.success for trajectory in played], (steps > np.median(steps)).tolist(), card.trajectories
 
 
 def play(settings: Config, world: World, policy: Policy, split: Split, start: int, count: int) -> list[Trajectory]:
@@ -121,8 +123,8 @@ def play(settings: Config, world: World, policy: Policy, split: Split, start: in
 
 def poison(golden: Sequence[Trajectory], base: Sequence[Trajectory], count: int, world: World) -> list[Trajectory]:
     """Golden episodes, the first `count` of them replaced by cheats made of `base`, each class in turn."""
-    ordered, cheated = (sorted(some, key=lambda one: one.seed) for some in (golden, base))
-    facts = [world.facts(one.task) for one in cheated[:count]]
+    ordered, cheated = (sorted(some, key=lambda trajectory: trajectory.seed) for some in (golden, base))
+    facts = [world.facts(job.task) for job in cheated[:count]]
     claims = [
         plant
         for name, plant in REWARD_HACKS.items()
@@ -137,9 +139,9 @@ def trust(lake: Lake, episodes: Sequence[Trajectory]) -> None:
     parts = [part for row in segments_of(batch_of(episodes)) for part in row]
     lake.append_facts("segments", segments_to_arrow(parts), "segments", key=("source",))
     routes = [
-        Route(one.trajectory_id, RouteTo.SUPERVISED, True, "taken at its word", "none")
-        for one in episodes
-        if one.success
+        Route(episode.trajectory_id, RouteTo.SUPERVISED, True, "taken at its word", "none")
+        for episode in episodes
+        if episode.success
     ]
     lake.append_facts("routes", routes_to_arrow(routes), "routes", key=("source",))
 

@@ -86,7 +86,7 @@ def played(config: Config, world: World, policy: Policy, tasks: Any, concurrent:
         budget=Budget.of(environment),
         origin=Origin(0, "benchmark", ""),
     )
-    successes = sum(one.success for one in rollout)
+    successes = sum(trajectory.success for trajectory in rollout)
     clock = rollout.clock
     told = {"steps_per_second": clock.steps / clock.wall, "steps": clock.steps, "success": successes}
     return told if workers else {**told, "overhead": clock.wall / (clock.policy + clock.environment) - 1}
@@ -112,21 +112,21 @@ def in_processes(count: int) -> dict[str, float]:
         )
         for number in range(count)
     ]
-    for one in processes:
-        assert one.stdout is not None
-        one.stdout.readline()
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
     began = time.perf_counter()
-    for one in processes:
-        assert one.stdin is not None
-        one.stdin.write("\n")
-        one.stdin.flush()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
     told = []
-    for one in processes:
-        assert one.stdout is not None
-        told.append(json.loads(one.stdout.readline()))
+    for process in processes:
+        assert process.stdout is not None
+        told.append(json.loads(process.stdout.readline()))
     seconds = time.perf_counter() - began
-    for one in processes:
-        one.communicate()
+    for process in processes:
+        process.communicate()
     steps = sum(one["steps"] for one in told)
     return {"steps_per_second": steps / seconds, "steps": steps, "success": sum(one["success"] for one in told)}
 

@@ -202,13 +202,15 @@ def main() -> None:
 def print_table(figures: dict[str, dict[str, Any]]) -> None:
     rows = [["", *figures]]
     for name in ("precision", "precision_95", "recall", "recall_95", "part", "strings_per_second"):
-        rows.append([name, *(str(one[name]) for one in figures.values())])
-    alarms = (f"{sum(one['false_alarms'].values())}" for one in figures.values())
+        rows.append([name, *(str(figure[name]) for figure in figures.values())])
+    alarms = (f"{sum(figure['false_alarms'].values())}" for figure in figures.values())
     rows.append(["false alarms", *alarms])
-    for kind in sorted({kind for one in figures.values() for kind in one["kinds"]}, key=_order):
-        rows.append([kind, *(one["kinds"][kind] for one in figures.values())])
-    for kind in sorted({kind for one in figures.values() for kind in one["false_alarms"]}):
-        rows.append([f"false alarm: {kind}", *(str(one["false_alarms"].get(kind, 0)) for one in figures.values())])
+    for kind in sorted({kind for figure in figures.values() for kind in figure["kinds"]}, key=_order):
+        rows.append([kind, *(figure["kinds"][kind] for figure in figures.values())])
+    for kind in sorted({kind for figure in figures.values() for kind in figure["false_alarms"]}):
+        rows.append(
+            [f"false alarm: {kind}", *(str(figure["false_alarms"].get(kind, 0)) for figure in figures.values())]
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

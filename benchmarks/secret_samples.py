@@ -90,8 +90,8 @@ def _around(before: str, secret: Callable[[Random], str], after: str = "") -> Ma
 
 def _luhn_digit(digits: str) -> str:
     """The digit that makes the number valid (ISO/IEC 7812)."""
-    backwards = [int(one) for one in reversed(digits)]
-    doubled = [2 * one - 9 * (one > 4) for one in backwards[::2]]
+    backwards = [int(digit) for digit in reversed(digits)]
+    doubled = [2 * backward - 9 * (backward > 4) for backward in backwards[::2]]
     return str(-(sum(doubled) + sum(backwards[1::2])) % 10)
 
 
@@ -108,7 +108,7 @@ def _card(random: Random, place: int) -> tuple[str, str]:
     amex = start in {"34", "37"}
     digits = _card_number(random, start, 15 if amex else 16)
     if place == 10:  # typed in a form that was set to full width
-        digits = digits.translate({ord(one): ord("\uff10") + int(one) for one in DIGITS})
+        digits = digits.translate({ord(digit): ord("\uff10") + int(digit) for digit in DIGITS})
     groups = [digits[:4], digits[4:10], digits[10:]] if amex else [digits[at : at + 4] for at in range(0, 16, 4)]
     shown = gaps[place % len(gaps)].join(groups)
     return shown, shown

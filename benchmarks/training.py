@@ -68,7 +68,7 @@ def trainer(rows: list[Example], folder: Path) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     tokenizer: PreTrainedTokenizerFast = train_tokenizer(["a b."], [], 300)
-    labels = [np.where(one.weight_T > 0, one.ids_T, -100).tolist() for one in rows]
+    labels = [np.where(row.weight_T > 0, row.ids_T, -100).tolist() for row in rows]
     return SFTTrainer(
         model(),
         SFTConfig(
@@ -88,7 +88,7 @@ def trainer(rows: list[Example], folder: Path) -> Any:
             use_cpu=True,
             dataloader_pin_memory=False,
         ),
-        train_dataset=Dataset.from_dict({"input_ids": [one.ids_T.tolist() for one in rows], "labels": labels}),
+        train_dataset=Dataset.from_dict({"input_ids": [row.ids_T.tolist() for row in rows], "labels": labels}),
         processing_class=tokenizer,
     )
 
@@ -118,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     disable_progress_bars()
     rows = documents(given.documents)
-    tokens = sum(len(one.ids_T) for one in rows)
+    tokens = sum(len(row.ids_T) for row in rows)
     with tempfile.TemporaryDirectory() as folder:
         theirs, ours = agree(rows, Path(folder))
         assert abs(theirs - ours) < 1e-4, (theirs, ours)

@@ -105,16 +105,16 @@ def cases_of(
     batch = findings.batch
     return [
         Case(
-            one,
+            trajectory_id,
             Split(split),
             StopReason(stop),
             decisive(verdicts, gates) if verdicts else (),
             segments,
             origin=TrajectoryOrigin(origin),
             vouchers=tuple(vouchers),
-            problem=problems.get(one, "") or findings.unverifiable.get(one, ""),
+            problem=problems.get(trajectory_id, "") or findings.unverifiable.get(trajectory_id, ""),
         )
-        for one, split, stop, origin, verdicts, segments in zip(
+        for trajectory_id, split, stop, origin, verdicts, segments in zip(
             batch.ids,
             batch.texts("split"),
             batch.texts("stop_reason"),

@@ -46,7 +46,7 @@ class Case:
     def reproduced(self) -> bool:
         """Did we play it, or has a replay gone through the very same states?"""
         replays = [verdict for verdict in self.verdicts if verdict.verifier == Replay.name and verdict.confidence > 0]
-        return self.origin in OURS or any(one.integrity >= one.integrity_threshold for one in replays)
+        return self.origin in OURS or any(replay.integrity >= replay.integrity_threshold for replay in replays)
 
     @property
     def _able(self) -> frozenset[str]:

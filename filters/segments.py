@@ -36,14 +36,14 @@ def segments_of(batch: Batch) -> list[list[Segment]]:
     bounds = np.searchsorted(gains, batch.starts_N1)
     rewards = np.nan_to_num(batch.step_numbers("reward"), posinf=0.0, neginf=0.0)
     found: list[list[Segment]] = [[] for _ in range(len(batch))]
-    for row, one in enumerate(batch.ids):
+    for row, trajectory_id in enumerate(batch.ids):
         start, end = batch.starts_N1[row], batch.starts_N1[row + 1]
         mine = (gains[bounds[row] : bounds[row + 1]] - start).tolist()
         actions = [batch.steps["action"][start + gain].as_py() for gain in mine]
         views = batch.steps["observation"].slice(start, end - start).to_pylist() if mine else []
         for number, (first, last, name, done) in enumerate(_parts(mine, actions, views, int(end - start))):
             reward = float(rewards[start + first : start + last].sum())
-            found[row].append(Segment(one, number, first, last, name, done, reward, SOURCE))
+            found[row].append(Segment(trajectory_id, number, first, last, name, done, reward, SOURCE))
     return found
 
 

@@ -94,13 +94,13 @@ def standing(client: SyncPrefectClient, name: str) -> dict[str, Any]:
 def standing_at(place: LakeUrl) -> dict[str, Any] | None:
     """The standing of the deployment whose flywheel works on the lake at a place, if the server has one."""
     with get_client(sync_client=True) as client:
-        for one in client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[TURN]))):
+        for deployment in client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[TURN]))):
             try:
-                config = settings_of(**{key: one.parameters.get(key) for key in SOURCE})
+                config = settings_of(**{key: deployment.parameters.get(key) for key in SOURCE})
             except FlywheelError:  # of another machine
                 continue
             if lake_resource(parse_lake_url(config.lake.url or config.data_dir)) == lake_resource(place):
-                return {"deployment": f"{TURN}/{one.name}", **standing(client, one.name)}
+                return {"deployment": f"{TURN}/{deployment.name}", **standing(client, deployment.name)}
     return None
 
 

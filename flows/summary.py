@@ -116,9 +116,12 @@ def history_of(lake: Lake) -> dict[str, list[dict[str, Any]]]:
 def history_lines(told: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The same to read."""
     lines = []
-    for one in told["iterations"]:
-        state = f"{one['seconds']} s" if one["finished"] else "not finished"
-        lines.append(f"iteration {one['iteration']} ({state}, began under {one['began_under']})")
-        lines += [f"  {one[key]}" for key in ("rates", "gate") if one[key]]
-    lines += [f"champion since {one['since']}: {one['champion']}, {one['why']}" for one in told["champion_changes"]]
+    for iteration in told["iterations"]:
+        state = f"{iteration['seconds']} s" if iteration["finished"] else "not finished"
+        lines.append(f"iteration {iteration['iteration']} ({state}, began under {iteration['began_under']})")
+        lines += [f"  {iteration[key]}" for key in ("rates", "gate") if iteration[key]]
+    lines += [
+        f"champion since {change['since']}: {change['champion']}, {change['why']}"
+        for change in told["champion_changes"]
+    ]
     return lines or ["no iteration was begun; start one with: flywheel run CONFIG"]

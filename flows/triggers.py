@@ -51,8 +51,8 @@ def announce_gate(config: Config, lake: Lake, iteration: int, challenger: str, d
         tell(config.name, CROWNED, iteration=iteration, champion=challenger, decision=decision.sentence)
     before = _gate_before(lake, iteration)
     drops = drops_between(before, decision, config.triggers.slice_drop) if before else []
-    for one in drops:
-        tell(config.name, DROPPED, iteration=iteration, **asdict(one))
+    for drop in drops:
+        tell(config.name, DROPPED, iteration=iteration, **asdict(drop))
     return drops
 
 

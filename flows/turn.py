@@ -69,7 +69,7 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         challenger = distill_stage(budget, "hierarchical")
         control = distill_stage(budget, "flat")
         decision = gate_stage(budget, challenger, iteration)
-        students = [evaluate_stage(budget, one.policy_id) for one in (control, challenger)]
+        students = [evaluate_stage(budget, student.policy_id) for student in (control, challenger)]
         upkeep.wait()
         return report_stage(budget, [*teachers, *students], decision)
 
@@ -91,7 +91,9 @@ def collect_stage(budget: BudgetTracker, iteration: Iteration) -> None:
     with (
         budget.stage("collect", COLLECTED) as told,
         watched(f"collect {iteration.number}", table=False) as (progress, hooks),
-        progress_artifact(budget.config.name, "collect", iteration.number, sum(one.count for one in shares)) as shown,
+        progress_artifact(
+            budget.config.name, "collect", iteration.number, sum(share.count for share in shares)
+        ) as shown,
     ):
         heard = both(progress, shown)
         among = replace(hooks, enough=budget.over)

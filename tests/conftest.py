@@ -65,7 +65,7 @@ def play(world: World) -> Play:
 @pytest.fixture(scope="session")
 def golden(world: World, play: Play) -> list[Trajectory]:
     """Eight expert episodes, by seed."""
-    return sorted(play(Expert(world), 8), key=lambda one: one.seed)
+    return sorted(play(Expert(world), 8), key=lambda trajectory: trajectory.seed)
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ class Believing:
 
     async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
         self.asked += 1
-        eaten = any("delicious" in one.feedback for one in seen)
+        eaten = any("delicious" in observation.feedback for observation in seen)
         return Ruling("" if eaten else "The meal was not eaten.", tokens=10)
 
     async def close(self) -> None:
@@ -67,14 +67,14 @@ class Never:
 def played(world: World, policy: Any, auditor: Any, count: int = 16) -> list[Trajectory]:
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, count)]
     rollout = Rollout(policy, jobs, in_process(world, 4), budget=Budget(60), origin=ORIGIN, auditor=auditor)
-    return sorted(rollout, key=lambda one: one.seed)
+    return sorted(rollout, key=lambda trajectory: trajectory.seed)
 
 
 def test_premature_endings_are_refused_and_the_task_goes_on(kitchen: World) -> None:
     hasty = Expert(kitchen, Mistakes(early_stop=0.1))
     alone, watched = played(kitchen, hasty, None), played(kitchen, hasty, Believing())
-    assert sum(one.success for one in alone) < sum(one.success for one in watched)
-    refused = [step for one in watched for step in one.steps if step.audit]
+    assert sum(trajectory.success for trajectory in alone) < sum(trajectory.success for trajectory in watched)
+    refused = [step for trajectory in watched for step in trajectory.steps if step.audit]
     assert refused and {step.audit for step in refused} == {"The meal was not eaten."}
     assert all(said.integrity == 1 for said in Replay(kitchen).verify(batch_of(watched)))
 

@@ -29,8 +29,8 @@ def test_what_goes_in_comes_out_once(any_lake: Lake, golden: list[Trajectory]) -
     assert any_lake.append(golden[:5], "a") == 5
     assert any_lake.append([*golden[3:], golden[7]], "b") == len(golden) - 5
     assert any_lake.append(golden, "c") == 0
-    assert any_lake.trajectories([one.trajectory_id for one in golden]) == golden
-    routes = [Route(one.trajectory_id, RouteTo.SUPERVISED, True, "good", "test") for one in golden]
+    assert any_lake.trajectories([trajectory.trajectory_id for trajectory in golden]) == golden
+    routes = [Route(trajectory.trajectory_id, RouteTo.SUPERVISED, True, "good", "test") for trajectory in golden]
     assert any_lake.append_facts("routes", routes_to_arrow(routes), "routes") == len(golden)
     assert any_lake.sql("select count(*) as n, sum(verified) as v from trajectories").to_pylist() == [
         {"n": len(golden), "v": len(golden)}
@@ -49,17 +49,19 @@ def test_writers_at_once(any_lake: Lake, golden: list[Trajectory]) -> None:
     with ThreadPoolExecutor(6) as pool:
         assert sum(pool.map(work, parts)) == len(golden)
     found = any_lake.sql("select trajectory_id as id from trajectories")["id"].to_pylist()
-    assert sorted(found) == sorted(one.trajectory_id for one in golden)
+    assert sorted(found) == sorted(trajectory.trajectory_id for trajectory in golden)
 
 
 def test_upkeep_and_pins(any_lake: Lake, golden: list[Trajectory]) -> None:
-    for one in golden:
-        any_lake.append([one], "episode")
+    for trajectory in golden:
+        any_lake.append([trajectory], "episode")
     dataset = create(any_lake, "some", "length > 0")
     before = any_lake.sql(EVERYTHING)
     assert compact(any_lake, least=2) == len(golden)
     assert any_lake.sql(EVERYTHING) == before
-    assert sum(table.num_rows for table in DatasetStream(any_lake, dataset)) == sum(one.length for one in golden)
+    assert sum(table.num_rows for table in DatasetStream(any_lake, dataset)) == sum(
+        trajectory.length for trajectory in golden
+    )
     assert len(ids(any_lake, dataset)) == len(golden)
     gone = golden[0].trajectory_id
     assert purge(any_lake, [gone], "asked for") == 1
@@ -85,7 +87,7 @@ def test_damage_is_found_and_set_aside(any_lake: Lake, golden: list[Trajectory])
     assert "quarantine" in aside
     assert check(any_lake) == []
     assert any_lake.append(golden, "again") == 4
-    assert any_lake.trajectories([one.trajectory_id for one in golden]) == golden
+    assert any_lake.trajectories([trajectory.trajectory_id for trajectory in golden]) == golden
 
 
 def test_sql_reads_no_other_file(any_lake: Lake, golden: list[Trajectory]) -> None:
@@ -109,7 +111,7 @@ def test_a_lake_by_url(any_lake: Lake, golden: list[Trajectory], tmp_path: Path)
     for lake in (Lake.open(url), Lake.of(config)):
         with lake:
             frame = lake.sql("select trajectory_id, success from trajectories order by 1").to_pandas()
-            assert sorted(frame["trajectory_id"]) == sorted(one.trajectory_id for one in golden)
+            assert sorted(frame["trajectory_id"]) == sorted(trajectory.trajectory_id for trajectory in golden)
     assert (tmp_path / "mine" / "staging").is_dir()
 
 

@@ -111,7 +111,9 @@ def test_the_views_in_a_duckdb_file(lake: Lake, golden: list[Trajectory], tmp_pa
     with duckdb.connect(str(file), read_only=True) as plain:
         for view in VIEWS:
             assert plain.sql(f"from {view}").columns == lake.sql(f"from {view}").column_names
-        assert plain.sql("select count(*) from steps").fetchall() == [(sum(one.length for one in golden),)]
+        assert plain.sql("select count(*) from steps").fetchall() == [
+            (sum(trajectory.length for trajectory in golden),)
+        ]
     (tmp_path / "mine.duckdb").write_bytes(b"something else")
     refused = CliRunner().invoke(app, ["lake", "views", str(tmp_path / "mine.duckdb"), "--data-dir", str(lake.root)])
     assert "not a file of views" in str(refused.exception)

@@ -99,11 +99,11 @@ def test_weights_keep_the_work_and_never_starve_or_blow_up(
 def test_the_lake_gives_the_columns(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden, "golden")
     curate(smoke, lake)
-    ids = [one.trajectory_id for one in golden]
+    ids = [trajectory.trajectory_id for trajectory in golden]
     found = draw_weights(lake, ids, smoke.balance, 1)
     assert list(found) == sorted(ids)
-    assert sum(found[one.trajectory_id] * one.length for one in golden) == pytest.approx(
-        sum(one.length for one in golden)
+    assert sum(found[trajectory.trajectory_id] * trajectory.length for trajectory in golden) == pytest.approx(
+        sum(trajectory.length for trajectory in golden)
     )
     assert draw_weights(lake, ids, NOTHING, 1) == pytest.approx(dict.fromkeys(sorted(ids), 1.0))
 
@@ -117,8 +117,8 @@ def test_uncertain_tasks_are_chosen_more_often_and_none_twice() -> None:
     some = tasks(300)
     horizons = [3 + place % 3 for place in range(300)]
     chosen = choose(some, horizons, {3: 0.99, 4: 0.5, 5: 0.01}, 60, seed=0)
-    assert len({one.seed for one in chosen}) == 60
-    count = Counter(horizons[one.seed] for one in chosen)
+    assert len({trajectory.seed for trajectory in chosen}) == 60
+    count = Counter(horizons[trajectory.seed] for trajectory in chosen)
     assert count[4] > 50
     assert choose(some, horizons, {3: 0.99, 4: 0.5, 5: 0.01}, 60, seed=0) == chosen
     assert choose(some, horizons, {3: 0.99, 4: 0.5, 5: 0.01}, 60, seed=1) != chosen
@@ -126,7 +126,7 @@ def test_uncertain_tasks_are_chosen_more_often_and_none_twice() -> None:
 
 
 def test_rates_by_horizon_come_from_what_was_played(world: World, golden: list[Trajectory]) -> None:
-    played = [(one.task, place % 2 == 0) for place, one in enumerate(golden)]
+    played = [(trajectory.task, place % 2 == 0) for place, trajectory in enumerate(golden)]
     found = success_by_horizon(world, played)
     assert all(0 < rate < 1 for rate in found.values())
     assert success_by_horizon(world, []) == {}
@@ -137,7 +137,7 @@ def test_an_iteration_divides_its_tasks_once_and_for_all(
 ) -> None:
     """The champion's tasks are drawn from the iteration's own; teachers get the others; a resumed one divides alike."""
     champion = "flat-0123"
-    early = [replace(one, policy_id=champion, iteration=1) for one in golden]
+    early = [replace(trajectory, policy_id=champion, iteration=1) for trajectory in golden]
     lake.append(early, "the champion before")
     curate(smoke, lake)
     first = tasks_of(smoke, lake, world, 2, champion)
@@ -145,7 +145,7 @@ def test_an_iteration_divides_its_tasks_once_and_for_all(
     assert {name: len(some) for name, some in first.items()} == counts
     seeds = [task.seed for some in first.values() for task in some]
     assert sorted(seeds) == list(range(smoke.collect.episodes, smoke.collect.episodes + smoke.collect.later_episodes))
-    late = [replace(one, trajectory_id=f"{one.trajectory_id[:-1]}x", iteration=2) for one in early]
+    late = [replace(trajectory, trajectory_id=f"{trajectory.trajectory_id[:-1]}x", iteration=2) for trajectory in early]
     lake.append(late, "of this iteration, before a kill")
     assert tasks_of(smoke, lake, world, 2, champion) == first
     assert RANDOM not in tasks_of(smoke, lake, world, 2, RANDOM)

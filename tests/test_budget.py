@@ -56,7 +56,7 @@ def test_no_further_episode_begins_and_what_runs_ends(smoke: Config, lake: Lake)
 
 
 def test_tokens_and_money_are_counted_in_the_lake(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
-    lake.append([replace(one, tokens=120, cost=0.5) for one in golden[:2]], "paid")
+    lake.append([replace(trajectory, tokens=120, cost=0.5) for trajectory in golden[:2]], "paid")
     assert BudgetTracker(_with(smoke, tokens=240), lake, 1).over()
     assert not BudgetTracker(_with(smoke, tokens=241), lake, 1).over()
     assert not BudgetTracker(_with(smoke, tokens=240), lake, 2).over()

@@ -65,7 +65,7 @@ def test_reliability_bins_lose_nobody(rows: list[tuple[bool, float]]) -> None:
 def test_verifiers_are_held_against_the_truth_and_the_lake_remembers(tmp_path: Path) -> None:
     settings = config(tmp_path)
     with Lake.of(settings, create=True) as lake:
-        found = {one.verifier: one for one in check(settings, lake)}
+        found = {verdict.verifier: verdict for verdict in check(settings, lake)}
         assert list(found) == ["privileged", "integrity", "replay", "ensemble"]
         assert all(all(one.accepted.values()) for one in found.values())
         assert all(one.agreement.recall == 1 and one.honest_flagged == 0 for one in found.values())

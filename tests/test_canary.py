@@ -60,15 +60,15 @@ def test_the_mark_reaches_nothing(
     curate(smoke, lake)
     ids = select_ids(lake, "true")
     episodes = lake.trajectories(ids)
-    assert CANARY not in repr([asdict(one) for one in episodes])
-    for one in episodes:
+    assert CANARY not in repr([asdict(episode) for episode in episodes])
+    for episode in episodes:
         for role in Role:
-            for window in windows_of(one, segment(one), Limits(), role):
+            for window in windows_of(episode, segment(episode), Limits(), role):
                 assert CANARY not in "".join(piece.spelling for piece in window.pieces)
     card = distill(smoke, lake, "flat", 1)
     for format in FORMATS:
         export(lake, tmp_path / "exports" / format, format, ids)
-    shown = [describe_trajectory(lake, one) for one in ids]
+    shown = [describe_trajectory(lake, trajectory_id) for trajectory_id in ids]
     assert CANARY not in repr((card, shown))
     read = 0
     for path in [*lake.root.rglob("*"), *(tmp_path / "exports").rglob("*")]:

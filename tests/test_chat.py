@@ -155,7 +155,7 @@ def test_a_model_may_give_up(model: Model, url: str) -> None:
 def test_rate_limits_are_waited_for(model: Model, url: str) -> None:
     model.reply = lambda request, number: (429, "slow down") if number % 3 == 1 else "Action: right"
     played = walk(ChatConfig(base_url=url, model="m"), seeds=3)
-    assert all(one.success for one in played)
+    assert all(trajectory.success for trajectory in played)
     assert len(model.requests) > 3 * LENGTH
 
 
@@ -183,10 +183,11 @@ def test_a_request_that_is_refused_ends_its_episode_alone(model: Model, url: str
     refused = policy._seeds[0]
     model.reply = answer
     played = {
-        one.seed: one for one in Rollout(policy, jobs, in_process(CorridorWorld(), 4), budget=Budget(20), origin=ORIGIN)
+        trajectory.seed: trajectory
+        for trajectory in Rollout(policy, jobs, in_process(CorridorWorld(), 4), budget=Budget(20), origin=ORIGIN)
     }
     assert "refuses a request: HTTP 400" in played[2].error
-    assert [one.success for _, one in sorted(played.items())] == [True, True, False, True]
+    assert [trajectory.success for _, trajectory in sorted(played.items())] == [True, True, False, True]
 
 
 def test_addresses_hold_no_passwords() -> None:
@@ -279,7 +280,7 @@ def test_options_that_a_server_refuses_by_name_are_left_out(model: Model, url: s
         return "Action: right"
 
     model.reply = reply
-    assert all(one.success for one in walk(ChatConfig(base_url=url, model="m", retries=0), seeds=6))
+    assert all(trajectory.success for trajectory in walk(ChatConfig(base_url=url, model="m", retries=0), seeds=6))
     assert len([request for request in model.requests if "max_tokens" in request]) <= 6
     assert model.requests[-1]["max_completion_tokens"] == 256
     explicit = ChatConfig(
@@ -320,7 +321,7 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_loses_nothing(model: Mo
     with chat_server(model.answer, port):
         thread.join(60)
     assert len(model.requests) > before
-    assert len(played) == 6 and all(one.success for one in played)
+    assert len(played) == 6 and all(trajectory.success for trajectory in played)
 
 
 def test_what_a_model_is_shown_does_not_grow_with_the_episode() -> None:

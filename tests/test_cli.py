@@ -172,6 +172,6 @@ def test_dry_runs_change_nothing(filled: Lake) -> None:
 def test_doctor_finds_what_is_missing(tmp_path: Path) -> None:
     ill = flywheel("doctor", SMOKE, "--json", "--set", f"data_dir={tmp_path / 'd'}", FLYWHEEL_JAVA="/nowhere/java")
     assert ill.returncode == 2
-    assert {"environment"} <= {one["check"] for one in json.loads(ill.stdout) if not one["ok"]}
+    assert {"environment"} <= {load["check"] for load in json.loads(ill.stdout) if not load["ok"]}
     well = flywheel("doctor", SMOKE, "--json", "--set", f"data_dir={tmp_path / 'd'}", "--set", "serve.port=47811")
     assert well.returncode == 0, well.stdout

@@ -31,10 +31,12 @@ EVERYTHING = "select t.*, s.* from trajectories t join steps s using (trajectory
 @pytest.fixture
 def filled(lake: Lake, golden: list[Trajectory]) -> Lake:
     """Every trajectory in a part of its own, with a route and its subgoals."""
-    for one in golden:
-        lake.append([one], "episode")
-        lake.append_facts("routes", routes_to_arrow([Route(one.trajectory_id, RouteTo.SUPERVISED, True, "", "")]), "r")
-        lake.append_facts("segments", segments_to_arrow(segment(one)), "s", key=["index"])
+    for trajectory in golden:
+        lake.append([trajectory], "episode")
+        lake.append_facts(
+            "routes", routes_to_arrow([Route(trajectory.trajectory_id, RouteTo.SUPERVISED, True, "", "")]), "r"
+        )
+        lake.append_facts("segments", segments_to_arrow(segment(trajectory)), "s", key=["index"])
     return lake
 
 
@@ -49,7 +51,7 @@ def test_compaction_changes_no_answer_now_or_then(filled: Lake, golden: list[Tra
     assert filled.snapshot() == before + 3
     assert filled.sql(EVERYTHING) == now
     assert filled.sql(EVERYTHING, at=5) == then
-    assert filled.trajectories([one.trajectory_id for one in golden]) == golden
+    assert filled.trajectories([trajectory.trajectory_id for trajectory in golden]) == golden
     assert filled.append(golden, "again") == 0
     assert compact(filled, least=2) == 0
     assert check(filled) == []
@@ -101,7 +103,7 @@ def test_a_purge_leaves_nothing_in_any_file(filled: Lake, golden: list[Trajector
     ):
         ids(filled, dataset)
     assert len(ids(filled, other)) == len(golden) - 1
-    assert filled.trajectories([one.trajectory_id for one in golden if one.trajectory_id != gone])
+    assert filled.trajectories([trajectory.trajectory_id for trajectory in golden if trajectory.trajectory_id != gone])
     assert check(filled) == []
 
 
@@ -138,8 +140,8 @@ def test_repair_sets_aside_and_what_was_lost_can_be_collected_again(filled: Lake
 
 
 def test_compaction_purge_and_writers_at_once(lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]) -> None:
-    for one in golden:
-        lake.append([one], "first")
+    for trajectory in golden:
+        lake.append([trajectory], "first")
     gone = golden[1].trajectory_id
 
     def write(one: Trajectory) -> None:
@@ -152,7 +154,7 @@ def test_compaction_purge_and_writers_at_once(lake: Lake, golden: list[Trajector
         for one in work:
             one.result()
     assert purge(lake, [gone], "x") == 1
-    expected = {one.trajectory_id for one in [*golden, *noisy]} - {gone}
+    expected = {trajectory.trajectory_id for trajectory in [*golden, *noisy]} - {gone}
     found = lake.sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist()
     assert sorted(found) == sorted(expected)
     steps = lake.sql("select count(*) as n, count(distinct (trajectory_id, index)) as d from steps").to_pylist()[0]
@@ -180,13 +182,13 @@ def test_kill_9_of_the_upkeep_loses_nothing(lake: Lake, golden: list[Trajectory]
     assert keeper.stdout is not None
     assert keeper.stdout.readline() == "ready\n"
     chance = random.Random(seed)
-    for one in golden[: chance.randrange(3, len(golden))]:
-        lake.append([one], "episode")
+    for trajectory in golden[: chance.randrange(3, len(golden))]:
+        lake.append([trajectory], "episode")
         time.sleep(chance.random() * 0.05)
     os.kill(keeper.pid, signal.SIGKILL)
     keeper.communicate()
     lake.append(golden, "rest")
-    assert lake.trajectories([one.trajectory_id for one in golden]) == golden
+    assert lake.trajectories([trajectory.trajectory_id for trajectory in golden]) == golden
     assert lake.sql("from trajectories").num_rows == len(golden)
     assert [problem for problem in check(lake) if problem.part] == []
     collect_garbage(lake, keep_snapshots=0, grace=0.0)

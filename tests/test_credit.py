@@ -252,7 +252,7 @@ def test_credit_is_appended_once_by_method_and_arguments(lake: Lake, golden: lis
     gae_near, gae_far = make_method("gae", {"lam": 0.5}), make_method("gae", {})
     dry = assign_credit(lake, "gae", gae_near, "true", dry_run=True)
     assert (dry.trajectories, dry.new) == (len(golden), 0)
-    steps = sum(one.length for one in golden)
+    steps = sum(trajectory.length for trajectory in golden)
     assert dry.diagnostics.steps == steps
     assert sum(dry.diagnostics.deciles["flat"]) == pytest.approx(1)
     for _ in range(2):

@@ -135,7 +135,7 @@ def test_ranks_read_everything_once_and_resume_anywhere(
             rows = list(zip(table["trajectory_id"].to_pylist(), table["index"].to_pylist(), strict=True))
             assert len({one for one, _ in rows}) <= batch
             assert [index for _, index in rows] == [
-                n for one in dict.fromkeys(x for x, _ in rows) for n in range(sum(x == one for x, _ in rows))
+                n for row in dict.fromkeys(x for x, _ in rows) for n in range(sum(x == row for x, _ in rows))
             ]
             keys += rows
     assert len(keys) == len(set(keys)) == dataset.steps
@@ -170,11 +170,11 @@ def test_a_large_file_is_read_in_parts_and_in_any_order_of_its_rows(
     monkeypatch.setattr("flywheel.datasets.lake.files.GROUP_ROWS", 7)
     everyone = [*golden, *noisy]
     lake.append(everyone, "episodes")
-    assert lake.trajectories([one.trajectory_id for one in everyone[::5]]) == everyone[::5]
+    assert lake.trajectories([trajectory.trajectory_id for trajectory in everyone[::5]]) == everyone[::5]
     stream = DatasetStream(lake, create(lake, "all", "true"), batch=4, shuffle=3)
-    assert sum(table.num_rows for table in stream) == sum(one.length for one in everyone)
+    assert sum(table.num_rows for table in stream) == sum(trajectory.length for trajectory in everyone)
     (name,) = lake.parts_of([golden[0].trajectory_id])
     path, _ = lake.source(name, "trajectories")
     table = pq.read_table(path)
     pq.write_table(table.take(list(range(table.num_rows))[::-1]), path)
-    assert lake.trajectories([one.trajectory_id for one in everyone[::5]]) == everyone[::5]
+    assert lake.trajectories([trajectory.trajectory_id for trajectory in everyone[::5]]) == everyone[::5]

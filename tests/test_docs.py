@@ -39,7 +39,10 @@ def test_every_view_has_the_columns_that_are_described(lake: Lake, view: str) ->
 def test_the_questions_that_users_ask_have_answers(lake: Lake, golden: list[Trajectory], query: str) -> None:
     lake.append(golden, "episodes")
     lake.append_facts(
-        "segments", segments_to_arrow([part for one in golden for part in segment(one)]), "s", key=["index"]
+        "segments",
+        segments_to_arrow([part for trajectory in golden for part in segment(trajectory)]),
+        "s",
+        key=["index"],
     )
     lake.sql(query)
 

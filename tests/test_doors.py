@@ -118,7 +118,7 @@ def test_a_row_whose_scores_are_not_finite_fails_alone() -> None:
     end = token_id(TOKENIZER, END)
     options = options_of([[30, end], [31, end]])
     picks = choose(PrefixCache(model), range(3), contexts, [options] * 3)
-    assert [isinstance(one, Choice) for one in picks] == [True, False, True]
+    assert [isinstance(pick, Choice) for pick in picks] == [True, False, True]
     said = generate(PrefixCache(model), range(3), contexts, end=end, max_tokens=4)
     assert [isinstance(one, Fault) for one in said] == [False, True, False]
     alone = choose(PrefixCache(model), [0], [contexts[0]], [options])
@@ -323,7 +323,7 @@ def test_what_is_supported_is_done(door: Door) -> None:
     assert cut["finish_reason"] == "stop"
     assert door.complete(echo=True)[1]["choices"][0]["text"].startswith("hello")
     told = door.complete(logprobs=2)[1]["choices"][0]["logprobs"]
-    assert [len(one) for one in told["top_logprobs"]] == [2] * len(told["tokens"])
+    assert [len(top_logprob) for top_logprob in told["top_logprobs"]] == [2] * len(told["tokens"])
     assert max(told["top_logprobs"][0].values()) == pytest.approx(told["token_logprobs"][0])
     assert len(door.complete(prompt=["hello", "you"])[1]["choices"]) == 2
     assert door.chat(max_tokens=1)[1]["choices"][0]["finish_reason"] == "length"

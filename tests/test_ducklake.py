@@ -46,8 +46,10 @@ QUERIES = (
 def test_ducklake_reads_our_files_where_they_lie(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     lake.append(golden[:3], "some")
     said = [
-        Verdict(one.trajectory_id, "v", "1", "{}", 100.0, 1.0, 50.0, 1.0, True, 1.0, (Item("all", 2.5, 1.0, ""),), "")
-        for one in golden[:3]
+        Verdict(
+            trajectory.trajectory_id, "v", "1", "{}", 100.0, 1.0, 50.0, 1.0, True, 1.0, (Item("all", 2.5, 1.0, ""),), ""
+        )
+        for trajectory in golden[:3]
     ]
     lake.append_facts("verdicts", verdicts_to_arrow(said), "verdicts", key=["verifier"])
     lake.append(golden[3:], "after the snapshot")

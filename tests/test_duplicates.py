@@ -59,20 +59,20 @@ def test_signatures_are_blind_to_order_and_bands_to_everything_but_their_run(one
 
 def test_fingerprints_do_not_depend_on_the_batch(golden: list[Trajectory], noisy: list[Trajectory]) -> None:
     together = fingerprints(batch_of([*noisy, *golden])).to_pylist()
-    assert together == [fingerprints(batch_of([one])).to_pylist()[0] for one in [*noisy, *golden]]
+    assert together == [fingerprints(batch_of([trajectory])).to_pylist()[0] for trajectory in [*noisy, *golden]]
 
 
 def test_the_same_deeds_teach_once_in_every_iteration(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden[:4], "first iteration")
     curate(smoke, lake)
-    repeated = [again(one) for one in golden[:4]]
+    repeated = [again(trajectory) for trajectory in golden[:4]]
     lake.append(repeated, "second iteration")
     assert curate(smoke, lake) == {"supervised": 4, "duplicate": 4}
     rows = lake.sql("select trajectory_id, duplicate_of, similarity from fingerprints").to_pylist()
     found = {row["trajectory_id"]: (row["duplicate_of"], row["similarity"]) for row in rows}
-    for one, other in zip(golden, repeated, strict=False):
-        assert found[other.trajectory_id] == (one.trajectory_id, 1.0)
-        assert found[one.trajectory_id] == (None, None)
+    for trajectory, other in zip(golden, repeated, strict=False):
+        assert found[other.trajectory_id] == (trajectory.trajectory_id, 1.0)
+        assert found[trajectory.trajectory_id] == (None, None)
 
 
 class LateExpert(Expert):

@@ -47,7 +47,7 @@ def test_gold_solves_the_task_and_milestones_are_worth_100(world: World) -> None
         *_, last = [game.step(action) for action in facts.gold_actions]
         assert last.success
         assert last.terminated
-        assert sum(one.points for one in facts.milestones) == pytest.approx(100)
+        assert sum(milestone.points for milestone in facts.milestones) == pytest.approx(100)
 
 
 def test_quickstart_is_long_enough() -> None:
@@ -90,11 +90,11 @@ def test_the_simulator_dies_with_its_process() -> None:
 
 
 def test_a_simulator_that_dies_while_a_game_is_made_is_infrastructure(smoke: Config) -> None:
-    before = {one.pid for one in psutil.Process().children(recursive=True)}
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
     with open_world(smoke.environment.name, canonical(smoke.environment.parameters)) as world:
-        for one in psutil.Process().children(recursive=True):
-            if one.pid not in before:
-                one.kill()
-                one.wait()
+        for child in psutil.Process().children(recursive=True):
+            if child.pid not in before:
+                child.kill()
+                child.wait()
         with pytest.raises(InfrastructureError, match="does not answer"):
             world.environments(1)

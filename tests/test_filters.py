@@ -47,32 +47,32 @@ def says(verifier: Verifier, episodes: Sequence[Trajectory]) -> list[Verdict]:
 
 
 def test_golden_passes(verifier: Verifier, golden: list[Trajectory]) -> None:
-    assert all(said.passed for said in says(verifier, golden))
+    assert all(verdict.passed for verdict in says(verifier, golden))
 
 
 def test_the_initial_state_fails(verifier: Verifier, golden: list[Trajectory]) -> None:
-    assert not any(said.passed for said in says(verifier, [cut(one, 0) for one in golden]))
+    assert not any(verdict.passed for verdict in says(verifier, [cut(trajectory, 0) for trajectory in golden]))
 
 
 def test_no_ops_fail(verifier: Verifier, play: Play) -> None:
-    assert not any(said.passed for said in says(verifier, play(Idle(), 4, max_steps=6)))
+    assert not any(verdict.passed for verdict in says(verifier, play(Idle(), 4, max_steps=6)))
 
 
 def test_a_corrupted_golden_episode_fails(verifier: Verifier, golden: list[Trajectory]) -> None:
-    assert not any(said.passed for said in says(verifier, [corrupted(one) for one in golden]))
+    assert not any(verdict.passed for verdict in says(verifier, [corrupted(trajectory) for trajectory in golden]))
 
 
 def test_half_a_solution_fails_with_partial_credit(verifier: Verifier, golden: list[Trajectory]) -> None:
-    for said in says(verifier, [cut(one, one.length - 2) for one in golden]):
-        assert not said.passed
-        assert said.verifier == "ensemble" or 0 < said.completion < 100
-        assert said.integrity == 1
+    for verdict in says(verifier, [cut(trajectory, trajectory.length - 2) for trajectory in golden]):
+        assert not verdict.passed
+        assert verdict.verifier == "ensemble" or 0 < verdict.completion < 100
+        assert verdict.integrity == 1
 
 
 def test_aimless_episodes_fail_honestly(verifier: Verifier, aimless: list[Trajectory]) -> None:
-    for said in says(verifier, aimless):
-        assert not said.passed
-        assert said.integrity == 1
+    for verdict in says(verifier, aimless):
+        assert not verdict.passed
+        assert verdict.integrity == 1
 
 
 def test_verdicts_do_not_depend_on_the_batch(
@@ -80,10 +80,10 @@ def test_verdicts_do_not_depend_on_the_batch(
 ) -> None:
     episodes = [*noisy, *golden]
     together = says(verifier, episodes)
-    alone = [says(verifier, [one])[0] for one in episodes]
+    alone = [says(verifier, [episode])[0] for episode in episodes]
     assert [replace(one, created_at=0.0) for one in together] == [replace(one, created_at=0.0) for one in alone]
     lake.append(episodes, "episodes")
-    stored = verifier.verify(read_batch(lake, [one.trajectory_id for one in reversed(episodes)]))
+    stored = verifier.verify(read_batch(lake, [episode.trajectory_id for episode in reversed(episodes)]))
     assert [replace(one, created_at=0.0) for one in reversed(stored)] == [replace(one, created_at=0.0) for one in alone]
 
 
@@ -98,12 +98,14 @@ FORGERIES = {
 
 @pytest.mark.parametrize("forgery", sorted(FORGERIES))
 def test_replay_catches_forged_steps(world: World, golden: list[Trajectory], forgery: str) -> None:
-    for one in golden:
-        forged = replace(one, steps=(*one.steps[:4], FORGERIES[forgery](one), *one.steps[5:]))
-        said = says(Replay(world), [forged])[0]
-        assert not said.passed
-        assert said.integrity < 1
-        assert said.items[0].evidence.startswith("step ")
+    for trajectory in golden:
+        forged = replace(
+            trajectory, steps=(*trajectory.steps[:4], FORGERIES[forgery](trajectory), *trajectory.steps[5:])
+        )
+        verdict = says(Replay(world), [forged])[0]
+        assert not verdict.passed
+        assert verdict.integrity < 1
+        assert verdict.items[0].evidence.startswith("step ")
 
 
 def test_replay_catches_another_seed_and_a_forged_end(world: World, golden: list[Trajectory]) -> None:
@@ -118,7 +120,7 @@ class Dice:
         self._world, self._throws = world, 0
 
     def environments(self, count: int) -> Sequence[Environment]:
-        return [Thrown(one, self) for one in self._world.environments(count)]
+        return [Thrown(environment, self) for environment in self._world.environments(count)]
 
     def find(self, split: Split, seed: int) -> Task:
         return self._world.find(split, seed)
@@ -141,22 +143,22 @@ class Thrown:
 
 
 def test_replay_tells_chance_from_forgery(world: World, golden: list[Trajectory]) -> None:
-    said = says(Replay(Dice(world)), golden)[0]  # type: ignore[arg-type]
-    assert not said.passed
-    assert said.integrity == 1
-    assert said.confidence == 0
-    assert "not deterministic" in said.items[0].evidence
+    verdict = says(Replay(Dice(world)), golden)[0]  # type: ignore[arg-type]
+    assert not verdict.passed
+    assert verdict.integrity == 1
+    assert verdict.confidence == 0
+    assert "not deterministic" in verdict.items[0].evidence
 
 
 def test_redacted_actions_are_no_forgery(world: World, golden: list[Trajectory]) -> None:
     hidden = replace(golden[0].steps[2], action="mail [REDACTED:e-mail address]")
-    said = says(Replay(world), [replace(golden[0], steps=(*golden[0].steps[:2], hidden, *golden[0].steps[3:]))])[0]
-    assert (said.passed, said.integrity, said.confidence) == (False, 1.0, 0.0)
+    verdict = says(Replay(world), [replace(golden[0], steps=(*golden[0].steps[:2], hidden, *golden[0].steps[3:]))])[0]
+    assert (verdict.passed, verdict.integrity, verdict.confidence) == (False, 1.0, 0.0)
 
 
 def test_the_checklist_has_few_weighted_items_with_evidence(world: World, golden: list[Trajectory]) -> None:
-    for said in says(made("privileged", world), golden):
-        weighted = [item for item in said.items if item.points]
+    for verdict in says(made("privileged", world), golden):
+        weighted = [item for item in verdict.items if item.points]
         assert 3 <= len(weighted) <= MOST_ITEMS
         assert sum(item.points for item in weighted) == pytest.approx(100)
         assert all("step" in item.evidence for item in weighted)
@@ -167,9 +169,9 @@ def test_process_tells_loops_idling_and_detours(world: World, golden: list[Traje
     still = replace(one.steps[0], reward=0.0, progress=0.0, terminated=False)
     loop = tuple(replace(still, index=index) for index in range(4 * one.length))
     wasted = replace(one, steps=(*loop, *(replace(step, index=step.index + len(loop)) for step in one.steps)))
-    said = says(made("process", world), [replace(wasted, length=len(wasted.steps))])[0]
-    assert not said.passed
-    kept = {item.name.split()[0]: item.fraction for item in said.items}
+    verdict = says(made("process", world), [replace(wasted, length=len(wasted.steps))])[0]
+    assert not verdict.passed
+    kept = {item.name.split()[0]: item.fraction for item in verdict.items}
     assert kept == {"idle": 0.0, "loops": 0.0, "invalid": 1.0, "detour": 0.0}
 
 
@@ -187,11 +189,11 @@ class Dawdler(Expert):
 def test_ensembles_follow_their_rule(world: World, play: Play, rule: str, passes: bool) -> None:
     """The process of a dawdler is poor, its success is real."""
     ensemble = made("ensemble", world, rule=rule, members=["outcome", "process", "replay"])
-    said = says(ensemble, play(Dawdler(world), 1, max_steps=80))[0]
-    assert [item.fraction for item in said.items] == [1.0, 0.0, 1.0]
-    assert said.completion == pytest.approx(200 / 3)
-    assert said.confidence == pytest.approx(2 / 3)
-    assert said.passed == passes
+    verdict = says(ensemble, play(Dawdler(world), 1, max_steps=80))[0]
+    assert [item.fraction for item in verdict.items] == [1.0, 0.0, 1.0]
+    assert verdict.completion == pytest.approx(200 / 3)
+    assert verdict.confidence == pytest.approx(2 / 3)
+    assert verdict.passed == passes
 
 
 def test_members_of_an_ensemble_take_arguments(world: World, golden: list[Trajectory]) -> None:
@@ -204,8 +206,8 @@ def test_members_of_an_ensemble_take_arguments(world: World, golden: list[Trajec
 
 def test_an_ensemble_denies_integrity_where_a_member_does(world: World, golden: list[Trajectory]) -> None:
     forged = replace(golden[0], final_observation="A feast.")
-    said = says(made("ensemble", world, rule="any", members=["outcome", "replay"]), [forged])[0]
-    assert (said.completion, said.passed) == (50.0, False)
+    verdict = says(made("ensemble", world, rule="any", members=["outcome", "replay"]), [forged])[0]
+    assert (verdict.completion, verdict.passed) == (50.0, False)
 
 
 def test_curate_says_everything_once(smoke: Config, lake: Lake, noisy: list[Trajectory]) -> None:
@@ -265,14 +267,14 @@ def test_several_processes_say_what_one_says(
 ) -> None:
     monkeypatch.setattr("flywheel.filters.curate.CHUNK", 2)  # batches enough for two processes
 
-    def said(workers: int) -> list[dict[str, Any]]:
+    def verdict(workers: int) -> list[dict[str, Any]]:
         with Lake(tmp_path / f"{workers}", create=True) as mine:
             mine.append(noisy, "episodes")
             settings = smoke.curate.model_copy(update={"workers": workers})
             curate(smoke.model_copy(update={"curate": settings}), mine)
             return mine.sql("select * exclude created_at from verdicts order by all").to_pylist()
 
-    assert said(2) == said(1)
+    assert verdict(2) == verdict(1)
 
 
 def test_a_dry_run_says_where_everything_would_go_and_writes_nothing(

@@ -118,7 +118,9 @@ def test_without_pairs_preference_says_how_to_get_some(smoke: Config, lake: Lake
 def test_overlap_gives_both_experts_the_same_tasks(smoke: Config, lake: Lake, world: World) -> None:
     half = smoke.model_copy(update={"collect": smoke.collect.model_copy(update={"overlap": 0.5})})
     tasks = tasks_of(half, lake, world, 1, RANDOM)
-    shared = {one.task_id for one in tasks["expert"]} & {one.task_id for one in tasks["noisy_expert"]}
+    shared = {trajectory.task_id for trajectory in tasks["expert"]} & {
+        trajectory.task_id for trajectory in tasks["noisy_expert"]
+    }
     assert len(shared) == round(0.5 * len(tasks["noisy_expert"]))
     assert {name: len(own) for name, own in tasks.items()} == {"expert": 12, "noisy_expert": 12}
 

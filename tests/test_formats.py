@@ -173,7 +173,7 @@ def test_another_tools_atif_comes_back_as_it_was(lake: Lake, tmp_path: Path) -> 
     export(lake, tmp_path / "out", "atif", ids)
     written = [json.loads(file.read_text()) for file in (tmp_path / "out").iterdir()]
     assert sorted(written, key=lambda one: one["notes"]) == [parent, child]
-    (first, last), *_ = (one.steps for one in lake.trajectories(ids))
+    (first, last), *_ = (trajectory.steps for trajectory in lake.trajectories(ids))
     assert first.action == 'bash {"command":"ls"}\nbash {"command":"pwd"}'
     assert (first.thought, first.prompt_tokens, first.logprobs) == ("ls will do\nok", 7, (-0.5,))
     assert first.observation == "Be brief.\n\nList files."
@@ -296,7 +296,7 @@ def test_our_own_episodes_are_read_back_from_other_forms(
         actions = other.sql("select list(action order by index) as a from steps group by trajectory_id")[
             "a"
         ].to_pylist()
-    assert sorted(actions) == sorted([step.action for step in one.steps] for one in golden)
+    assert sorted(actions) == sorted([step.action for step in trajectory.steps] for trajectory in golden)
 
 
 # -- tuning rows -------------------------------------------------------------------------------------------------------
@@ -305,11 +305,14 @@ def test_our_own_episodes_are_read_back_from_other_forms(
 @pytest.fixture
 def curated(lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]) -> Lake:
     lake.append([*golden, *noisy], "episodes")
-    routes = [Route(one.trajectory_id, RouteTo.SUPERVISED, True, "", "") for one in golden]
-    routes += [Route(one.trajectory_id, RouteTo.CONTINUAL, False, "", "") for one in noisy]
+    routes = [Route(trajectory.trajectory_id, RouteTo.SUPERVISED, True, "", "") for trajectory in golden]
+    routes += [Route(trajectory.trajectory_id, RouteTo.CONTINUAL, False, "", "") for trajectory in noisy]
     lake.append_facts("routes", routes_to_arrow(routes), "routes")
     lake.append_facts(
-        "segments", segments_to_arrow([part for one in golden for part in segment(one)]), "s", key=["index"]
+        "segments",
+        segments_to_arrow([part for trajectory in golden for part in segment(trajectory)]),
+        "s",
+        key=["index"],
     )
     return lake
 
@@ -322,7 +325,7 @@ def test_sft_rows_have_one_file_a_role(curated: Lake, golden: list[Trajectory], 
     rows = {
         path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in (tmp_path / "sft").iterdir()
     }
-    completed = [[part for part in segment(one) if part.completed] for one in golden]
+    completed = [[part for part in segment(trajectory) if part.completed] for trajectory in golden]
     assert len(rows["flat"]) == len(golden)
     assert len(rows["planner"]) == sum(bool(parts) for parts in completed)
     assert len(rows["executor"]) == sum(map(len, completed))
@@ -343,7 +346,7 @@ def test_sharegpt_and_injected_mistakes(curated: Lake, noisy: list[Trajectory], 
     assert {turn["from"] for row in rows for turn in row["conversations"]} == {"system", "human", "gpt"}
     export(curated, tmp_path / "chat", "chat", ids)
     muted = (tmp_path / "chat" / "chat.jsonl").read_text().count('"weight": 0')
-    assert muted == sum(not step.trainable for one in noisy for step in one.steps) > 0
+    assert muted == sum(not step.trainable for trajectory in noisy for step in trajectory.steps) > 0
 
 
 def test_dpo_pairs_part_at_one_action(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
@@ -381,7 +384,7 @@ def test_without_a_failure_there_is_no_pair(curated: Lake, golden: list[Trajecto
 
 def test_parquet_holds_every_kind(curated: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     counts = export(curated, tmp_path / "out", "parquet", select_ids(curated, "verified = 1"))
-    assert counts["steps.parquet"] == sum(one.length for one in golden)
+    assert counts["steps.parquet"] == sum(trajectory.length for trajectory in golden)
     assert pq.read_table(tmp_path / "out" / "routes.parquet").num_rows == len(golden)
 
 
@@ -521,7 +524,7 @@ def test_readers_give_trajectories_or_a_reason(format: str, data: st.DataObject)
     except RecordError as error:
         assert "\n" not in str(error)
     else:
-        assert all(one.length == len(one.steps) > 0 for one in found)
+        assert all(trajectory.length == len(trajectory.steps) > 0 for trajectory in found)
 
 
 def test_a_forged_document_of_our_own_is_refused(golden: list[Trajectory]) -> None:

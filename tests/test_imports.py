@@ -33,7 +33,9 @@ PIXEL = b"\x89PNG\r\n\x1a\n and no more"
 
 
 def lines(path: Path, *records: Any) -> Path:
-    path.write_bytes(b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in records) + b"\n")
+    path.write_bytes(
+        b"\n".join(record if isinstance(record, bytes) else json.dumps(record).encode() for record in records) + b"\n"
+    )
     return path
 
 
@@ -157,7 +159,7 @@ def test_pipes_links_and_folders_are_not_read(lake: Lake, tmp_path: Path) -> Non
 
 
 def test_a_record_of_several_runs_keeps_them_all(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
-    children = [atif.write(one, {}) for one in golden[:2]]
+    children = [atif.write(trajectory, {}) for trajectory in golden[:2]]
     parent = {**with_image("gone.png"), "schema_version": "ATIF-v1.7", "subagent_trajectories": children}
     parent["steps"][0]["message"] = "look"
     (tmp_path / "run.json").write_text(json.dumps(parent))

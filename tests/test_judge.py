@@ -77,27 +77,27 @@ def says(judge: Judge, episodes: list[Trajectory]) -> list[Verdict]:
 
 
 def test_the_acceptance_test(judge: Judge, golden: list[Trajectory], play: Play) -> None:
-    assert all(said.passed for said in says(judge, golden[:3]))
-    assert not any(said.passed for said in says(judge, [cut(one, 0) for one in golden[:3]]))
-    assert not any(said.passed for said in says(judge, play(Idle(), 3, max_steps=6)))
-    assert not any(said.passed for said in says(judge, [corrupted(one) for one in golden[:3]]))
+    assert all(verdict.passed for verdict in says(judge, golden[:3]))
+    assert not any(verdict.passed for verdict in says(judge, [cut(trajectory, 0) for trajectory in golden[:3]]))
+    assert not any(verdict.passed for verdict in says(judge, play(Idle(), 3, max_steps=6)))
+    assert not any(verdict.passed for verdict in says(judge, [corrupted(trajectory) for trajectory in golden[:3]]))
 
 
 def test_votes_are_averaged_and_confidence_is_their_agreement(
     judge: Judge, model: Model, golden: list[Trajectory]
 ) -> None:
     model.harsh = 2
-    said = says(judge, golden[:1])[0]
-    assert said.completion == pytest.approx(200 / 3)
-    assert said.confidence == pytest.approx(2 / 3)
-    assert not said.passed
-    assert len(json.loads(said.raw)) == 3
+    verdict = says(judge, golden[:1])[0]
+    assert verdict.completion == pytest.approx(200 / 3)
+    assert verdict.confidence == pytest.approx(2 / 3)
+    assert not verdict.passed
+    assert len(json.loads(verdict.raw)) == 3
 
 
 def test_answers_are_asked_for_once(judge: Judge, model: Model, golden: list[Trajectory]) -> None:
     first = says(judge, golden[:2])
     assert len(model.requests) == 6
-    assert [replace(one, created_at=0) for one in says(judge, golden[:2])] == [
+    assert [replace(verdict, created_at=0) for verdict in says(judge, golden[:2])] == [
         replace(one, created_at=0) for one in first
     ]
     assert len(model.requests) == 6
@@ -108,9 +108,9 @@ def test_answers_are_asked_for_once(judge: Judge, model: Model, golden: list[Tra
 
 def test_answers_that_do_not_fit_are_no_votes(judge: Judge, model: Model, golden: list[Trajectory]) -> None:
     model.garble = True
-    said = says(judge, golden[:1])[0]
-    assert (said.passed, said.completion, said.integrity, said.confidence) == (False, 0.0, 1.0, 0.0)
-    assert "I believe" in said.raw
+    verdict = says(judge, golden[:1])[0]
+    assert (verdict.passed, verdict.completion, verdict.integrity, verdict.confidence) == (False, 0.0, 1.0, 0.0)
+    assert "I believe" in verdict.raw
     model.garble = False
     assert says(judge, golden[:1])[0].passed
 
@@ -138,9 +138,9 @@ def test_a_server_that_is_gone_is_infrastructure_and_the_key_stays_secret(
 ) -> None:
     monkeypatch.setenv(KEY, "a-secret-key")
     judge = Judge(world, tmp_path / "judge", base_url=model.url, model="rule", votes=1)
-    said = says(judge, golden[:1])[0]
+    verdict = says(judge, golden[:1])[0]
     assert model.keys == ["Bearer a-secret-key"]
-    assert "a-secret-key" not in said.arguments + said.raw
+    assert "a-secret-key" not in verdict.arguments + verdict.raw
     gone = Judge(world, tmp_path / "elsewhere", base_url="http://127.0.0.1:9/v1", model="rule", votes=1, timeout=5.0)
     with pytest.raises(InfrastructureError, match="does not answer") as told:
         says(gone, golden[:1])

@@ -28,7 +28,7 @@ from flywheel.trajectory import Route, RouteTo, Trajectory
 
 def test_what_goes_in_comes_out(lake: Lake, golden: list[Trajectory]) -> None:
     assert lake.append(golden, "first") == len(golden)
-    assert lake.trajectories([one.trajectory_id for one in golden]) == golden
+    assert lake.trajectories([trajectory.trajectory_id for trajectory in golden]) == golden
     assert lake.snapshot() == 1
 
 
@@ -39,12 +39,12 @@ def test_a_trajectory_is_stored_once(lake: Lake, golden: list[Trajectory]) -> No
     counts = lake.sql("select count(*) as n, count(distinct trajectory_id) as d from trajectories").to_pylist()[0]
     assert counts == {"n": len(golden), "d": len(golden)}
     steps = lake.sql("select count(*) as n, count(distinct (trajectory_id, index)) as d from steps").to_pylist()[0]
-    assert steps["n"] == steps["d"] == sum(one.length for one in golden)
+    assert steps["n"] == steps["d"] == sum(trajectory.length for trajectory in golden)
 
 
 def test_facts_are_stored_once(lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden, "episodes")
-    routes = [Route(one.trajectory_id, RouteTo.SUPERVISED, True, "good", "test") for one in golden]
+    routes = [Route(trajectory.trajectory_id, RouteTo.SUPERVISED, True, "good", "test") for trajectory in golden]
     assert lake.append_facts("routes", routes_to_arrow(routes[:4]), "routes") == 4
     assert lake.append_facts("routes", routes_to_arrow(routes), "routes") == len(golden) - 4
     assert lake.sql("select count(*) as n from routes").to_pylist() == [{"n": len(golden)}]
@@ -56,7 +56,7 @@ def test_writers_at_once_lose_and_duplicate_nothing(lake: Lake, golden: list[Tra
         new = sum(pool.map(lambda part: Lake(lake.root).append(part, "race"), parts))
     assert new == len(golden)
     assert sorted(lake.sql("select trajectory_id as id from trajectories")["id"].to_pylist()) == sorted(
-        one.trajectory_id for one in golden
+        trajectory.trajectory_id for trajectory in golden
     )
 
 
@@ -123,9 +123,9 @@ def test_ctrl_c_around_a_commit_leaves_all_or_nothing(
         any_lake.append(golden, "interrupted")
     monkeypatch.undo()
     assert check(any_lake) == []
-    assert any_lake.sql("from steps").num_rows == committed * sum(one.length for one in golden)
+    assert any_lake.sql("from steps").num_rows == committed * sum(trajectory.length for trajectory in golden)
     assert any_lake.append(golden, "again") == (0 if committed else len(golden))
-    assert len(any_lake.trajectories([one.trajectory_id for one in golden])) == len(golden)
+    assert len(any_lake.trajectories([trajectory.trajectory_id for trajectory in golden])) == len(golden)
 
 
 def test_a_broken_file_is_told_in_one_line(lake: Lake, golden: list[Trajectory]) -> None:
@@ -172,5 +172,5 @@ def test_no_lake_and_unknown_ids(lake: Lake, tmp_path: Path, golden: list[Trajec
 def test_a_second_writer_of_the_same_ids_leaves_the_files_alone(lake: Lake, golden: list[Trajectory]) -> None:
     lake.append(golden, "a")
     before = {path.name: path.read_bytes() for path in lake.root.glob("parts/*")}
-    lake.append([replace(one) for one in golden], "b")
+    lake.append([replace(trajectory) for trajectory in golden], "b")
     assert {path.name: path.read_bytes() for path in lake.root.glob("parts/*")} == before

@@ -93,7 +93,7 @@ def test_lineage_both_ways_and_revocation_reaches_the_student(
     up = said(filled, "lineage", card.policy_id[:12])
     assert isinstance(up, dict)
     assert sum(row["trajectories"] for row in up["trajectories"]) == card.trajectories
-    assert {row["verifier"] for row in up["verifiers"]} == {one.name for one in smoke.curate.verifiers}
+    assert {row["verifier"] for row in up["verifiers"]} == {verifier.name for verifier in smoke.curate.verifiers}
     one = golden[0].trajectory_id
     down = said(filled, "lineage", one)
     assert isinstance(down, dict)

@@ -72,7 +72,7 @@ def test_what_does_not_correspond_is_refused(smoke: Config, lake: Lake, speciali
 
 
 def test_the_command(lake: Lake, specialists: list[PolicyCard]) -> None:
-    names = [one.policy_id for one in specialists[:2]]
+    names = [specialist.policy_id for specialist in specialists[:2]]
     told = CliRunner().invoke(app, ["merge", *names, "--data-dir", str(lake.root), "--json"])
     assert told.exit_code == 0, told.output
     assert json.loads(told.stdout)["ancestor"] == specialists[2].policy_id

@@ -34,16 +34,16 @@ LONGEST = 5
 
 def test_the_expert_finishes_what_a_student_began(world: World, play: Play) -> None:
     episodes = play(Mixture(RandomPolicy(), Expert(world), Stretch(LONGEST)), 16)
-    assert any(not step.trainable for one in episodes for step in one.steps)
-    assert sum(one.success for one in episodes) > len(episodes) / 2
+    assert any(not step.trainable for episode in episodes for step in episode.steps)
+    assert sum(episode.success for episode in episodes) > len(episodes) / 2
     assert all(said.integrity == 1 for said in Replay(world).verify(batch_of(episodes)))
-    for one in episodes:
-        for step in one.steps[LONGEST:]:
+    for episode in episodes:
+        for step in episode.steps[LONGEST:]:
             assert step.trainable == (step.action in (step.valid_actions or ()))
 
 
 def test_a_student_that_does_what_the_expert_would_is_believed(world: World, play: Play) -> None:
-    whole = {one.task_id: one for one in play(Expert(world), 4)}
+    whole = {trajectory.task_id: trajectory for trajectory in play(Expert(world), 4)}
     for one in play(Mixture(Expert(world, seed=1), Expert(world), Stretch(LONGEST)), 4):
         assert all(step.trainable for step in one.steps)
         assert [step.action for step in one.steps] == [step.action for step in whole[one.task_id].steps]
@@ -54,9 +54,13 @@ def test_its_missteps_are_context_and_its_recovery_is_learned(lake: Lake, world:
     lake.append(play(Mixture(RandomPolicy(), Expert(world), Stretch(LONGEST)), 16), "tutored")
     curate(settings, lake)
     corpus = load_corpus(settings, lake, 1)
-    read = {one.trajectory_id: (one, cut) for one, cut in corpus.read(list(corpus.routes))}
+    read = {trajectory.trajectory_id: (trajectory, cut) for trajectory, cut in corpus.read(list(corpus.routes))}
     assert {one.policy for one, _ in read.values()} == {TUTORED}
-    one, cut = next((one, cut) for one, cut in read.values() if not one.steps[0].trainable and one.success)
+    one, cut = next(
+        (trajectory, cut)
+        for trajectory, cut in read.values()
+        if not trajectory.steps[0].trainable and trajectory.success
+    )
     pieces = [
         piece
         for window in windows_of(one, cut, limits_of(settings.student), Role.FLAT)
@@ -69,29 +73,31 @@ def test_its_missteps_are_context_and_its_recovery_is_learned(lake: Lake, world:
 def test_what_the_teacher_would_have_done_is_learned_where_the_student_acted(world: World, play: Play) -> None:
     """Dataset aggregation: the student's state, the teacher's action, and no trace of it in what follows."""
     one, *_ = [
-        one
-        for one in play(Mixture(RandomPolicy(), Expert(world), Coin(0.5)), 8)
-        if one.success
-        and sum(step.teacher_action is not None and step.teacher_action != step.action for step in one.steps) > 2
+        trajectory
+        for trajectory in play(Mixture(RandomPolicy(), Expert(world), Coin(0.5)), 8)
+        if trajectory.success
+        and sum(step.teacher_action is not None and step.teacher_action != step.action for step in trajectory.steps) > 2
     ]
     corrected = [step for step in one.steps if step.teacher_action is not None and step.teacher_action != step.action]
     assert all(not step.trainable for step in corrected)
     assert all(step.teacher_action in (step.valid_actions or ()) for step in corrected)
     windows = windows_of(one, [], limits_of(load(SMOKE).student), Role.FLAT)
     targets = [piece for window in windows for piece in window.pieces if piece.target]
-    assert [one.spelling for one in targets if one.decision == -1] == [
+    assert [target.spelling for target in targets if target.decision == -1] == [
         f"{step.teacher_action}{END}" for step in corrected
     ]
-    assert [one.decision for one in targets if one.decision >= 0] == [s.index for s in one.steps if s.trainable]
+    assert [target.decision for target in targets if target.decision >= 0] == [
+        s.index for s in one.steps if s.trainable
+    ]
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_a_coin_with_one_side(world: World, play: Play, beta: float) -> None:
     student, teacher = RandomPolicy(), Expert(world)
     episodes = play(Mixture(student, teacher, Coin(beta)), 4, max_steps=20)
-    acted = {step.policy_id for one in episodes for step in one.steps}
+    acted = {step.policy_id for episode in episodes for step in episode.steps}
     assert acted == {student.policy_id if beta else teacher.policy_id}
-    assert all(one.success for one in episodes) == (beta == 0.0)
+    assert all(episode.success for episode in episodes) == (beta == 0.0)
 
 
 def test_a_student_whose_subgoals_fail_is_helped_for_a_while(
@@ -107,7 +113,7 @@ def test_a_student_whose_subgoals_fail_is_helped_for_a_while(
     student = load_policy(policy_directory(lake, card.policy_id))
     teacher = Expert(world)
     episodes = play(Mixture(student, teacher, Escalation(failures=2, steps=4)), 8, max_steps=60)
-    helped = [one for one in episodes if any(step.policy_id == teacher.policy_id for step in one.steps)]
+    helped = [episode for episode in episodes if any(step.policy_id == teacher.policy_id for step in episode.steps)]
     assert helped
     for one in helped:
         deciders = [step.policy_id == teacher.policy_id for step in one.steps]

@@ -50,10 +50,10 @@ def test_oracles_at_both_levels_solve_what_the_expert_solves(
     student: HierarchicalAgent, world: World, play: Play
 ) -> None:
     expert = play(Expert(world), 6, split=Split.DEV)
-    solutions = {one.task_id: solution_of(one) for one in expert}
+    solutions = {trajectory.task_id: solution_of(trajectory) for trajectory in expert}
     solved = play(BothLevels(student, solutions), 6, split=Split.DEV)
-    assert [one.success for one in solved] == [True] * 6
-    by_task = {one.task_id: one for one in expert}
+    assert [trajectory.success for trajectory in solved] == [True] * 6
+    by_task = {trajectory.task_id: trajectory for trajectory in expert}
     for one in solved:
         assert [step.action for step in one.steps] == [step.action for step in by_task[one.task_id].steps]
 
@@ -61,7 +61,7 @@ def test_oracles_at_both_levels_solve_what_the_expert_solves(
 def test_an_oracle_planner_names_the_experts_subgoals_in_order(
     student: HierarchicalAgent, world: World, play: Play
 ) -> None:
-    solutions = {one.task_id: solution_of(one) for one in play(Expert(world), 6, split=Split.DEV)}
+    solutions = {trajectory.task_id: solution_of(trajectory) for trajectory in play(Expert(world), 6, split=Split.DEV)}
     for one in play(OraclePlanner(student, solutions), 6, split=Split.DEV):
         named = list(dict.fromkeys(step.subgoal for step in one.steps))
         wanted = list(dict.fromkeys(solutions[one.task_id].subgoals))

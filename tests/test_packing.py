@@ -43,17 +43,17 @@ def _examples(count: int, vocabulary: int) -> list[Example]:
 
 def test_packed_loss_is_the_unpacked_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     examples = _examples(24, len(tokenizer))
-    lengths = [len(one.ids_T) for one in examples]
+    lengths = [len(example.ids_T) for example in examples]
     (rows,) = pack(lengths, BATCH, np.random.default_rng(0))
     assert max(len(row) for row in rows) > 1
     total = 0.0
     with torch.no_grad():
         batch = collate(examples, rows, 0)
         packed = bc_loss(target_logits(model, batch), batch.targets)
-        for one in examples:
-            ids = torch.from_numpy(one.ids_T.astype(np.int64))
+        for example in examples:
+            ids = torch.from_numpy(example.ids_T.astype(np.int64))
             logits = model(ids[None]).logits[0, :-1]
-            weight = torch.from_numpy(one.weight_T[1:])
+            weight = torch.from_numpy(example.weight_T[1:])
             total += float((weight * cross_entropy(logits, ids[1:], reduction="none")).sum())
     assert float(packed) == pytest.approx(total, rel=1e-5)
 
@@ -75,7 +75,7 @@ def test_the_last_layer_of_the_targets_alone_is_that_of_all(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     examples = _examples(24, len(tokenizer))
-    (rows,) = pack([len(one.ids_T) for one in examples], BATCH, np.random.default_rng(1))
+    (rows,) = pack([len(example.ids_T) for example in examples], BATCH, np.random.default_rng(1))
     batch = collate(examples, rows, 0)
     whole, narrow = hidden_states(model, batch)[batch.predict_BT], target_states(model, batch)
     assert torch.allclose(whole, narrow, atol=1e-5)

@@ -114,7 +114,7 @@ def test_kill_9_of_all_of_it_and_again(taught: tuple[Config, str]) -> None:
     assert process.stdout is not None
     while int(process.stdout.readline()) == 0:
         pass
-    children = [int(one) for one in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    children = [int(part) for part in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     shard = [one for one in children if "local_workers" in Path(f"/proc/{one}/cmdline").read_text()]
     assert len(shard) == 2
     os.kill(process.pid, signal.SIGKILL)

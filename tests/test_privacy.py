@@ -209,8 +209,10 @@ def test_keys_reach_no_log() -> None:
 
 
 def test_precision_and_recall_on_the_labelled_strings() -> None:
-    false = [one.text for one in samples() if one.secret is None and redact(one.text, Counter()) != one.text]
-    core = [one for one in samples() if one.secret and not one.kind.startswith("optional:")]
+    false = [
+        sample.text for sample in samples() if sample.secret is None and redact(sample.text, Counter()) != sample.text
+    ]
+    core = [sample for sample in samples() if sample.secret and not sample.kind.startswith("optional:")]
     missed = [one.text for one in core if one.secret and one.secret in redact(one.text, Counter())]
     assert len(core) == 148
     assert false == []
@@ -223,7 +225,7 @@ def test_clean_columns_are_not_copied(golden: list[Trajectory]) -> None:
 
 
 def test_a_persons_data_leaves_every_file_and_snapshot(lake: Lake, golden: list[Trajectory]) -> None:
-    mine = [replace(one, subject="mara") for one in golden[:3]]
+    mine = [replace(trajectory, subject="mara") for trajectory in golden[:3]]
     lake.append(mine[:2], "first")
     first = lake.snapshot()
     lake.append([mine[2], *golden[3:]], "second")
@@ -235,10 +237,11 @@ def test_a_persons_data_leaves_every_file_and_snapshot(lake: Lake, golden: list[
     assert lake.sql("select count(*) as n from trajectories", at=first).to_pylist() == [{"n": 0}]
     text = bytes_of(lake)
     assert "mara" not in text
-    assert all(one.trajectory_id not in text for one in mine)
+    assert all(trajectory.trajectory_id not in text for trajectory in mine)
     rows = lake.sql("select trajectory_id, reason from revocations order by all").to_pylist()
     assert rows == [
-        {"trajectory_id": one, "reason": "purged: asked for it"} for one in sorted(one.trajectory_id for one in mine)
+        {"trajectory_id": trajectory_id, "reason": "purged: asked for it"}
+        for trajectory_id in sorted(one.trajectory_id for one in mine)
     ]
     assert lake.append(mine, "late retry") == 0
     again = runner.invoke(app, call)

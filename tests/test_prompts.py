@@ -30,9 +30,11 @@ TINY = StudentConfig(hidden=32, layers=1, heads=2, vocabulary=600)
 
 @pytest.fixture(scope="module")
 def tokenizer(golden: list[Trajectory]) -> PreTrainedTokenizerBase:
-    windows = [w for one in golden for role in Role for w in windows_of(one, segment(one), LIMITS, role)]
+    windows = [
+        w for trajectory in golden for role in Role for w in windows_of(trajectory, segment(trajectory), LIMITS, role)
+    ]
     texts = [piece.spelling for window in windows for piece in window.pieces]
-    return train_tokenizer(texts, named_things(step.action for one in golden for step in one.steps), 600)
+    return train_tokenizer(texts, named_things(step.action for trajectory in golden for step in trajectory.steps), 600)
 
 
 class Spy(LocalLanguageModel):
@@ -68,8 +70,12 @@ def test_a_flat_rollout_reads_exactly_what_its_training_row_says(
     spy = Spy(tokenizer, 0)
     episodes = _run(FlatAgent("flat", "f", "1", spy, LIMITS, Decoding()), world, origin)
     tokens = PieceTokenizer(tokenizer)
-    rows = [example(w.pieces, tokens) for one in episodes for w in windows_of(one, segment(one), LIMITS, Role.FLAT)]
-    assert len(spy.read) == sum(one.length for one in episodes)
+    rows = [
+        example(w.pieces, tokens)
+        for episode in episodes
+        for w in windows_of(episode, segment(episode), LIMITS, Role.FLAT)
+    ]
+    assert len(spy.read) == sum(episode.length for episode in episodes)
     assert set(spy.read) == _prefixes(rows, tokenizer.convert_tokens_to_ids(ACT))
 
 
@@ -80,9 +86,9 @@ def test_a_hierarchical_rollout_reads_exactly_what_its_training_rows_say(
     episodes = _run(HierarchicalAgent("h", "h", "1", planner, executor, LIMITS, Decoding()), world, origin)
     tokens = PieceTokenizer(tokenizer)
     read: dict[Role, set[tuple[int, ...]]] = {Role.PLANNER: set(), Role.EXECUTOR: set()}
-    for one in episodes:
+    for episode in episodes:
         for role, cue in ((Role.PLANNER, SUBGOAL), (Role.EXECUTOR, ACT)):
-            rows = [example(w.pieces, tokens) for w in windows_of(one, _as_lived(one), LIMITS, role)]
+            rows = [example(w.pieces, tokens) for w in windows_of(episode, _as_lived(episode), LIMITS, role)]
             read[role] |= _prefixes(rows, tokenizer.convert_tokens_to_ids(cue))
     assert set(planner.read) == read[Role.PLANNER]
     assert set(executor.read) >= read[Role.EXECUTOR]

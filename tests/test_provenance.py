@@ -45,8 +45,8 @@ OTHER: dict[str, Any] = {"str": "poison", "bool": True, "int": 7, "float": 0.5}
 
 def documents(folder: Path, episodes: Sequence[Trajectory]) -> Path:
     folder.mkdir(exist_ok=True)
-    for number, one in enumerate(episodes):
-        (folder / f"{number}.json").write_text(json.dumps(atif.write(one, {})))
+    for number, episode in enumerate(episodes):
+        (folder / f"{number}.json").write_text(json.dumps(atif.write(episode, {})))
     return folder
 
 
@@ -105,7 +105,7 @@ def test_imported_evaluations_do_not_count(smoke: Config, lake: Lake, world: Wor
     import_files(lake, [documents(tmp_path / "in", played)], "atif")
     curate(smoke, lake)
     assert {reason for _, reason in routes(lake).values()} == {"dev episode"}
-    assert outcomes(lake, "student-1", [one.task for one in played]) == {}
+    assert outcomes(lake, "student-1", [job.task for job in played]) == {}
 
 
 def test_attempts_that_nobody_ordered_do_not_count(smoke: Config, lake: Lake, world: World, play: Play) -> None:
@@ -120,7 +120,7 @@ def test_trust_is_an_explicit_word_that_lineage_keeps(lake: Lake, golden: list[T
     folder = documents(tmp_path / "in", golden[:2])
     call = ["import", str(folder), "--format", "atif", "--trust", "--data-dir", str(lake.root)]
     assert CliRunner().invoke(app, call).exit_code == 0
-    back = lake.trajectories([one.trajectory_id for one in golden[:2]])
+    back = lake.trajectories([trajectory.trajectory_id for trajectory in golden[:2]])
     plain = [
         dataclasses.replace(one, origin=TrajectoryOrigin.COLLECTED, origin_source="", origin_by="") for one in back
     ]

@@ -43,7 +43,7 @@ class Hub:
         name = "/".join(path.split("/")[3:5])
         if "/preupload/" in path:
             files = json.loads(body)["files"]
-            return {"files": [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in files]}
+            return {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]}
         if "/commit/" in path:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":

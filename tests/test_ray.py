@@ -65,7 +65,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _start(data: Path, *sets: str) -> subprocess.Popen[str]:
-    overrides = [part for one in (f"data_dir={data}", *EPISODES, *sets) for part in ("--set", one)]
+    overrides = [part for setting in (f"data_dir={data}", *EPISODES, *sets) for part in ("--set", setting)]
     return subprocess.Popen(
         [FLYWHEEL, "run", str(SMOKE), "--json", *overrides],
         stdout=subprocess.PIPE,

@@ -154,8 +154,8 @@ def test_a_clock_that_is_set_back_makes_nothing_new_look_old(
 
 
 def test_a_rotten_file_is_found_named_and_set_aside(lake: Lake, golden: list[Trajectory], smoke: Config) -> None:
-    for one in golden[:3]:
-        lake.append([one], "one by one")
+    for trajectory in golden[:3]:
+        lake.append([trajectory], "one by one")
     (rotten,) = lake.parts_of([golden[1].trajectory_id])
     path = lake.root / "parts" / f"{rotten}.steps.parquet"
     data = bytearray(path.read_bytes())

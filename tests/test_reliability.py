@@ -179,7 +179,9 @@ def test_a_full_disk_is_told_and_the_lake_stays_whole(small_disk: Path, golden: 
     lake.append(golden[:3], "before")
     before = lake.sql("from trajectories order by all")
     ballast = small_disk / "ballast"
-    routes = routes_to_arrow([Route(one.trajectory_id, RouteTo.SUPERVISED, True, "", "") for one in golden[:3]])
+    routes = routes_to_arrow(
+        [Route(trajectory.trajectory_id, RouteTo.SUPERVISED, True, "", "") for trajectory in golden[:3]]
+    )
     more = [replace(golden[3], trajectory_id=str(number)) for number in range(50)]
 
     writes = {

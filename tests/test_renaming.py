@@ -17,7 +17,7 @@ from flywheel.trajectory import Trajectory
 
 
 def _exchangeable(trajectories: list[Trajectory]) -> list[str]:
-    steps = [step for one in trajectories for step in one.steps]
+    steps = [step for trajectory in trajectories for step in trajectory.steps]
     return exchangeable_names(
         named_things(step.action for step in steps), {step.document for step in steps if step.document}
     )
@@ -34,15 +34,15 @@ def test_a_renaming_and_its_inverse_give_the_episode_back(golden: list[Trajector
     mapping = shuffled(names, random.Random(3))
     assert any(name != other for name, other in mapping.items())
     back = {other: name for name, other in mapping.items()}
-    for one in golden:
+    for trajectory in golden:
         for role in Role:
-            windows = windows_of(one, segment(one), Limits(), role)
+            windows = windows_of(trajectory, segment(trajectory), Limits(), role)
             once = renamed(windows, mapping)
             for window, pieces in zip(windows, once, strict=True):
                 assert [piece.target for piece in pieces] == [piece.target for piece in window.pieces]
                 window.pieces[:] = pieces
             twice = renamed(windows, back)
-            fresh = windows_of(one, segment(one), Limits(), role)
+            fresh = windows_of(trajectory, segment(trajectory), Limits(), role)
             assert twice == [window.pieces for window in fresh]
 
 

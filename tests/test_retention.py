@@ -25,7 +25,7 @@ from flywheel.trajectory import Route, RouteTo, Trajectory
 def filled(lake: Lake, golden: list[Trajectory]) -> Lake:
     lake.append(golden[:5], "some")
     lake.append(golden[5:], "others")
-    routes = [Route(one.trajectory_id, RouteTo.CONTINUAL, False, "", "") for one in golden]
+    routes = [Route(trajectory.trajectory_id, RouteTo.CONTINUAL, False, "", "") for trajectory in golden]
     lake.append_facts("routes", routes_to_arrow(routes), "routes")
     return lake
 
@@ -34,7 +34,7 @@ def test_retired_episodes_leave_the_newest_snapshot_only(filled: Lake, golden: l
     dataset = create(filled, "before", "true")
     gone, kept = golden[:2], golden[2:]
     rule = f"seed <= {gone[-1].seed}"
-    assert due(filled, rule) == sorted(one.trajectory_id for one in gone)
+    assert due(filled, rule) == sorted(trajectory.trajectory_id for trajectory in gone)
     assert retire(filled, rule) == 2
     assert retire(filled, rule) == 0
     assert filled.sql("from trajectories").num_rows == len(kept)
@@ -44,9 +44,11 @@ def test_retired_episodes_leave_the_newest_snapshot_only(filled: Lake, golden: l
     compact(filled, least=2)
     collect_garbage(filled, keep_snapshots=0, grace=0.0)
     assert len(ids(filled, dataset)) == len(golden)
-    assert tables(filled, dataset)[1].num_rows == sum(one.length for one in golden)
-    assert sum(part.num_rows for part in DatasetStream(filled, dataset)) == sum(one.length for one in golden)
-    assert filled.trajectories([one.trajectory_id for one in golden]) == golden
+    assert tables(filled, dataset)[1].num_rows == sum(trajectory.length for trajectory in golden)
+    assert sum(part.num_rows for part in DatasetStream(filled, dataset)) == sum(
+        trajectory.length for trajectory in golden
+    )
+    assert filled.trajectories([trajectory.trajectory_id for trajectory in golden]) == golden
     assert check(filled) == []
 
 

@@ -46,9 +46,9 @@ def test_new_arguments_change_verdicts_routes_and_what_is_told(lake: Lake, golde
     found = reverify(strict, lake, "process", since)
     assert found == foreseen
     assert found.judged == len(golden) - 2
-    assert {one.trajectory_id for one in found.changes} == {one.trajectory_id for one in golden[2:]}
-    assert all(one.before and not one.after and one.route == "executor" for one in found.changes)
-    assert all("detour" in one.reason for one in found.changes)
+    assert {change.trajectory_id for change in found.changes} == {trajectory.trajectory_id for trajectory in golden[2:]}
+    assert all(change.before and not change.after and change.route == "executor" for change in found.changes)
+    assert all("detour" in change.reason for change in found.changes)
     assert (found.datasets, found.students) == (["good@v1"], [card.policy_id])
     assert route_counts(lake) == {"supervised": 2, "executor": len(golden) - 2}
     verdicts = lake.sql("select count(*) as n from verdicts where verifier = 'process'").to_pylist()
@@ -57,12 +57,12 @@ def test_new_arguments_change_verdicts_routes_and_what_is_told(lake: Lake, golde
         {"n": len(golden)}
     ]
     assert reverify(strict, lake, "process", since).changes == []
-    late = {one.trajectory_id for one in golden[2:]}
+    late = {trajectory.trajectory_id for trajectory in golden[2:]}
     back = reverify(lax, lake, "process", since)
-    assert {one.trajectory_id for one in back.changes} == late
+    assert {change.trajectory_id for change in back.changes} == late
     assert route_counts(lake) == {"supervised": len(golden)}
     again = reverify(strict, lake, "process", since)
-    assert {(one.trajectory_id, one.route) for one in again.changes} == {(one, "executor") for one in late}
+    assert {(change.trajectory_id, change.route) for change in again.changes} == {(one, "executor") for one in late}
     assert route_counts(lake) == {"supervised": 2, "executor": len(golden) - 2}
 
 
@@ -135,7 +135,7 @@ def test_a_changed_word_under_the_same_version_is_told_and_not_kept(
 
     monkeypatch.setattr(Integrity, "verify", moody)
     found = reverify(smoke, lake, "integrity")
-    assert [one.reason for one in found.changes] == ["same version and arguments: not deterministic"]
+    assert [change.reason for change in found.changes] == ["same version and arguments: not deterministic"]
     assert route_counts(lake) == {"supervised": 1}
 
 

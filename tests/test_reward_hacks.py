@@ -41,7 +41,7 @@ def curated(
     honest += play(Expert(world, Mistakes(wrong_action=0.1)), HONEST, start=1200)
     honest += play(Expert(world, Mistakes(wrong_action=0.3)), HONEST, start=1400)
     honest += play(RandomPolicy(), HONEST, start=1600)
-    golden = sorted(play(Expert(world), EACH * len(REWARD_HACKS), start=2000), key=lambda one: one.seed)
+    golden = sorted(play(Expert(world), EACH * len(REWARD_HACKS), start=2000), key=lambda trajectory: trajectory.seed)
     planted: dict[str, str] = {}
     cheats = []
     for number, (name, plant) in enumerate(REWARD_HACKS.items()):
@@ -68,10 +68,10 @@ def test_cheats_are_caught_and_honest_episodes_are_not_suspected(
     # Of a playing and its copy, which is the copy nobody can tell: one of the two is kept out.
     caught["replayed under a new id"] = sum(row["route_reason"].startswith("copy") for row in rows)
     suspected = [
-        one.trajectory_id
-        for one in honest
-        if by_id[one.trajectory_id]["route"] == "quarantine"
-        and not by_id[one.trajectory_id]["route_reason"].startswith("copy")
+        trajectory.trajectory_id
+        for trajectory in honest
+        if by_id[trajectory.trajectory_id]["route"] == "quarantine"
+        and not by_id[trajectory.trajectory_id]["route_reason"].startswith("copy")
     ]
     share, flagged = caught.total() / len(planted), len(suspected) / len(honest)
     with capsys.disabled():
@@ -99,7 +99,9 @@ def imported(
 ) -> tuple[Lake, dict[str, str]]:
     """(lake after an import and curation, what the document called itself → class)."""
     folder = tmp_path_factory.mktemp("documents")
-    golden = sorted(play(Expert(world), EACH * len(PROVENANCE_HACKS), start=4000), key=lambda one: one.seed)
+    golden = sorted(
+        play(Expert(world), EACH * len(PROVENANCE_HACKS), start=4000), key=lambda trajectory: trajectory.seed
+    )
     named: dict[str, str] = {}
     for number, (name, plant) in enumerate(PROVENANCE_HACKS.items()):
         for place in range(number * EACH, (number + 1) * EACH):

@@ -55,7 +55,7 @@ def walked(
     jobs = [Job(task_of(seed)) for seed in seeds]
     played = list(Rollout(acting, jobs, workers, budget=budget or Budget(20), origin=ORIGIN))
     assert len(played) == len(seeds)
-    return {one.seed: one for one in played}
+    return {trajectory.seed: trajectory for trajectory in played}
 
 
 def test_workers_play_what_one_process_plays(world: World, smoke: Config) -> None:
@@ -67,8 +67,8 @@ def test_workers_play_what_one_process_plays(world: World, smoke: Config) -> Non
     def played(workers: EnvironmentWorkers) -> list[list[tuple[str, str, float]]]:
         found = Rollout(RandomPolicy(), jobs, workers, budget=Budget(25), origin=ORIGIN)
         return [
-            [(step.observation, step.action, step.progress) for step in one.steps]
-            for one in sorted(found, key=lambda one: one.seed)
+            [(step.observation, step.action, step.progress) for step in trajectory.steps]
+            for trajectory in sorted(found, key=lambda trajectory: trajectory.seed)
         ]
 
     assert played(in_process(world, 1)) == played(in_process(world, 8)) == played(make_workers(apart, world))
@@ -86,11 +86,11 @@ def test_a_hung_environment_breaks_its_episode_and_is_restarted(faults: Path) ->
 
 def test_a_crashed_environment_takes_only_its_worker_along(faults: Path) -> None:
     found = walked([201, 1, 2, 3, 4, 5], workers(4, 2))
-    broken = [one for one in found.values() if one.stop_reason is StopReason.INFRASTRUCTURE]
+    broken = [trajectory for trajectory in found.values() if trajectory.stop_reason is StopReason.INFRASTRUCTURE]
     assert found[201] in broken and len(broken) <= 2
     assert "died with code 3" in found[201].error
     assert all("neighbour" in one.error for one in broken if one.seed != 201)
-    assert all(one.success for one in found.values() if one not in broken)
+    assert all(trajectory.success for trajectory in found.values() if trajectory not in broken)
 
 
 def test_who_asks_a_dead_worker_first_hears_whose_fault_it_was(faults: Path) -> None:
@@ -225,8 +225,8 @@ def test_an_update_may_start_on_a_partly_filled_pool_and_running_episodes_go_on_
             assert gate.waiting
             rollout.swap(second)
             gate.open()
-    assert len(played) == len(jobs) and all(one.success for one in played)
-    mixed = [one for one in played if len({step.policy_id for step in one.steps}) == 2]
+    assert len(played) == len(jobs) and all(trajectory.success for trajectory in played)
+    mixed = [trajectory for trajectory in played if len({step.policy_id for step in trajectory.steps}) == 2]
     assert mixed and any(second.taken_over)
     for one in mixed:
         assert one.policy_id == first.policy_id
@@ -420,7 +420,7 @@ def _count(lake: Lake) -> int:
 
 def _children(process: int) -> list[int]:
     threads = Path(f"/proc/{process}/task").glob("*/children")
-    return [int(one) for thread in threads for one in thread.read_text().split()]
+    return [int(part) for thread in threads for part in thread.read_text().split()]
 
 
 def _alive(process: int) -> bool:

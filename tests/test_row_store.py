@@ -71,8 +71,8 @@ def test_rows_are_completed_a_batch_at_a_time(tmp_path: Path) -> None:
     def more(places: range, owners: object, rows: object) -> list[Example]:
         asked.append(places)
         return [
-            Example(one.ids_T, one.weight_T, {"place": np.full(len(one.ids_T), place)})
-            for place, one in zip(places, plain[places.start : places.stop], strict=True)
+            Example(example.ids_T, example.weight_T, {"place": np.full(len(example.ids_T), place)})
+            for place, example in zip(places, plain[places.start : places.stop], strict=True)
         ]
 
     full = with_columns(plain, tmp_path / "full.arrow", more)
@@ -126,10 +126,10 @@ def _filled(folder: Path, batches: int) -> Lake:
     lake = Lake(folder, create=True)
     for batch in range(batches):
         some = [replace(one, trajectory_id=f"{batch}-{place}") for place, one in enumerate(made)]
-        ids = [one.trajectory_id for one in some]
+        ids = [trajectory.trajectory_id for trajectory in some]
         lake.append(some, "made up")
-        segments = [Segment(one, 0, 0, 40, "go", True, 1.0, "milestones/1") for one in ids]
-        routes = [Route(one, RouteTo.SUPERVISED, True, "made up", "test") for one in ids]
+        segments = [Segment(trajectory_id, 0, 0, 40, "go", True, 1.0, "milestones/1") for trajectory_id in ids]
+        routes = [Route(trajectory_id, RouteTo.SUPERVISED, True, "made up", "test") for trajectory_id in ids]
         lake.append_facts("segments", segments_to_arrow(segments), "segments", key=("source",))
         lake.append_facts("routes", routes_to_arrow(routes), "routes", key=("source",))
     return lake

@@ -72,7 +72,7 @@ def test_a_work_pool_turns_the_wheel_on_a_shared_lake(api: str, request: pytest.
         subprocess.run([sys.executable, "-c", HOOK, address], check=True, env={**os.environ, **env})
         told = run("deploy", str(SMOKE), "--pool", "nightly", "--json", *sets, env=env)
         assert told["deployments"] == ["next-turn/smoke", "distill-now/smoke"]
-        assert any("tell of budget" in one for one in told["automations"])
+        assert any("tell of budget" in automation for automation in told["automations"])
         with _worker("nightly", env, tmp_path / "worker.log"):
             spent = _trigger(env, "turn", "--set", "budget.seconds=0.001")
             assert spent.returncode == 3

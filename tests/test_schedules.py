@@ -34,7 +34,7 @@ def _ticks(config: Config, **serve: object) -> list[datetime]:
     from flywheel.flows.schedules import ticks
 
     settings = config.model_copy(update={"serve": ServeConfig.model_validate(serve)})
-    return [datetime.fromisoformat(one) for one in ticks(settings, 3)]
+    return [datetime.fromisoformat(tick) for tick in ticks(settings, 3)]
 
 
 def test_every_kind_of_schedule_ticks(smoke: Config) -> None:
@@ -44,7 +44,7 @@ def test_every_kind_of_schedule_ticks(smoke: Config) -> None:
     two = _ticks(smoke, interval=120)
     assert two[2] - two[1] == timedelta(minutes=2)
     sundays = _ticks(smoke, rrule="FREQ=WEEKLY;BYDAY=SU;BYHOUR=3;BYMINUTE=0;BYSECOND=0")
-    assert {one.weekday() for one in sundays} == {6}
+    assert {sunday.weekday() for sunday in sundays} == {6}
     zone = _ticks(smoke, cron="0 9 * * *", timezone="Asia/Tokyo")
     assert {one.utcoffset() for one in zone} == {timedelta(hours=9)}
 

@@ -21,28 +21,28 @@ SOME = 24
 
 
 def injected(episodes: list[Trajectory]) -> int:
-    return sum(not step.trainable for one in episodes for step in one.steps)
+    return sum(not step.trainable for episode in episodes for step in episode.steps)
 
 
 def test_no_mistakes_make_an_expert(world: World, play: Play) -> None:
     assert Expert(world).name == "expert"
     episodes = play(Expert(world), SOME)
-    assert all(one.success for one in episodes)
-    for step in (step for one in episodes for step in one.steps):
+    assert all(episode.success for episode in episodes)
+    for step in (step for episode in episodes for step in episode.steps):
         assert step.trainable == (step.action in (step.valid_actions or ()))
 
 
 def test_wrong_actions_are_marked_and_mostly_taken_back(world: World, play: Play) -> None:
     episodes = play(Expert(world, Mistakes(wrong_action=0.1)), SOME)
-    steps = sum(one.length for one in episodes)
+    steps = sum(episode.length for episode in episodes)
     assert 0.04 < injected(episodes) / steps < 0.2
-    assert 0 < sum(one.success for one in episodes) < SOME
+    assert 0 < sum(episode.success for episode in episodes) < SOME
 
 
 def test_a_skipped_subgoal_leaves_the_task_unsolved_and_nothing_marked(world: World, play: Play) -> None:
     episodes = play(Expert(world, Mistakes(skipped_subgoal=0.1)), SOME)
-    whole = {one.task_id: one for one in play(Expert(world), SOME)}
-    failed = [one for one in episodes if not one.success]
+    whole = {trajectory.task_id: trajectory for trajectory in play(Expert(world), SOME)}
+    failed = [episode for episode in episodes if not episode.success]
     assert failed and len(failed) < SOME
     for one in failed:
         done = {step.action for step in one.steps}
@@ -53,15 +53,15 @@ def test_a_skipped_subgoal_leaves_the_task_unsolved_and_nothing_marked(world: Wo
 
 def test_an_early_stop_gives_up(world: World, play: Play) -> None:
     episodes = play(Expert(world, Mistakes(early_stop=0.1)), SOME)
-    stopped = [one for one in episodes if one.stop_reason is StopReason.GAVE_UP]
-    assert stopped and all(one.success for one in episodes if one not in stopped)
-    assert not any(one.success for one in stopped)
+    stopped = [episode for episode in episodes if episode.stop_reason is StopReason.GAVE_UP]
+    assert stopped and all(episode.success for episode in episodes if episode not in stopped)
+    assert not any(trajectory.success for trajectory in stopped)
 
 
 def test_a_loop_goes_round_and_comes_back(world: World, play: Play) -> None:
     episodes = play(Expert(world, Mistakes(loop=0.05)), SOME, max_steps=200)
-    assert all(one.success for one in episodes)
-    one = max(episodes, key=lambda one: one.length)
+    assert all(episode.success for episode in episodes)
+    one = max(episodes, key=lambda trajectory: trajectory.length)
     first = next(step.index for step in one.steps if not step.trainable)
     there, back = (one.steps[first + offset].action for offset in (0, 1))
     assert [step.action for step in one.steps[first : first + 2 * LOOPS]] == [there, back] * LOOPS
@@ -137,8 +137,11 @@ def test_a_kitchen_where_done_must_be_said() -> None:
             return list(Rollout(policy, jobs, in_process(world, 4), budget=Budget(60), origin=ORIGIN))
 
         whole = played(Expert(world))
-        assert all(one.success and one.steps[-1].action == FINISH for one in whole)
+        assert all(trajectory.success and trajectory.steps[-1].action == FINISH for trajectory in whole)
         assert all(one.steps[-2].progress == pytest.approx(0.9) and one.score == 1.0 for one in whole)
         hasty = played(Expert(world, Mistakes(early_stop=0.1)))
-        assert any(one.stop_reason is StopReason.FAILURE and one.steps[-1].action == FINISH for one in hasty)
+        assert any(
+            trajectory.stop_reason is StopReason.FAILURE and trajectory.steps[-1].action == FINISH
+            for trajectory in hasty
+        )
         assert all(said.integrity == 1 for said in Replay(world).verify(batch_of([*whole, *hasty])))

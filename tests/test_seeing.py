@@ -43,10 +43,13 @@ def turned(lake: Lake, smoke: Config, golden: list[Trajectory]) -> Lake:
 
 def test_history_tells_iterations_and_changes_of_the_champion(turned: Lake) -> None:
     told = history_of(turned)
-    assert [(one["iteration"], one["finished"]) for one in told["iterations"]] == [(1, True), (2, False)]
+    assert [(iteration["iteration"], iteration["finished"]) for iteration in told["iterations"]] == [
+        (1, True),
+        (2, False),
+    ]
     assert told["iterations"][0]["rates"] == "flat 25.0%"
     assert told["iterations"][1]["began_under"] == "student-a"
-    assert [one["champion"] for one in told["champion_changes"]] == ["student-a", "student-b", "student-a"]
+    assert [change["champion"] for change in told["champion_changes"]] == ["student-a", "student-b", "student-a"]
     assert told["champion_changes"][-1]["why"] == "rollback of student-b"
 
 

@@ -56,11 +56,11 @@ def shape(parts: list[Segment]) -> list[tuple[int, int, str]]:
 
 
 def test_every_source_covers_every_step_in_order(golden: list[Trajectory], noisy: list[Trajectory]) -> None:
-    for one in [*golden, *noisy]:
-        for parts in (by_changes(one), by_milestones(one), by_plan(planned(one))):
+    for trajectory in [*golden, *noisy]:
+        for parts in (by_changes(trajectory), by_milestones(trajectory), by_plan(planned(trajectory))):
             assert [part.start for part in parts] == [0, *(part.end for part in parts[:-1])]
-            assert parts[-1].end == one.length
-            assert sum(part.reward for part in parts) == pytest.approx(one.total_reward)
+            assert parts[-1].end == trajectory.length
+            assert sum(part.reward for part in parts) == pytest.approx(trajectory.total_reward)
             assert all(part.completed for part in parts[:-1])
 
 
@@ -139,7 +139,7 @@ def test_a_chat_model_labels_finished_episodes_and_bad_answers_are_thrown_away(
     lake: Lake, world: World, play: Play
 ) -> None:
     """A rule in the model's place: its first answers have a hole, and one episode it never gets."""
-    episodes = sorted(play(Expert(world), 3), key=lambda one: one.seed)
+    episodes = sorted(play(Expert(world), 3), key=lambda trajectory: trajectory.seed)
     lake.append(episodes, "golden")
     hopeless = episodes[2].length
     asked: list[dict[str, Any]] = []
@@ -160,11 +160,11 @@ def test_a_chat_model_labels_finished_episodes_and_bad_answers_are_thrown_away(
         told = CliRunner().invoke(app, call)
     assert told.exit_code == 0, told.output
     found = json.loads(told.stdout)
-    right = [one for one in episodes if one.length != hopeless]
+    right = [episode for episode in episodes if episode.length != hopeless]
     assert (found["trajectories"], found["uncut"]) == (len(right), 3 - len(right))
     assert len(found["rejected"]) == len(right) + 3 * (3 - len(right))
     assert all("should begin at step 3" in reason for reason in found["rejected"])
     rows = lake.sql("select distinct source, subgoal from segmentations order by subgoal").to_pylist()
     assert rows == [{"source": "chat/1 rule", "subgoal": name} for name in ("cook the meal", "find out")]
     words = asked[0]["messages"][1]["content"]
-    assert all(step.thought not in words for one in episodes for step in one.steps if step.thought)
+    assert all(step.thought not in words for episode in episodes for step in episode.steps if step.thought)

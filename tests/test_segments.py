@@ -20,27 +20,27 @@ def _check_cover(one: Trajectory) -> None:
 def test_segments_cover_every_step_once(
     golden: list[Trajectory], noisy: list[Trajectory], aimless: list[Trajectory]
 ) -> None:
-    for one in [*golden, *noisy, *aimless]:
-        _check_cover(one)
+    for trajectory in [*golden, *noisy, *aimless]:
+        _check_cover(trajectory)
 
 
 def test_completed_subgoals_end_with_the_deed_they_name(golden: list[Trajectory]) -> None:
-    for one in golden:
-        for part in segment(one):
+    for trajectory in golden:
+        for part in segment(trajectory):
             assert part.completed
             if part.subgoal != EXPLORE:
-                assert one.steps[part.end - 1].action == part.subgoal
+                assert trajectory.steps[part.end - 1].action == part.subgoal
 
 
 def test_every_reward_falls_at_the_end_of_a_segment(golden: list[Trajectory]) -> None:
-    for one in golden:
-        ends = {part.end - 1 for part in segment(one)}
-        assert {step.index for step in one.steps if step.reward > 0} <= ends
-        assert sum(part.reward for part in segment(one)) == sum(step.reward for step in one.steps)
+    for trajectory in golden:
+        ends = {part.end - 1 for part in segment(trajectory)}
+        assert {step.index for step in trajectory.steps if step.reward > 0} <= ends
+        assert sum(part.reward for part in segment(trajectory)) == sum(step.reward for step in trajectory.steps)
 
 
 def test_the_recipe_is_a_subgoal_and_things_unseen_are_explored(golden: list[Trajectory]) -> None:
-    names = [part.subgoal for one in golden for part in segment(one)]
+    names = [part.subgoal for trajectory in golden for part in segment(trajectory)]
     assert names.count("read cookbook") == len(golden)
     assert names.count("eat meal") == len(golden)
     assert EXPLORE in names

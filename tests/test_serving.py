@@ -215,9 +215,9 @@ def test_a_served_student_plays_what_it_plays_here(
         episodes = sorted(
             rehearse(config, world, make_policy(config, lake, world, name), tasks, "t", 15), key=lambda e: e.seed
         )
-        assert not any(one.error for one in episodes)
-        assert {step.policy_id for one in episodes for step in one.steps} == {hierarchical}
-        return [[(step.subgoal, step.action, step.new_subgoal) for step in one.steps] for one in episodes]
+        assert not any(episode.error for episode in episodes)
+        assert {step.policy_id for episode in episodes for step in episode.steps} == {hierarchical}
+        return [[(step.subgoal, step.action, step.new_subgoal) for step in episode.steps] for episode in episodes]
 
     here, served, remote = played("champion"), played("served"), played("remote")
     assert [[step[1:] for step in one] for one in served] == [[step[1:] for step in one] for one in here]

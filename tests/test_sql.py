@@ -129,7 +129,7 @@ def test_a_snapshot_is_read_as_it_was(lake: Lake, golden: list[Trajectory]) -> N
     count = "select count(*) as n, count(verified) as curated from trajectories"
     lake.append(golden[:3], "first")
     lake.append(golden[3:], "second")
-    routes = [Route(one.trajectory_id, RouteTo.SUPERVISED, True, "good", "test") for one in golden]
+    routes = [Route(trajectory.trajectory_id, RouteTo.SUPERVISED, True, "good", "test") for trajectory in golden]
     lake.append_facts("routes", routes_to_arrow(routes), "routes")
     history = [lake.sql(count, at=number).to_pylist()[0] for number in range(4)]
     assert [tuple(row.values()) for row in history] == [(0, 0), (3, 0), (len(golden), 0), (len(golden), len(golden))]
@@ -144,4 +144,4 @@ def test_a_snapshot_is_read_as_it_was(lake: Lake, golden: list[Trajectory]) -> N
 def test_only_the_files_that_a_statement_names_are_opened(lake: Lake, golden: list[Trajectory], source: str) -> None:
     lake.append(golden, "episodes")
     found = lake.sql(f"select count(*) as n from {source}").to_pylist()
-    assert found == [{"n": sum(one.length for one in golden)}]
+    assert found == [{"n": sum(trajectory.length for trajectory in golden)}]

@@ -37,9 +37,13 @@ SETTINGS = TrainConfig(learning_rate=5e-3, batch_tokens=512, checkpoint_seconds=
 
 @pytest.fixture(scope="module")
 def data(golden: list[Trajectory]) -> tuple[list[Example], PreTrainedTokenizerBase]:
-    windows = [w for one in golden for w in windows_of(one, segment(one), limits_of(TINY), Role.FLAT)]
+    windows = [
+        w for trajectory in golden for w in windows_of(trajectory, segment(trajectory), limits_of(TINY), Role.FLAT)
+    ]
     texts = [piece.spelling for window in windows for piece in window.pieces]
-    tokenizer = train_tokenizer(texts, named_things(step.action for one in golden for step in one.steps), 600)
+    tokenizer = train_tokenizer(
+        texts, named_things(step.action for trajectory in golden for step in trajectory.steps), 600
+    )
     tokens = PieceTokenizer(tokenizer)
     return [example(window.pieces, tokens) for window in windows], tokenizer
 
@@ -82,8 +86,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(
         data, tmp_path / "halves", dropout=dropout, progress=lambda update, total, loss: updates.append(update)
     )
     assert updates[0] > 1
-    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(parameter, other)
 
 
 def test_training_stops_where_held_out_tasks_gain_no_more_and_resumes_to_the_same_weights(
@@ -124,8 +128,8 @@ def test_training_stops_where_held_out_tasks_gain_no_more_and_resumes_to_the_sam
         run(tmp_path / "halves", stop=int(told["updates"]) - 1)
     resumed, again = run(tmp_path / "halves")
     assert again["updates"] == told["updates"]
-    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(parameter, other)
 
 
 def test_held_out_tasks_are_whole_and_teach_nothing(
@@ -138,7 +142,9 @@ def test_held_out_tasks_are_whole_and_teach_nothing(
     assert held.ids and learned.ids
     assert {*learned.ids, *held.ids} == set(rows.ids)
     tasks = rows.corpus.tasks
-    assert not {tasks[one] for one in learned.ids} & {tasks[one] for one in held.ids}
+    assert not {tasks[trajectory_id] for trajectory_id in learned.ids} & {
+        tasks[trajectory_id] for trajectory_id in held.ids
+    }
     card = distill(load(SMOKE, [f"data_dir={lake.root}", "train.validation_share=0.4"]), lake, "flat", 1)
     assert card.metrics["flat_validation_loss"] > 0
 

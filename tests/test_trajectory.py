@@ -42,7 +42,7 @@ def _through_parquet(table):  # type: ignore[no-untyped-def]
 
 
 @settings(max_examples=60)
-@given(st.lists(episodes, max_size=3, unique_by=lambda one: one.trajectory_id))
+@given(st.lists(episodes, max_size=3, unique_by=lambda trajectory: trajectory.trajectory_id))
 def test_trajectories_survive_arrow_and_parquet(some: list[Trajectory]) -> None:
     tables = (
         trajectories_to_arrow(some),

@@ -51,7 +51,9 @@ def collector() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def spans_of(exports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = [s for e in exports for r in e["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]]
     for span in found:
-        span["known"] = {one["key"]: next(iter(one["value"].values()), None) for one in span["attributes"]}
+        span["known"] = {
+            attribute["key"]: next(iter(attribute["value"].values()), None) for attribute in span["attributes"]
+        }
     return found
 
 
@@ -66,7 +68,7 @@ def test_spans_tell_episodes_decisions_and_steps(content: bool, monkeypatch: pyt
             rollout = Rollout(
                 Expert(world), jobs, in_process(world, 2), budget=Budget(20), origin=ORIGIN, callbacks=callbacks
             )
-            played = {one.trajectory_id for one in rollout}
+            played = {trajectory.trajectory_id for trajectory in rollout}
     spans = spans_of(exports)
     roots = [span for span in spans if span["name"] == "invoke_agent expert"]
     assert {span["known"]["gen_ai.conversation.id"] for span in roots} == played
@@ -79,8 +81,8 @@ def test_spans_tell_episodes_decisions_and_steps(content: bool, monkeypatch: pyt
     assert any("gen_ai.output.messages" in span["known"] for span in spans) == content
     if content:
         traces = [run for export in exports for run in otel.read(export, Split.TRAIN, ReadContext())]
-        assert sorted(one.length for one in traces) == [LENGTH] * 3
-        assert {step.action for one in traces for step in one.steps} == {"right"}
+        assert sorted(trace.length for trace in traces) == [LENGTH] * 3
+        assert {step.action for trace in traces for step in trace.steps} == {"right"}
 
 
 def test_without_an_endpoint_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +140,7 @@ def test_a_person_plays_at_the_terminal(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flywheel", "collect", str(ROOT / "configs" / "smoke.toml"), "--json"]
     settings = [f"data_dir={tmp_path / 'lake'}", "collect.teachers={human=1}", *sets]
     shown = _on_a_terminal(
-        [*command, *(part for one in settings for part in ("--set", one))], typed="1\nright\n1\n1\n1\n1\n0\n\n"
+        [*command, *(part for setting in settings for part in ("--set", setting))], typed="1\nright\n1\n1\n1\n1\n0\n\n"
     )
     assert "You are at 3 of 6." in shown and "1 right" in shown
     rows = Lake(tmp_path / "lake").sql("select policy, stop_reason, length from trajectories order by seed").to_pylist()

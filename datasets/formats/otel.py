@@ -70,7 +70,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         export = _Export.model_validate(record)
         traces: dict[str, list[_Span]] = {}
         for span in (one for part in export.resourceSpans for scope in part.scopeSpans for one in scope.spans):
-            if any(one.key == OUTPUT for one in span.attributes):
+            if any(attribute.key == OUTPUT for attribute in span.attributes):
                 traces.setdefault(span.traceId, []).append(span)
         runs = [_run(sorted(spans, key=lambda span: span.startTimeUnixNano), source) for spans in traces.values()]
     except ValidationError as error:
@@ -85,11 +85,11 @@ def _run(spans: list[_Span], source: ReadContext) -> Run:
     turns: list[Turn] = []
     instruction, model = "", "unknown"
     for span in spans:
-        values = {one.key: next(iter(one.value.values()), None) for one in span.attributes}
+        values = {attribute.key: next(iter(attribute.value.values()), None) for attribute in span.attributes}
         heard, said = _messages(values.get(INPUT)), _messages(values.get(OUTPUT))
         model = str(values.get("gen_ai.request.model") or values.get("gen_ai.response.model") or model)
-        instruction = instruction or next((_text(one) for one in heard if one.role == "user"), "")
-        last = max((place for place, one in enumerate(heard) if one.role == "assistant"), default=-1)
+        instruction = instruction or next((_text(message) for message in heard if message.role == "user"), "")
+        last = max((place for place, message in enumerate(heard) if message.role == "assistant"), default=-1)
         new = "\n\n".join(_text(one) for one in heard[last + 1 :])
         parts = [part for one in said for part in one.parts]
         calls = [called(part.name, part.arguments or {}) for part in parts if part.type == "tool_call"]

@@ -48,7 +48,9 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         document = _Traj.model_validate(record)
     except ValidationError as error:
         raise RecordError(explain(error)) from error
-    told = (one.content for one in document.history if one.role == "user" and isinstance(one.content, str))
+    told = (
+        message.content for message in document.history if message.role == "user" and isinstance(message.content, str)
+    )
     instruction = next(told, "")
     turns, seen = [], instruction
     for number, turn in enumerate(document.trajectory):

@@ -129,7 +129,7 @@ class Lake:
 
         def tables_of(fresh: Sequence[str]) -> dict[str, Tables]:
             wanted = set(fresh)
-            return {kind: [table.filter(pa.array([one in wanted for one in keys]))]}
+            return {kind: [table.filter(pa.array([key in wanted for key in keys]))]}
 
         return self._commit(FACT, kind, keys, tables_of, message)
 
@@ -311,7 +311,7 @@ class Lake:
 
         The catalog knows their parts, so only the files that hold them are opened.
         """
-        found = {one.trajectory_id: one for one in trajectories_from_arrow(*self.tables(ids))}
+        found = {trajectory.trajectory_id: trajectory for trajectory in trajectories_from_arrow(*self.tables(ids))}
         return [found[trajectory_id] for trajectory_id in ids]
 
     def tables(self, ids: Sequence[str]) -> tuple[pa.Table, pa.Table]:

@@ -53,11 +53,11 @@ def pair_rows(
     model, tokenizer = load_part(base / Role.FLAT)
     model = on_device(model, pick_device(config.train.device))
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
-    sides = [teachable(one) for one in lake.trajectories([one for pair in pairs for one in pair])]
+    sides = [teachable(trajectory) for trajectory in lake.trajectories([one for pair in pairs for one in pair])]
     limits = limits_of(config.student)
     documents, owners = list[Example](), list[int]()
-    for number, one in enumerate(sides):
-        for window in windows_of(one, [], limits, Role.FLAT):
+    for number, side in enumerate(sides):
+        for window in windows_of(side, [], limits, Role.FLAT):
             documents.append(example(window.pieces, tokens))
             owners.append(number)
     reference = token_logprobs(model, documents, config.train.batch_tokens, pad)
@@ -79,8 +79,8 @@ def pair_rows(
     def epochs(own: Rows, tokens: PieceTokenizer, count: int) -> Iterator[Drawn]:
         learned = set(own.ids)
         for number in range(count):
-            for one, owner in zip(rows, owners, strict=True):
-                if pairs[one.group][0] in learned:
-                    yield number, sides[owner].trajectory_id, one
+            for row, owner in zip(rows, owners, strict=True):
+                if pairs[row.group][0] in learned:
+                    yield number, sides[owner].trajectory_id, row
 
     return epochs

@@ -49,7 +49,7 @@ class RowStore(Sequence[Example]):
     def __getitem__(self, place: slice) -> list[Example]: ...
     def __getitem__(self, place: int | slice) -> Example | list[Example]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+            return [self[index] for index in range(*place.indices(len(self)))]
         batch, row = self._find(place)
         columns = {name: _values(batch[name], row) for name in self._columns}
         return Example(_values(batch[_IDS], row), _values(batch[_WEIGHT], row), columns, batch[_GROUP][row].as_py())

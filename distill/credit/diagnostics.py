@@ -56,7 +56,7 @@ def diagnose(episodes: Episodes, credits: pa.Table) -> Diagnostics:
 
 def together(found: Sequence[Diagnostics]) -> Diagnostics:
     """The same over several tables."""
-    steps, tasks = sum(one.steps for one in found), sum(one.tasks for one in found)
+    steps, tasks = sum(each.steps for each in found), sum(one.tasks for one in found)
     levels = dict.fromkeys(level for one in found for level in one.deciles)
     return Diagnostics(
         steps=steps,
@@ -65,7 +65,7 @@ def together(found: Sequence[Diagnostics]) -> Diagnostics:
         shared_states=sum(one.shared_states * one.steps for one in found) / max(steps, 1),
         deciles={
             level: np.average(
-                [one.deciles[level] for one in found], axis=0, weights=[one.steps for one in found]
+                [one.deciles[level] for one in found], axis=0, weights=[each.steps for each in found]
             ).tolist()
             for level in levels
         },

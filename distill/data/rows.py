@@ -87,5 +87,7 @@ def rows_of(config: Config, corpus: Corpus, role: Role, iteration: int, *, every
     `everything`: also what the role is not to learn from, for critics, who judge executors' episodes, too.
     """
     every = everything or role is Role.EXECUTOR
-    ids = tuple(one for one in sorted(corpus.routes) if every or corpus.routes[one] in VERIFIED)
+    ids = tuple(
+        trajectory_id for trajectory_id in sorted(corpus.routes) if every or corpus.routes[trajectory_id] in VERIFIED
+    )
     return Rows(corpus, role, limits_of(config.student), ids, config.train.renamed, f"{config.seed}/{iteration}")

@@ -79,12 +79,12 @@ def calibrate(
     verifier: Verifier, labelled: Sequence[Labelled], said: Sequence[Verdict], accepted: dict[str, bool]
 ) -> Calibration:
     """Hold verdicts against the truth. Agreement is measured on the honest episodes and one cheat a task."""
-    truth = np.array([one.success for one in labelled], np.bool_)
-    passed = np.array([one.passed for one in said], np.bool_)
+    truth = np.array([trajectory.success for trajectory in labelled], np.bool_)
+    passed = np.array([verdict.passed for verdict in said], np.bool_)
     kept = np.array([one.integrity >= one.integrity_threshold for one in said], np.bool_)
     cheat = np.array([one.cheat for one in labelled])
     honest, drawn = cheat == "", np.array([one.drawn for one in labelled], np.bool_)
-    predicted = np.array([one.completion / 100 for one in said]).clip(0, 1) * kept
+    predicted = np.array([verdict.completion / 100 for verdict in said]).clip(0, 1) * kept
     return Calibration(
         verifier=verifier.name,
         version=verifier.version,

@@ -30,11 +30,13 @@ class Ensemble:
         if len(members) < 2:
             raise ConfigError('an ensemble needs members = ["…", "…"], at least two')
         self._members, self._threshold = members, RULES[rule]
-        self.arguments = arguments(rule=rule, members=[f"{one.name}@{one.version} {one.arguments}" for one in members])
+        self.arguments = arguments(
+            rule=rule, members=[f"{member.name}@{member.version} {member.arguments}" for member in members]
+        )
 
     def verify(self, batch: Batch) -> list[Verdict]:
         said = [member.verify(batch) for member in self._members]
-        passed = np.array([[one.passed for one in row] for row in said], np.float64).reshape(len(said), -1)
+        passed = np.array([[verdict.passed for verdict in row] for row in said], np.float64).reshape(len(said), -1)
         denied = [[one.integrity if one.integrity < one.integrity_threshold else 1.0 for one in row] for row in said]
         share = passed.mean(axis=0)
         points = 100 / len(said)
@@ -45,7 +47,7 @@ class Ensemble:
             completion_threshold=self._threshold,
             integrity=np.array(denied, np.float64).reshape(len(said), -1).min(axis=0),
             items=[
-                [Item(one.verifier, points, float(one.passed), _why(one)) for one in row]
+                [Item(verdict.verifier, points, float(verdict.passed), _why(verdict)) for verdict in row]
                 for row in zip(*said, strict=True)
             ],
             confidence=np.maximum(share, 1 - share),

@@ -56,7 +56,7 @@ def verdicts(
     now = time.time()
     return [
         Verdict(
-            trajectory_id=one,
+            trajectory_id=trajectory_id,
             verifier=verifier.name,
             version=verifier.version,
             arguments=verifier.arguments,
@@ -70,5 +70,5 @@ def verdicts(
             raw=raw[row] if raw else "",
             created_at=now,
         )
-        for row, one in enumerate(batch.ids)
+        for row, trajectory_id in enumerate(batch.ids)
     ]

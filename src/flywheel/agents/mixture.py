@@ -135,7 +135,7 @@ class Mixture:
             assert told is not None
             decision = _with_cost_of(_signed(told, self._parts["teacher"]), led)
         said = {"student": led, "teacher": told}
-        episode.knows = {who for who, one in said.items() if one is not None and one.action == decision.action}
+        episode.knows = {who for who, step in said.items() if step is not None and step.action == decision.action}
         episode.past.append((turn.observation, decision))
         return decision
 

@@ -89,7 +89,7 @@ def segment(
         name, segmenter = SOURCES[source]
     with bar(f"segment {source}") as progress:
         counts = segment_lake(lake, name, segmenter, where, progress, dry_run=dry_run)
-    agreement = [asdict(one) for one in accords(lake, where)]
+    agreement = [asdict(accord) for accord in accords(lake, where)]
     if as_json:
         say({**counts, "source": name, "rejected": rejected, "agreement": agreement}, as_json)
         return

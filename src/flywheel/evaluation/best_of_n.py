@@ -150,7 +150,11 @@ def outcomes(
     origin = Origin(0, FIT_PURPOSE, config.identity())
     ids = play(config, lake, world, student, [Job(task) for task in tasks], origin, progress)
     found = lake.trajectories(sorted(lake.known_ids(ids)))
-    played = [one for one in found if one.steps and one.stop_reason is not StopReason.INFRASTRUCTURE]
+    played = [
+        trajectory
+        for trajectory in found
+        if trajectory.steps and trajectory.stop_reason is not StopReason.INFRASTRUCTURE
+    ]
     if len(played) < 2:
         raise TrainingError("no episode of the student was played to its end; a value head has nothing to learn from")
     return played

@@ -59,7 +59,7 @@ def value_auditor(
 ) -> ValueAuditor:
     """Fit a head on how a student's training episodes went."""
     encoder = StateEncoder.of(config, folder)
-    moments = [one for episode in outcomes(config, lake, world, student, progress) for one in _moments(episode)]
+    moments = [moment for episode in outcomes(config, lake, world, student, progress) for moment in _moments(episode)]
     head, notes = fitted(encoder, moments)
     return ValueAuditor(encoder, head, notes, digest("value auditor", folder.name, SHOWN, EARLIER, notes))
 

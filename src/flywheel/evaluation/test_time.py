@@ -159,8 +159,11 @@ def best_of(
         judge = chooser(config, lake, world, folder, student, by, progress)
         curate(config, lake)
         played = _played(lake, student, origin.purpose, tasks, attempts)
-        worth = judge.worth(lake, [one.trajectory_id for own in played.values() for one in own])
-    chosen = {task: max(own, key=lambda one: worth.get(one.trajectory_id, -np.inf)) for task, own in played.items()}
+        worth = judge.worth(lake, [trajectory.trajectory_id for own in played.values() for trajectory in own])
+    chosen = {
+        task: max(own, key=lambda trajectory: worth.get(trajectory.trajectory_id, -np.inf))
+        for task, own in played.items()
+    }
     notes = {
         "any attempt": float(np.mean([any(one.verified for one in own) for own in played.values()])),
         "one attempt": float(np.mean([one.verified for own in played.values() for one in own])),
@@ -244,7 +247,9 @@ def _gain(
         scaled=rate(sum(after), len(shared)),
         gain=clustered_mean(np.subtract(after, before, dtype=float), [task.group for task in shared]),
         plain_cost=_cost(lake, [plain[task.task_id][0] for task in shared], len(shared)),
-        scaled_cost=_cost(lake, [one.trajectory_id for task in shared for one in played[task.task_id]], len(shared)),
+        scaled_cost=_cost(
+            lake, [trajectory.trajectory_id for task in shared for trajectory in played[task.task_id]], len(shared)
+        ),
         notes=notes,
     )
 

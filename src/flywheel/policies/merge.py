@@ -64,22 +64,22 @@ def merge(lake: Lake, names: Sequence[str], weights: Sequence[float] = ()) -> Po
 
 def common_ancestor(lake: Lake, cards: Sequence[PolicyCard]) -> str:
     """The youngest student that all of them are, or were trained from."""
-    lines = [_line(lake, one) for one in cards]
+    lines = [_line(lake, card) for card in cards]
     shared = [one for one in lines[0] if all(one in line for line in lines[1:])]
     if not shared:
         raise PolicyError(
-            f"{' and '.join(one.policy_id for one in cards)} have no common ancestor and cannot be merged"
+            f"{' and '.join(card.policy_id for card in cards)} have no common ancestor and cannot be merged"
         )
     return shared[0]
 
 
 def _shares(cards: Sequence[PolicyCard], weights: Sequence[float]) -> list[float]:
     shares = list(weights) or [1 / len(cards)] * len(cards)
-    if len(cards) < 2 or len({one.policy_id for one in cards}) < len(cards):
+    if len(cards) < 2 or len({card.policy_id for card in cards}) < len(cards):
         raise PolicyError("a merge needs at least two different students")
     if len(shares) != len(cards) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise PolicyError(f"weights must be {len(cards)} numbers of at least 0 that sum to 1")
-    if len({one.kind for one in cards}) > 1 or len({(one.version, one.parameters) for one in cards}) > 1:
+    if len({card.kind for card in cards}) > 1 or len({(card.version, card.parameters) for card in cards}) > 1:
         raise PolicyError("only students of one kind, size and way of acting can be merged")
     return shares
 
@@ -95,5 +95,5 @@ def _line(lake: Lake, card: PolicyCard) -> list[str]:
 
 def _taught(lake: Lake, cards: Sequence[PolicyCard]) -> list[str]:
     with lake.catalog.read() as connection:
-        query = select(LINEAGE.c.trajectory_id).where(LINEAGE.c.policy_id.in_([one.policy_id for one in cards]))
+        query = select(LINEAGE.c.trajectory_id).where(LINEAGE.c.policy_id.in_([card.policy_id for card in cards]))
         return sorted(set(connection.scalars(query)))

@@ -77,10 +77,10 @@ class ChatAuditor:
 
 def evidence(task: Task, seen: Sequence[Observation]) -> str:
     """Task and observations, as the auditor reads them."""
-    older = [one.feedback for one in seen[:-SHOWN] if one.feedback][-EVENTS:]
+    older = [observation.feedback for observation in seen[:-SHOWN] if observation.feedback][-EVENTS:]
     lines = [
         f"Task: {task.instruction}",
-        *(f"Document: {text}" for text in dict.fromkeys(one.document for one in seen) if text),
+        *(f"Document: {text}" for text in dict.fromkeys(observation.document for observation in seen) if text),
     ]
     lines += [f"- {event}" for event in older]
     for one in seen[-SHOWN:]:

@@ -136,7 +136,7 @@ class Rollout:
                 if isinstance(arrived, Trajectory):
                     deadline = deadline if batch else time.monotonic() + seconds
                     batch.append(arrived)
-                full = len(batch) >= most or sum(one.length for one in batch) >= steps
+                full = len(batch) >= most or sum(trajectory.length for trajectory in batch) >= steps
                 if batch and (full or not isinstance(arrived, Trajectory)):
                     yield batch
                     batch, deadline = [], math.inf
@@ -269,9 +269,9 @@ def _paid(decision: Decision, refused: Sequence[Decision], rulings: Sequence[Rul
     said = (decision, *refused)
     return replace(
         decision,
-        prompt_tokens=sum(one.prompt_tokens for one in said) + sum(one.tokens for one in rulings),
+        prompt_tokens=sum(one.prompt_tokens for one in said) + sum(ruling.tokens for ruling in rulings),
         completion_tokens=sum(one.completion_tokens for one in said),
-        cost=sum(one.cost for one in said) + sum(one.cost for one in rulings),
+        cost=sum(one.cost for one in said) + sum(ruling.cost for ruling in rulings),
     )
 
 

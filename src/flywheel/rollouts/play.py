@@ -96,7 +96,11 @@ def play(
         for batch in rollout.batches(COMMIT_EVERY, COMMIT_STEPS, COMMIT_SECONDS):
             lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
             progress(len(batch))
-            again += [named[one.trajectory_id] for one in batch if one.stop_reason is StopReason.INFRASTRUCTURE]
+            again += [
+                named[trajectory.trajectory_id]
+                for trajectory in batch
+                if trajectory.stop_reason is StopReason.INFRASTRUCTURE
+            ]
         if not again or retry == INFRASTRUCTURE_RETRIES:
             break
         waiting = [Job(job.task, job.attempt + RETRY_STRIDE) for job in again]
