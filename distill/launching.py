@@ -67,13 +67,13 @@ def distill_apart(
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                told = json.loads(line)
-                if "policy_id" in told:
-                    name = told["policy_id"]
-                elif "error" in told:
-                    raise getattr(flywheel.errors, told["kind"])(told["error"])
+                message = json.loads(line)
+                if "policy_id" in message:
+                    name = message["policy_id"]
+                elif "error" in message:
+                    raise getattr(flywheel.errors, message["kind"])(message["error"])
                 else:
-                    progress(told["role"], told["update"], told["total"], told["loss"])
+                    progress(message["role"], message["update"], message["total"], message["loss"])
             if process.wait() or not name:
                 last = errors.read_text(errors="replace").strip().splitlines()[-1:] or ["no word"]
                 raise InfrastructureError(f"a process of training ended: {last[0]}")
@@ -98,9 +98,9 @@ def main(order_file: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def say(**told: object) -> None:
+    def say(**message: object) -> None:
         if is_main():
-            print(json.dumps(told), file=answers, flush=True)
+            print(json.dumps(message), file=answers, flush=True)
 
     try:
         card = distill(

@@ -112,9 +112,9 @@ class Batch:
         offered = self.step_texts("valid_actions")
         values, parents = offered.flatten(), pc.list_parent_indices(offered).to_numpy()
         taken = pc.equal(values, self.step_texts("action").take(pa.array(parents)))
-        found = pc.is_null(offered).to_numpy(zero_copy_only=False)
-        found[parents[pc.fill_null(taken, False).to_numpy(zero_copy_only=False)]] = True
-        mask: Bools = found
+        on_offer = pc.is_null(offered).to_numpy(zero_copy_only=False)
+        on_offer[parents[pc.fill_null(taken, False).to_numpy(zero_copy_only=False)]] = True
+        mask: Bools = on_offer
         return mask
 
     @cached_property
@@ -128,8 +128,10 @@ class Batch:
         """The same as objects, for what goes step by step anyway. Two rows may have one id: planted cheats do."""
         rows = pa.array(range(len(self))).cast(pa.string())
         steps = self.steps.set_column(0, "trajectory_id", rows.take(pa.array(self.owner_T)))
-        found = trajectories_from_arrow(self.trajectories.set_column(0, "trajectory_id", rows), steps)
-        return [replace(one, trajectory_id=name) for one, name in zip(found, self.ids, strict=True)]
+        trajectories = trajectories_from_arrow(self.trajectories.set_column(0, "trajectory_id", rows), steps)
+        return [
+            replace(trajectory, trajectory_id=name) for trajectory, name in zip(trajectories, self.ids, strict=True)
+        ]
 
     def all_of(self, holds_T: Bools) -> Bools:
         """(N,): does it hold at every step? True for a trajectory without steps."""

@@ -59,14 +59,14 @@ def warn_unverifiable(reasons: Mapping[str, str]) -> None:
 
 def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda done: None) -> list[dict[str, Any]]:
     """Where everything that is not routed yet would go and why: counts with an example. Nothing is written."""
-    found: dict[tuple[str, str], list[str]] = {}
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for routes in chain([_broken(lake, config)], (routes for _, _, routes in _curated(config, lake, dry_run=True))):
-        for one in routes:
-            found.setdefault((str(one.route), one.reason), []).append(one.trajectory_id)
+        for routed in routes:
+            by_reason.setdefault((str(routed.route), routed.reason), []).append(routed.trajectory_id)
         progress(len(routes))
     return [
         {"route": to, "reason": reason, "trajectories": len(ids), "example": min(ids)}
-        for (to, reason), ids in sorted(found.items())
+        for (to, reason), ids in sorted(by_reason.items())
     ]
 
 
@@ -94,7 +94,7 @@ def _curated(config: Config, lake: Lake, *, dry_run: bool) -> Iterator[tuple[Seq
 
 def decisive(verdicts: Sequence[Verdict], gates: Sequence[bool]) -> list[Verdict]:
     """The verdicts of the verifiers that gate."""
-    return [said for said, decides in zip(verdicts, gates, strict=True) if decides]
+    return [verdict for verdict, decides in zip(verdicts, gates, strict=True) if decides]
 
 
 def cases_of(
@@ -134,11 +134,11 @@ def route_counts(lake: Lake) -> dict[str, int]:
 
 def route_reasons(lake: Lake) -> list[dict[str, Any]]:
     """How many trajectories of the whole lake went where for which reason, with one to look at."""
-    found: list[dict[str, Any]] = lake.sql(
+    rows: list[dict[str, Any]] = lake.sql(
         """select route, route_reason as reason, count(*) as trajectories, min(trajectory_id) as example
            from trajectories where route is not null group by all order by route, trajectories desc, reason"""
     ).to_pylist()
-    return found
+    return rows
 
 
 def waiting(lake: Lake, config: Config) -> list[list[str]]:
@@ -146,31 +146,34 @@ def waiting(lake: Lake, config: Config) -> list[list[str]]:
     chunks: list[list[str]] = []
     steps = CHUNK_STEPS
     lengths = dict(_unrouted(lake, config, f"stop_reason <> '{StopReason.INFRASTRUCTURE}'"))
-    for one in lake.by_commit(list(lengths)):
-        if steps + lengths[one] > CHUNK_STEPS or len(chunks[-1]) == CHUNK:
+    for trajectory_id in lake.by_commit(list(lengths)):
+        if steps + lengths[trajectory_id] > CHUNK_STEPS or len(chunks[-1]) == CHUNK:
             chunks.append([])
             steps = 0
-        chunks[-1].append(one)
-        steps += lengths[one]
+        chunks[-1].append(trajectory_id)
+        steps += lengths[trajectory_id]
     return chunks
 
 
 def _broken(lake: Lake, config: Config) -> list[Route]:
     """Routes of the episodes that the infrastructure broke."""
     now = lake.now()
-    found = _unrouted(lake, config, f"stop_reason = '{StopReason.INFRASTRUCTURE}'")
-    return [route(Case(one, Split.TRAIN, StopReason.INFRASTRUCTURE, (), ()), at=now) for one, _ in found]
+    unrouted = _unrouted(lake, config, f"stop_reason = '{StopReason.INFRASTRUCTURE}'")
+    return [
+        route(Case(trajectory_id, Split.TRAIN, StopReason.INFRASTRUCTURE, (), ()), at=now)
+        for trajectory_id, _ in unrouted
+    ]
 
 
 def _unrouted(lake: Lake, config: Config, condition: str) -> list[tuple[str, int]]:
     """(id, length) of the environment's trajectories that are not routed yet."""
-    found = lake.sql(
+    table = lake.sql(
         f"""select trajectory_id, length from trajectories
             where route is null and environment = {quoted(config.environment.name)}
               and parameters = {quoted(canonical(config.environment.parameters))}
               and {condition} order by trajectory_id"""
     )
-    return list(zip(*found.to_pydict().values(), strict=True))
+    return list(zip(*table.to_pydict().values(), strict=True))
 
 
 def check_splits(lake: Lake) -> None:
@@ -201,7 +204,7 @@ def unteachable(config: Config, lake: Lake, condition: str = "route is null") ->
 
 def _append(lake: Lake, group: Sequence[Findings], echo: Repeats, routes: Sequence[Route]) -> None:
     segments = [part for findings in group for row in findings.segments for part in row]
-    verdicts = [said for findings in group for row in findings.verdicts for said in row]
+    verdicts = [verdict for findings in group for row in findings.verdicts for verdict in row]
     prints = echo.marked(pa.concat_tables([findings.fingerprints for findings in group]))
     lake.append_facts("segments", segments_to_arrow(segments), "segments", key=("source",))
     lake.append_facts("verdicts", verdicts_to_arrow(verdicts), "verdicts", key=("verifier", "version", "arguments"))

@@ -25,7 +25,9 @@ class Repeats:
 
     def marked(self, fingerprints: pa.Table) -> pa.Table:
         """Fingerprints with what each repeats."""
-        earlier = [self.repeats.get(one, (None, None)) for one in fingerprints["trajectory_id"].to_pylist()]
+        earlier = [
+            self.repeats.get(trajectory_id, (None, None)) for trajectory_id in fingerprints["trajectory_id"].to_pylist()
+        ]
         for place, name in enumerate(("duplicate_of", "similarity")):
             number = fingerprints.schema.get_field_index(name)
             field = fingerprints.schema.field(number)

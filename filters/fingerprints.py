@@ -105,8 +105,8 @@ def bands(values_NV: NDArray[np.uint32]) -> Hashes:
 
 def _band_lists(signatures: list[NDArray[np.uint32]], empty: Bools) -> pa.Array:
     """Empty lists for episodes without steps: they are like nothing."""
-    found = bands(np.array(signatures, np.uint32).reshape(-1, VALUES))
-    return pa.array([() if none else row for row, none in zip(found, empty, strict=True)], pa.list_(pa.uint64()))
+    rows = bands(np.array(signatures, np.uint32).reshape(-1, VALUES))
+    return pa.array([() if none else row for row, none in zip(rows, empty, strict=True)], pa.list_(pa.uint64()))
 
 
 def _hashes(column: pa.ChunkedArray) -> Hashes:
@@ -115,9 +115,9 @@ def _hashes(column: pa.ChunkedArray) -> Hashes:
     return np.fromiter(map(xxhash.xxh3_64_intdigest, texts), np.uint64, len(texts))
 
 
-def _pair(one: Hashes, other: Hashes) -> Hashes:
+def _pair(first: Hashes, second: Hashes) -> Hashes:
     """A hash of two hashes, in this order."""
-    mixed = (one * _MIX) ^ (other + (one >> np.uint64(29)))
+    mixed = (first * _MIX) ^ (second + (first >> np.uint64(29)))
     result: Hashes = mixed ^ (mixed >> np.uint64(32))
     return result
 

@@ -78,13 +78,20 @@ def reverify(
             at = lake.now()
             findings = batch_verifier.examine(read_batch(lake, chunk))
             unverifiable |= findings.unverifiable
-            said = [replace(one, created_at=at) for row in findings.verdicts for one in row]
+            verdicts = [replace(verdict, created_at=at) for row in findings.verdicts for verdict in row]
             mine = f"list_contains({literal(chunk)}, trajectory_id)"
             before = _in_force(lake, mine)
-            routes = _routes(lake, config, [one for one in said if _reroutes(before, one, gates)], before, gates, mine)
-            changes += _changes(said, before, routes)
+            routes = _routes(
+                lake,
+                config,
+                [verdict for verdict in verdicts if _reroutes(before, verdict, gates)],
+                before,
+                gates,
+                mine,
+            )
+            changes += _changes(verdicts, before, routes)
             if not dry_run:  # routes first: a killed run finds the old verdict in force and goes on from there
-                _append(lake, [one for one in said if not _same_maker(before, one)], routes, name)
+                _append(lake, [verdict for verdict in verdicts if not _same_maker(before, verdict)], routes, name)
             progress(len(chunk))
     warn_unverifiable(unverifiable)
     touched = [change.trajectory_id for change in changes]
@@ -98,18 +105,18 @@ def reverify(
 def _curated_since(config: Config, lake: Lake, since: int) -> list[str]:
     with lake.catalog.read() as connection:
         late = set(connection.scalars(select(TRAJECTORY.c.trajectory_id).where(TRAJECTORY.c.snapshot > since)))
-    found: list[str] = lake.sql(
+    trajectory_ids: list[str] = lake.sql(
         f"""select trajectory_id from trajectories
             where route is not null and stop_reason <> '{StopReason.INFRASTRUCTURE}'
               and environment = {quoted(config.environment.name)}
               and parameters = {quoted(canonical(config.environment.parameters))} order by trajectory_id"""
     )["trajectory_id"].to_pylist()
-    return [one for one in found if one in late]
+    return [trajectory_id for trajectory_id in trajectory_ids if trajectory_id in late]
 
 
 def _in_force(lake: Lake, mine: str) -> InForce:
-    told = verdicts_from_arrow(lake.sql(f"select * from verdicts where {mine} order by created_at"))
-    return {(one.trajectory_id, one.verifier): one for one in told}
+    verdicts = verdicts_from_arrow(lake.sql(f"select * from verdicts where {mine} order by created_at"))
+    return {(verdict.trajectory_id, verdict.verifier): verdict for verdict in verdicts}
 
 
 def _same_maker(before: InForce, after: Verdict) -> bool:
@@ -138,10 +145,10 @@ def _reroutes(before: InForce, after: Verdict, gates: set[str]) -> bool:
 
 
 def _routes(
-    lake: Lake, config: Config, said: Sequence[Verdict], before: InForce, gates: set[str], mine: str
+    lake: Lake, config: Config, verdicts: Sequence[Verdict], before: InForce, gates: set[str], mine: str
 ) -> list[Route]:
     """Routes under new verdicts, where they differ from those in force."""
-    if not said:
+    if not verdicts:
         return []
     segments: dict[str, list[Segment]] = {}
     for part in segments_from_arrow(lake.sql(f'select * from segments where {mine} order by trajectory_id, "index"')):
@@ -153,36 +160,46 @@ def _routes(
     ).to_pylist()
     cases, problems = {row["trajectory_id"]: row for row in rows}, unteachable(config, lake, mine)
     routes = []
-    for new in said:
-        one, row = new.trajectory_id, cases[new.trajectory_id]
-        others = [before[one, name] for name in sorted(gates - {new.verifier}) if (one, name) in before]
+    for new in verdicts:
+        trajectory_id, row = new.trajectory_id, cases[new.trajectory_id]
+        others = [
+            before[trajectory_id, name] for name in sorted(gates - {new.verifier}) if (trajectory_id, name) in before
+        ]
         case = Case(
-            one,
+            trajectory_id,
             Split(row["split"]),
             StopReason(row["stop_reason"]),
             [new, *others],
-            segments.get(one, []),
+            segments.get(trajectory_id, []),
             row["route_reason"] == COPIED,
             bool(row["repeats"]),
             TrajectoryOrigin.COLLECTED if row["ours"] else TrajectoryOrigin.IMPORTED,
             config.curate.vouch,
-            problems.get(one, ""),
+            problems.get(trajectory_id, ""),
         )
-        found = route(case, source=f"reverify {new.verifier} {digest(new.version, new.arguments)}", at=new.created_at)
-        if (found.route, found.verified, found.reason) != (row["route"], row["verified"], row["route_reason"]):
-            routes.append(found)
+        new_route = route(
+            case, source=f"reverify {new.verifier} {digest(new.version, new.arguments)}", at=new.created_at
+        )
+        if (new_route.route, new_route.verified, new_route.reason) != (
+            row["route"],
+            row["verified"],
+            row["route_reason"],
+        ):
+            routes.append(new_route)
     return routes
 
 
-def _changes(said: Sequence[Verdict], before: InForce, routes: Sequence[Route]) -> list[Change]:
-    to = {one.trajectory_id: str(one.route) for one in routes}
-    found = []
-    for one in said:
-        if _changed(before, one):
-            old = before.get((one.trajectory_id, one.verifier))
-            route = to.get(one.trajectory_id, "")
-            found.append(Change(one.trajectory_id, old.passed if old else None, one.passed, _why(old, one), route))
-    return found
+def _changes(verdicts: Sequence[Verdict], before: InForce, routes: Sequence[Route]) -> list[Change]:
+    to = {routed.trajectory_id: str(routed.route) for routed in routes}
+    changes = []
+    for verdict in verdicts:
+        if _changed(before, verdict):
+            old = before.get((verdict.trajectory_id, verdict.verifier))
+            route = to.get(verdict.trajectory_id, "")
+            changes.append(
+                Change(verdict.trajectory_id, old.passed if old else None, verdict.passed, _why(old, verdict), route)
+            )
+    return changes
 
 
 def _append(lake: Lake, verdicts: Sequence[Verdict], routes: Sequence[Route], name: str) -> None:

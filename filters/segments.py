@@ -35,7 +35,7 @@ def segments_of(batch: Batch) -> list[list[Segment]]:
     gains = np.flatnonzero(_gains(batch))
     bounds = np.searchsorted(gains, batch.starts_N1)
     rewards = np.nan_to_num(batch.step_numbers("reward"), posinf=0.0, neginf=0.0)
-    found: list[list[Segment]] = [[] for _ in range(len(batch))]
+    segments: list[list[Segment]] = [[] for _ in range(len(batch))]
     for row, trajectory_id in enumerate(batch.ids):
         start, end = batch.starts_N1[row], batch.starts_N1[row + 1]
         mine = (gains[bounds[row] : bounds[row + 1]] - start).tolist()
@@ -43,8 +43,8 @@ def segments_of(batch: Batch) -> list[list[Segment]]:
         views = batch.steps["observation"].slice(start, end - start).to_pylist() if mine else []
         for number, (first, last, name, done) in enumerate(_parts(mine, actions, views, int(end - start))):
             reward = float(rewards[start + first : start + last].sum())
-            found[row].append(Segment(trajectory_id, number, first, last, name, done, reward, SOURCE))
-    return found
+            segments[row].append(Segment(trajectory_id, number, first, last, name, done, reward, SOURCE))
+    return segments
 
 
 def _parts(

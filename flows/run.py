@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flywheel.config.algorithms import PhaseConfig
+from flywheel.config.algorithms import KINDS
 from flywheel.config.root import Config
 from flywheel.errors import ConfigError, PrerequisiteError
 from flywheel.flows.api import heard, quiet, reached_api
@@ -26,7 +26,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     from flywheel.flows.iterations import check_settings, iterations
 
     finetune = config.train.finetune
-    if finetune and set(finetune.kinds) < set(PhaseConfig.kinds):
+    if finetune and set(finetune.kinds) < set(KINDS):
         known = " and ".join(finetune.kinds)
         raise ConfigError(
             f"{finetune.algorithm} finetunes {known} students alone, and a turn distills both kinds; "

@@ -197,12 +197,33 @@ def test_credit_under_other_arguments_stays_apart(filled: Lake) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "arguments"),
+    [("gigpo", {"weight": 1.0}), ("returns", {"gamma": 0.97}), ("gae", {"lam": 0.5})],
+)
+def test_the_credit_method_and_its_lambda_are_settings(filled: Lake, method: str, arguments: dict[str, float]) -> None:
+    credit = f"{{method='{method}'" + (", lam=0.5}" if "lam" in arguments else "}")
+    distill(config(filled, "awr", f"train.finetune.credit={credit}"), filled, "flat", 1)
+    rows = filled.sql(f"select distinct arguments from credits where method = '{method}' and source like 'credit/1 %'")
+    written = [json.loads(text) for text in rows["arguments"].to_pylist()]
+    assert any(arguments.items() <= one.items() for one in written)
+
+
+def test_a_method_that_does_not_credit_the_student_s_levels_is_refused_before_training(filled: Lake) -> None:
+    before = filled.snapshot()
+    for kind, method in (("hierarchical", "gigpo"), ("flat", "hae")):
+        with pytest.raises(ConfigError, match=r"awr finetunes (flat|hierarchical) students alone"):
+            distill(config(filled, "awr", f"train.finetune.credit.method={method}"), filled, kind, 1)
+    assert filled.snapshot() == before
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("algorithm=magic", "train.finetune.algorithm: must be one of bc, awr, kd, dpo, ppo, grpo"),
         ("beta=2", "train.finetune.algorithm: must be one of bc"),
         ("{algorithm='ppo', beta=2}", "unknown key 'train.finetune.beta'; known keys: .*clip_low"),
         ("{algorithm='awr', credit={gama=1}}", "unknown key 'train.finetune.credit.gama'; did you mean 'gamma'"),
+        ("{algorithm='awr', credit={method='returns', lam=0.9}}", "credit.method returns has no λ; leave out lam"),
         ("{algorithm='kd', teacher={hidden='x'}}", "train.finetune.teacher.hidden: .*integer"),
     ],
 )

@@ -144,25 +144,25 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         raise RecordError(explain(error)) from error
     if document.schema_version not in KNOWN:
         raise RecordError(f"schema_version {document.schema_version}; known are ATIF-v1.0 to {VERSION}")
-    own = (document.extra or {}).get(OWN)
-    if own is None:
+    extra = (document.extra or {}).get(OWN)
+    if extra is None:
         yield from _foreign(document, record, split, source)
     else:
-        yield _restored(document, own, source.folder)
+        yield _restored(document, extra, source.folder)
 
 
-def _restored(document: atif.Trajectory, own: Any, folder: Path) -> Trajectory:
+def _restored(document: atif.Trajectory, extra: Any, folder: Path) -> Trajectory:
     try:
         parts = document.subagent_trajectories or [document]
         acted = [step for part in parts for step in part.steps if step.tool_calls]
-        told = [step for step in parts[0].steps if step.source == "user"]
-        seen = [told[-1].message, *(step.observation.results[0].content for step in acted if step.observation)]
+        user_steps = [step for step in parts[0].steps if step.source == "user"]
+        seen = [user_steps[-1].message, *(step.observation.results[0].content for step in acted if step.observation)]
         contents = [_restored_parts(content, folder) for content in seen]
         steps = tuple(_step(step, *content) for step, content in zip(acted, contents, strict=False))
         images = {image.sha256: image for _, image in contents if image is not None}
-        root = {name: own.get(name, _SPENT[name]) if name in _SPENT else own[name] for name in _ROOT_EXTRA}
+        root = {name: extra.get(name, _SPENT[name]) if name in _SPENT else extra[name] for name in _ROOT_EXTRA}
         restored = Trajectory(
-            **{**root, "split": Split(own["split"]), "stop_reason": StopReason(own["stop_reason"])},
+            **{**root, "split": Split(extra["split"]), "stop_reason": StopReason(extra["stop_reason"])},
             instruction=str(document.steps[0].message),
             steps=steps,
             images=tuple(images.values()),
@@ -175,8 +175,8 @@ def _restored(document: atif.Trajectory, own: Any, folder: Path) -> Trajectory:
 
 
 def _step(step: atif.Step, observation: str, image: Image | None) -> Step:
-    own, metrics = (step.extra or {})[OWN], step.metrics or atif.Metrics()
-    rest = {name: own[name] for name in _STEP_EXTRA}
+    extra, metrics = (step.extra or {})[OWN], step.metrics or atif.Metrics()
+    rest = {name: extra[name] for name in _STEP_EXTRA}
     valid = rest["valid_actions"]
     for name in ("top_tokens", "top_logprobs"):
         rest[name] = None if rest[name] is None else tuple(map(tuple, rest[name]))
@@ -204,14 +204,14 @@ def _foreign(document: atif.Trajectory, record: Any, split: Split, source: ReadC
             started = _seconds(step.timestamp, source)
         if step.source == "agent":
             calls = [called(call.function_name, call.arguments) for call in step.tool_calls or []]
-            said = [step.reasoning_content or "", message if calls else ""]
+            thoughts = [step.reasoning_content or "", message if calls else ""]
             metrics = step.metrics or atif.Metrics()
             turns.append(
                 Turn(
                     observation="\n\n".join(waiting),
                     action="\n".join(calls) or message,
                     feedback=event,
-                    thought="\n".join(part for part in said if part),
+                    thought="\n".join(part for part in thoughts if part),
                     prompt_tokens=source.count("metrics.prompt_tokens", metrics.prompt_tokens),
                     completion_tokens=source.count("metrics.completion_tokens", metrics.completion_tokens),
                     logprobs=None if metrics.logprobs is None else tuple(metrics.logprobs),

@@ -84,13 +84,13 @@ def run_of(conversation: Conversation, record: Any, source: ReadContext) -> Run:
             screenshot = pictures[-1].sha256 if pictures else screenshot
             continue
         calls = [called(call.function.name, call.function.arguments) for call in message.tool_calls or []]
-        said = [message.reasoning_content or "", text if calls else ""]
+        thoughts = [message.reasoning_content or "", text if calls else ""]
         turns.append(
             Turn(
                 observation="\n\n".join(waiting),
                 action="\n".join(calls) or text,
                 feedback="\n".join(replies) if turns else "",
-                thought="\n".join(part for part in said if part),
+                thought="\n".join(part for part in thoughts if part),
                 trainable=whole and message.weight != 0,
                 screenshot=screenshot,
             )

@@ -36,10 +36,10 @@ def default_condition(format: str) -> str:
 def select_ids(lake: Lake, condition: str) -> list[str]:
     """Ids of the trajectories that a condition selects, in a fixed order."""
     check_condition(condition)
-    found: list[str] = lake.sql(f"select trajectory_id from trajectories where ({condition}\n) order by trajectory_id")[
-        "trajectory_id"
-    ].to_pylist()
-    return found
+    trajectory_ids: list[str] = lake.sql(
+        f"select trajectory_id from trajectories where ({condition}\n) order by trajectory_id"
+    )["trajectory_id"].to_pylist()
+    return trajectory_ids
 
 
 def export(
@@ -111,14 +111,14 @@ def _texts(
             ]
         if format == "dpo":
             yield from ((name, _json(pair)) for name, pair in _pairs(lake, trajectories))
-        for one in trajectories if format != "dpo" else ():
-            seen = any(step.screenshot for step in one.steps)
-            images = lake.images(one.trajectory_id) if seen else {}
+        for episode in trajectories if format != "dpo" else ():
+            seen = any(step.screenshot for step in episode.steps)
+            images = lake.images(episode.trajectory_id) if seen else {}
             try:
-                rows = list(_of(format, one, segments.get(one.trajectory_id, ()), images))
+                rows = list(_of(format, episode, segments.get(episode.trajectory_id, ()), images))
                 texts = [(name, _json(row)) for name, row in rows]
             except Exception as error:
-                leave_out(one.trajectory_id, named_reason(error))
+                leave_out(episode.trajectory_id, named_reason(error))
                 continue
             if format == "atif":
                 _write_images(folder, images)
@@ -154,10 +154,10 @@ def _write_images(folder: Path, images: Mapping[str, Image]) -> None:
 def _segments(lake: Lake, ids: Sequence[str]) -> dict[str, list[Segment]]:
     mine = f"list_contains({literal(ids)}, trajectory_id)"
     table = lake.sql(f'select * from segments where {mine} order by trajectory_id, "index"')
-    found: dict[str, list[Segment]] = {}
+    by_trajectory: dict[str, list[Segment]] = {}
     for segment in segments_from_arrow(table):
-        found.setdefault(segment.trajectory_id, []).append(segment)
-    return found
+        by_trajectory.setdefault(segment.trajectory_id, []).append(segment)
+    return by_trajectory
 
 
 def _pairs(lake: Lake, verified: Sequence[Trajectory]) -> Iterator[Row]:

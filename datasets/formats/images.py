@@ -41,8 +41,8 @@ def image_at(folder: Path, path: str) -> Image:
     except (OSError, ValueError) as error:
         raise UnreadableImageError(f"image {path} cannot be read") from error
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise RecordError(f"image {path} is no regular file")
         data = file.read(LARGEST + 1)
     return _image(data, f"image {path}")

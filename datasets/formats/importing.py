@@ -148,8 +148,10 @@ def trajectories_of(raw: Raw, options: ImportOptions, source: ReadContext) -> li
         if options.trust:
             stored = as_trusted(trajectory, path, options.by)
         else:
-            own = trajectory.claims is not None
-            identity = digest(IMPORTED, options.format, record, place, size=16) if own else trajectory.trajectory_id
+            has_claims = trajectory.claims is not None
+            identity = (
+                digest(IMPORTED, options.format, record, place, size=16) if has_claims else trajectory.trajectory_id
+            )
             stored = as_claim(trajectory, identity, path, options.by)
         _check_id(stored.trajectory_id)
         if stored.extra is not None and not stored.extra.startswith("{"):
@@ -170,7 +172,16 @@ def _assigned(
     """
 
     def record(entries: Sequence[tuple[Raw, list[Trajectory]]]) -> None:
-        assign(lake, [one.task for _, found in entries for one in found if one.claims is None], by)
+        assign(
+            lake,
+            [
+                trajectory.task
+                for _, trajectories in entries
+                for trajectory in trajectories
+                if trajectory.claims is None
+            ],
+            by,
+        )
 
     try:
         record(waiting)
@@ -203,10 +214,10 @@ def find_files(paths: Sequence[Path], format: str) -> list[tuple[Path, Path]]:
 
 def _files(path: Path, format: str) -> list[Path]:
     if path.is_dir():
-        found = sorted(one for one in path.rglob("*") if one.suffix in SUFFIXES[format] and not one.is_dir())
-        if not found:
+        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES[format] and not file.is_dir())
+        if not files:
             raise LakeError(f"no {' or '.join(SUFFIXES[format])} files in {path}")
-        return found
+        return files
     if not path.is_file():
         raise LakeError(f"no file at {path}; nothing was imported")
     return [path]

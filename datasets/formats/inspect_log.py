@@ -76,12 +76,13 @@ def _plain(message: dict[str, Any], attachments: Mapping[str, str], source: Read
     if isinstance(content, str) and content.startswith("attachment://"):
         content = attachments.get(content.removeprefix("attachment://"), content)
     plain = {"role": message.get("role"), "content": content, "reasoning_content": "\n".join(thoughts) or None}
-    told = message.get("tool_calls") or []
-    if not isinstance(told, list) or not all(isinstance(call, dict) for call in told):
+    tool_calls = message.get("tool_calls") or []
+    if not isinstance(tool_calls, list) or not all(isinstance(call, dict) for call in tool_calls):
         source.count_unread("tool_calls: not a list of calls")
-        return {**plain, "content": content or compact(told), "weight": 0}
+        return {**plain, "content": content or compact(tool_calls), "weight": 0}
     calls = [
-        {"function": {"name": str(call.get("function")), "arguments": call.get("arguments") or {}}} for call in told
+        {"function": {"name": str(call.get("function")), "arguments": call.get("arguments") or {}}}
+        for call in tool_calls
     ]
     return {**plain, "tool_calls": calls or None}
 

@@ -69,7 +69,9 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
     try:
         export = _Export.model_validate(record)
         traces: dict[str, list[_Span]] = {}
-        for span in (one for part in export.resourceSpans for scope in part.scopeSpans for one in scope.spans):
+        for span in (
+            exported_span for part in export.resourceSpans for scope in part.scopeSpans for exported_span in scope.spans
+        ):
             if any(attribute.key == OUTPUT for attribute in span.attributes):
                 traces.setdefault(span.traceId, []).append(span)
         runs = [_run(sorted(spans, key=lambda span: span.startTimeUnixNano), source) for spans in traces.values()]
@@ -86,14 +88,14 @@ def _run(spans: list[_Span], source: ReadContext) -> Run:
     instruction, model = "", "unknown"
     for span in spans:
         values = {attribute.key: next(iter(attribute.value.values()), None) for attribute in span.attributes}
-        heard, said = _messages(values.get(INPUT)), _messages(values.get(OUTPUT))
+        input_messages, output_messages = _messages(values.get(INPUT)), _messages(values.get(OUTPUT))
         model = str(values.get("gen_ai.request.model") or values.get("gen_ai.response.model") or model)
-        instruction = instruction or next((_text(message) for message in heard if message.role == "user"), "")
-        last = max((place for place, message in enumerate(heard) if message.role == "assistant"), default=-1)
-        new = "\n\n".join(_text(one) for one in heard[last + 1 :])
-        parts = [part for one in said for part in one.parts]
+        instruction = instruction or next((_text(message) for message in input_messages if message.role == "user"), "")
+        last = max((place for place, message in enumerate(input_messages) if message.role == "assistant"), default=-1)
+        new = "\n\n".join(_text(message) for message in input_messages[last + 1 :])
+        parts = [part for message in output_messages for part in message.parts]
         calls = [called(part.name, part.arguments or {}) for part in parts if part.type == "tool_call"]
-        text = "\n".join(_text(one) for one in said)
+        text = "\n".join(_text(message) for message in output_messages)
         thoughts = [str(part.content) for part in parts if part.type == "reasoning"]
         turns.append(
             Turn(
@@ -117,12 +119,12 @@ def _messages(value: Any) -> list[_Message]:
     if value is None:
         return []
     try:
-        found = json.loads(value) if isinstance(value, str) else None
+        messages = json.loads(value) if isinstance(value, str) else None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"messages are not JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(found, list):
+    if not isinstance(messages, list):
         raise RecordError("messages are not a JSON list in a string")
-    return [_Message.model_validate(one) for one in found]
+    return [_Message.model_validate(message) for message in messages]
 
 
 def _text(message: _Message) -> str:
@@ -131,7 +133,9 @@ def _text(message: _Message) -> str:
         for part in message.parts
         if part.type in ("text", "tool_call_response")
     ]
-    return "\n".join(one if isinstance(one, str) else compact(one) for one in shown if one is not None)
+    return "\n".join(
+        content if isinstance(content, str) else compact(content) for content in shown if content is not None
+    )
 
 
 def _seconds(nanoseconds: int, source: ReadContext) -> float:

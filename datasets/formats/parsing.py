@@ -51,12 +51,12 @@ def raw_records(path: Path, root: Path, split: Splitter | None, most: int = RECO
         yield Raw(path, 1, b"", f"cannot be opened: {reason_of(error)}")
         return
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             yield Raw(path, 1, b"", "not a regular file")
         elif path.suffix == ".jsonl":
             yield from _lines(path, file, most)
-        elif found.st_size > most:
+        elif status.st_size > most:
             yield Raw(path, 1, file.read(BLOCK), _too_long(most))
         else:
             yield from _document(path, file.read(most + 1), split)

@@ -48,10 +48,10 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         document = _Traj.model_validate(record)
     except ValidationError as error:
         raise RecordError(explain(error)) from error
-    told = (
+    user_messages = (
         message.content for message in document.history if message.role == "user" and isinstance(message.content, str)
     )
-    instruction = next(told, "")
+    instruction = next(user_messages, "")
     turns, seen = [], instruction
     for number, turn in enumerate(document.trajectory):
         turns.append(

@@ -20,8 +20,8 @@ def sft_rows(
     Rows are conversational (`messages`); `weight` 0 marks answers that must not be learned.
     """
     name = {"trajectory_id": trajectory.trajectory_id}
-    told = {"role": "system", "content": trajectory.instruction}
-    yield FLAT, {**name, "messages": [told, *messages_of(trajectory.steps, images)]}
+    system_message = {"role": "system", "content": trajectory.instruction}
+    yield FLAT, {**name, "messages": [system_message, *messages_of(trajectory.steps, images)]}
     parts = [part for part in segments if part.completed]
     for part in parts:
         order = {"role": "system", "content": part.subgoal}
@@ -36,7 +36,7 @@ def sft_rows(
                 {"role": "assistant", "content": part.subgoal},
             )
         ]
-        yield PLANNER, {**name, "messages": [told, *plan]}
+        yield PLANNER, {**name, "messages": [system_message, *plan]}
 
 
 def sharegpt_row(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]:

@@ -345,5 +345,5 @@ def _last(connection: Connection) -> float:
     """When the newest of what is read as of a snapshot was recorded; 0 in an empty catalog."""
     newest = select(SNAPSHOT.c.created_at).order_by(SNAPSHOT.c.id.desc()).limit(1)
     stamps = (POLICY.c.created_at, CHAMPION.c.created_at, GATE.c.created_at, ITERATION.c.started_at)
-    found = [connection.scalar(newest), *(connection.scalar(select(func.max(stamp))) for stamp in stamps)]
-    return max((one for one in found if one is not None), default=0.0)
+    times = [connection.scalar(newest), *(connection.scalar(select(func.max(stamp))) for stamp in stamps)]
+    return max((recorded_at for recorded_at in times if recorded_at is not None), default=0.0)

@@ -173,8 +173,8 @@ def read_steps(
         runs = [np.arange(ends[place] - lengths[place], ends[place]) for place in places]
         return np.concatenate([np.zeros(0, np.int64), *runs])
 
-    found = _read(steps, lambda path, filesystem: _rows_in(path, filesystem, wanted, columns, mine))
-    return read_rows(steps, trajectory_ids, columns) if length and found.num_rows != length else found
+    table = _read(steps, lambda path, filesystem: _rows_in(path, filesystem, wanted, columns, mine))
+    return read_rows(steps, trajectory_ids, columns) if length and table.num_rows != length else table
 
 
 def _rows_in(
@@ -193,7 +193,7 @@ def _rows_in(
             groups = [group for group in groups if group < len(ends)]
         read = None if columns is None else list(dict.fromkeys((KEY, *columns)))
         nothing = file.schema_arrow.empty_table() if read is None else file.schema_arrow.empty_table().select(read)
-        table = pa.concat_tables([nothing, *(file.read_row_group(one, read, use_threads=False) for one in groups)])
+        table = pa.concat_tables([nothing, *(file.read_row_group(group, read, use_threads=False) for group in groups)])
     mine = pc.is_in(table[KEY], value_set=wanted)
     places = np.flatnonzero(mine.to_numpy())
     together = len(places) > 0 and places[-1] - places[0] + 1 == len(places)

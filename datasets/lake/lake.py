@@ -111,9 +111,9 @@ class Lake:
         by_id = {trajectory.trajectory_id: trajectory for trajectory in trajectories}
 
         def tables_of(fresh: Sequence[str]) -> dict[str, Tables]:
-            new = [by_id[one] for one in fresh]
+            new = [by_id[trajectory_id] for trajectory_id in fresh]
             files: dict[str, Tables] = {"trajectories": [trajectories_to_arrow(new)], "steps": steps_to_arrow(new)}
-            if any(one.images for one in new):
+            if any(trajectory.images for trajectory in new):
                 files["images"] = images_to_arrow(new)
             return files
 
@@ -162,10 +162,10 @@ class Lake:
 
     def write(self, name: str, kind: str, tables: Tables) -> Written:
         """Write one file of a part that no snapshot reads yet."""
-        file, found = file_name(name, kind), Counter[str]()
-        written = write_parquet(redacted(tables, found, self.redact), ARROW_SCHEMAS[kind], self.staging / file)
+        file, redactions = file_name(name, kind), Counter[str]()
+        written = write_parquet(redacted(tables, redactions, self.redact), ARROW_SCHEMAS[kind], self.staging / file)
         self.storage.publish(self.staging / file, file)
-        return replace(written, redacted=tuple(sorted(found.items())))
+        return replace(written, redacted=tuple(sorted(redactions.items())))
 
     def discard(self, name: str, kinds: Iterable[str]) -> None:
         """Remove the files of a part that did not get into the catalog."""
@@ -259,11 +259,11 @@ class Lake:
         place = self.storage.fetch(
             [name for versions in read.values() for names in versions.values() for name in names]
         )
-        found = {
+        paths = {
             kind: {version: [place[name] for name in names] for version, names in versions.items()}
             for kind, versions in read.items()
         }
-        return open_views(found, tables, self.storage.filesystem)
+        return open_views(paths, tables, self.storage.filesystem)
 
     def _check_files(self, at: int | None, kinds: Iterable[str], verify: bool) -> None:
         """Raise `LakeError` for a file that is not what was written."""
@@ -285,7 +285,7 @@ class Lake:
 
     def parts_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """Part → which of these trajectories it holds."""
-        found: dict[str, list[str]] = {}
+        by_part: dict[str, list[str]] = {}
         with self.catalog.read() as connection:
             for start in range(0, len(ids), LOOKUP):
                 query = select(TRAJECTORY).where(
@@ -293,8 +293,8 @@ class Lake:
                     TRAJECTORY.c.part.in_(select(PART.c.name)),
                 )
                 for row in connection.execute(query):
-                    found.setdefault(row.part, []).append(row.trajectory_id)
-        return found
+                    by_part.setdefault(row.part, []).append(row.trajectory_id)
+        return by_part
 
     def by_commit(self, ids: Sequence[str]) -> list[str]:
         """The same trajectories in the order of their commits, those of one file together."""
@@ -304,15 +304,15 @@ class Lake:
                 query = select(TRAJECTORY.c.snapshot, TRAJECTORY.c.part, TRAJECTORY.c.trajectory_id)
                 some = TRAJECTORY.c.trajectory_id.in_(ids[start : start + LOOKUP])
                 places += [tuple(row) for row in connection.execute(query.where(some))]
-        return [one for _, _, one in sorted(places)]
+        return [trajectory_id for _, _, trajectory_id in sorted(places)]
 
     def trajectories(self, ids: Sequence[str]) -> list[Trajectory]:
         """Whole trajectories without their images, in the order of the ids. Raises `LakeError` for an unknown one.
 
         The catalog knows their parts, so only the files that hold them are opened.
         """
-        found = {trajectory.trajectory_id: trajectory for trajectory in trajectories_from_arrow(*self.tables(ids))}
-        return [found[trajectory_id] for trajectory_id in ids]
+        by_id = {trajectory.trajectory_id: trajectory for trajectory in trajectories_from_arrow(*self.tables(ids))}
+        return [by_id[trajectory_id] for trajectory_id in ids]
 
     def tables(self, ids: Sequence[str]) -> tuple[pa.Table, pa.Table]:
         """The rows of trajectories and of their steps, as Arrow, in the order of the files."""
@@ -384,10 +384,10 @@ def _key(ledger: Table) -> str:
 
 def _known(connection: Connection, ledger: Table, kind: str, keys: Sequence[str]) -> set[str]:
     column = ledger.c[_key(ledger)]
-    found: set[str] = set()
+    known: set[str] = set()
     for start in range(0, len(keys), LOOKUP):
         query = select(column).where(column.in_(keys[start : start + LOOKUP]))
         if ledger is FACT:
             query = query.where(ledger.c.kind == kind)
-        found.update(connection.scalars(query))
-    return found
+        known.update(connection.scalars(query))
+    return known

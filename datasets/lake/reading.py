@@ -106,10 +106,10 @@ def _define(connection: duckdb.DuckDBPyConnection, files: Files, sort: str) -> N
 def _is_ours(file: Path) -> bool:
     try:
         with duckdb.connect(str(file), read_only=True) as connection:
-            found = connection.execute(f"select 1 from duckdb_tables() where table_name = '{MARK}'").fetchone()
+            row = connection.execute(f"select 1 from duckdb_tables() where table_name = '{MARK}'").fetchone()
     except duckdb.Error:
         return False
-    return found is not None
+    return row is not None
 
 
 def run_query(connection: duckdb.DuckDBPyConnection, statement: str, limits: QueryLimits) -> pa.Table:

@@ -97,8 +97,8 @@ SHORTEST = 6
 MARK = "[REDACTED:"
 
 
-def redacted(tables: Iterable[pa.Table], found: Counter[str], also: Collection[str] = ()) -> Iterator[pa.Table]:
-    """The tables with secrets in their text replaced by `[REDACTED:what]`; counts by kind are added to `found`.
+def redacted(tables: Iterable[pa.Table], redactions: Counter[str], also: Collection[str] = ()) -> Iterator[pa.Table]:
+    """The tables with secrets in their text replaced by `[REDACTED:what]`; counts by kind are added to `redactions`.
 
     `also`: optional kinds to look for, as `phone number` and `iban`.
     """
@@ -108,9 +108,9 @@ def redacted(tables: Iterable[pa.Table], found: Counter[str], also: Collection[s
         suspects = _suspects(flat, also)
         for name in read:
             if name in flat:
-                column = _cleaned_texts(name, table[name], suspects[name], found, also)
+                column = _cleaned_texts(name, table[name], suspects[name], redactions, also)
             else:
-                column = _cleaned_column(name, table[name], found, also)
+                column = _cleaned_column(name, table[name], redactions, also)
             if column is not None:
                 number = table.column_names.index(name)
                 table = table.set_column(number, table.schema.field(number), column)
@@ -136,21 +136,21 @@ def text_columns() -> list[tuple[str, str]]:
     ]
 
 
-def redact(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
+def redact(text: str, redactions: Counter[str], also: Collection[str] = ()) -> str:
     """One text without its secrets."""
-    return _redacted(text, found, _patterns(frozenset(also)))
+    return _redacted(text, redactions, _patterns(frozenset(also)))
 
 
-def _redact_name(text: str, found: Counter[str]) -> str:
+def _redact_name(text: str, redactions: Counter[str]) -> str:
     """A name or digest without the keys of services."""
-    return _redacted(text, found, _patterns(None))
+    return _redacted(text, redactions, _patterns(None))
 
 
-def _redacted(text: str, found: Counter[str], patterns: Sequence[_Pattern]) -> str:
+def _redacted(text: str, redactions: Counter[str], patterns: Sequence[_Pattern]) -> str:
     lowered = text.lower()
     for kind, pattern, check, signs in patterns:
         if not signs or any(sign in lowered for sign in signs):
-            text = pattern.sub(partial(_replace, kind, check, found), text)
+            text = pattern.sub(partial(_replace, kind, check, redactions), text)
     return text
 
 
@@ -160,38 +160,41 @@ def _cleaner(name: str, also: Collection[str]) -> Clean:
     return partial(redact_json if name in JSON else redact, also=also)
 
 
-def redact_json(text: str, found: Counter[str], also: Collection[str] = ()) -> str:
+def redact_json(text: str, redactions: Counter[str], also: Collection[str] = ()) -> str:
     """A JSON text whose strings have no secrets; what is no JSON is read as text."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
-        return redact(text, found, also)
-    before = found.total()
-    clean = _cleaned(whole, found, also)
-    return text if found.total() == before else json.dumps(clean, ensure_ascii=False)
+        return redact(text, redactions, also)
+    before = redactions.total()
+    clean = _cleaned(whole, redactions, also)
+    return text if redactions.total() == before else json.dumps(clean, ensure_ascii=False)
 
 
-def _cleaned(value: Any, found: Counter[str], also: Collection[str]) -> Any:
+def _cleaned(value: Any, redactions: Counter[str], also: Collection[str]) -> Any:
     if isinstance(value, str):
-        return redact(value, found, also)
+        return redact(value, redactions, also)
     if isinstance(value, list):
-        return [_cleaned(inner, found, also) for inner in value]
+        return [_cleaned(inner, redactions, also) for inner in value]
     if isinstance(value, dict):
-        return {redact(name, found, also): _cleaned_field(name, inner, found, also) for name, inner in value.items()}
+        return {
+            redact(name, redactions, also): _cleaned_field(name, inner, redactions, also)
+            for name, inner in value.items()
+        }
     return value
 
 
-def _cleaned_field(name: str, value: Any, found: Counter[str], also: Collection[str]) -> Any:
+def _cleaned_field(name: str, value: Any, redactions: Counter[str], also: Collection[str]) -> Any:
     """A value under a name that may say what it is, as `password`."""
     if not isinstance(value, str):
-        return _cleaned(value, found, also)
+        return _cleaned(value, redactions, also)
     counts = Counter[str]()
     whole = redact(f'"{name}": "{value}"', counts, also) if '"' not in value and "\\" not in value else ""
     head, tail = f'"{name}": "', '"'
     if counts and whole.startswith(head) and whole.endswith(tail):
-        found += counts
+        redactions += counts
         return whole[len(head) : -len(tail)]
-    return redact(value, found, also)
+    return redact(value, redactions, also)
 
 
 def _suspects(columns: Mapping[str, pa.ChunkedArray], also: Collection[str]) -> dict[str, set[str]]:
@@ -220,22 +223,22 @@ def _is_ascii(texts: pa.StringArray) -> bool:
 
 
 def _cleaned_column(
-    name: str, column: pa.ChunkedArray, found: Counter[str], also: Collection[str]
+    name: str, column: pa.ChunkedArray, redactions: Counter[str], also: Collection[str]
 ) -> pa.ChunkedArray | None:
     """A column of texts, or of lists or structs of them, without its secrets; None where it has none."""
     if column.null_count == len(column):
         return None
     if pa.types.is_struct(column.type):
-        whole, before = column.combine_chunks(), found.total()
+        whole, before = column.combine_chunks(), redactions.total()
         parts = [pa.chunked_array([part], part.type) for part in whole.flatten()]
-        texts = [_cleaned_column(name, part, found, also) if holds_text(part.type) else None for part in parts]
-        if found.total() == before:
+        texts = [_cleaned_column(name, part, redactions, also) if holds_text(part.type) else None for part in parts]
+        if redactions.total() == before:
             return None
         cleaned = [(old if new is None else new).combine_chunks() for old, new in zip(parts, texts, strict=True)]
         return pa.chunked_array([pa.StructArray.from_arrays(cleaned, fields=list(column.type))], column.type)
     if pa.types.is_list(column.type):
         whole = column.combine_chunks()
-        values = _cleaned_column(name, pa.chunked_array([whole.flatten()], column.type.value_type), found, also)
+        values = _cleaned_column(name, pa.chunked_array([whole.flatten()], column.type.value_type), redactions, also)
         if values is None:
             return None
         offsets = pc.cumulative_sum(pc.fill_null(pc.list_value_length(whole), 0))
@@ -243,25 +246,25 @@ def _cleaned_column(
         return pa.chunked_array(
             [pa.ListArray.from_arrays(offsets, values.combine_chunks(), mask=pc.is_null(whole))], column.type
         )
-    return _cleaned_texts(name, column, _suspects({name: column}, also)[name], found, also)
+    return _cleaned_texts(name, column, _suspects({name: column}, also)[name], redactions, also)
 
 
 def _cleaned_texts(
-    name: str, column: pa.ChunkedArray, suspects: Collection[str], found: Counter[str], also: Collection[str]
+    name: str, column: pa.ChunkedArray, suspects: Collection[str], redactions: Counter[str], also: Collection[str]
 ) -> pa.ChunkedArray | None:
     clean = _cleaner(name, also)
     secrets = {text for text in suspects if clean(text, Counter()) != text}
     if not secrets:
         return None
-    values = [clean(text, found) if text in secrets else text for text in column.to_pylist()]
+    values = [clean(text, redactions) if text in secrets else text for text in column.to_pylist()]
     return pa.chunked_array([pa.array(values, column.type)])
 
 
-def _replace(kind: str, check: Check | None, found: Counter[str], match: re.Match[str]) -> str:
+def _replace(kind: str, check: Check | None, redactions: Counter[str], match: re.Match[str]) -> str:
     """Where a group of a pattern holds the secret, what stands around it is kept."""
     if MARK in match[0] or (check and not check(match)):
         return match[0]
-    found[kind] += 1
+    redactions[kind] += 1
     secret = match.span(1) if match.re.groups == 1 and len(match[1] or "") >= SHORTEST else match.span()
     if check and match.re.groups == 1:
         secret = match.span(1)

@@ -40,8 +40,8 @@ def files_of(connection: Connection, at: int | None, storage: Storage, lake: str
         name = f"{row.name}.{row.kind}.parquet"
         size = present[name].bytes if name in present else -1
         if size != row.bytes:
-            found = "is missing" if size < 0 else f"has {size} bytes instead of {row.bytes}"
-            raise LakeError(f"broken Parquet file: {storage.address(name)} {found}; see: flywheel lake check")
+            flaw = "is missing" if size < 0 else f"has {size} bytes instead of {row.bytes}"
+            raise LakeError(f"broken Parquet file: {storage.address(name)} {flaw}; see: flywheel lake check")
         files[row.kind].setdefault(row.schema_version, []).append(name)
     return files
 

@@ -61,20 +61,20 @@ def conflicts(lake: Lake, tasks: Mapping[str, Task]) -> dict[str, str]:
     units = {name: list(units_of(task).values()) for name, task in tasks.items()}
     with lake.catalog.read() as connection:
         decided = _decided(connection, sorted({unit for task_units in units.values() for unit in task_units}))
-    found = {}
+    problems = {}
     for name, task_units in units.items():
         for unit in task_units:
             if decided.get(unit, tasks[name].split) != tasks[name].split:
-                found[name] = f"{unit} belongs to {decided[unit]}, not to {tasks[name].split}"
-    return found
+                problems[name] = f"{unit} belongs to {decided[unit]}, not to {tasks[name].split}"
+    return problems
 
 
 def _decided(connection: Connection, units: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    splits: dict[str, str] = {}
     for start in range(0, len(units), LOOKUP):
         query = select(ASSIGNMENT).where(ASSIGNMENT.c.unit.in_(units[start : start + LOOKUP]))
-        found |= {row.unit: row.split for row in connection.execute(query)}
-    return found
+        splits |= {row.unit: row.split for row in connection.execute(query)}
+    return splits
 
 
 def _agree_inside(connection: Connection, unit: str, split: Split) -> None:

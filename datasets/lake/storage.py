@@ -105,14 +105,14 @@ class LocalStorage:
             sync_directory(self._parts)
 
     def listing(self) -> dict[str, Entry]:
-        found = {}
+        entries = {}
         for path in self._parts.iterdir():
             try:
                 status = path.stat()
             except FileNotFoundError:
                 continue  # deleted while we looked
-            found[path.name] = Entry(status.st_size, status.st_mtime)
-        return found
+            entries[path.name] = Entry(status.st_size, status.st_mtime)
+        return entries
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
@@ -178,13 +178,13 @@ class ObjectStorage:
 
     def listing(self) -> dict[str, Entry]:
         try:
-            found = self.filesystem.find(f"{self.name}/{PARTS}/", detail=True)
+            objects = self.filesystem.find(f"{self.name}/{PARTS}/", detail=True)
         except Exception as error:  # every kind of storage has a tree of errors of its own
             reason = " ".join(str(error).split())
             raise LakeError(f"cannot list {self.name}: {reason}; check its address and your credentials") from error
         entries = {
             path.rpartition("/")[2]: Entry(entry["size"], entry["LastModified"].timestamp())
-            for path, entry in found.items()
+            for path, entry in objects.items()
         }
         self._forget(entries)
         return entries

@@ -56,8 +56,8 @@ def parse_lake_url(where: Path | str, root: Path | None = None) -> LakeUrl:
         raise LakeError(f"{name}: a catalog is a folder, sqlite:// or postgresql://, as in {EXAMPLE}")
     if not isinstance(files, str) or not files:
         raise LakeError(f"{name} does not say where its files lie; add ?files=…, as in {EXAMPLE}")
-    own = root or (Path(files) if "://" not in files else _cache() / digest(name, files))
-    return LakeUrl(catalog, files, own, name)
+    local_root = root or (Path(files) if "://" not in files else _cache() / digest(name, files))
+    return LakeUrl(catalog, files, local_root, name)
 
 
 def _cache() -> Path:

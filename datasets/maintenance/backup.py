@@ -63,16 +63,16 @@ def _check_target(source: Lake, target: Lake, snapshots: dict[int, float]) -> No
 
 def _copy_file(source: Lake, target: Lake, name: str, sha256: str) -> None:
     """Copy one file and hold what was read against its checksum."""
-    opener, found = source.storage.filesystem or fsspec.filesystem("file"), hashlib.sha256()
+    opener, checksum = source.storage.filesystem or fsspec.filesystem("file"), hashlib.sha256()
     staged: Path = target.staging / name
     try:
         with opener.open(source.storage.address(name), "rb") as read, writing(staged), staged.open("wb") as written:
             while block := read.read(BLOCK):
-                found.update(block)
+                checksum.update(block)
                 written.write(block)
     except FileNotFoundError as error:
         raise LakeError(f"{source.storage.address(name)} went away meanwhile; run it again") from error
-    if found.hexdigest() != sha256:
+    if checksum.hexdigest() != sha256:
         staged.unlink()
         raise LakeError(f"broken Parquet file: {source.storage.address(name)}; see: flywheel lake check")
     target.storage.publish(staged, name)

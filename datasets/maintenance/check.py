@@ -39,9 +39,9 @@ def check(lake: Lake, progress: Callable[[int], None] = lambda done: None) -> li
         file = file_name(row.name, row.kind)
         reason = _reason(lake, file, row.bytes, row.sha256, row.row_count)
         if not reason and row.kind in ("trajectories", "steps", "images"):
-            placed = {one for one, name in listed.items() if name == row.name or row.end_snapshot is not None}
+            placed = {owner for owner, name in listed.items() if name == row.name or row.end_snapshot is not None}
             groups = row_groups(lake.source(row.name, row.kind), ["trajectory_id"])
-            if strangers := {one for table in groups for one in table["trajectory_id"].to_pylist()} - placed:
+            if strangers := {owner for table in groups for owner in table["trajectory_id"].to_pylist()} - placed:
                 reason = f"holds {min(strangers)}, which the catalog does not place here"
         if reason:
             problems.append(Problem(file, lake.storage.address(file), reason, row.name))
@@ -56,10 +56,10 @@ def _reason(lake: Lake, file: str, size: int, sha256: str, rows: int) -> str:
     if flaw := flaw_of(address, lake.storage.filesystem, size, sha256):
         return flaw
     try:
-        found = pq.read_metadata(address, filesystem=lake.storage.filesystem).num_rows
+        row_count = pq.read_metadata(address, filesystem=lake.storage.filesystem).num_rows
     except (OSError, pa.ArrowInvalid) as error:
         return f"is not Parquet: {str(error).splitlines()[0]}"
-    return "" if found == rows else f"has {found} rows instead of {rows}"
+    return "" if row_count == rows else f"has {row_count} rows instead of {rows}"
 
 
 def mend(config: Config, lake: Lake) -> list[Problem]:

@@ -57,9 +57,9 @@ def _groups(lake: Lake, least: int) -> list[list[str]]:
     groups = []
     for names in by_kinds.values():
         group, size = [], 0
-        for name, own in names:
+        for name, part_bytes in names:
             group.append(name)
-            size += own
+            size += part_bytes
             if size >= TARGET:
                 groups.append(group)
                 group, size = [], 0
@@ -75,7 +75,7 @@ def _merge(lake: Lake, names: Sequence[str]) -> int:
     files = {}
     try:
         for kind in kinds:
-            same = [one for one in sources if one.kind == kind]
+            same = [source for source in sources if source.kind == kind]
             files[kind] = lake.write(target, kind, rows(lake, same))
     except LakeError:
         lake.discard(target, kinds)
@@ -127,7 +127,7 @@ def collect_garbage(lake: Lake, *, keep_snapshots: int = 100, grace: float = GRA
         ended = connection.execute(select(PART).where(PART.c.end_snapshot.is_not(None))).all()
         for row in ended:
             if row.end_snapshot <= oldest and not any(
-                row.begin_snapshot <= one < row.end_snapshot for one in versioned
+                row.begin_snapshot <= snapshot < row.end_snapshot for snapshot in versioned
             ):
                 connection.execute(delete(PART).where(PART.c.name == row.name, PART.c.kind == row.kind))
                 lost = (SNAPSHOT.c.id >= row.begin_snapshot) & (SNAPSHOT.c.id < row.end_snapshot)

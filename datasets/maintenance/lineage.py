@@ -23,23 +23,25 @@ def behind(lake: Lake, policy_id: str) -> dict[str, Any]:
               select p.policy_id, p.parent_policy_id, depth + 1 from policies p join up on p.policy_id = up.parent)
             select policy_id from up where depth > 0 order by depth"""
     )["policy_id"].to_pylist()
-    own = f"lineage l join trajectories t using (trajectory_id) where l.policy_id = '{policy_id}'"
-    found = lake.sql(f"select snapshot, iteration, revoked from policies where policy_id = '{policy_id}'").to_pylist()
+    lineage_sql = f"lineage l join trajectories t using (trajectory_id) where l.policy_id = '{policy_id}'"
+    policy_rows = lake.sql(
+        f"select snapshot, iteration, revoked from policies where policy_id = '{policy_id}'"
+    ).to_pylist()
     return {
         "policy_id": policy_id,
-        **found[0],
+        **policy_rows[0],
         "ancestors": ancestors,
         "trajectories": lake.sql(
             f"""select t.policy_id, t.policy_version, t.iteration, count(*) as trajectories, sum(t.verified) as verified
-                from {own} group by all order by all"""
+                from {lineage_sql} group by all order by all"""
         ).to_pylist(),
         "origins": lake.sql(
             f"""select t.origin, t.origin_by, t.route_reason, count(*) as trajectories
-                from {own} group by all order by all"""
+                from {lineage_sql} group by all order by all"""
         ).to_pylist(),
         "verifiers": lake.sql(
             f"""select v.verifier, v.version, v.arguments, count(*) as judged, count_if(v.passed) as passed
-                from verdicts v semi join (select t.trajectory_id from {own}) m using (trajectory_id)
+                from verdicts v semi join (select t.trajectory_id from {lineage_sql}) m using (trajectory_id)
                 group by all order by all"""
         ).to_pylist(),
         "champion": lake.sql(
@@ -50,7 +52,7 @@ def behind(lake: Lake, policy_id: str) -> dict[str, Any]:
 
 def touched(lake: Lake, trajectory_id: str) -> dict[str, Any]:
     """Touched by a trajectory: datasets that hold it, students trained on it, and students descended from those."""
-    one = lake.sql(
+    row = lake.sql(
         f"""select policy_id, policy_version, origin, origin_source, origin_by, route, route_reason, verified, revoked
             from trajectories
             where trajectory_id = '{trajectory_id}'"""
@@ -64,7 +66,7 @@ def touched(lake: Lake, trajectory_id: str) -> dict[str, Any]:
     ).to_pylist()
     return {
         "trajectory_id": trajectory_id,
-        **one,
+        **row,
         "datasets": datasets_holding(lake, [trajectory_id]),
         "students": students,
     }
@@ -73,16 +75,16 @@ def touched(lake: Lake, trajectory_id: str) -> dict[str, Any]:
 def resolve(lake: Lake, prefix: str) -> tuple[str, str]:
     """("student" or "trajectory", whole id) of the one thing whose id begins with `prefix`."""
     safe = "".join(letter for letter in prefix if letter.isalnum() or letter in "-_")
-    found = lake.sql(
+    matches = lake.sql(
         f"""select 'student' as kind, policy_id as id from policies where starts_with(policy_id, '{safe}')
             union all
             select 'trajectory', trajectory_id from trajectories where starts_with(trajectory_id, '{safe}')
             limit 2"""
     ).to_pylist()
-    if not safe or len(found) != 1:
-        problem = "several students or trajectories begin" if safe and found else "no student or trajectory begins"
+    if not safe or len(matches) != 1:
+        problem = "several students or trajectories begin" if safe and matches else "no student or trajectory begins"
         raise LakeError(f"{problem} with '{prefix}' in {lake.name}; see: flywheel sql \"from policies\"")
-    return found[0]["kind"], found[0]["id"]
+    return matches[0]["kind"], matches[0]["id"]
 
 
 def revoke(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> dict[str, Any]:
@@ -91,11 +93,13 @@ def revoke(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> dict[str, 
     if missing := [trajectory_id for trajectory_id in trajectory_ids if trajectory_id not in known]:
         raise LakeError(f"no trajectory '{missing[0]}' in {lake.name}; nothing was revoked")
     gone = set(lake.sql("select trajectory_id from revocations")["trajectory_id"].to_pylist())
-    new = [one for one in dict.fromkeys(trajectory_ids) if one not in gone]
+    new = [trajectory_id for trajectory_id in dict.fromkeys(trajectory_ids) if trajectory_id not in gone]
     datasets = datasets_holding(lake, trajectory_ids)
     with lake.catalog.write() as connection:
         if new:
-            rows = [{"trajectory_id": one, "reason": reason, "created_at": time.time()} for one in new]
+            rows = [
+                {"trajectory_id": trajectory_id, "reason": reason, "created_at": time.time()} for trajectory_id in new
+            ]
             connection.execute(insert(REVOCATION), rows)
         for title in datasets:
             name, _, version = title.partition("@v")

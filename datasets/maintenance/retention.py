@@ -42,8 +42,8 @@ def purge(lake: Lake, trajectory_ids: Sequence[str], reason: str) -> int:
     if known:
         revoke(lake, known, f"purged: {reason}")
         shutil.rmtree(lake.root / "judge", ignore_errors=True)
-    while found := _holding(lake, known, live=False):
-        for part in found:
+    while parts := _holding(lake, known, live=False):
+        for part in parts:
             _rewrite(lake, part, known)
     delete_garbage(lake, grace=0.0)
     return len(known)
@@ -53,23 +53,23 @@ def of_subject(lake: Lake, subject: str) -> list[str]:
     """Ids of all trajectories that are one person's data, in whichever snapshot."""
     with lake.catalog.read() as connection:
         files = connection.execute(select(PART).where(PART.c.kind == "trajectories")).all()
-    found: set[str] = set()
+    trajectory_ids: set[str] = set()
     for file in files:
         for table in row_groups(lake.source(file.name, file.kind), ["trajectory_id", "subject"]):
             if "subject" in table.column_names:  # files of an older schema have none
-                found.update(table.filter(pc.equal(table["subject"], subject))["trajectory_id"].to_pylist())
-    return sorted(found)
+                trajectory_ids.update(table.filter(pc.equal(table["subject"], subject))["trajectory_id"].to_pylist())
+    return sorted(trajectory_ids)
 
 
 def due(lake: Lake, condition: str) -> list[str]:
     """What a retention rule (SQL over `trajectories`) selects, less what a student learned from."""
     check_condition(condition)
-    found: list[str] = lake.sql(
+    trajectory_ids: list[str] = lake.sql(
         f"""select trajectory_id from trajectories anti join lineage using (trajectory_id) where ({condition}
 )
             order by trajectory_id"""
     )["trajectory_id"].to_pylist()
-    return found
+    return trajectory_ids
 
 
 def retire(lake: Lake, condition: str) -> int:
@@ -78,8 +78,8 @@ def retire(lake: Lake, condition: str) -> int:
     Datasets and earlier snapshots go on reading them until `collect_garbage` finds that nobody needs the files.
     """
     ids = due(lake, condition)
-    while found := _holding(lake, ids, live=True):
-        for part in found:
+    while parts := _holding(lake, ids, live=True):
+        for part in parts:
             _leave_out(lake, part, ids)
     return len(ids)
 
@@ -117,7 +117,10 @@ def _live_parts(connection: Connection, ids: Sequence[str]) -> set[str]:
     for start in range(0, len(ids), LOOKUP):
         some = ids[start : start + LOOKUP]
         names.update(connection.scalars(select(TRAJECTORY.c.part).where(TRAJECTORY.c.trajectory_id.in_(some))))
-        about = or_(FACT.c.key.in_(some), *(FACT.c.key.startswith(f"{one}/", autoescape=True) for one in some))
+        about = or_(
+            FACT.c.key.in_(some),
+            *(FACT.c.key.startswith(f"{trajectory_id}/", autoescape=True) for trajectory_id in some),
+        )
         names.update(connection.scalars(select(FACT.c.part).where(about).distinct()))
     return names
 

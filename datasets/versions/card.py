@@ -88,13 +88,13 @@ def _share(value: float | None) -> str:
 
 def _biases(row: tuple[float | None, ...]) -> str:
     verified, long, short, groups, uncurated = row
-    said = []
+    lines = []
     if verified == 1:
-        said.append("- Successes only: what cannot be achieved, and how failures look, is not in it.")
+        lines.append("- Successes only: what cannot be achieved, and how failures look, is not in it.")
     if long is not None and short is not None and long != short:
-        said.append(f"- Verified episodes have a median of {long:g} steps, the others {short:g}.")
+        lines.append(f"- Verified episodes have a median of {long:g} steps, the others {short:g}.")
     if groups is not None and groups < 1:
-        said.append(f"- Tasks repeat: {groups:.0%} as many task groups as trajectories.")
+        lines.append(f"- Tasks repeat: {groups:.0%} as many task groups as trajectories.")
     if uncurated:
-        said.append(f"- {uncurated} trajectories have not been curated.")
-    return "\n".join(said) or "- None that these counts show."
+        lines.append(f"- {uncurated} trajectories have not been curated.")
+    return "\n".join(lines) or "- None that these counts show."

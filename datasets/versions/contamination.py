@@ -56,20 +56,23 @@ def find_contamination(lake: Lake, ids: Sequence[str], threshold: float) -> list
                     select * from fingerprints semi join (from known where side = '{side}') using (trajectory_id)"""
             )
         nearly = near_duplicates(connection, "ours", "held", threshold).to_pylist()
-        found = [Contamination(row["one"], row["other"], "playing", row["similarity"]) for row in nearly]
-        found += [Contamination(one, other, "words", share) for one, other, share in _words(connection, threshold)]
+        leaks = [Contamination(row["one"], row["other"], "playing", row["similarity"]) for row in nearly]
+        leaks += [
+            Contamination(training, held_out, "words", share)
+            for training, held_out, share in _words(connection, threshold)
+        ]
     finally:
         connection.close()
-    return sorted(found, key=lambda leak: (-leak.similarity, leak.training, leak.held_out))
+    return sorted(leaks, key=lambda leak: (-leak.similarity, leak.training, leak.held_out))
 
 
 def refuse_contamination(lake: Lake, ids: Sequence[str], threshold: float) -> None:
     """Raise `ContaminationError` if a training episode among `ids` gives a held-out task of the lake away."""
-    if found := find_contamination(lake, ids, threshold):
-        worst = found[0]
+    if leaks := find_contamination(lake, ids, threshold):
+        worst = leaks[0]
         raise ContaminationError(
             f"training episode {worst.training} gives the {worst.what} of held-out episode {worst.held_out} away "
-            f"(similarity {worst.similarity:.2f}; {len(found)} such pairs); leave it out, take it back with "
+            f"(similarity {worst.similarity:.2f}; {len(leaks)} such pairs); leave it out, take it back with "
             f"`flywheel lake revoke {worst.training} --reason leak`, or raise the limit (curate.leak, --leak)"
         )
 

@@ -71,7 +71,7 @@ class DatasetStream(IterableDataset[pa.Table]):
             chunks = list(pool.map(lambda chunk: lake.steps(chunk[0], chunk[1], columns), window))
         episodes = dict(episode for chunk in chunks for episode in _episodes(chunk))
         nothing = chunks[0].slice(0, 0)
-        everyone = sorted(one for _, wanted in window for one in wanted)
+        everyone = sorted(trajectory_id for _, wanted in window for trajectory_id in wanted)
         chance = np.random.default_rng([*self._order, number])
         order = chance.permutation(len(everyone)).tolist()
         for start in range(first * self._batch, len(order), self._batch):

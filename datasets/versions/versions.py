@@ -71,12 +71,12 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak:
     if not ids:
         raise LakeError(f"nothing in the lake satisfies: {condition}")
     refuse_contamination(lake, ids, leak)
-    found = digest("dataset_version", sorted(ids), size=16)
+    ids_digest = digest("dataset_version", sorted(ids), size=16)
     with lake.catalog.read() as connection:
         same = connection.execute(
             select(DATASET_VERSION).where(
                 DATASET_VERSION.c.name == name,
-                DATASET_VERSION.c.digest == found,
+                DATASET_VERSION.c.digest == ids_digest,
                 DATASET_VERSION.c.condition == condition,
             )
         ).first()
@@ -85,7 +85,7 @@ def _create(lake: Lake, name: str, condition: str, sample: int, seed: int, leak:
     found_lengths = lake.sql("select trajectory_id, length from trajectories", at=snapshot).to_pydict()
     lengths = dict(zip(*found_lengths.values(), strict=True))
     steps = sum(lengths[trajectory_id] for trajectory_id in ids)
-    draft = DatasetVersion(name, 0, snapshot, condition, sample, seed, len(ids), steps, found, "", "")
+    draft = DatasetVersion(name, 0, snapshot, condition, sample, seed, len(ids), steps, ids_digest, "", "")
     card = dataset_card(lake, draft.name, snapshot, condition, ids)
     with lake.catalog.write() as connection:
         check_snapshot(connection, snapshot, lake.name)
@@ -117,11 +117,11 @@ def snapshot_of(lake: Lake, text: str) -> int:
 
 def ids(lake: Lake, dataset: DatasetVersion) -> list[str]:
     """The dataset's trajectories in its own order. Raises `LakeError` if the lake no longer gives what was recorded."""
-    found = selected(lake, dataset)
-    if digest("dataset_version", sorted(found), size=16) != dataset.digest:
+    trajectory_ids = selected(lake, dataset)
+    if digest("dataset_version", sorted(trajectory_ids), size=16) != dataset.digest:
         why = find(lake, dataset.title).flag or "the lake was changed by other means than Flywheel"
         raise LakeError(f"{dataset.title} no longer reads as it was recorded: {why}; create a new version")
-    return found
+    return trajectory_ids
 
 
 def selected(lake: Lake, dataset: DatasetVersion) -> list[str]:
@@ -129,9 +129,9 @@ def selected(lake: Lake, dataset: DatasetVersion) -> list[str]:
     return _ids(lake, dataset.snapshot, dataset.condition, dataset.sample, dataset.seed)
 
 
-def difference(lake: Lake, one: DatasetVersion, other: DatasetVersion) -> dict[str, list[str]]:
+def difference(lake: Lake, before: DatasetVersion, after: DatasetVersion) -> dict[str, list[str]]:
     """Ids that only the first holds, only the second, and how each group of ids is sorted."""
-    first, second = set(ids(lake, one)), set(ids(lake, other))
+    first, second = set(ids(lake, before)), set(ids(lake, after))
     return {"removed": sorted(first - second), "added": sorted(second - first), "kept": sorted(first & second)}
 
 
@@ -157,8 +157,8 @@ def _ids(lake: Lake, snapshot: int, condition: str, sample: int, seed: int) -> l
     query = f"""select trajectory_id from trajectories where ({condition}
 )
                 order by md5('{seed}/' || trajectory_id), trajectory_id {limit}"""
-    found: list[str] = lake.sql(query, at=snapshot)["trajectory_id"].to_pylist()
-    return found
+    trajectory_ids: list[str] = lake.sql(query, at=snapshot)["trajectory_id"].to_pylist()
+    return trajectory_ids
 
 
 def _version_of(row: Row[tuple[object, ...]]) -> DatasetVersion:

@@ -112,23 +112,23 @@ def offered(trajectory: Trajectory, segments: Sequence[Segment], repeats: int) -
     """What the student could say at each step: the actions on offer, and "done" where a subgoal was in force before."""
     mask = ActionMask(repeats)
     starts = {part.start for part in segments}
-    found = []
+    offers = []
     for step in trajectory.steps:
         observation = observation_of(step)
         offer = mask.offer(observation)
-        found.append((offer, bool(segments) and step.index not in starts))
+        offers.append((offer, bool(segments) and step.index not in starts))
         mask.took(observation, step.action)
-    return found
+    return offers
 
 
 def open_options(options: Sequence[Sequence[int]], chosen: Sequence[int]) -> list[list[int]]:
     """For each token that was chosen, the tokens that could have been: the options' branches at that place."""
-    found = []
+    branches = []
     left = list(options)
     for place, token in enumerate(chosen):
-        found.append(sorted({option[place] for option in left}))
+        branches.append(sorted({option[place] for option in left}))
         left = [option for option in left if option[place] == token]
-    return found
+    return branches
 
 
 def decision_logprobs(logits_NV: Tensor, targets: Targets, forbidden: Sequence[int] = ()) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,17 @@ from flywheel.datasets.lake.reading import quoted
 from flywheel.distill.credit.advantages import returns
 from flywheel.distill.credit.critics import States, ValueHead, by_trajectory, fit, states_of
 from flywheel.distill.credit.hierarchical import Critics, hae
-from flywheel.distill.credit.methods import EXECUTOR, FLAT, PLANNER, SWITCH, Episodes, Gae, Hae, arguments_of
+from flywheel.distill.credit.methods import (
+    EXECUTOR,
+    FLAT,
+    METHODS,
+    PLANNER,
+    SWITCH,
+    Episodes,
+    Hae,
+    Method,
+    arguments_of,
+)
 from flywheel.distill.credit.record import assign_credit, flattened, steps_of
 from flywheel.distill.data.corpus import Corpus
 from flywheel.distill.data.rows import rows_of
@@ -49,31 +59,39 @@ def estimate_advantages(
     """Fit critics on a student and append advantages under them to the lake; (those rows of `credits`, the critics)."""
     source = f"credit/1 {base.name}"
     read = {role: _states(config, corpus, role, base / role) for role in roles}
-    known = {one for states in read.values() for one in states.trajectory_M}
+    known = {trajectory_id for states in read.values() for trajectory_id in states.trajectory_M}
     steps = steps_of(lake, sorted(known), config.train.segments)
     runs, held = Episodes(steps).runs, _held_out(corpus)
     order = steps["trajectory_id"].take(pa.array(runs.first_N)).to_pylist()
     begins = dict(zip(order, runs.first_N.tolist(), strict=True))
     lengths = dict(zip(order, runs.length_N.tolist(), strict=True))
     values, heads = dict[str, dict[str, Floats]](), dict[Role, ValueHead]()
-    given = settings.model_dump() | {"segments": config.train.segments}
-    for role in sorted(roles, key=lambda one: one is Role.EXECUTOR):  # the executor's returns end in planner's values
+    # the executor's returns end in planner's values
+    for role in sorted(roles, key=lambda each_role: each_role is Role.EXECUTOR):
         level = LEVELS[role]
-        told_T = _returns(Episodes(steps, flattened(values, steps)), settings, role)
-        at_M = np.array([begins[one] for one in read[role].trajectory_M]) + read[role].step_M
-        held_M: Bools = np.array([held[one] for one in read[role].trajectory_M], np.bool_)
-        heads[role] = fit(read[role].features_MD, told_T[at_M], held_M)
+        return_T = _returns(Episodes(steps, flattened(values, steps)), settings, role)
+        at_M = np.array([begins[trajectory_id] for trajectory_id in read[role].trajectory_M]) + read[role].step_M
+        held_M: Bools = np.array([held[trajectory_id] for trajectory_id in read[role].trajectory_M], np.bool_)
+        heads[role] = fit(read[role].features_MD, return_T[at_M], held_M)
         values[level] = by_trajectory(read[role], heads[role](read[role].features_MD), lengths)
     if EXECUTOR in values:
         values[SWITCH] = values[EXECUTOR]
-    name, method = ("gae", Gae(**given)) if FLAT in values else ("hae", Hae(**given, critics=True))
-    assign_credit(lake, name, method, "true", ids=list(lengths), values=values, source=source)
+    name, method = _method(settings, config.train.segments, flat=FLAT in values)
+    credited = assign_credit(lake, name, method, "true", ids=list(lengths), values=values, source=source)
+    sources = ", ".join(map(quoted, credited.sources))
     rows = lake.sql(
-        f"""select trajectory_id, "index", level, advantage from credits where source = {quoted(source)}
+        f"""select trajectory_id, "index", level, advantage from credits where source in ({sources})
             and method = '{name}' and arguments = {quoted(arguments_of(method))}
             order by level, trajectory_id, "index" """
     )
     return rows, heads
+
+
+def _method(settings: CreditConfig, segments: str, *, flat: bool) -> tuple[str, Method]:
+    """The credit method of the settings by name, with those of them that it has."""
+    name = settings.method or ("gae" if flat else "hae")
+    given = settings.model_dump() | {"segments": segments, "critics": True}
+    return name, METHODS[name](**{key: given[key] for key in METHODS[name].model_fields if key in given})
 
 
 def _states(config: Config, corpus: Corpus, role: Role, folder: Path) -> States:
@@ -86,12 +104,12 @@ def _states(config: Config, corpus: Corpus, role: Role, folder: Path) -> States:
 
 def _held_out(corpus: Corpus) -> dict[str, bool]:
     """Trajectory → is its task left out when critics are fitted?"""
-    return {one: int(digest("critic", task), 16) % HELD == 0 for one, task in corpus.tasks.items()}
+    return {trajectory_id: int(digest("critic", task), 16) % HELD == 0 for trajectory_id, task in corpus.tasks.items()}
 
 
 def _returns(episodes: Episodes, settings: CreditConfig, role: Role) -> Floats:
     """(T,): what a role's critic should say at each step."""
-    method = Hae(**settings.model_dump())
+    method = Hae(gamma=settings.gamma, shaping=settings.shaping)
     reward_T, runs, none_N = method.rewards(episodes), episodes.runs, np.zeros(len(episodes.runs))
     if role is not Role.EXECUTOR:
         return returns(reward_T, runs, method.gamma, none_N)

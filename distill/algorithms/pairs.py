@@ -35,12 +35,12 @@ def pairs_of(lake: Lake, corpus: Corpus, iteration: int) -> list[Pair]:
     Raises `TrainingError` where there is none.
     """
     late = f"and iteration > {iteration}" if iteration else "and false"
-    found = lake.sql(
+    rows = lake.sql(
         f"""select chosen, rejected from pairs
             where rejected not in (select trajectory_id from trajectories where true {late}) order by all""",
         at=corpus.snapshot,
     ).to_pylist()
-    pairs = [(row["chosen"], row["rejected"]) for row in found if row["chosen"] in corpus.routes]
+    pairs = [(row["chosen"], row["rejected"]) for row in rows if row["chosen"] in corpus.routes]
     if not pairs:
         raise TrainingError("no task has both a verified and a failed training episode; raise collect.overlap")
     return pairs
@@ -53,7 +53,10 @@ def pair_rows(
     model, tokenizer = load_part(base / Role.FLAT)
     model = on_device(model, pick_device(config.train.device))
     tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
-    sides = [teachable(trajectory) for trajectory in lake.trajectories([one for pair in pairs for one in pair])]
+    sides = [
+        teachable(trajectory)
+        for trajectory in lake.trajectories([trajectory_id for pair in pairs for trajectory_id in pair])
+    ]
     limits = limits_of(config.student)
     documents, owners = list[Example](), list[int]()
     for number, side in enumerate(sides):
@@ -64,20 +67,20 @@ def pair_rows(
     words = np.bincount(owners, [float(document.weight_T.sum()) for document in documents], len(sides))
     rows = [
         Example(
-            one.ids_T,
-            (one.weight_T / (2 * words[owner])).astype(np.float32),
+            document.ids_T,
+            (document.weight_T / (2 * words[owner])).astype(np.float32),
             {
-                PAIR: np.full(len(one.ids_T), owner // 2, np.int64),
-                SIDE: np.full(len(one.ids_T), -1.0 if owner % 2 else 1.0, np.float32),
-                REFERENCE: told,
+                PAIR: np.full(len(document.ids_T), owner // 2, np.int64),
+                SIDE: np.full(len(document.ids_T), -1.0 if owner % 2 else 1.0, np.float32),
+                REFERENCE: reference_T,
             },
             owner // 2,
         )
-        for one, owner, told in zip(documents, owners, reference, strict=True)
+        for document, owner, reference_T in zip(documents, owners, reference, strict=True)
     ]
 
-    def epochs(own: Rows, tokens: PieceTokenizer, count: int) -> Iterator[Drawn]:
-        learned = set(own.ids)
+    def epochs(training_rows: Rows, tokens: PieceTokenizer, count: int) -> Iterator[Drawn]:
+        learned = set(training_rows.ids)
         for number in range(count):
             for row, owner in zip(rows, owners, strict=True):
                 if pairs[row.group][0] in learned:

@@ -57,7 +57,7 @@ def prepare(
         model, tokenizer = _start(config, corpus, rows, role, directory, start, tokenizers)
         save_part(model, tokenizer, model_folder)
         tokens = PieceTokenizer(tokenizer)
-        write_rows(work / "validation.arrow", ((one, row) for _, one, row in held.epochs(tokens, 1)))
+        write_rows(work / "validation.arrow", ((owner, row) for _, owner, row in held.epochs(tokens, 1)))
         _write_epochs(role_training(), rows, tokens, epochs, work)
         (work / DONE).touch()
     barrier()
@@ -86,8 +86,8 @@ def _write_epochs(training: RoleTraining, rows: Rows, tokens: PieceTokenizer, ep
     with ExitStack() as stack:
         names = [work / f"{'plain' if training.columns else 'epoch'}-{number}.arrow" for number in range(epochs)]
         writers = [stack.enter_context(RowWriter(name)) for name in names]
-        for number, one, row in training.rows(rows, tokens, epochs):
-            writers[number].add(one, row)
+        for number, owner, row in training.rows(rows, tokens, epochs):
+            writers[number].add(owner, row)
     if not training.columns:
         return
     add = training.columns(rows)

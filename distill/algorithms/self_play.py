@@ -111,10 +111,10 @@ def _column(lake: Lake, corpus: Corpus, expression: str) -> dict[str, float]:
     connection = lake.connect(corpus.snapshot)
     try:
         connection.register("chosen", pa.table({"trajectory_id": pa.array(list(corpus.tasks), pa.string())}))
-        found = connection.sql(
+        rows = connection.sql(
             f"""select t.trajectory_id, coalesce({expression}, 0)
                 from trajectories t semi join chosen using (trajectory_id)"""
         ).fetchall()
     finally:
         connection.close()
-    return {trajectory: float(value) for trajectory, value in found}
+    return {trajectory: float(value) for trajectory, value in rows}

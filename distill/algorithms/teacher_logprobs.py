@@ -25,12 +25,12 @@ def stored(
     lake: Lake, teacher: str, role: Role, draw: str, epoch: int, places: range, k: int
 ) -> dict[int, tuple[list[int], list[float]]]:
     """Place of a row in its epoch → the teacher's tokens and log-probabilities, as far as it was asked."""
-    found = lake.sql(
+    rows = lake.sql(
         f"""select row, top_ids, top_logprobs from teacher_logprobs where policy_id = {quoted(teacher)}
             and role = '{role}' and draw = {quoted(draw)} and epoch = {epoch} and k = {k}
             and row >= {places.start} and row < {places.stop}"""
     ).to_pylist()
-    return {row["row"]: (row["top_ids"], row["top_logprobs"]) for row in found}
+    return {row["row"]: (row["top_ids"], row["top_logprobs"]) for row in rows}
 
 
 def teach(
@@ -48,7 +48,7 @@ def teach(
     batch_tokens: int,
 ) -> None:
     """Ask the teacher about rows of an epoch and append what it says; asked again, nothing changes."""
-    told = top_tokens(model, examples, k, batch_tokens, pad)
+    predictions = top_tokens(model, examples, k, batch_tokens, pad)
     table = pa.table(
         {
             "trajectory_id": pa.array(owners, pa.string()),
@@ -58,8 +58,8 @@ def teach(
             "epoch": [epoch] * len(owners),
             "row": places,
             "k": [k] * len(owners),
-            "top_ids": [ids.ravel() for ids, _ in told],
-            "top_logprobs": [logprobs.ravel() for _, logprobs in told],
+            "top_ids": [ids.ravel() for ids, _ in predictions],
+            "top_logprobs": [logprobs.ravel() for _, logprobs in predictions],
         },
         schema=ARROW_SCHEMAS["teacher_logprobs"],
     )
@@ -72,13 +72,13 @@ def top_tokens(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each example (ids (M, k), log-probabilities (M, k)) of its M targets, likeliest first."""
     model.train(False)
-    found = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)) for _ in examples]
+    predictions = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)) for _ in examples]
     for batch in batches(model, examples, batch_tokens, pad):
         top = target_logits(model, batch).log_softmax(-1).topk(k)
-        told = zip(by_document(batch, top.indices.int()), by_document(batch, top.values), strict=True)
-        for (document, ids_MK), (_, logprobs_MK) in told:
-            found[document] = (ids_MK, logprobs_MK)
-    return found
+        per_document = zip(by_document(batch, top.indices.int()), by_document(batch, top.values), strict=True)
+        for (document, ids_MK), (_, logprobs_MK) in per_document:
+            predictions[document] = (ids_MK, logprobs_MK)
+    return predictions
 
 
 def with_teacher_logprobs(example: Example, ids: Sequence[int], logprobs: Sequence[float], k: int) -> Example:

@@ -52,8 +52,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
         moved = {name: column.to(device) for name, column in self.targets.columns.items()}
-        own = self.targets
-        targets = Targets(own.next_N.to(device), own.weight_N.to(device), own.document_N.to(device), moved)
+        original = self.targets
+        targets = Targets(
+            original.next_N.to(device), original.weight_N.to(device), original.document_N.to(device), moved
+        )
         return Batch(self.ids_BT.to(device), self.positions_BT.to(device), self.predict_BT.to(device), targets)
 
 
@@ -96,7 +98,7 @@ def pack_groups(
     batches: list[list[list[int]]] = []
     waiting: list[int] = []
     for place in chance.permutation(len(whole)).tolist():
-        if waiting and sum(lengths[one] for one in [*waiting, *whole[place]]) > batch_tokens:
+        if waiting and sum(lengths[member] for member in [*waiting, *whole[place]]) > batch_tokens:
             batches.append(_rows(waiting, lengths))
             waiting = []
         waiting += whole[place]
@@ -132,13 +134,13 @@ def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int
             cursor = span.stop
         positions[row, cursor:] = np.arange(row_length - cursor)
     targets = Targets(
-        next_N=torch.from_numpy(np.concatenate([one.ids_T[at] for one, _, at in learned]).astype(np.int64)),
-        weight_N=torch.from_numpy(np.concatenate([one.weight_T[at] for one, _, at in learned])),
+        next_N=torch.from_numpy(np.concatenate([packed.ids_T[at] for packed, _, at in learned]).astype(np.int64)),
+        weight_N=torch.from_numpy(np.concatenate([packed.weight_T[at] for packed, _, at in learned])),
         document_N=torch.from_numpy(
             np.repeat([document for _, document, _ in learned], [len(at) for *_, at in learned])
         ),
         columns={
-            name: torch.from_numpy(np.concatenate([one.columns[name][at] for one, _, at in learned]))
+            name: torch.from_numpy(np.concatenate([packed.columns[name][at] for packed, _, at in learned]))
             for name in learned[0][0].columns
         },
     )
@@ -174,19 +176,19 @@ def token_logprobs(
 ) -> list[NDArray[np.float32]]:
     """(T,) of each example: log-probability of its targets under a model, as `score` has it; 0 elsewhere."""
     model.train(False)
-    found = [np.zeros(len(example.ids_T), np.float32) for example in examples]
+    logprobs = [np.zeros(len(example.ids_T), np.float32) for example in examples]
     for batch in batches(model, examples, batch_tokens, pad):
-        for document, told in by_document(batch, score(target_logits(model, batch), batch.targets)):
-            found[document][np.flatnonzero(examples[document].weight_T[1:]) + 1] = told
-    return found
+        for document, target_logprobs in by_document(batch, score(target_logits(model, batch), batch.targets)):
+            logprobs[document][np.flatnonzero(examples[document].weight_T[1:]) + 1] = target_logprobs
+    return logprobs
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """(B, T, D) of the last layer, each document blind to the others."""
-    found: Tensor = model.base_model(
+    states_BTD: Tensor = model.base_model(
         input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False
     ).last_hidden_state
-    return found
+    return states_BTD
 
 
 def target_states(model: PreTrainedModel, batch: Batch, *, narrow: bool = True) -> Tensor:

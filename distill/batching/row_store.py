@@ -63,8 +63,8 @@ class RowStore(Sequence[Example]):
     @property
     def groups(self) -> NDArray[np.int64]:
         """The group of each row, -1 where it has none."""
-        found = [batch[_GROUP].to_numpy() for batch in self._batches]
-        groups: NDArray[np.int64] = np.concatenate([np.zeros(0, np.int64), *found])[self._order]
+        batch_groups = [batch[_GROUP].to_numpy() for batch in self._batches]
+        groups: NDArray[np.int64] = np.concatenate([np.zeros(0, np.int64), *batch_groups])[self._order]
         return groups
 
     @property
@@ -138,16 +138,16 @@ def with_columns(
 def lengths_of(examples: Sequence[Example]) -> list[int]:
     """Tokens of each row."""
     if isinstance(examples, RowStore):
-        found: list[int] = examples.lengths.tolist()
-        return found
+        lengths: list[int] = examples.lengths.tolist()
+        return lengths
     return [len(example.ids_T) for example in examples]
 
 
 def groups_of(examples: Sequence[Example]) -> list[int]:
     """The group of each row."""
     if isinstance(examples, RowStore):
-        found: list[int] = examples.groups.tolist()
-        return found
+        groups: list[int] = examples.groups.tolist()
+        return groups
     return [example.group for example in examples]
 
 
@@ -162,12 +162,12 @@ def _batch(rows: Sequence[Owned]) -> pa.RecordBatch:
     examples = [example for _, example in rows]
     columns: dict[str, pa.Array] = {
         _OWNER: pa.array([owner for owner, _ in rows], pa.string()),
-        _GROUP: pa.array([one.group for one in examples], pa.int64()),
-        _IDS: _lists([one.ids_T for one in examples], np.int32),
-        _WEIGHT: _lists([one.weight_T for one in examples], np.float32),
+        _GROUP: pa.array([example.group for example in examples], pa.int64()),
+        _IDS: _lists([example.ids_T for example in examples], np.int32),
+        _WEIGHT: _lists([example.weight_T for example in examples], np.float32),
     }
     for name in examples[0].columns if examples else ():
-        columns[name] = _lists([one.columns[name] for one in examples], examples[0].columns[name].dtype)
+        columns[name] = _lists([example.columns[name] for example in examples], examples[0].columns[name].dtype)
     return pa.RecordBatch.from_pydict(columns)
 
 
@@ -189,5 +189,5 @@ def _values(lists: pa.ListArray, row: int) -> NDArray[Any]:
         width = values.type.list_size
         flat: NDArray[Any] = values.values.to_numpy()[start * width : end * width]
         return flat.reshape(-1, width)
-    found: NDArray[Any] = values.to_numpy()[start:end]
-    return found
+    row_values: NDArray[Any] = values.to_numpy()[start:end]
+    return row_values

@@ -58,8 +58,8 @@ def _attend(
     asked = asked.transpose(1, 2)
     asked = apply_rotary_pos_emb(asked, asked, cos[row_B1, place_BQ], sin[row_B1, place_BQ])[0]
     known = apply_rotary_pos_emb(known, known, cos, sin)[0]
-    found = scaled_dot_product_attention(
+    attended = scaled_dot_product_attention(
         asked, known, value, mask_BTT[row_B1, place_BQ][:, None], scale=attention.scaling, enable_gqa=True
     )
-    out_BQD: Tensor = attention.o_proj(found.transpose(1, 2).reshape(batch, place_BQ.shape[1], -1))
+    out_BQD: Tensor = attention.o_proj(attended.transpose(1, 2).reshape(batch, place_BQ.shape[1], -1))
     return out_BQD

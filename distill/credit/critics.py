@@ -52,13 +52,13 @@ class ValueHead:
 
     def save(self, folder: Path) -> None:
         """Beside the model's own files, which plain transformers goes on loading."""
-        told = {"weight": self.weight_D, "bias": np.array([self.bias]), "explained": np.array([self.explained])}
-        save_file(told, folder / FILE)
+        tensors = {"weight": self.weight_D, "bias": np.array([self.bias]), "explained": np.array([self.explained])}
+        save_file(tensors, folder / FILE)
 
 
 def load_head(folder: Path) -> ValueHead:
-    told = load_file(folder / FILE)
-    return ValueHead(told["weight"], float(told["bias"][0]), float(told["explained"][0]))
+    tensors = load_file(folder / FILE)
+    return ValueHead(tensors["weight"], float(tensors["bias"][0]), float(tensors["explained"][0]))
 
 
 TOGETHER = 256
@@ -76,12 +76,18 @@ def states_of(
 
     Windows are read as they come; of each decision its features stay in memory, 4 bytes a width.
     """
-    found = States(np.zeros((0, model.config.get_text_config().hidden_size), np.float32), [], np.zeros(0, np.int64))
-    parts = [found]
-    rows = ((one, _marked(window, tokens)) for one, own in windows for window in own)
+    empty = States(np.zeros((0, model.config.get_text_config().hidden_size), np.float32), [], np.zeros(0, np.int64))
+    parts = [empty]
+    rows = (
+        (trajectory_id, _marked(window, tokens))
+        for trajectory_id, trajectory_windows in windows
+        for window in trajectory_windows
+    )
     for some in batched(rows, TOGETHER):
-        parts.append(_read(model, [one for one, _ in some], [row for _, row in some], batch_tokens, pad))
-    names = [one for part in parts for one in part.trajectory_M]
+        parts.append(
+            _read(model, [trajectory_id for trajectory_id, _ in some], [row for _, row in some], batch_tokens, pad)
+        )
+    names = [trajectory_id for part in parts for trajectory_id in part.trajectory_M]
     features_MD = np.concatenate([part.features_MD for part in parts])
     return States(features_MD, names, np.concatenate([part.step_M for part in parts]))
 
@@ -120,15 +126,15 @@ def fit(features_MD: NDArray[Any], return_M: Floats, held_M: Bools) -> ValueHead
 
 def by_trajectory(states: States, value_M: Floats, lengths: dict[str, int]) -> dict[str, Floats]:
     """Values of each trajectory's states, 0 where no decision fell; the final state counts as the last decided one."""
-    found = {one: np.zeros(length + 1) for one, length in lengths.items()}
-    for one, step, value in zip(states.trajectory_M, states.step_M.tolist(), value_M.tolist(), strict=True):
-        found[one][step] = value
+    values = {name: np.zeros(length + 1) for name, length in lengths.items()}
+    for trajectory_id, step, value in zip(states.trajectory_M, states.step_M.tolist(), value_M.tolist(), strict=True):
+        values[trajectory_id][step] = value
     last: dict[str, int] = {}
-    for one, step in zip(states.trajectory_M, states.step_M.tolist(), strict=True):
-        last[one] = max(step, last.get(one, 0))
-    for one, step in last.items():
-        found[one][-1] = found[one][step]
-    return found
+    for trajectory_id, step in zip(states.trajectory_M, states.step_M.tolist(), strict=True):
+        last[trajectory_id] = max(step, last.get(trajectory_id, 0))
+    for trajectory_id, step in last.items():
+        values[trajectory_id][-1] = values[trajectory_id][step]
+    return values
 
 
 def _marked(window: Window, tokens: PieceTokenizer) -> Example:

@@ -54,18 +54,20 @@ def diagnose(episodes: Episodes, credits: pa.Table) -> Diagnostics:
     )
 
 
-def together(found: Sequence[Diagnostics]) -> Diagnostics:
+def together(diagnoses: Sequence[Diagnostics]) -> Diagnostics:
     """The same over several tables."""
-    steps, tasks = sum(each.steps for each in found), sum(one.tasks for one in found)
-    levels = dict.fromkeys(level for one in found for level in one.deciles)
+    steps, tasks = sum(diagnosis.steps for diagnosis in diagnoses), sum(diagnosis.tasks for diagnosis in diagnoses)
+    levels = dict.fromkeys(level for diagnosis in diagnoses for level in diagnosis.deciles)
     return Diagnostics(
         steps=steps,
         tasks=tasks,
-        silent_groups=sum(one.silent_groups * one.tasks for one in found) / max(tasks, 1),
-        shared_states=sum(one.shared_states * one.steps for one in found) / max(steps, 1),
+        silent_groups=sum(diagnosis.silent_groups * diagnosis.tasks for diagnosis in diagnoses) / max(tasks, 1),
+        shared_states=sum(diagnosis.shared_states * diagnosis.steps for diagnosis in diagnoses) / max(steps, 1),
         deciles={
             level: np.average(
-                [one.deciles[level] for one in found], axis=0, weights=[each.steps for each in found]
+                [diagnosis.deciles[level] for diagnosis in diagnoses],
+                axis=0,
+                weights=[diagnosis.steps for diagnosis in diagnoses],
             ).tolist()
             for level in levels
         },
@@ -77,8 +79,8 @@ def _deciles(credits: pa.Table, length_N: Ints) -> list[float]:
     size = np.abs(credits["advantage"].to_numpy())
     tenth = np.minimum(credits["index"].to_numpy() * DECILES // length_N[codes(credits["trajectory_id"])], DECILES - 1)
     whole = np.bincount(tenth.astype(np.int64), size, DECILES)
-    found: list[float] = (whole / max(float(whole.sum()), 1e-12)).tolist()
-    return found
+    shares: list[float] = (whole / max(float(whole.sum()), 1e-12)).tolist()
+    return shares
 
 
 def explained_variance(returns: Floats, values: Floats) -> float:

@@ -64,8 +64,8 @@ class Episodes:
     def state_T(self) -> Ints:
         """Equal numbers are equal states; a state without a key is equal to none."""
         keys = self.steps["state_key"]
-        found, unknown = codes(keys), pc.equal(keys, "").to_numpy()
-        return np.where(unknown, -1 - np.arange(len(found)), found)
+        code_T, unknown = codes(keys), pc.equal(keys, "").to_numpy()
+        return np.where(unknown, -1 - np.arange(len(code_T)), code_T)
 
     def column(self, name: str) -> Floats:
         return np.array(self.steps[name].cast(pa.float64()).to_numpy(), np.float64)
@@ -150,8 +150,8 @@ class Hae(Gae):
     def __call__(self, episodes: Episodes) -> list[Level]:
         runs, parts, reward_T = episodes.runs, episodes.parts, self.rewards(episodes)
         if not self.critics:
-            found = hae_without_critics(reward_T, runs, parts, episodes.group_N, self.gamma)
-            return _levels(found, parts)
+            levels = hae_without_critics(reward_T, runs, parts, episodes.group_N, self.gamma)
+            return _levels(levels, parts)
         if not episodes.values:
             raise ConfigError(
                 "hae with critics needs a student's value heads: distill with train.finetune.algorithm awr or ppo"
@@ -159,10 +159,10 @@ class Hae(Gae):
         low_T, high_T, keep_T = (episodes.value(level)[0] for level in (EXECUTOR, PLANNER, SWITCH))
         critics = Critics(low_T, high_T[parts.first_N], keep_T, episodes.value(PLANNER)[1])
         lam_N = self.lambdas(runs)
-        found = hae(reward_T, runs, parts, critics, self.gamma, lam_N, lam_N)
+        levels = hae(reward_T, runs, parts, critics, self.gamma, lam_N, lam_N)
         return [
             Level(level.name, level.place_M, normalised(level.advantage_M), level.return_M)
-            for level in _levels(found, parts)
+            for level in _levels(levels, parts)
         ]
 
 
@@ -244,10 +244,10 @@ def arguments_of(method: Method) -> str:
     return json.dumps(method.model_dump(), sort_keys=True, separators=(",", ":"))
 
 
-def _levels(found: Levels, parts: Runs) -> list[Level]:
+def _levels(levels: Levels, parts: Runs) -> list[Level]:
     every_T = np.arange(parts.steps)
     return [
-        Level(EXECUTOR, every_T, found.executor_T, found.executor_return_T),
-        Level(PLANNER, parts.first_N, found.planner_K, found.planner_return_K),
-        Level(SWITCH, every_T, found.switch_T, found.switch_return_T),
+        Level(EXECUTOR, every_T, levels.executor_T, levels.executor_return_T),
+        Level(PLANNER, parts.first_N, levels.planner_K, levels.planner_return_K),
+        Level(SWITCH, every_T, levels.switch_T, levels.switch_return_T),
     ]

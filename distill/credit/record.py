@@ -32,6 +32,8 @@ class Credited:
     trajectories: int
     new: int
     diagnostics: Diagnostics
+    sources: tuple[str, ...]
+    """What the rows name as their source; with those a trajectory was compared with, where a method compares."""
 
 
 def assign_credit(
@@ -54,14 +56,14 @@ def assign_credit(
     """
     check_condition(condition)
     connection = lake.connect(kinds=KINDS)
-    found, new, trajectories = [], 0, 0
+    diagnoses, sources, new, trajectories = [], list[str](), 0, 0
     try:
         for chunk in _chunks(connection, condition, ids):
             steps = _steps(connection, chunk, method.segments)
             episodes = Episodes(steps, flattened(values or {}, steps))
-            company = f" among {digest(sorted(chunk))}" if method.compares else ""
-            table = credit(name, method, episodes, source + company)
-            found.append(diagnose(episodes, table))
+            sources.append(source + (f" among {digest(sorted(chunk))}" if method.compares else ""))
+            table = credit(name, method, episodes, sources[-1])
+            diagnoses.append(diagnose(episodes, table))
             trajectories += len(chunk)
             if not dry_run:
                 new += lake.append_facts("credits", table, f"credit {name} {arguments_of(method)}", key=KEY)
@@ -70,7 +72,7 @@ def assign_credit(
         connection.close()
     if not trajectories:
         raise LakeError(f"nothing to give credit for satisfies: {condition}")
-    return Credited(trajectories, new, together(found))
+    return Credited(trajectories, new, together(diagnoses), tuple(dict.fromkeys(sources)))
 
 
 def steps_of(lake: Lake, ids: Sequence[str], segments: str) -> pa.Table:
@@ -107,7 +109,7 @@ def _chunks(connection: duckdb.DuckDBPyConnection, condition: str, ids: Sequence
 
 def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], segments: str) -> pa.Table:
     connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
-    found = connection.sql(
+    table = connection.sql(
         f"""with cuts as (select distinct trajectory_id, start as "index", true as cut from segmentations
                             where source = {quoted(segments)})
            select trajectory_id, "index", task_id, state_key, reward, progress, terminated,
@@ -117,7 +119,7 @@ def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], segments: 
            left join cuts using (trajectory_id, "index") order by trajectory_id, "index" """
     ).to_arrow_table()
     connection.unregister("wanted")
-    return found.select(list(COLUMNS))
+    return table.select(list(COLUMNS))
 
 
 def flattened(values: Values, steps: pa.Table) -> dict[str, tuple[Floats, Floats]]:
@@ -126,8 +128,8 @@ def flattened(values: Values, steps: pa.Table) -> dict[str, tuple[Floats, Floats
     order = [steps["trajectory_id"][int(place)].as_py() for place in ids.runs.first_N] if values else []
     return {
         level: (
-            np.concatenate([known[one][:-1] for one in order]),
-            np.array([known[one][-1] for one in order], np.float64),
+            np.concatenate([known[trajectory_id][:-1] for trajectory_id in order]),
+            np.array([known[trajectory_id][-1] for trajectory_id in order], np.float64),
         )
         for level, known in values.items()
     }

@@ -53,7 +53,10 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        weighed = [(one, route, round(self.weights[one], 6)) for one, route in sorted(self.routes.items())]
+        weighed = [
+            (trajectory_id, route, round(self.weights[trajectory_id], 6))
+            for trajectory_id, route in sorted(self.routes.items())
+        ]
         return digest("corpus", weighed, size=8)
 
     def read(self, ids: Sequence[str]) -> Iterator[tuple[Trajectory, list[Segment]]]:
@@ -90,10 +93,10 @@ def load_corpus(
     else:
         routes = _collected(lake, snapshot, iteration)
     if not VERIFIED & set(routes.values()):
-        said = (
+        problem = (
             f"nothing verified satisfies: {condition}" if condition else "no verified training trajectory in the lake"
         )
-        raise TrainingError(f"{said}; run `flywheel collect` and `flywheel curate`")
+        raise TrainingError(f"{problem}; run `flywheel collect` and `flywheel curate`")
     source = quoted(config.train.segments)
     cut = lake.sql(f"select distinct trajectory_id from segmentations where source = {source}", at=snapshot)
     if hierarchical and (uncut := sorted(routes.keys() - set(cut["trajectory_id"].to_pylist()))):
@@ -109,13 +112,13 @@ def load_corpus(
 
 def _segments(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], source: str) -> dict[str, list[Segment]]:
     connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
-    found = connection.sql(
+    table = connection.sql(
         f"""from segmentations semi join wanted using (trajectory_id) where source = {quoted(source)}
             order by trajectory_id, "index" """
     ).to_arrow_table()
     connection.unregister("wanted")
     cut: dict[str, list[Segment]] = {}
-    for part in segments_from_arrow(found):
+    for part in segments_from_arrow(table):
         cut.setdefault(part.trajectory_id, []).append(part)
     return cut
 
@@ -138,8 +141,8 @@ def _spoken(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, st
         connection.close()
 
 
-def _texts(found: duckdb.DuckDBPyRelation) -> Iterator[str]:
-    for batch in found.to_arrow_reader(CHUNK):
+def _texts(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
+    for batch in relation.to_arrow_reader(CHUNK):
         yield from batch.column(0).to_pylist()
 
 
@@ -182,11 +185,11 @@ def _pinned(lake: Lake, snapshot: int, title: str) -> dict[str, RouteTo]:
         connection.register(
             "pinned", pa.table({"trajectory_id": pa.array(selected(lake, find(lake, title)), pa.string())})
         )
-        found = connection.sql(
+        table = connection.sql(
             """select trajectory_id, split, route, revoked is not null as revoked
                from trajectories semi join pinned using (trajectory_id) order by trajectory_id"""
         ).to_arrow_table()
-        return _fit(found.to_pylist(), f"the dataset {title} is empty")
+        return _fit(table.to_pylist(), f"the dataset {title} is empty")
     finally:
         connection.close()
 

@@ -42,6 +42,6 @@ def renamed(windows: Sequence[Window], mapping: Mapping[str, str]) -> list[list[
     longest_first = sorted(mapping, key=lambda name: (-len(name), name))
     pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
     return [
-        [replace(piece, text=pattern.sub(lambda found: mapping[found.group()], piece.text)) for piece in window.pieces]
+        [replace(piece, text=pattern.sub(lambda match: mapping[match.group()], piece.text)) for piece in window.pieces]
         for window in windows
     ]

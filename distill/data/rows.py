@@ -39,8 +39,8 @@ class Rows:
         """What decides every epoch's rows, down to their bytes."""
         drawn = [(trajectory_id, round(self.corpus.weights[trajectory_id], 6)) for trajectory_id in self.ids]
         texts = sorted(
-            (one, digest([piece.spelling for window in own for piece in window.pieces], size=16))
-            for one, own in self.windows()
+            (trajectory_id, digest([piece.spelling for window in windows for piece in window.pieces], size=16))
+            for trajectory_id, windows in self.windows()
         )
         return digest("rows", drawn, texts, self.corpus.exchangeable, self.renamed, self.seed)
 
@@ -57,13 +57,13 @@ class Rows:
 
     def windows(self) -> Iterator[tuple[str, list[Window]]]:
         """(trajectory, its windows), in the order in which they lie in the lake."""
-        for one, segments in self.corpus.read(self.ids):
-            yield one.trajectory_id, windows_of(one, segments, self.limits, self.role)
+        for trajectory, segments in self.corpus.read(self.ids):
+            yield trajectory.trajectory_id, windows_of(trajectory, segments, self.limits, self.role)
 
     def texts(self) -> Iterator[str]:
         """All that the role reads and says."""
-        for _, own in self.windows():
-            for window in own:
+        for _, windows in self.windows():
+            for window in windows:
                 yield from (piece.text for piece in window.pieces)
 
     def epochs(
@@ -71,14 +71,14 @@ class Rows:
     ) -> Iterator[Drawn]:
         """The rows of so many epochs, tokenised, in one pass over the lake. How often an episode comes follows its
         weight, and a share of them is renamed, as (seed, epoch, episode) decide."""
-        for one, own in self.windows():
+        for trajectory_id, windows in self.windows():
             for number in range(count):
-                chance = random.Random(f"{self.seed}/{number}/{one}")
-                for _ in range(int(self.corpus.weights[one] + chance.random())):
+                chance = random.Random(f"{self.seed}/{number}/{trajectory_id}")
+                for _ in range(int(self.corpus.weights[trajectory_id] + chance.random())):
                     swapped = chance.random() < self.renamed
                     mapping = shuffled(self.corpus.exchangeable, chance) if swapped else {}
-                    for pieces in renamed(own, mapping):
-                        yield number, one, example(pieces, tokens, partial(weigh, one))
+                    for pieces in renamed(windows, mapping):
+                        yield number, trajectory_id, example(pieces, tokens, partial(weigh, trajectory_id))
 
 
 def rows_of(config: Config, corpus: Corpus, role: Role, iteration: int, *, everything: bool = False) -> Rows:

@@ -91,12 +91,12 @@ def segment_lake(
         return {"trajectories": len(ids)}
     counts = {"trajectories": 0, "segments": 0, "uncut": 0}
     for chunk in batched(lake.by_commit(ids), TOGETHER):
-        found = [segmenter(teachable(trajectory)) for trajectory in lake.trajectories(chunk)]
-        whole = [part for own in found for part in own]
+        segmentations = [segmenter(teachable(trajectory)) for trajectory in lake.trajectories(chunk)]
+        whole = [part for segments in segmentations for part in segments]
         if whole:
             lake.append_facts("segments", segments_to_arrow(whole), f"segments of {source}", key=("source",))
-        counts["trajectories"] += sum(map(bool, found))
-        counts["uncut"] += sum(not own for own in found)
+        counts["trajectories"] += sum(map(bool, segmentations))
+        counts["uncut"] += sum(not segments for segments in segmentations)
         counts["segments"] += len(whole)
         progress(len(chunk))
     return counts
@@ -124,29 +124,29 @@ def accords(lake: Lake, condition: str = "true") -> list[Accord]:
     cut: dict[str, dict[str, list[Segment]]] = {}
     for part in segments_from_arrow(rows):
         cut.setdefault(part.source, {}).setdefault(part.trajectory_id, []).append(part)
-    found = []
-    for place, one in enumerate(cut):
+    agreements = []
+    for place, source in enumerate(cut):
         for other in list(cut)[place + 1 :]:
-            if shared := sorted(cut[one].keys() & cut[other].keys()):
-                pairs = [(cut[one][name], cut[other][name]) for name in shared]
+            if shared := sorted(cut[source].keys() & cut[other].keys()):
+                pairs = [(cut[source][name], cut[other][name]) for name in shared]
                 edges = float(np.mean([boundary_f1(a, b) for a, b in pairs]))
                 overlap = float(np.mean([mean_overlap(a, b) for a, b in pairs]))
-                found.append(Accord(one, other, len(shared), edges, overlap))
-    return found
+                agreements.append(Accord(source, other, len(shared), edges, overlap))
+    return agreements
 
 
-def boundary_f1(one: Sequence[Segment], other: Sequence[Segment]) -> float:
+def boundary_f1(left: Sequence[Segment], right: Sequence[Segment]) -> float:
     """F1 of the starts of all segments but the first; 1 where neither has any."""
-    a, b = ([part.start for part in parts[1:]] for parts in (one, other))
+    a, b = ([part.start for part in parts[1:]] for parts in (left, right))
     if not a and not b:
         return 1.0
     hits = sum(any(abs(x - y) <= NEAR for y in b) for x in a) + sum(any(abs(x - y) <= NEAR for x in a) for y in b)
     return hits / (len(a) + len(b))
 
 
-def mean_overlap(one: Sequence[Segment], other: Sequence[Segment]) -> float:
+def mean_overlap(left: Sequence[Segment], right: Sequence[Segment]) -> float:
     """Mean over steps of |A ∩ B| / |A ∪ B|, A and B the segments that a step lies in."""
-    a, b = (np.repeat(range(len(parts)), [part.end - part.start for part in parts]) for parts in (one, other))
+    a, b = (np.repeat(range(len(parts)), [part.end - part.start for part in parts]) for parts in (left, right))
     pairs, inverse, both = np.unique(np.stack([a, b]), axis=1, return_inverse=True, return_counts=True)
     union = np.bincount(a)[pairs[0]] + np.bincount(b)[pairs[1]] - both
     return float((both / union)[inverse].mean())
@@ -186,6 +186,6 @@ def _earned(steps: Sequence[Step]) -> float:
     return float(sum(step.reward for step in steps))
 
 
-def _likeness(one: str, other: str) -> float:
-    a, b = set(one.split()), set(other.split())
+def _likeness(left: str, right: str) -> float:
+    a, b = set(left.split()), set(right.split())
     return len(a & b) / max(len(a | b), 1)

@@ -239,7 +239,7 @@ def _edges(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
     edge = max(1, len(measured) // 20)
     ends = {"first": measured[:edge], "last": measured[-edge:]}
     return {
-        f"{name}_{key}": sum(one[key] for one in some) / len(some)
+        f"{name}_{key}": sum(metrics[key] for metrics in some) / len(some)
         for name, some in ends.items()
         for key in (measured[0] if measured else ())
     }

@@ -50,41 +50,42 @@ def check(
 
     The last row is all of them together, as an ensemble in which all must pass.
     """
-    pipeline = [one for one in config.curate.verifiers if not names or one.name in names]
-    pipeline += [VerifierConfig(name=name) for name in names if name not in {one.name for one in pipeline}]
+    pipeline = [entry for entry in config.curate.verifiers if not names or entry.name in names]
+    pipeline += [VerifierConfig(name=name) for name in names if name not in {entry.name for entry in pipeline}]
     settings = canonical(config.environment.parameters)
     make_verifiers(pipeline, Tools(None, judge_cache(config)))  # a wrong name costs no simulator
     with open_world(config.environment.name, settings) as world:
         verifiers = make_verifiers(pipeline, Tools(world, judge_cache(config)))
         accepted, labelled = acceptance_set(config, world), labelled_set(config, world, progress)
-        batch = batch_of([one.trajectory for one in labelled])
+        batch = batch_of([example.trajectory for example in labelled])
         sets = {name: batch_of(episodes) for name, episodes in accepted.items()}
-        found = []
+        calibrations = []
         for verifier in [*verifiers, Ensemble(verifiers, rule="all")] if len(verifiers) > 1 else verifiers:
-            found.append(calibrate(verifier, labelled, verifier.verify(batch), accepts(verifier, sets)))
+            calibrations.append(calibrate(verifier, labelled, verifier.verify(batch), accepts(verifier, sets)))
             progress(len(labelled))
-    for one in found:
-        _record(config, lake, one)
-    return found
+    for calibration in calibrations:
+        _record(config, lake, calibration)
+    return calibrations
 
 
 def accepts(verifier: Verifier, sets: Mapping[str, Batch]) -> dict[str, bool]:
     """The acceptance test: golden episodes pass; initial states, no-ops and corrupted golden ones fail."""
     return {
-        name: all(said.passed == (name == "golden") for said in verifier.verify(batch)) for name, batch in sets.items()
+        name: all(verdict.passed == (name == "golden") for verdict in verifier.verify(batch))
+        for name, batch in sets.items()
     }
 
 
 def calibrate(
-    verifier: Verifier, labelled: Sequence[Labelled], said: Sequence[Verdict], accepted: dict[str, bool]
+    verifier: Verifier, labelled: Sequence[Labelled], verdicts: Sequence[Verdict], accepted: dict[str, bool]
 ) -> Calibration:
     """Hold verdicts against the truth. Agreement is measured on the honest episodes and one cheat a task."""
     truth = np.array([trajectory.success for trajectory in labelled], np.bool_)
-    passed = np.array([verdict.passed for verdict in said], np.bool_)
-    kept = np.array([one.integrity >= one.integrity_threshold for one in said], np.bool_)
-    cheat = np.array([one.cheat for one in labelled])
-    honest, drawn = cheat == "", np.array([one.drawn for one in labelled], np.bool_)
-    predicted = np.array([verdict.completion / 100 for verdict in said]).clip(0, 1) * kept
+    passed = np.array([verdict.passed for verdict in verdicts], np.bool_)
+    kept = np.array([verdict.integrity >= verdict.integrity_threshold for verdict in verdicts], np.bool_)
+    cheat = np.array([example.cheat for example in labelled])
+    honest, drawn = cheat == "", np.array([example.drawn for example in labelled], np.bool_)
+    predicted = np.array([verdict.completion / 100 for verdict in verdicts]).clip(0, 1) * kept
     return Calibration(
         verifier=verifier.name,
         version=verifier.version,
@@ -103,23 +104,23 @@ def gating(config: Config, lake: Lake) -> list[bool]:
     """Which verifiers of the pipeline decide. Raises `ConfigError` if one of them is below its bar, or unmeasured."""
     pipeline = config.curate.verifiers
     verifiers = make_verifiers(pipeline, Tools(None, judge_cache(config)))
-    if unknown := set(config.curate.vouch) - {one.name for one in pipeline if one.gate}:
+    if unknown := set(config.curate.vouch) - {entry.name for entry in pipeline if entry.gate}:
         raise ConfigError(f"curate.vouch names {min(unknown)}, which is no gating verifier of curate.verifiers")
     for settings, verifier in zip(pipeline, verifiers, strict=True):
         if settings.gate and settings.bar:
             _demand(verifier, settings.bar, _recorded(config, lake, verifier))
-    return [one.gate for one in pipeline]
+    return [entry.gate for entry in pipeline]
 
 
-def _demand(verifier: Verifier, bar: Bar, found: Any) -> None:
-    if found is None:
+def _demand(verifier: Verifier, bar: Bar, calibration: Any) -> None:
+    if calibration is None:
         raise ConfigError(
             f"verifier '{verifier.name}' has a bar and no calibration; run: flywheel verifiers check CONFIG"
         )
-    if not found.accepted:
+    if not calibration.accepted:
         raise ConfigError(f"verifier '{verifier.name}' fails the acceptance test; mend it, or set gate = false for it")
     for name, least in bar.model_dump().items():
-        if (value := getattr(found, name)) < least:
+        if (value := getattr(calibration, name)) < least:
             raise ConfigError(
                 f"verifier '{verifier.name}' is below its bar: {name} {value:.3f} < {least:g}; "
                 "mend it, lower the bar, or set gate = false for it"
@@ -143,20 +144,26 @@ def _key(config: Config, verifier: Verifier | Calibration) -> str:
     )
 
 
-def _record(config: Config, lake: Lake, one: Calibration) -> None:
+def _record(config: Config, lake: Lake, calibration: Calibration) -> None:
     row = {
-        "calibration_id": _key(config, one),
-        "verifier": one.verifier,
-        "version": one.version,
-        "arguments": one.arguments,
+        "calibration_id": _key(config, calibration),
+        "verifier": calibration.verifier,
+        "version": calibration.version,
+        "arguments": calibration.arguments,
         "environment": config.environment.name,
         "parameters": canonical(config.environment.parameters),
-        "labelled": one.labelled,
-        "accepted": int(all(one.accepted.values())),
-        **asdict(one.agreement),
-        "cheats_caught": one.cheats_caught,
-        "honest_flagged": one.honest_flagged,
-        "result": json.dumps({"accepted": one.accepted, "caught": one.caught, "bins": [asdict(b) for b in one.bins]}),
+        "labelled": calibration.labelled,
+        "accepted": int(all(calibration.accepted.values())),
+        **asdict(calibration.agreement),
+        "cheats_caught": calibration.cheats_caught,
+        "honest_flagged": calibration.honest_flagged,
+        "result": json.dumps(
+            {
+                "accepted": calibration.accepted,
+                "caught": calibration.caught,
+                "bins": [asdict(b) for b in calibration.bins],
+            }
+        ),
         "created_at": time.time(),
     }
     with lake.catalog.write() as connection:
@@ -164,17 +171,22 @@ def _record(config: Config, lake: Lake, one: Calibration) -> None:
         connection.execute(insert(CALIBRATION).values(**row))
 
 
-def plot(found: Sequence[Calibration], path: Path) -> None:
+def plot(calibrations: Sequence[Calibration], path: Path) -> None:
     """Reliability: the share of true successes against completion, a line a verifier, dots as large as their count."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--", label="perfect")
-    for one in found:
-        x, y = [point.predicted for point in one.bins], [point.observed for point in one.bins]
-        (line,) = axes.plot(x, y, label=f"{one.verifier} (κ {one.agreement.kappa:.2f})")
-        axes.scatter(x, y, s=[10 + 200 * point.count / one.labelled for point in one.bins], color=line.get_color())
+    for calibration in calibrations:
+        x, y = [point.predicted for point in calibration.bins], [point.observed for point in calibration.bins]
+        (line,) = axes.plot(x, y, label=f"{calibration.verifier} (κ {calibration.agreement.kappa:.2f})")
+        axes.scatter(
+            x,
+            y,
+            s=[10 + 200 * point.count / calibration.labelled for point in calibration.bins],
+            color=line.get_color(),
+        )
     axes.set(xlabel="completion, 0 where integrity is denied", ylabel="share of true successes")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -31,7 +31,7 @@ class Labelled:
 
 def labelled_set(config: Config, world: World, progress: Callable[[int], None] = lambda done: None) -> list[Labelled]:
     """Experts with and without mistakes and random play on calibration tasks, and each class of cheat planted in it."""
-    played = sorted(_play(config, world, Expert(world)), key=lambda one: one.seed)
+    played = sorted(_play(config, world, Expert(world)), key=lambda trajectory: trajectory.seed)
     honest, golden = list(played), _golden(played)
     progress(len(played))
     clumsy: list[Policy] = [*(Expert(world, Mistakes(wrong_action=noise)) for noise in NOISES), RandomPolicy()]
@@ -45,7 +45,7 @@ def labelled_set(config: Config, world: World, progress: Callable[[int], None] =
         for number, (name, plant) in enumerate(classes.items())
         for row in range(len(golden))
     ]
-    return [*(Labelled(one, one.success) for one in honest), *cheats]
+    return [*(Labelled(trajectory, trajectory.success) for trajectory in honest), *cheats]
 
 
 def acceptance_set(config: Config, world: World) -> dict[str, list[Trajectory]]:

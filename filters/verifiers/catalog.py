@@ -45,22 +45,24 @@ WORLDLESS = frozenset({"outcome", "integrity"})
 def needs_world(pipeline: Sequence[VerifierConfig]) -> bool:
     """Does a verifier of the pipeline open a simulator?"""
     return any(
-        one.name not in WORLDLESS
-        and not (one.name == "process" and one.arguments.get("max_detour") == 0)
-        and not (one.name == "ensemble" and not needs_world(_members(one.arguments.get("members", ()))))
-        for one in pipeline
+        entry.name not in WORLDLESS
+        and not (entry.name == "process" and entry.arguments.get("max_detour") == 0)
+        and not (entry.name == "ensemble" and not needs_world(_members(entry.arguments.get("members", ()))))
+        for entry in pipeline
     )
 
 
 def make_verifiers(pipeline: Sequence[VerifierConfig], tools: Tools) -> list[Verifier]:
     """The pipeline's verifiers, in order. Raises `ConfigError` for a name or an argument that there is not."""
-    return [_make(one.name, one.arguments, tools) for one in pipeline]
+    return [_make(entry.name, entry.arguments, tools) for entry in pipeline]
 
 
 def _members(given: Sequence[str | dict[str, Any]]) -> list[VerifierConfig]:
     """The members of an ensemble, names or tables of name and arguments."""
     try:
-        return [VerifierConfig.model_validate({"name": one} if isinstance(one, str) else one) for one in given]
+        return [
+            VerifierConfig.model_validate({"name": member} if isinstance(member, str) else member) for member in given
+        ]
     except ValidationError as error:
         raise ConfigError(f"members of an ensemble: {error.errors()[0]['msg']}") from error
 

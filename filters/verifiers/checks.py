@@ -121,7 +121,7 @@ def rewarded_once(batch: Batch) -> Bools:
 def task_is_itself(batch: Batch) -> Bools:
     """Task id and group follow from the task."""
     named = zip(batch.tasks, batch.texts("task_id"), batch.texts("task_group"), strict=True)
-    same = [task.task_id == one and task.group == group for task, one, group in named]
+    same = [task.task_id == task_id and task.group == group for task, task_id, group in named]
     return np.array(same, np.bool_)
 
 
@@ -137,16 +137,16 @@ def episode_is_itself(batch: Batch) -> Bools:
 
 def checker_untouched(batch: Batch, words: str = CHECKER) -> Bools:
     """No action names what judges the agent, by a regular expression (RE2)."""
-    found = pc.match_substring_regex(batch.step_texts("action"), words)
-    return batch.all_of(~found.to_numpy(zero_copy_only=False))
+    matches = pc.match_substring_regex(batch.step_texts("action"), words)
+    return batch.all_of(~matches.to_numpy(zero_copy_only=False))
 
 
 def facts_stay_hidden(batch: Batch) -> Bools:
     """The mark that lies in privileged facts, and nowhere else, stands in none of the agent's words."""
     holds = np.ones(len(batch), np.bool_)
     for column in ("action", "thought", "subgoal"):
-        found = pc.match_substring(batch.step_texts(column), CANARY)
-        holds &= batch.all_of(~found.to_numpy(zero_copy_only=False))
+        matches = pc.match_substring(batch.step_texts(column), CANARY)
+        holds &= batch.all_of(~matches.to_numpy(zero_copy_only=False))
     return holds
 
 

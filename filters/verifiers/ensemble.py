@@ -35,20 +35,25 @@ class Ensemble:
         )
 
     def verify(self, batch: Batch) -> list[Verdict]:
-        said = [member.verify(batch) for member in self._members]
-        passed = np.array([[verdict.passed for verdict in row] for row in said], np.float64).reshape(len(said), -1)
-        denied = [[one.integrity if one.integrity < one.integrity_threshold else 1.0 for one in row] for row in said]
+        member_verdicts = [member.verify(batch) for member in self._members]
+        passed = np.array([[verdict.passed for verdict in row] for row in member_verdicts], np.float64).reshape(
+            len(member_verdicts), -1
+        )
+        denied = [
+            [verdict.integrity if verdict.integrity < verdict.integrity_threshold else 1.0 for verdict in row]
+            for row in member_verdicts
+        ]
         share = passed.mean(axis=0)
-        points = 100 / len(said)
+        points = 100 / len(member_verdicts)
         return verdicts(
             self,
             batch,
             completion=100 * share,
             completion_threshold=self._threshold,
-            integrity=np.array(denied, np.float64).reshape(len(said), -1).min(axis=0),
+            integrity=np.array(denied, np.float64).reshape(len(member_verdicts), -1).min(axis=0),
             items=[
                 [Item(verdict.verifier, points, float(verdict.passed), _why(verdict)) for verdict in row]
-                for row in zip(*said, strict=True)
+                for row in zip(*member_verdicts, strict=True)
             ],
             confidence=np.maximum(share, 1 - share),
         )

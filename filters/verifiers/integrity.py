@@ -26,8 +26,8 @@ class Integrity:
     version = "2"
 
     def __init__(self, *, checker: str = "") -> None:
-        own: dict[str, Check] = {UNTOUCHED: partial(checker_untouched, words=checker)} if checker else {}
-        self._checks = {**CHECKS, **own}
+        extra_checks: dict[str, Check] = {UNTOUCHED: partial(checker_untouched, words=checker)} if checker else {}
+        self._checks = {**CHECKS, **extra_checks}
         try:
             pc.match_substring_regex(pa.array([""]), checker)
         except pa.ArrowInvalid as error:

@@ -95,12 +95,12 @@ class Judge:
 
     def verify(self, batch: Batch) -> list[Verdict]:
         rubrics = [self._world.facts(task) for task in batch.tasks]
-        prompts = [prompt(one, facts) for one, facts in zip(batch.objects, rubrics, strict=True)]
+        prompts = [prompt(trajectory, facts) for trajectory, facts in zip(batch.objects, rubrics, strict=True)]
         jobs = [(text, vote) for text in prompts for vote in range(self._votes)]
         with ThreadPoolExecutor(PARALLEL) as threads:
             answers = list(threads.map(lambda job: self._ask(*job), jobs))
         grouped_answers = [answers[row * self._votes : (row + 1) * self._votes] for row in range(len(batch))]
-        marked = [_marked(facts, said) for facts, said in zip(rubrics, grouped_answers, strict=True)]
+        marked = [_marked(facts, votes) for facts, votes in zip(rubrics, grouped_answers, strict=True)]
         completion, integrity, confidence = np.array([row[:3] for row in marked], np.float64).reshape(-1, 3).T
         return verdicts(
             self,
@@ -111,7 +111,7 @@ class Judge:
             integrity_threshold=self._integrity,
             items=[row[3] for row in marked],
             confidence=confidence,
-            raw=[json.dumps(said) for said in grouped_answers],
+            raw=[json.dumps(votes) for votes in grouped_answers],
         )
 
     def _ask(self, text: str, vote: int) -> str:
@@ -131,7 +131,8 @@ class Judge:
 def prompt(trajectory: Trajectory, facts: Facts) -> str:
     """What the judge reads: task, rubric, and the record without thoughts and subgoals."""
     rubric = "\n".join(
-        f"{number}. {' and '.join(one.name for one in part)}" for number, part in enumerate(grouped(facts.milestones))
+        f"{number}. {' and '.join(milestone.name for milestone in part)}"
+        for number, part in enumerate(grouped(facts.milestones))
     )
     lines = []
     answers = [*(step.feedback for step in trajectory.steps[1:]), trajectory.final_feedback]
@@ -155,7 +156,14 @@ def _marked(facts: Facts, answers: Sequence[str]) -> tuple[float, float, float, 
         credit = float(np.mean([CREDIT[mark.mark] for mark in marks]))
         agreement.append(max(sum(mark.mark == name for mark in marks) for name in MARKS) / len(answers))
         evidence = marks[0].evidence
-        items.append(Item(" and ".join(one.name for one in part), sum(one.points for one in part), credit, evidence))
+        items.append(
+            Item(
+                " and ".join(milestone.name for milestone in part),
+                sum(milestone.points for milestone in part),
+                credit,
+                evidence,
+            )
+        )
     integrity = float(np.mean([vote.integrity for vote in votes]))
     items.append(Item(INTEGRITY, 0.0, integrity, votes[0].reasoning))
     completion = sum(item.points * item.fraction for item in items)

@@ -101,7 +101,7 @@ class BatchVerifier:
             [row for part in parts for row in part.segments],
             [row for part in parts for row in part.verdicts],
             pa.concat_tables([part.fingerprints for part in parts]),
-            {one: why for part in parts for one, why in part.unverifiable.items()},
+            {trajectory_id: why for part in parts for trajectory_id, why in part.unverifiable.items()},
         )
 
     def _retry_single(self, batch: Batch, error: Exception) -> Findings:

@@ -43,17 +43,17 @@ class Privileged:
 
     def verify(self, batch: Batch) -> list[Verdict]:
         facts = [self._world.facts(task) for task in batch.tasks]
-        items = [_credit(one, known) for one, known in zip(batch.objects, facts, strict=True)]
-        told = [pasted(one, known) for one, known in zip(batch.objects, facts, strict=True)]
+        items = [_credit(trajectory, known) for trajectory, known in zip(batch.objects, facts, strict=True)]
+        leaks = [pasted(trajectory, known) for trajectory, known in zip(batch.objects, facts, strict=True)]
         return verdicts(
             self,
             batch,
             completion=np.array([sum(item.points * item.fraction for item in row) for row in items], np.float64),
             completion_threshold=self._threshold,
-            integrity=np.array([float(not found) for found in told]),
+            integrity=np.array([float(not leak) for leak in leaks]),
             items=[
-                [*row, Item("agent tells no hidden facts", 0.0, float(not found), found or "holds")]
-                for row, found in zip(items, told, strict=True)
+                [*row, Item("agent tells no hidden facts", 0.0, float(not leak), leak or "holds")]
+                for row, leak in zip(items, leaks, strict=True)
             ],
         )
 
@@ -73,13 +73,19 @@ def _credit(trajectory: Trajectory, facts: Facts) -> list[Item]:
             rewarded.setdefault(step.action, step.index)
     items = []
     for part in grouped(facts.milestones):
-        points = sum(one.points for one in part)
-        earned = sum(one.points for one in part if one.action in rewarded)
+        points = sum(milestone.points for milestone in part)
+        earned = sum(milestone.points for milestone in part if milestone.action in rewarded)
         evidence = ", ".join(
-            f"{one.name}: step {rewarded[one.action]}" if one.action in rewarded else f"{one.name}: never rewarded"
-            for one in part
+            f"{milestone.name}: step {rewarded[milestone.action]}"
+            if milestone.action in rewarded
+            else f"{milestone.name}: never rewarded"
+            for milestone in part
         )
-        items.append(Item(" and ".join(one.name for one in part), points, earned / points if points else 0.0, evidence))
+        items.append(
+            Item(
+                " and ".join(milestone.name for milestone in part), points, earned / points if points else 0.0, evidence
+            )
+        )
     return items
 
 
@@ -98,13 +104,13 @@ def pasted(trajectory: Trajectory, facts: Facts) -> str:
             return f"step {step.index} holds the mark of the facts"
         if not words.strip():
             continue
-        told = [
+        leaked = [
             milestone.name
             for milestone in facts.milestones
             if milestone.action in words and not seen.issuperset(_WORDS.findall(milestone.action))
         ]
-        if len(told) >= PASTED:
-            return f"step {step.index} names {' and '.join(told[:PASTED])} before they were in sight"
+        if len(leaked) >= PASTED:
+            return f"step {step.index} names {' and '.join(leaked[:PASTED])} before they were in sight"
         if 2 * step.index < len(facts.gold_actions) and _recited(words, facts.gold_actions) >= RECITED:
             return f"step {step.index} recites the solution"
     return ""
@@ -112,9 +118,9 @@ def pasted(trajectory: Trajectory, facts: Facts) -> str:
 
 def _recited(words: str, actions: Sequence[str]) -> float:
     """Share of the actions that stand in the words in their order."""
-    place, found = 0, 0
+    place, matched = 0, 0
     for action in actions:
         where = words.find(action, place)
         if where >= 0:
-            place, found = where + len(action), found + 1
-    return found / max(len(actions), SHORTEST)
+            place, matched = where + len(action), matched + 1
+    return matched / max(len(actions), SHORTEST)

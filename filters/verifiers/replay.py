@@ -40,7 +40,7 @@ class Replay:
         self._world = world
 
     def verify(self, batch: Batch) -> list[Verdict]:
-        played = [self._judge(one, task) for one, task in zip(batch.objects, batch.tasks, strict=True)]
+        played = [self._judge(trajectory, task) for trajectory, task in zip(batch.objects, batch.tasks, strict=True)]
         completion, integrity, confidence = np.array([row[:3] for row in played], np.float64).reshape(-1, 3).T
         return verdicts(
             self,
@@ -74,8 +74,8 @@ class Replay:
         if not _same(trajectory.instruction, world_task.instruction):
             return observation, progress, success, (0, "the instruction is not the task's")
         for place, step in enumerate(trajectory.steps):
-            if found := _differs(step, observation):
-                return observation, progress, success, (place, found)
+            if difference := _differs(step, observation):
+                return observation, progress, success, (place, difference)
             transition = environment.step(step.action)
             observation, progress, success = transition.observation, transition.progress, transition.success
             if not math.isclose(transition.reward, step.reward, abs_tol=1e-9):

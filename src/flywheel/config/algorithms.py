@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flywheel.config.section import Count, Section, Share
 from flywheel.config.student import Epochs, StudentConfig
 
+KINDS = ("hierarchical", "flat")
+"""Kinds of students."""
+
 
 class CreditConfig(Section):
-    """How decisions are credited: GAE for a flat student, HAE for both levels of a hierarchical one."""
+    """How decisions are credited, under critics that are fitted on the student itself."""
 
+    method: Literal["gae", "returns", "gigpo", "progress", "hae"] | None = Field(
+        default=None, description="None: gae for a flat student, hae for both levels of a hierarchical one."
+    )
     gamma: Share = Field(default=0.97, description="Discount; below 1, a detour costs.")
+    lam: Share | None = Field(default=None, description="λ of gae and hae; None: 1 − 1/(alpha × length).")
     alpha: float = Field(default=1.0, gt=0, description="How far credit travels under the length-adaptive λ.")
     shaping: bool = Field(default=False, description="Add the gain in progress to the rewards.")
+
+    @model_validator(mode="after")
+    def _lambda_has_a_use(self) -> CreditConfig:
+        if self.lam is not None and self.method not in (None, "gae", "hae"):
+            raise ValueError(f"credit.method {self.method} has no λ; leave out lam, or set method = 'gae'")
+        return self
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of students whose levels the method credits."""
+        return KINDS if self.method is None else ("hierarchical",) if self.method == "hae" else ("flat",)
 
 
 class PhaseConfig(Section):
     """A phase of training after the first."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("hierarchical", "flat")
-    """Kinds of students that the algorithm can finetune."""
-
     epochs: Epochs = Field(default=Epochs(planner=2, executor=1, flat=1), description="Passes of this phase.")
     learning_rate: float = Field(default=5e-4, gt=0)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of students that the algorithm can finetune."""
+        return KINDS
 
 
 class OnlineConfig(PhaseConfig):
@@ -49,13 +69,22 @@ class BCConfig(PhaseConfig):
     algorithm: Literal["bc"]
 
 
-class AWRConfig(PhaseConfig):
+class CreditedConfig(PhaseConfig):
+    """A phase in which decisions are worth something each."""
+
+    credit: CreditConfig = CreditConfig()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return self.credit.kinds
+
+
+class AWRConfig(CreditedConfig):
     """Advantage-weighted regression: better decisions of the corpus count more."""
 
     algorithm: Literal["awr"]
     beta: float = Field(default=1.0, gt=0, description="Temperature: the higher, the more alike decisions count.")
     max_weight: float = Field(default=20.0, gt=0, description="The most that one decision counts.")
-    credit: CreditConfig = CreditConfig()
 
 
 class KDConfig(PhaseConfig):
@@ -74,17 +103,19 @@ class KDConfig(PhaseConfig):
 class DPOConfig(PhaseConfig):
     """Direct preference optimisation: verified episodes over failed ones of the same task."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("flat",)
     algorithm: Literal["dpo"]
     beta: float = Field(default=1.0, gt=0, description="How little the student may leave the policy it began as.")
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("flat",)
 
-class PPOConfig(OnlineConfig):
+
+class PPOConfig(CreditedConfig, OnlineConfig):
     """Proximal policy optimisation of the student's own play, with a critic at each level."""
 
     algorithm: Literal["ppo"]
     success_weight: float = Field(default=0.1, ge=0, description="Weight of the likelihood of verified episodes.")
-    credit: CreditConfig = CreditConfig()
 
 
 class GRPOConfig(OnlineConfig):
