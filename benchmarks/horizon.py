@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.contexts.prompts import ACT, SUBGOAL, Outcome, Piece
+from flywheel.agents.contexts.prompts import ACT, SUBGOAL, Piece, SubgoalOutcome
 from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.agents.scripted import RandomPolicy
 from flywheel.config.root import load
@@ -102,7 +102,7 @@ def hierarchical(steps: tuple[Step, ...], limits: Limits, tokens: PieceTokenizer
         seen, planned = observation_of(step), 0
         context.observe(seen)
         if not context.must_plan and context.steps_in_segment >= EVERY:
-            context.finish(Outcome.DONE)
+            context.finish(SubgoalOutcome.DONE)
         if context.must_plan:
             planned = len(tokens.context([*context.plan(seen).pieces, Piece(marker=SUBGOAL)]))
             context.adopt(f"reach {step.location}")

@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrajectoryBatch:
     """N trajectories and their T steps: `starts_N1` holds where each one's steps begin, and T at its end."""
 
     trajectories: pa.Table
@@ -31,11 +31,13 @@ class Batch:
     def __len__(self) -> int:
         return int(self.trajectories.num_rows)
 
-    def rows(self, start: int, end: int) -> Batch:
+    def rows(self, start: int, end: int) -> TrajectoryBatch:
         """The trajectories [start, end) as a batch of their own."""
         first, last = int(self.starts_N1[start]), int(self.starts_N1[end])
         starts = self.starts_N1[start : end + 1] - first
-        return Batch(self.trajectories.slice(start, end - start), self.steps.slice(first, last - first), starts)
+        return TrajectoryBatch(
+            self.trajectories.slice(start, end - start), self.steps.slice(first, last - first), starts
+        )
 
     @property
     def ids(self) -> list[str]:
@@ -150,13 +152,13 @@ def codes(column: pa.ChunkedArray) -> Ints:
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), np.int64)
 
 
-def batch_of(trajectories: Sequence[Trajectory]) -> Batch:
+def batch_of(trajectories: Sequence[Trajectory]) -> TrajectoryBatch:
     steps = pa.concat_tables([ARROW_SCHEMAS["steps"].empty_table(), *steps_to_arrow(trajectories)])
     starts = np.concatenate([[0], np.cumsum([len(trajectory.steps) for trajectory in trajectories])]).astype(np.int64)
-    return Batch(trajectories_to_arrow(trajectories), steps, starts)
+    return TrajectoryBatch(trajectories_to_arrow(trajectories), steps, starts)
 
 
-def read_batch(lake: Lake, ids: Sequence[str]) -> Batch:
+def read_batch(lake: Lake, ids: Sequence[str]) -> TrajectoryBatch:
     """Trajectories of the lake, in the order of the ids."""
     trajectories, steps = lake.tables(ids)
     wanted = pa.array(ids, pa.string())
@@ -166,7 +168,7 @@ def read_batch(lake: Lake, ids: Sequence[str]) -> Batch:
         steps, owners = steps.take(order), owners[order]
     rows = np.argsort(pc.index_in(trajectories["trajectory_id"], value_set=wanted).to_numpy())
     starts = np.searchsorted(owners, np.arange(len(ids) + 1)).astype(np.int64)
-    return Batch(trajectories.take(rows), _without_nulls(steps.combine_chunks()), starts)
+    return TrajectoryBatch(trajectories.take(rows), _without_nulls(steps.combine_chunks()), starts)
 
 
 def _without_nulls(steps: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ from datasketch import MinHash
 from numpy.typing import NDArray
 
 from flywheel.arrow import ARROW_SCHEMAS
-from flywheel.filters.batch import Batch, Bools, codes
+from flywheel.filters.batch import Bools, TrajectoryBatch, codes
 
 SOURCE = "minhash/2"
 VALUES = 128
@@ -26,7 +26,7 @@ Hashes = NDArray[np.uint64]
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-def fingerprints(batch: Batch) -> pa.Table:
+def fingerprints(batch: TrajectoryBatch) -> pa.Table:
     """A row a trajectory, in the batch's order; `duplicate_of` and `similarity` are left empty."""
     action_T, view_T = _hashes(batch.steps["action"]), _hashes(batch.steps["observation"])
     before_T = np.where(batch.first_T, np.uint64(0), np.roll(action_T, 1))
@@ -57,14 +57,14 @@ def fingerprints(batch: Batch) -> pa.Table:
     )
 
 
-def empty_fingerprints(batch: Batch) -> pa.Table:
+def empty_fingerprints(batch: TrajectoryBatch) -> pa.Table:
     """Rows of what cannot be compared: it is like nothing."""
     schema = ARROW_SCHEMAS["fingerprints"]
     empty = {"actions": "", "essential": "", "record": "", "signature": [], "bands": [], "source": SOURCE}
     return pa.Table.from_pylist([{"trajectory_id": trajectory_id, **empty} for trajectory_id in batch.ids], schema)
 
 
-def without_loops(batch: Batch) -> Bools:
+def without_loops(batch: TrajectoryBatch) -> Bools:
     """(T,): which steps remain of each episode without its loops, that is without what led back to an equal state and
     neither earned a reward nor opened a document. Padding with no-ops, or with deeds that are taken back, is gone."""
     count = batch.steps.num_rows

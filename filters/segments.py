@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flywheel.filters.batch import Batch, Bools, batch_of, codes
+from flywheel.filters.batch import Bools, TrajectoryBatch, batch_of, codes
 from flywheel.trajectory import Segment, Trajectory
 
 SOURCE = "milestones/1"
@@ -26,7 +26,7 @@ def segment(trajectory: Trajectory) -> list[Segment]:
     return segments_of(batch_of([trajectory]))[0]
 
 
-def segments_of(batch: Batch) -> list[list[Segment]]:
+def segments_of(batch: TrajectoryBatch) -> list[list[Segment]]:
     """For each trajectory, contiguous segments in order that cover every step; only the last can be unfinished.
 
     Hindsight labels (Sub-goal Distillation, arXiv 2405.02749, section 3; Plan-and-Act, arXiv 2503.09572): the name
@@ -69,7 +69,7 @@ def _parts(
     return parts
 
 
-def _gains(batch: Batch) -> Bools:
+def _gains(batch: TrajectoryBatch) -> Bools:
     """(T,): did the action raise the best progress so far, or open a document for the first time?"""
     progress = np.nan_to_num(batch.step_numbers("progress")).clip(0.0, 1.0)
     apart = progress + 2.0 * batch.owner_T  # a trajectory's values lie above those of the one before

@@ -60,12 +60,12 @@ def progress_artifact(name: str, stage: str, iteration: int, total: int) -> Iter
         _tried(update_progress_artifact, artifact_id=made, progress=min(100.0, 100.0 * done / max(total, 1)))
 
 
-def both(one: Callable[[int], None], other: Callable[[int], None]) -> Callable[[int], None]:
+def both(first: Callable[[int], None], second: Callable[[int], None]) -> Callable[[int], None]:
     """A callback that tells two."""
 
     def heard(count: int) -> None:
-        one(count)
-        other(count)
+        first(count)
+        second(count)
 
     return heard
 

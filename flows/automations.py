@@ -58,40 +58,40 @@ def install(config: Config, turn_id: UUID, distill_id: UUID) -> list[str]:
         for known in client.read_automations():
             if known.name.startswith(prefix):
                 client.delete_automation(known.id)
-        for one in wanted:
-            client.create_automation(_automation(prefix, one))
-    return [f"{prefix}{one.name}" for one in wanted]
+        for reaction in wanted:
+            client.create_automation(_automation(prefix, reaction))
+    return [f"{prefix}{reaction.name}" for reaction in wanted]
 
 
-def _automation(prefix: str, one: Reaction) -> AutomationCore:
-    nothing, about = ResourceSpecification(root={}), ResourceSpecification(root=dict(one.about))
+def _automation(prefix: str, reaction: Reaction) -> AutomationCore:
+    nothing, about = ResourceSpecification(root={}), ResourceSpecification(root=dict(reaction.about))
     trigger = EventTrigger(
-        expect=set(one.events),
-        match=nothing if one.related else about,
-        match_related=about if one.related else nothing,
+        expect=set(reaction.events),
+        match=nothing if reaction.related else about,
+        match_related=about if reaction.related else nothing,
         posture=Posture.Reactive,
         threshold=1,
     )
-    return AutomationCore(name=f"{prefix}{one.name}", trigger=trigger, actions=[one.action])
+    return AutomationCore(name=f"{prefix}{reaction.name}", trigger=trigger, actions=[reaction.action])
 
 
 def _triggers(config: Config, distill_id: UUID) -> list[Reaction]:
     settings, mine = config.triggers, {"prefect.resource.id": [resource(config.name)]}
     plain = RunDeployment(source="selected", deployment_id=distill_id, parameters={}, job_variables={})
-    found = []
+    automations = []
     if settings.new_verified:
         name = f"distill when {settings.new_verified} verified trajectories are new"
-        found.append(Reaction(name, (f"flywheel.{READY}",), mine, plain))
+        automations.append(Reaction(name, (f"flywheel.{READY}",), mine, plain))
     if settings.slice_drop:
         name = f"distill when a slice drops by {settings.slice_drop:.0%}"
-        found.append(Reaction(name, (f"flywheel.{DROPPED}",), mine, plain))
+        automations.append(Reaction(name, (f"flywheel.{DROPPED}",), mine, plain))
     if settings.dataset:
         lake = lake_resource(parse_lake_url(config.lake.url or config.data_dir))
         about = {"prefect.resource.id": [lake], "dataset": [settings.dataset]}
         title = {"__prefect_kind": "jinja", "template": TITLE}
         action = plain.model_copy(update={"parameters": {"dataset": title}})
-        found.append(Reaction(f"distill dataset {settings.dataset}", (f"flywheel.{TAGGED}",), about, action))
-    return found
+        automations.append(Reaction(f"distill dataset {settings.dataset}", (f"flywheel.{TAGGED}",), about, action))
+    return automations
 
 
 def _notices(config: Config, client: SyncPrefectClient, turn_id: UUID, distill_id: UUID) -> list[Reaction]:
@@ -104,22 +104,26 @@ def _notices(config: Config, client: SyncPrefectClient, turn_id: UUID, distill_i
         raise PrerequisiteError(
             f"there is no block {config.notify.block} on this Prefect server; see: prefect block ls"
         ) from None
-    found = []
+    automations = []
     for occasion in config.notify.on:
-        events, said = MESSAGES[occasion]
+        events, text = MESSAGES[occasion]
         related = events == RUN_ENDED_BADLY
-        about = [f"prefect.deployment.{one}" for one in (turn_id, distill_id)] if related else [resource(config.name)]
-        action = _told(kind, block.id, config.name, occasion, said)
-        found.append(Reaction(f"tell of {occasion}", events, {"prefect.resource.id": about}, action, related))
-    return found
+        about = (
+            [f"prefect.deployment.{deployment_id}" for deployment_id in (turn_id, distill_id)]
+            if related
+            else [resource(config.name)]
+        )
+        action = _told(kind, block.id, config.name, occasion, text)
+        automations.append(Reaction(f"tell of {occasion}", events, {"prefect.resource.id": about}, action, related))
+    return automations
 
 
-def _told(kind: str, block_id: UUID, name: str, occasion: Occasion, said: str) -> ActionTypes:
+def _told(kind: str, block_id: UUID, name: str, occasion: Occasion, text: str) -> ActionTypes:
     """JSON for a web hook, plain words for any notification."""
     if kind == "webhook":
         fixed = json.dumps({"flywheel": name, "occasion": occasion})
         return CallWebhook(
-            block_document_id=block_id, payload=f'{fixed[:-1]}, "message": {{{{ ({said}) | tojson }}}}}}'
+            block_document_id=block_id, payload=f'{fixed[:-1]}, "message": {{{{ ({text}) | tojson }}}}}}'
         )
-    body = f"flywheel {name}: {{{{ {said} }}}}"
+    body = f"flywheel {name}: {{{{ {text} }}}}"
     return SendNotification(block_document_id=block_id, subject=f"flywheel {name}", body=body)

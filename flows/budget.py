@@ -40,13 +40,13 @@ class BudgetTracker:
         self._done = 0
         self.assure()
         self.check(name)
-        told: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         began = time.monotonic()
-        yield told
+        yield fields
         took = time.monotonic() - began
         self.seconds[name] = self.seconds.get(name, 0.0) + took
         if happened:
-            tell(self.config.name, happened, iteration=self.iteration, seconds=round(took, 3), **told)
+            tell(self.config.name, happened, iteration=self.iteration, seconds=round(took, 3), **fields)
 
     def over(self) -> bool:
         """Is the budget spent?"""

@@ -68,7 +68,7 @@ def trigger(name: str, flow: str, overrides: list[str], parameters: dict[str, An
 def standing(client: SyncPrefectClient, name: str) -> dict[str, Any]:
     """What runs, what is next, and whether the schedule is paused."""
     deployment = _deployment(client, TURN, name)
-    mine = [deployment.id, *(one.id for one in (_found(client, DISTILL, name),) if one)]
+    mine = [deployment.id, *(other.id for other in (_found(client, DISTILL, name),) if other)]
     runs = client.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=mine)),
         flow_run_filter=FlowRunFilter(
@@ -112,8 +112,8 @@ def _found(client: SyncPrefectClient, flow: str, name: str) -> DeploymentRespons
 
 
 def _deployment(client: SyncPrefectClient, flow: str, name: str) -> DeploymentResponse:
-    if (found := _found(client, flow, name)) is None:
+    if (deployment := _found(client, flow, name)) is None:
         raise PrerequisiteError(
             f"this Prefect server has no deployment {flow}/{name}; make it with flywheel serve or flywheel deploy"
         )
-    return found
+    return deployment

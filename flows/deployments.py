@@ -103,9 +103,9 @@ def distill_now(
     lake = Lake.of(config)
     with _alone(config):
         card = distill_apart(config, lake, kind, current(lake), condition=where, dataset=dataset)
-    told = {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
-    tell(config.name, DISTILLED, iteration=card.iteration, **told)
-    return told
+    result = {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
+    tell(config.name, DISTILLED, iteration=card.iteration, **result)
+    return result
 
 
 def next_number(config: Config) -> int:
@@ -163,7 +163,7 @@ def deploy(config: Config, pool: str, pool_type: str, image: str) -> dict[str, A
         ensure(client, pool, pool_type)
     _, automations = _installed(config, made, work_pool_name=pool, image=image or None)
     return {
-        "deployments": [f"{one.flow_name}/{one.name}" for one in made],
+        "deployments": [f"{each.flow_name}/{each.name}" for each in made],
         "automations": automations,
         "pool": pool,
         "next": f"prefect worker start --pool {pool}",
@@ -175,10 +175,10 @@ def _installed(config: Config, made: list[RunnerDeployment], **where: Any) -> tu
     paused stays so."""
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(limit_of(config), 1)
-        for one in made:
+        for deployment in made:
             with suppress(ObjectNotFound):
-                one.paused = client.read_deployment_by_name(f"{one.flow_name}/{one.name}").paused
-    ids = [one.apply(**where) for one in made]
+                deployment.paused = client.read_deployment_by_name(f"{deployment.flow_name}/{deployment.name}").paused
+    ids = [deployment.apply(**where) for deployment in made]
     names = [deployment_id for deployment_id in ids if isinstance(deployment_id, UUID)]
     return names, install(config, *names)
 
@@ -220,5 +220,5 @@ def _bury(names: list[UUID]) -> None:
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=names)),
         )
-        for one in lost:
-            client.set_flow_run_state(one.id, Crashed(message="the server died while it ran"), force=True)
+        for flow_run in lost:
+            client.set_flow_run_state(flow_run.id, Crashed(message="the server died while it ran"), force=True)

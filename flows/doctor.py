@@ -48,10 +48,10 @@ def diagnose(config: Config, without: Sequence[str] = ()) -> list[Finding]:
 
 def check(config: Config) -> None:
     """What a run would stumble over, told in one line before anything starts. Raises `PrerequisiteError`."""
-    wrong = [one for one in diagnose(config, without=("port of serve",)) if not one.ok]
+    wrong = [finding for finding in diagnose(config, without=("port of serve",)) if not finding.ok]
     if wrong:
-        told = "; ".join(f"{one.check}: {one.detail}" for one in wrong)
-        raise PrerequisiteError(f"nothing was started: {told}")
+        problems = "; ".join(f"{finding.check}: {finding.detail}" for finding in wrong)
+        raise PrerequisiteError(f"nothing was started: {problems}")
 
 
 def _environment(config: Config) -> str:
@@ -68,7 +68,7 @@ def _verifiers(config: Config) -> str:
     from flywheel.filters.verifiers.catalog import Tools, make_verifiers
 
     made = make_verifiers(config.curate.verifiers, Tools(None, config.data_dir))
-    return ", ".join(one.name for one in made)
+    return ", ".join(automation.name for automation in made)
 
 
 def _teachers(config: Config) -> str:
@@ -115,12 +115,12 @@ def _cluster(config: Config) -> str:
         return "this machine alone"
     from flywheel.runtime.ray_workers import cores
 
-    found = cores(config.cluster.ray)
-    if found < config.cluster.actors:
+    cluster_cores = cores(config.cluster.ray)
+    if cluster_cores < config.cluster.actors:
         raise ConfigError(
-            f"the cluster has {found} cores; lower cluster.actors ({config.cluster.actors}) or add machines"
+            f"the cluster has {cluster_cores} cores; lower cluster.actors ({config.cluster.actors}) or add machines"
         )
-    return f"{found} cores at {config.cluster.ray}"
+    return f"{cluster_cores} cores at {config.cluster.ray}"
 
 
 def _port(config: Config) -> str:

@@ -28,7 +28,7 @@ class Iteration:
 def begin(config: Config, lake: Lake, number: int) -> Iteration:
     """Open an iteration, or take up one that a killed run left. Refuses a lake that another config filled."""
     earlier = iterations(lake)
-    if number > 1 and not any(one.number == number - 1 and one.finished for one in earlier):
+    if number > 1 and not any(iteration.number == number - 1 and iteration.finished for iteration in earlier):
         raise ConfigError(f"iteration {number - 1} is not finished; run it first: flywheel run")
     opponent = champion(lake)
     check_settings(config, lake)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.evaluation.gate import Decision
+from flywheel.evaluation.gate import GateDecision
 from flywheel.filters.curate import route_counts, route_reasons
 from flywheel.flows.iterations import iterations
 from flywheel.text import markdown
@@ -25,7 +25,7 @@ def write_report(
     lake: Lake,
     number: int,
     rates: Sequence[Rate],
-    decision: Decision,
+    decision: GateDecision,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Write `reports/iteration-N.{json,md,png}` in the data directory and return the report as plain data."""

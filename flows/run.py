@@ -52,11 +52,11 @@ def _prepare(config: Config) -> None:
 
 def serve(config: Config, config_file: Path, overrides: list[str]) -> None:
     """Serve the scheduled deployments until it is interrupted."""
-    own = not os.environ.get("PREFECT_API_URL")
+    starts_server = not os.environ.get("PREFECT_API_URL")
     with prefect_api(config.data_dir, config.serve.port, lambda: check(config)), metrics(config):
         from flywheel.flows.deployments import serve as serve_deployments
 
-        serve_deployments(config, config_file, overrides, own_server=own)
+        serve_deployments(config, config_file, overrides, own_server=starts_server)
 
 
 def foreseen(config: Config) -> dict[str, Any]:

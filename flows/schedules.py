@@ -33,9 +33,9 @@ def ticks(config: Config, count: int = 3) -> list[str]:
             schedule = RRuleSchedule(rrule=settings.rrule, timezone=settings.timezone)
         else:
             schedule = CronSchedule(cron=settings.cron or NIGHTLY, timezone=settings.timezone)
-        found = asyncio.run(schedule.get_dates(n=count))
+        dates = asyncio.run(schedule.get_dates(n=count))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"serve: this is no schedule: {' '.join(str(error).split())[:200]}") from None
-    if not found:
+    if not dates:
         raise ConfigError("serve: the schedule never ticks again; give another")
-    return [one.isoformat(timespec="seconds") for one in found]
+    return [date.isoformat(timespec="seconds") for date in dates]

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.evaluation.gate import Decision
+from flywheel.evaluation.gate import GateDecision
 from flywheel.flows.iterations import iterations
 from flywheel.flows.report import rate_rows
 from flywheel.policies.registry import champion, history
@@ -71,7 +71,7 @@ def status_of(lake: Lake) -> dict[str, Any]:
 
 
 def _told(gate: dict[str, Any]) -> str:
-    sentence = Decision.from_json(json.loads(gate["result"])).sentence
+    sentence = GateDecision.from_json(json.loads(gate["result"])).sentence
     return f"iteration {gate['iteration']}, {gate['challenger_id']}: {sentence}"
 
 
@@ -104,24 +104,24 @@ def history_of(lake: Lake) -> dict[str, list[dict[str, Any]]]:
         )
     changes = [
         {
-            "champion": one.policy_id,
-            "since": datetime.fromtimestamp(one.created_at, UTC).isoformat(timespec="seconds"),
-            "why": one.reason,
+            "champion": change.policy_id,
+            "since": datetime.fromtimestamp(change.created_at, UTC).isoformat(timespec="seconds"),
+            "why": change.reason,
         }
-        for one in history(lake)
+        for change in history(lake)
     ]
     return {"iterations": rows, "champion_changes": changes}
 
 
-def history_lines(told: dict[str, list[dict[str, Any]]]) -> list[str]:
+def history_lines(changes: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The same to read."""
     lines = []
-    for iteration in told["iterations"]:
+    for iteration in changes["iterations"]:
         state = f"{iteration['seconds']} s" if iteration["finished"] else "not finished"
         lines.append(f"iteration {iteration['iteration']} ({state}, began under {iteration['began_under']})")
         lines += [f"  {iteration[key]}" for key in ("rates", "gate") if iteration[key]]
     lines += [
         f"champion since {change['since']}: {change['champion']}, {change['why']}"
-        for change in told["champion_changes"]
+        for change in changes["champion_changes"]
     ]
     return lines or ["no iteration was begun; start one with: flywheel run CONFIG"]

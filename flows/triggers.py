@@ -11,7 +11,7 @@ from sqlalchemy import select
 from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import GATE
 from flywheel.datasets.lake.lake import Lake
-from flywheel.evaluation.gate import Decision
+from flywheel.evaluation.gate import GateDecision
 from flywheel.flows.events import CROWNED, DROPPED, READY, tell
 
 ALPHA = 0.05
@@ -30,11 +30,11 @@ class Drop:
 
 def untaught(lake: Lake) -> int:
     """How many verified training trajectories taught no student yet."""
-    found = lake.sql(
+    rows = lake.sql(
         """select count(*) as n from trajectories anti join lineage using (trajectory_id)
            where ours and split = 'train' and purpose = 'collect' and route = 'supervised' and revoked is null"""
     )
-    return int(found.to_pylist()[0]["n"])
+    return int(rows.to_pylist()[0]["n"])
 
 
 def announce_curated(config: Config, lake: Lake) -> int:
@@ -45,7 +45,7 @@ def announce_curated(config: Config, lake: Lake) -> int:
     return waiting
 
 
-def announce_gate(config: Config, lake: Lake, iteration: int, challenger: str, decision: Decision) -> list[Drop]:
+def announce_gate(config: Config, lake: Lake, iteration: int, challenger: str, decision: GateDecision) -> list[Drop]:
     """Say who is champion now, and in which slices success fell since the gate before."""
     if decision.promoted:
         tell(config.name, CROWNED, iteration=iteration, champion=challenger, decision=decision.sentence)
@@ -56,27 +56,27 @@ def announce_gate(config: Config, lake: Lake, iteration: int, challenger: str, d
     return drops
 
 
-def drops_between(before: Decision, after: Decision, least: float, alpha: float = ALPHA) -> list[Drop]:
+def drops_between(before: GateDecision, after: GateDecision, least: float, alpha: float = ALPHA) -> list[Drop]:
     """Slices of two gates in which the success of whoever was in force afterwards fell by at least `least`, and by
     more than chance: Fisher's exact test, one-sided, since the gates drew different tasks. `least` 0: none."""
     if not least:
         return []
-    earlier = {one.name: one for one in before.slices}
-    found = []
+    earlier = {each.name: each for each in before.slices}
+    drops = []
     for now in after.slices:
         if (then := earlier.get(now.name)) is None:
             continue
         had, have = then.solved(by_challenger=before.promoted), now.solved(by_challenger=after.promoted)
-        one, other = had / then.tasks, have / now.tasks
+        rate_before, rate_now = had / then.tasks, have / now.tasks
         table = [[had, then.tasks - had], [have, now.tasks - have]]
         p_value = float(fisher_exact(table, alternative="greater").pvalue)
-        if one - other >= least and p_value <= alpha:
-            found.append(Drop(now.name, one, other, p_value))
-    return found
+        if rate_before - rate_now >= least and p_value <= alpha:
+            drops.append(Drop(now.name, rate_before, rate_now, p_value))
+    return drops
 
 
-def _gate_before(lake: Lake, iteration: int) -> Decision | None:
+def _gate_before(lake: Lake, iteration: int) -> GateDecision | None:
     query = select(GATE.c.result).where(GATE.c.iteration < iteration).order_by(GATE.c.iteration.desc()).limit(1)
     with lake.catalog.read() as connection:
         result = connection.scalar(query)
-    return Decision.from_json(json.loads(result)) if result else None
+    return GateDecision.from_json(json.loads(result)) if result else None

@@ -22,7 +22,7 @@ from flywheel.datasets.maintenance.retention import tend
 from flywheel.distill.launching import distill_apart
 from flywheel.errors import InfrastructureError, LakeAwayError
 from flywheel.evaluation.evaluate import Rate, evaluate, gate
-from flywheel.evaluation.gate import Decision, foresight
+from flywheel.evaluation.gate import GateDecision, foresight
 from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
 from flywheel.flows.budget import BudgetTracker
@@ -79,26 +79,26 @@ def check_stage(budget: BudgetTracker) -> None:
     """Files that are no longer what was written are set aside; what they held is collected and curated again."""
     with budget.stage("check"):
         lost = mend(budget.config, budget.lake)
-    for one in lost:
-        tell(budget.config.name, MENDED, iteration=budget.iteration, file=one.file, reason=one.reason)
+    for problem in lost:
+        tell(budget.config.name, MENDED, iteration=budget.iteration, file=problem.file, reason=problem.reason)
     if lost:
-        publish(budget.config.name, "check", budget.iteration, [asdict(one) for one in lost])
+        publish(budget.config.name, "check", budget.iteration, [asdict(problem) for problem in lost])
 
 
 @task(name="collect", **STAGE)
 def collect_stage(budget: BudgetTracker, iteration: Iteration) -> None:
     shares = plan(budget.config, iteration.number, iteration.champion_id)
     with (
-        budget.stage("collect", COLLECTED) as told,
+        budget.stage("collect", COLLECTED) as result,
         watched(f"collect {iteration.number}", table=False) as (progress, hooks),
         progress_artifact(
             budget.config.name, "collect", iteration.number, sum(share.count for share in shares)
         ) as shown,
     ):
-        heard = both(progress, shown)
+        report = both(progress, shown)
         among = replace(hooks, enough=budget.over)
-        counts = collect(budget.config, budget.lake, iteration.number, iteration.champion_id, heard, among)
-        told["episodes"] = counts
+        counts = collect(budget.config, budget.lake, iteration.number, iteration.champion_id, report, among)
+        result["episodes"] = counts
         budget.check("collect")
     publish(
         budget.config.name,
@@ -110,8 +110,8 @@ def collect_stage(budget: BudgetTracker, iteration: Iteration) -> None:
 
 @task(name="curate", **STAGE)
 def curate_stage(budget: BudgetTracker) -> None:
-    with budget.stage("curate", CURATED) as told, bar(f"curate {budget.iteration}") as progress:
-        told["routes"] = routes = curate(budget.config, budget.lake, budget.episodes("curate", progress))
+    with budget.stage("curate", CURATED) as result, bar(f"curate {budget.iteration}") as progress:
+        result["routes"] = routes = curate(budget.config, budget.lake, budget.episodes("curate", progress))
     publish(
         budget.config.name,
         "curate",
@@ -128,42 +128,42 @@ def upkeep_stage(config: Config, lake: Lake) -> None:
 
 @task(name="distill", **STAGE)
 def distill_stage(budget: BudgetTracker, kind: str) -> PolicyCard:
-    with budget.stage("distill", DISTILLED) as told, training_bar(f"distill {budget.iteration}") as progress:
+    with budget.stage("distill", DISTILLED) as result, training_bar(f"distill {budget.iteration}") as progress:
         card = distill_apart(budget.config, budget.lake, kind, budget.iteration, budget.updates("distill", progress))
-        told |= {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
+        result |= {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
     rows = [{"metric": name, "value": value} for name, value in card.metrics.items()]
     publish(budget.config.name, f"distill-{kind}", budget.iteration, rows)
     return card
 
 
 @task(name="gate", **STAGE)
-def gate_stage(budget: BudgetTracker, challenger: PolicyCard, iteration: Iteration) -> Decision:
+def gate_stage(budget: BudgetTracker, challenger: PolicyCard, iteration: Iteration) -> GateDecision:
     config, lake, number = budget.config, budget.lake, budget.iteration
     expected = foresight(config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks)
     publish(config.name, "gate-expects", number, [{"expects": expected}])
-    with budget.stage("gate", DECIDED) as told, bar(f"gate {number}") as progress:
-        heard = budget.episodes("gate", progress)
-        decision = gate(config, lake, challenger.policy_id, iteration.champion_id, number, heard)
-        told |= {"promoted": decision.promoted, "decision": decision.sentence, "challenger": challenger.policy_id}
+    with budget.stage("gate", DECIDED) as result, bar(f"gate {number}") as progress:
+        report = budget.episodes("gate", progress)
+        decision = gate(config, lake, challenger.policy_id, iteration.champion_id, number, report)
+        result |= {"promoted": decision.promoted, "decision": decision.sentence, "challenger": challenger.policy_id}
     announce_gate(config, lake, number, challenger.policy_id, decision)
     publish(config.name, "gate", number, [{"decision": decision.sentence}])
-    publish(config.name, "gate-slices", number, [asdict(one) for one in decision.slices])
+    publish(config.name, "gate-slices", number, [asdict(each) for each in decision.slices])
     return decision
 
 
 @task(name="evaluate", **STAGE)
 def evaluate_stage(budget: BudgetTracker, name: str) -> Rate:
-    with budget.stage("evaluate", EVALUATED) as told, bar(f"evaluate {budget.iteration}") as progress:
-        heard = budget.episodes("evaluate", progress)
-        rate = evaluate(budget.config, budget.lake, name, Split.TEST, budget.iteration, heard)
-        told |= {"policy_id": rate.policy_id, "rate": rate.rate, "low": rate.low, "high": rate.high}
+    with budget.stage("evaluate", EVALUATED) as result, bar(f"evaluate {budget.iteration}") as progress:
+        report = budget.episodes("evaluate", progress)
+        rate = evaluate(budget.config, budget.lake, name, Split.TEST, budget.iteration, report)
+        result |= {"policy_id": rate.policy_id, "rate": rate.rate, "low": rate.low, "high": rate.high}
     rows: list[dict[str, object]] = [{"P(verified)": rate.rate, "low": rate.low, "high": rate.high}]
     publish(budget.config.name, f"evaluate-{rate.policy}", budget.iteration, rows)
     return rate
 
 
 @task(name="report", **STAGE)
-def report_stage(budget: BudgetTracker, rates: list[Rate], decision: Decision) -> dict[str, Any]:
+def report_stage(budget: BudgetTracker, rates: list[Rate], decision: GateDecision) -> dict[str, Any]:
     with budget.stage("report"):
         report = write_report(budget.config, budget.lake, budget.iteration, rates, decision, budget.seconds)
         publish_report(budget.config.name, budget.iteration, report["files"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import PolicyError
-from flywheel.evaluation.gate import Decision, decide, foresight, look_sizes, minimum_detectable_effect
+from flywheel.evaluation.gate import GateDecision, decide, foresight, look_sizes, minimum_detectable_effect
 from flywheel.evaluation.statistics import clustered_mean, crossed_mean, rate
 from flywheel.policies.registry import RANDOM, champion, crown, history, rollback
 
@@ -38,7 +38,7 @@ def test_the_p_value_is_exact(pairs: list[tuple[bool, bool]]) -> None:
     assert decision.p_value == pytest.approx(_mcnemar(decision.wins, decision.losses))
     assert decision.both + decision.wins + decision.losses + decision.neither == decision.tasks == len(pairs)
     assert decision.promoted == (decision.wins > decision.losses and decision.p_value <= 0.05)
-    assert Decision.from_json(json.loads(json.dumps(asdict(decision)))) == decision
+    assert GateDecision.from_json(json.loads(json.dumps(asdict(decision)))) == decision
     assert decision.score.low <= decision.score.value <= decision.score.high
 
 

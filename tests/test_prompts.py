@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.contexts.prompts import ACT, DONE, SUBGOAL, Outcome, Piece, Role
+from flywheel.agents.contexts.prompts import ACT, DONE, SUBGOAL, Piece, Role, SubgoalOutcome
 from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.agents.inference.language_model import LocalLanguageModel
 from flywheel.agents.policy import Decoding, Policy
@@ -139,7 +139,7 @@ def test_a_fresh_window_still_knows_the_subgoal_in_force() -> None:
         seen = Observation(f"In room {step}.", location=f"room {step}", state_key=str(step))
         window = context.observe(seen)
         if context.failed:
-            context.finish(Outcome.TIMEOUT)
+            context.finish(SubgoalOutcome.TIMEOUT)
         if context.must_plan:
             context.plan(seen)
             context.adopt(f"look for key {step}")

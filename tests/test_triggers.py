@@ -17,14 +17,14 @@ from scipy.stats import hypergeom
 
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.versions.versions import create, find
-from flywheel.evaluation.gate import Decision, decide
+from flywheel.evaluation.gate import GateDecision, decide
 from flywheel.flows.events import tell_of_dataset
 from flywheel.flows.triggers import drops_between, untaught
 from flywheel.trajectory import Trajectory
 from tests.served import FLYWHEEL, SMOKE, run, serving
 
 
-def _decision(ours: list[bool], theirs: list[bool], *, promoted: bool) -> Decision:
+def _decision(ours: list[bool], theirs: list[bool], *, promoted: bool) -> GateDecision:
 
     found = decide(ours, theirs, alpha=0.05, power=0.8, slices={"all": np.ones(len(ours), bool)})
     return replace(found, promoted=promoted)

@@ -18,7 +18,7 @@ import atif
 from pydantic import ValidationError
 
 from flywheel.datasets.formats.images import image_at, image_path
-from flywheel.datasets.formats.records import ReadContext, Run, Turn, called, episode, explain, verbatim
+from flywheel.datasets.formats.records import ImportedTurn, ReadContext, Run, called, episode, explain, verbatim
 from flywheel.datasets.lake.provenance import claims_of, with_claims
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, StopReason, Trajectory
@@ -207,7 +207,7 @@ def _foreign(document: atif.Trajectory, record: Any, split: Split, source: ReadC
             thoughts = [step.reasoning_content or "", message if calls else ""]
             metrics = step.metrics or atif.Metrics()
             turns.append(
-                Turn(
+                ImportedTurn(
                     observation="\n\n".join(waiting),
                     action="\n".join(calls) or message,
                     feedback=event,

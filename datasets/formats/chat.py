@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.datasets.formats.images import data_url, image_in
-from flywheel.datasets.formats.records import ReadContext, Run, Turn, called, episode, explain, verbatim
+from flywheel.datasets.formats.records import ImportedTurn, ReadContext, Run, called, episode, explain, verbatim
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Step, Trajectory
 
@@ -69,7 +69,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
 
 def run_of(conversation: Conversation, record: Any, source: ReadContext) -> Run:
     """The turns of a conversation; what was said between two of them is the observation."""
-    turns: list[Turn] = []
+    turns: list[ImportedTurn] = []
     images: list[Image] = []
     waiting, replies, screenshot = list[str](), list[str](), None
     instruction: str | None = None
@@ -86,7 +86,7 @@ def run_of(conversation: Conversation, record: Any, source: ReadContext) -> Run:
         calls = [called(call.function.name, call.function.arguments) for call in message.tool_calls or []]
         thoughts = [message.reasoning_content or "", text if calls else ""]
         turns.append(
-            Turn(
+            ImportedTurn(
                 observation="\n\n".join(waiting),
                 action="\n".join(calls) or text,
                 feedback="\n".join(replies) if turns else "",

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flywheel.datasets.formats.records import ReadContext, Run, Turn, called, compact, episode, explain
+from flywheel.datasets.formats.records import ImportedTurn, ReadContext, Run, called, compact, episode, explain
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Trajectory, digest
 
@@ -84,7 +84,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
 
 
 def _run(spans: list[_Span], source: ReadContext) -> Run:
-    turns: list[Turn] = []
+    turns: list[ImportedTurn] = []
     instruction, model = "", "unknown"
     for span in spans:
         values = {attribute.key: next(iter(attribute.value.values()), None) for attribute in span.attributes}
@@ -98,7 +98,7 @@ def _run(spans: list[_Span], source: ReadContext) -> Run:
         text = "\n".join(_text(message) for message in output_messages)
         thoughts = [str(part.content) for part in parts if part.type == "reasoning"]
         turns.append(
-            Turn(
+            ImportedTurn(
                 observation=new,
                 action="\n".join(calls) or text,
                 feedback=new if turns else "",

@@ -65,7 +65,7 @@ class ReadContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ImportedTurn:
     """One turn of somebody else's agent: what it had been told since its last turn, and what it did."""
 
     observation: str
@@ -85,7 +85,7 @@ class Run:
     """A whole record. `success` is None where the record does not say; `verbatim` is kept as it stood."""
 
     instruction: str
-    turns: Sequence[Turn]
+    turns: Sequence[ImportedTurn]
     agent: str
     version: str
     verbatim: Any

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flywheel.datasets.formats.records import ReadContext, Run, Turn, episode, explain, verbatim
+from flywheel.datasets.formats.records import ImportedTurn, ReadContext, Run, episode, explain, verbatim
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, Trajectory
 
@@ -55,7 +55,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
     turns, seen = [], instruction
     for number, turn in enumerate(document.trajectory):
         turns.append(
-            Turn(
+            ImportedTurn(
                 observation=seen,
                 action=turn.action.rstrip("\n"),
                 feedback=seen if number else "",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.contexts.prompts import Outcome, Piece, Role, Window
+from flywheel.agents.contexts.prompts import Piece, Role, SubgoalOutcome, Window
 from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.environments.protocol import Observation
 from flywheel.trajectory import Segment, Step, Trajectory
@@ -75,7 +75,7 @@ def hierarchical_windows(
             context.finish(failed)
         if step.index in starts:
             if not context.must_plan:
-                context.finish(Outcome.DONE, target=current.completed)
+                context.finish(SubgoalOutcome.DONE, target=current.completed)
             current = starts[step.index]
         if context.must_plan:
             context.plan(observation)

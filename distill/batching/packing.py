@@ -38,7 +38,7 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PackedBatch:
     """Packed rows. ids_BT, positions_BT (restart at each document), predict_BT: is the *next* token a target?
 
     `targets` are in the order of predict_BT's True entries.
@@ -49,14 +49,14 @@ class Batch:
     predict_BT: Tensor
     targets: Targets
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> PackedBatch:
         """The batch on a device."""
         moved = {name: column.to(device) for name, column in self.targets.columns.items()}
         original = self.targets
         targets = Targets(
             original.next_N.to(device), original.weight_N.to(device), original.document_N.to(device), moved
         )
-        return Batch(self.ids_BT.to(device), self.positions_BT.to(device), self.predict_BT.to(device), targets)
+        return PackedBatch(self.ids_BT.to(device), self.positions_BT.to(device), self.predict_BT.to(device), targets)
 
 
 def pack(lengths: Sequence[int], batch_tokens: int, chance: np.random.Generator) -> list[list[list[int]]]:
@@ -114,7 +114,7 @@ def _rows(documents: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int) -> Batch:
+def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int) -> PackedBatch:
     """Rows of document indices → tensors. Padding forms a document of its own that predicts nothing."""
     row_length = max(sum(len(examples[document].ids_T) for document in row) for row in rows)
     ids = np.full((len(rows), row_length), pad, np.int64)
@@ -144,16 +144,16 @@ def collate(examples: Sequence[Example], rows: Sequence[Sequence[int]], pad: int
             for name in learned[0][0].columns
         },
     )
-    return Batch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(predict), targets)
+    return PackedBatch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(predict), targets)
 
 
-def batches(model: PreTrainedModel, examples: Sequence[Example], batch_tokens: int, pad: int) -> Iterator[Batch]:
+def batches(model: PreTrainedModel, examples: Sequence[Example], batch_tokens: int, pad: int) -> Iterator[PackedBatch]:
     """All examples once, on the model's device, for what is no training; always in the same order."""
     for rows in pack(lengths_of(examples), batch_tokens, np.random.default_rng(0)):
         yield collate(examples, rows, pad).to(model.device)
 
 
-def by_document(batch: Batch, values_N: Tensor) -> Iterator[tuple[int, NDArray[Any]]]:
+def by_document(batch: PackedBatch, values_N: Tensor) -> Iterator[tuple[int, NDArray[Any]]]:
     """(document, its part of what was found of the targets): those of a document lie together."""
     documents, counts = torch.unique_consecutive(batch.targets.document_N, return_counts=True)
     yield from zip(
@@ -183,7 +183,7 @@ def token_logprobs(
     return logprobs
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+def hidden_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """(B, T, D) of the last layer, each document blind to the others."""
     states_BTD: Tensor = model.base_model(
         input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False
@@ -191,14 +191,14 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     return states_BTD
 
 
-def target_states(model: PreTrainedModel, batch: Batch, *, narrow: bool = True) -> Tensor:
+def target_states(model: PreTrainedModel, batch: PackedBatch, *, narrow: bool = True) -> Tensor:
     """(N, D) of the last layer before the targets; if `narrow`, no more of that layer is computed than they need."""
     if narrow and fits(model):
         return narrow_states(model, batch.ids_BT, batch.positions_BT, batch.predict_BT)
     return hidden_states(model, batch)[batch.predict_BT]
 
 
-def target_logits(model: PreTrainedModel, batch: Batch, *, narrow: bool = True) -> Tensor:
+def target_logits(model: PreTrainedModel, batch: PackedBatch, *, narrow: bool = True) -> Tensor:
     """(N, V) in fp32, of the tokens before the targets: no others reach the output projection."""
     logits_NV: Tensor = vocabulary_layer(model)(target_states(model, batch, narrow=narrow))
     return logits_NV.float()

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from flywheel.config.train import TrainConfig
 from flywheel.distill.batching.examples import Example
-from flywheel.distill.batching.packing import Batch, Targets, batches, collate, pack, pack_groups, target_logits
+from flywheel.distill.batching.packing import PackedBatch, Targets, batches, collate, pack, pack_groups, target_logits
 from flywheel.distill.batching.row_store import groups_of, lengths_of, weight_of
 from flywheel.distill.training.checkpoints import keep_best, restore_best, resume, save
 from flywheel.distill.training.optimizers import Optimizer
@@ -49,7 +49,7 @@ class Learner(nn.Module):
         self.model = model
         self._narrow = narrow
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: PackedBatch) -> Tensor:
         """(N, V): logits of the targets."""
         return target_logits(self.model, batch, narrow=self._narrow)
 
@@ -134,7 +134,7 @@ def mean_loss(
     batch_tokens: int,
     pad: int,
     *,
-    forward: Callable[[Batch], Tensor] | None = None,
+    forward: Callable[[PackedBatch], Tensor] | None = None,
 ) -> float:
     """Mean negative log-likelihood of the targets. The model is left in training mode."""
     model.train(False)

@@ -17,7 +17,7 @@ from flywheel.datasets.lake.catalog import CALIBRATION
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.errors import ConfigError
-from flywheel.filters.batch import Batch, batch_of
+from flywheel.filters.batch import TrajectoryBatch, batch_of
 from flywheel.filters.calibration.agreement import Agreement, Bin, agreement, reliability
 from flywheel.filters.calibration.labelled import Labelled, acceptance_set, labelled_set
 from flywheel.filters.verifiers.catalog import Tools, make_verifiers
@@ -68,7 +68,7 @@ def check(
     return calibrations
 
 
-def accepts(verifier: Verifier, sets: Mapping[str, Batch]) -> dict[str, bool]:
+def accepts(verifier: Verifier, sets: Mapping[str, TrajectoryBatch]) -> dict[str, bool]:
     """The acceptance test: golden episodes pass; initial states, no-ops and corrupted golden ones fail."""
     return {
         name: all(verdict.passed == (name == "golden") for verdict in verifier.verify(batch))

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from flywheel.datasets.lake.provenance import IMPORTED
 from flywheel.environments.privileged import CANARY
-from flywheel.filters.batch import Batch, Bools, Floats
+from flywheel.filters.batch import Bools, Floats, TrajectoryBatch
 from flywheel.trajectory import BUDGET_STOPS, StopReason, TrajectoryOrigin, trajectory_id
 
-Check = Callable[[Batch], Bools]
+Check = Callable[[TrajectoryBatch], Bools]
 """batch → (N,): does it hold?"""
 TOLERANCE = 1e-6
 CHECKER = (
@@ -25,20 +25,20 @@ CHECKER = (
 """Words that name what judges an agent, in an action: agents have no business there."""
 
 
-def numbered(batch: Batch) -> Bools:
+def numbered(batch: TrajectoryBatch) -> Bools:
     """Steps are numbered 0, 1, … and are as many as the record says."""
     places = np.arange(batch.steps.num_rows) - batch.starts_N1[batch.owner_T]
     complete: Bools = batch.numbers("length") == batch.lengths_N
     return batch.all_of(batch.step_numbers("index") == places) & complete
 
 
-def ends_once(batch: Batch) -> Bools:
+def ends_once(batch: TrajectoryBatch) -> Bools:
     """Nothing follows the end."""
     over = (batch.step_numbers("terminated") > 0) | (batch.step_numbers("truncated") > 0)
     return batch.all_of(~over | batch.last_T)
 
 
-def claim_agrees(batch: Batch) -> Bools:
+def claim_agrees(batch: TrajectoryBatch) -> Bools:
     """Success, stop reason and the end of the last step say the same."""
     success = batch.numbers("success") > 0
     stopped = np.asarray(batch.texts("stop_reason"))
@@ -49,7 +49,7 @@ def claim_agrees(batch: Batch) -> Bools:
     return holds
 
 
-def success_is_progress(batch: Batch) -> Bools:
+def success_is_progress(batch: TrajectoryBatch) -> Bools:
     """A success has full progress, an unsolved task has not, and the score is the last progress.
 
     Episodes of other tools' worlds carry scores of their own.
@@ -60,7 +60,7 @@ def success_is_progress(batch: Batch) -> Bools:
     return holds | np.array([name.startswith(f"{IMPORTED}/") for name in batch.texts("environment")], np.bool_)
 
 
-def limits_end_no_success(batch: Batch) -> Bools:
+def limits_end_no_success(batch: TrajectoryBatch) -> Bools:
     """Only a last step is truncated, under a limit, and not in a success: what was cut off did not end of itself."""
     truncated = batch.step_numbers("truncated") > 0
     stopped = np.asarray(batch.texts("stop_reason"))
@@ -70,7 +70,7 @@ def limits_end_no_success(batch: Batch) -> Bools:
     return holds
 
 
-def numbers_are_possible(batch: Batch) -> Bools:
+def numbers_are_possible(batch: TrajectoryBatch) -> Bools:
     """Counts, costs and times are not negative, scores and progress lie in [0, 1], and all are finite."""
     holds = np.ones(len(batch), np.bool_)
     for column in ("tokens", "cost", "iteration", "attempt", "started_at", "score"):
@@ -85,14 +85,14 @@ def _possible(values: Floats, most: float) -> Bools:
     return np.isnan(values) | (np.isfinite(values) & (values >= 0) & (values <= most))
 
 
-def rewards_sum(batch: Batch) -> Bools:
+def rewards_sum(batch: TrajectoryBatch) -> Bools:
     """Rewards are finite and sum to the total."""
     rewards, total = batch.step_numbers("reward"), batch.numbers("total_reward")
     sums = batch.sum_of(rewards)
     return np.isfinite(sums) & np.isfinite(total) & (np.abs(sums - total) <= TOLERANCE * (1 + np.abs(total)))
 
 
-def rewards_need_change(batch: Batch) -> Bools:
+def rewards_need_change(batch: TrajectoryBatch) -> Bools:
     """No reward, and no rise of progress, where state and progress stayed as they were."""
     progress = batch.step_numbers("progress")
     before = np.where(batch.first_T, 0.0, np.roll(progress, 1))
@@ -101,12 +101,12 @@ def rewards_need_change(batch: Batch) -> Bools:
     return batch.all_of(~(still & gained))
 
 
-def rewards_need_deeds(batch: Batch) -> Bools:
+def rewards_need_deeds(batch: TrajectoryBatch) -> Bools:
     """Only actions that were on offer are rewarded."""
     return batch.all_of(batch.on_offer_T | (batch.step_numbers("reward") <= TOLERANCE))
 
 
-def rewarded_once(batch: Batch) -> Bools:
+def rewarded_once(batch: TrajectoryBatch) -> Bools:
     """No deed is rewarded twice in one state: that is a loop that farms progress."""
     paid = np.flatnonzero(batch.step_numbers("reward") > TOLERANCE)
     deeds = np.stack([batch.owner_T[paid], batch.state_T[paid], batch.action_T[paid]], axis=1)
@@ -118,14 +118,14 @@ def rewarded_once(batch: Batch) -> Bools:
     return batch.all_of(~mask)
 
 
-def task_is_itself(batch: Batch) -> Bools:
+def task_is_itself(batch: TrajectoryBatch) -> Bools:
     """Task id and group follow from the task."""
     named = zip(batch.tasks, batch.texts("task_id"), batch.texts("task_group"), strict=True)
     same = [task.task_id == task_id and task.group == group for task, task_id, group in named]
     return np.array(same, np.bool_)
 
 
-def episode_is_itself(batch: Batch) -> Bools:
+def episode_is_itself(batch: TrajectoryBatch) -> Bools:
     """The trajectory's id follows from task, policy, purpose and attempt; a copy under a new id does not. An import's
     follows from its document."""
     columns = ["trajectory_id", "policy_id", "policy_version", "purpose", "attempt"]
@@ -135,13 +135,13 @@ def episode_is_itself(batch: Batch) -> Bools:
     return np.array(imported, np.bool_) | np.array(same, np.bool_)
 
 
-def checker_untouched(batch: Batch, words: str = CHECKER) -> Bools:
+def checker_untouched(batch: TrajectoryBatch, words: str = CHECKER) -> Bools:
     """No action names what judges the agent, by a regular expression (RE2)."""
     matches = pc.match_substring_regex(batch.step_texts("action"), words)
     return batch.all_of(~matches.to_numpy(zero_copy_only=False))
 
 
-def facts_stay_hidden(batch: Batch) -> Bools:
+def facts_stay_hidden(batch: TrajectoryBatch) -> Bools:
     """The mark that lies in privileged facts, and nowhere else, stands in none of the agent's words."""
     holds = np.ones(len(batch), np.bool_)
     for column in ("action", "thought", "subgoal"):

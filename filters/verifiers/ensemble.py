@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flywheel.errors import ConfigError
-from flywheel.filters.batch import Batch
+from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.verifiers.protocol import Verifier, arguments, verdicts
 from flywheel.trajectory import Item, Verdict
 
@@ -34,7 +34,7 @@ class Ensemble:
             rule=rule, members=[f"{member.name}@{member.version} {member.arguments}" for member in members]
         )
 
-    def verify(self, batch: Batch) -> list[Verdict]:
+    def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         member_verdicts = [member.verify(batch) for member in self._members]
         passed = np.array([[verdict.passed for verdict in row] for row in member_verdicts], np.float64).reshape(
             len(member_verdicts), -1

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flywheel.errors import ConfigError
-from flywheel.filters.batch import Batch, Floats
+from flywheel.filters.batch import Floats, TrajectoryBatch
 from flywheel.filters.verifiers.checks import CHECKS, UNTOUCHED, Check, checker_untouched
 from flywheel.filters.verifiers.protocol import arguments, verdicts
 from flywheel.trajectory import Item, Verdict
@@ -34,7 +34,7 @@ class Integrity:
             raise ConfigError(f"checker is no regular expression: {str(error).splitlines()[0]}") from error
         self.arguments = arguments(**({"checker": checker} if checker else {}))
 
-    def verify(self, batch: Batch) -> list[Verdict]:
+    def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         holds, items = checklist(batch, self._checks)
         return verdicts(
             self,
@@ -46,7 +46,7 @@ class Integrity:
         )
 
 
-def checklist(batch: Batch, checks: Mapping[str, Check]) -> tuple[Floats, list[list[Item]]]:
+def checklist(batch: TrajectoryBatch, checks: Mapping[str, Check]) -> tuple[Floats, list[list[Item]]]:
     """(share of the checks that hold for each trajectory, its items)."""
     held = {name: check(batch) for name, check in checks.items()}
     table = np.stack(list(held.values()), axis=1)

@@ -20,7 +20,7 @@ from flywheel.agents.inference.endpoint import Server, ask
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
-from flywheel.filters.batch import Batch
+from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.verifiers.privileged import grouped
 from flywheel.filters.verifiers.protocol import arguments, verdicts
 from flywheel.trajectory import Item, Trajectory, Verdict, digest
@@ -93,7 +93,7 @@ class Judge:
         self._server, self._temperature = Server(self.name, base_url, model, KEY, timeout), temperature
         self._completion, self._integrity = completion_threshold, integrity_threshold
 
-    def verify(self, batch: Batch) -> list[Verdict]:
+    def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         rubrics = [self._world.facts(task) for task in batch.tasks]
         prompts = [prompt(trajectory, facts) for trajectory, facts in zip(batch.objects, rubrics, strict=True)]
         jobs = [(text, vote) for text in prompts for vote in range(self._votes)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flywheel.filters.batch import Batch
+from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.verifiers.checks import CLAIMS
 from flywheel.filters.verifiers.integrity import checklist
 from flywheel.filters.verifiers.protocol import arguments, verdicts
@@ -21,7 +21,7 @@ class Outcome:
         self.arguments = arguments(score_threshold=score_threshold)
         self._threshold = 100 * score_threshold
 
-    def verify(self, batch: Batch) -> list[Verdict]:
+    def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         holds, items = checklist(batch, CLAIMS)
         return verdicts(
             self,

@@ -25,7 +25,7 @@ from flywheel.errors import (
     UnreachableError,
     named_reason,
 )
-from flywheel.filters.batch import Batch
+from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.fingerprints import empty_fingerprints, fingerprints
 from flywheel.filters.segments import segments_of
 from flywheel.filters.verifiers.catalog import Tools, make_verifiers, needs_world
@@ -48,20 +48,20 @@ class Findings:
     `unverifiable`: id → why its verification raises; such a trajectory has neither.
     """
 
-    batch: Batch
+    batch: TrajectoryBatch
     segments: list[list[Segment]]
     verdicts: list[tuple[Verdict, ...]]
     fingerprints: pa.Table
     unverifiable: dict[str, str] = field(default_factory=dict)
 
 
-def examine(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
+def examine(batch: TrajectoryBatch, verifiers: Sequence[Verifier]) -> Findings:
     """Everything that can be said of a batch without looking at the rest of the lake."""
     verdicts = [verifier.verify(batch) for verifier in verifiers]
     return Findings(batch, segments_of(batch), list(zip(*verdicts, strict=True)), fingerprints(batch))
 
 
-def verify(batch: Batch, verifiers: Sequence[Verifier]) -> Findings:
+def verify(batch: TrajectoryBatch, verifiers: Sequence[Verifier]) -> Findings:
     """The verdicts alone."""
     verdicts = [verifier.verify(batch) for verifier in verifiers]
     return Findings(batch, [[] for _ in batch.ids], list(zip(*verdicts, strict=True)), empty_fingerprints(batch))
@@ -73,7 +73,9 @@ class BatchVerifier:
     `analyse`: what is done with a batch, `examine` or `verify`.
     """
 
-    def __init__(self, config: Config, analyse: Callable[[Batch, Sequence[Verifier]], Findings] = examine) -> None:
+    def __init__(
+        self, config: Config, analyse: Callable[[TrajectoryBatch, Sequence[Verifier]], Findings] = examine
+    ) -> None:
         self._config, self._analyse = config, analyse
         self._stack = ExitStack()
         self._world: World | None = None
@@ -83,7 +85,7 @@ class BatchVerifier:
     def close(self) -> None:
         self._stack.close()
 
-    def examine(self, batch: Batch) -> Findings:
+    def examine(self, batch: TrajectoryBatch) -> Findings:
         """Findings of every trajectory; bisects a batch that raises. Raises what no record is to blame for."""
         try:
             return self._analyse(batch, self._verifiers)
@@ -104,7 +106,7 @@ class BatchVerifier:
             {trajectory_id: why for part in parts for trajectory_id, why in part.unverifiable.items()},
         )
 
-    def _retry_single(self, batch: Batch, error: Exception) -> Findings:
+    def _retry_single(self, batch: TrajectoryBatch, error: Exception) -> Findings:
         """Findings of a trajectory whose verification raised, if a fresh simulator helps; else why it raises."""
         for _ in range(1, TRIES if not isinstance(error, TaskError | RefusedError) else 1):
             self._open()
@@ -140,7 +142,7 @@ def judge_cache(config: Config) -> Path:
     return config.data_dir / "judge"
 
 
-def verify_batches(config: Config, batches: Iterator[Batch], batches_count: int) -> Iterator[Findings]:
+def verify_batches(config: Config, batches: Iterator[TrajectoryBatch], batches_count: int) -> Iterator[Findings]:
     """Findings in the order of the batches. Several processes where there are several batches, and simulators to run.
 
     Without simulators one process is faster: columnar verifiers take less time than handing batches over does.

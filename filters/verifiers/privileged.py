@@ -13,7 +13,7 @@ import numpy as np
 
 from flywheel.environments.privileged import Facts, Milestone
 from flywheel.environments.protocol import World
-from flywheel.filters.batch import Batch
+from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.verifiers.protocol import arguments, verdicts
 from flywheel.trajectory import Item, Trajectory, Verdict
 
@@ -41,7 +41,7 @@ class Privileged:
         self._world = world
         self._threshold = completion_threshold
 
-    def verify(self, batch: Batch) -> list[Verdict]:
+    def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         facts = [self._world.facts(task) for task in batch.tasks]
         items = [_credit(trajectory, known) for trajectory, known in zip(batch.objects, facts, strict=True)]
         leaks = [pasted(trajectory, known) for trajectory, known in zip(batch.objects, facts, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from flywheel.environments.protocol import World
-from flywheel.filters.batch import Batch, Bools, Floats
+from flywheel.filters.batch import Bools, Floats, TrajectoryBatch
 from flywheel.filters.verifiers.protocol import arguments, verdicts
 from flywheel.trajectory import Item, Verdict
 
@@ -38,7 +38,7 @@ class Process:
         self._world = world if max_detour else None
         self._limits = {"idle": max_idle, "loops": max_loops, "invalid": max_invalid, "detour": max_detour}
 
-    def verify(self, batch: Batch) -> list[Verdict]:
+    def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         shares = signals(batch)
         if self._world is not None:
             experts = [len(self._world.facts(task).gold_actions) for task in batch.tasks]
@@ -62,7 +62,7 @@ class Process:
         )
 
 
-def signals(batch: Batch) -> dict[str, Floats]:
+def signals(batch: TrajectoryBatch) -> dict[str, Floats]:
     """Shares of each trajectory's steps (N,): that changed nothing, that repeated a deed, that were not on offer."""
     steps = np.maximum(batch.lengths_N, 1)
     return {
@@ -72,7 +72,7 @@ def signals(batch: Batch) -> dict[str, Floats]:
     }
 
 
-def repeated(batch: Batch) -> Bools:
+def repeated(batch: TrajectoryBatch) -> Bools:
     """(T,): was the same action taken in the same state before, in the same episode?"""
     deeds = np.stack([batch.owner_T, batch.state_T, batch.action_T], axis=1)
     _, first = np.unique(deeds, axis=0, return_index=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from flywheel.filters.batch import Batch, Floats
+from flywheel.filters.batch import Floats, TrajectoryBatch
 from flywheel.trajectory import Item, Verdict
 
 
@@ -23,7 +23,7 @@ class Verifier(Protocol):
     version: str
     arguments: str
 
-    def verify(self, batch: Batch) -> list[Verdict]:
+    def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         """A verdict a trajectory, in the batch's order."""
         ...
 
@@ -35,7 +35,7 @@ def arguments(**values: object) -> str:
 
 def verdicts(
     verifier: Verifier,
-    batch: Batch,
+    batch: TrajectoryBatch,
     *,
     completion: Floats,
     completion_threshold: float,

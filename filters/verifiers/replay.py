@@ -11,7 +11,7 @@ import numpy as np
 from flywheel.datasets.lake.redaction import MARK, redact
 from flywheel.datasets.lake.secret_rules import OPTIONAL
 from flywheel.environments.protocol import Observation, World
-from flywheel.filters.batch import Batch
+from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.verifiers.protocol import arguments, verdicts
 from flywheel.trajectory import Item, Step, Task, Trajectory, Verdict
 
@@ -39,7 +39,7 @@ class Replay:
         self.arguments = arguments()
         self._world = world
 
-    def verify(self, batch: Batch) -> list[Verdict]:
+    def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         played = [self._judge(trajectory, task) for trajectory, task in zip(batch.objects, batch.tasks, strict=True)]
         completion, integrity, confidence = np.array([row[:3] for row in played], np.float64).reshape(-1, 3).T
         return verdicts(

@@ -15,7 +15,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill as distill_student
 from flywheel.evaluation.evaluate import Rate, gate
 from flywheel.evaluation.evaluate import evaluate as evaluate_policy
-from flywheel.evaluation.gate import Decision
+from flywheel.evaluation.gate import GateDecision
 from flywheel.filters.curate import curate as curate_lake
 from flywheel.policies.card import PolicyCard
 from flywheel.policies.registry import champion
@@ -69,7 +69,7 @@ def evaluate(
 
 def promote(
     config: Config, lake: Lake, challenger: str, *, iteration: int = 1, progress: Progress = lambda done: None
-) -> Decision:
+) -> GateDecision:
     """Let a challenger meet the champion on an iteration's dev tasks, in an exact paired test (McNemar 1947); it
     becomes champion where it is better at `gate.alpha` and no slice is worse."""
     return gate(config, lake, challenger, champion(lake), iteration, progress)

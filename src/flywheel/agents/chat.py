@@ -44,14 +44,14 @@ class Dialogue:
     memory: Memory = field(default_factory=Memory)
 
     def messages(self, finish: str | None, now: str) -> list[dict[str, str]]:
-        told = [f"Task: {self.instruction}"]
-        told += [f"Document: {document}" for document in self.memory.documents]
-        told += [f"From {location}, {action} leads to {to}." for location, action, to in self.memory.routes]
+        lines = [f"Task: {self.instruction}"]
+        lines += [f"Document: {document}" for document in self.memory.documents]
+        lines += [f"From {location}, {action} leads to {to}." for location, action, to in self.memory.routes]
         done, failed = self.memory.earlier
         if self.memory.past:
-            told.append(f"Done before ({done + failed} steps more before that): {'; '.join(self.memory.past)}")
+            lines.append(f"Done before ({done + failed} steps more before that): {'; '.join(self.memory.past)}")
         texts = [text for _, text, _ in self.turns] + [now]
-        texts[0] = "\n".join([*told, texts[0]])
+        texts[0] = "\n".join([*lines, texts[0]])
         messages = [{"role": "system", "content": SYSTEM + f"`Action: {finish or STOP}`."}]
         for text, (_, _, answer) in zip(texts, self.turns, strict=False):
             messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
@@ -134,10 +134,10 @@ class ChatPolicy:
             if parsed := _read(answer, seen):
                 dialogue.add(seen, text, parsed)
                 return asked.decision(parsed, seen.finish)
-            heard = answer.text or json.dumps(dict(answer.arguments or {}))
+            unread = answer.text or json.dumps(dict(answer.arguments or {}))
             complaint = f"No action could be read from this. {CUE}"
-            messages = [*messages, {"role": "assistant", "content": heard}, {"role": "user", "content": complaint}]
-        return asked.decision(None, seen.finish, f"no action in: {heard[:EXCERPT]}")
+            messages = [*messages, {"role": "assistant", "content": unread}, {"role": "user", "content": complaint}]
+        return asked.decision(None, seen.finish, f"no action in: {unread[:EXCERPT]}")
 
     async def close(self) -> None:
         await self._endpoint.close()

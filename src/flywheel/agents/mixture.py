@@ -97,7 +97,7 @@ class Mixture:
 
     def __init__(self, student: Policy, teacher: Policy, rule: Rule, *, seed: int = 0) -> None:
         self.name = "tutored"
-        parts = [(one.policy_id, one.version) for one in (student, teacher)]
+        parts = [(policy.policy_id, policy.version) for policy in (student, teacher)]
         self.policy_id = f"tutored-{digest(parts, type(rule).__name__, asdict(rule), seed, size=4)}"  # type: ignore[call-overload]
         self.version = "2"
         self._parts = {"student": student, "teacher": teacher}
@@ -111,11 +111,11 @@ class Mixture:
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         student = self._parts["student"]
-        own = [turn for turn in turns if self._rule.student_acts(self._episodes[turn.slot], turn.slot, student)]
-        led = self._ask("student", own)
+        led_turns = [turn for turn in turns if self._rule.student_acts(self._episodes[turn.slot], turn.slot, student)]
+        led = self._ask("student", led_turns)
         stranded = [turn for turn in turns if turn.slot not in led or led[turn.slot].action is None]
-        told = self._ask("teacher", turns if self._rule.labels else stranded)
-        return [self._settled(turn, led.get(turn.slot), told.get(turn.slot)) for turn in turns]
+        taught = self._ask("teacher", turns if self._rule.labels else stranded)
+        return [self._settled(turn, led.get(turn.slot), taught.get(turn.slot)) for turn in turns]
 
     def _ask(self, who: str, turns: Sequence[Turn]) -> dict[int, Decision]:
         policy = self._parts[who]
@@ -126,16 +126,16 @@ class Mixture:
                 episode.knows.add(who)
         return dict(zip((turn.slot for turn in turns), policy.act(turns), strict=True)) if turns else {}
 
-    def _settled(self, turn: Turn, led: Decision | None, told: Decision | None) -> Decision:
+    def _settled(self, turn: Turn, led: Decision | None, taught: Decision | None) -> Decision:
         """Who acts, and what is remembered of it: whoever decided otherwise, or was not asked, must hear of it."""
         episode = self._episodes[turn.slot]
         if led is not None and led.action is not None:
-            decision = _labelled(_signed(led, self._parts["student"]), told)
+            decision = _labelled(_signed(led, self._parts["student"]), taught)
         else:
-            assert told is not None
-            decision = _with_cost_of(_signed(told, self._parts["teacher"]), led)
-        said = {"student": led, "teacher": told}
-        episode.knows = {who for who, step in said.items() if step is not None and step.action == decision.action}
+            assert taught is not None
+            decision = _with_cost_of(_signed(taught, self._parts["teacher"]), led)
+        decisions = {"student": led, "teacher": taught}
+        episode.knows = {who for who, step in decisions.items() if step is not None and step.action == decision.action}
         episode.past.append((turn.observation, decision))
         return decision
 
@@ -148,12 +148,12 @@ def _signed(decision: Decision, policy: Policy) -> Decision:
     )
 
 
-def _labelled(led: Decision, told: Decision | None) -> Decision:
+def _labelled(led: Decision, taught: Decision | None) -> Decision:
     """A student's step teaches what the teacher would have done; where the teacher does not know, nothing."""
-    if told is None:
+    if taught is None:
         return replace(led, trainable=False)
-    label = told.action if told.trainable else None
-    return _with_cost_of(replace(led, trainable=led.action == told.action, teacher_action=label), told)
+    label = taught.action if taught.trainable else None
+    return _with_cost_of(replace(led, trainable=led.action == taught.action, teacher_action=label), taught)
 
 
 def _with_cost_of(decision: Decision, other: Decision | None) -> Decision:

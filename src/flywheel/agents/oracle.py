@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flywheel.agents.contexts.prompts import Outcome
+from flywheel.agents.contexts.prompts import SubgoalOutcome
 from flywheel.agents.inference.decoding import Fault
 from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.agents.student import HierarchicalAgent
@@ -38,13 +38,13 @@ class OraclePlanner(HierarchicalAgent):
         self._left[slot] = list(reversed(self._solutions[task.task_id].subgoals))
 
     def _name(self, turns: Sequence[Turn]) -> list[tuple[str | Fault, int]]:
-        said: list[tuple[str | Fault, int]] = []
+        choices: list[tuple[str | Fault, int]] = []
         for turn in turns:
             left = self._left[turn.slot]
-            if self._episodes[turn.slot].outcome is Outcome.DONE and len(left) > 1:
+            if self._episodes[turn.slot].outcome is SubgoalOutcome.DONE and len(left) > 1:
                 left.pop()
-            said.append((left[-1], 0))
-        return said
+            choices.append((left[-1], 0))
+        return choices
 
 
 class OracleExecutor(HierarchicalAgent):
@@ -60,8 +60,8 @@ class OracleExecutor(HierarchicalAgent):
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         super().begin(slot, task, attempt, past)
-        own = self._solutions[task.task_id]
-        self._parts[slot] = list(zip(own.subgoals, own.deeds, strict=True))[::-1]
+        solution = self._solutions[task.task_id]
+        self._parts[slot] = list(zip(solution.subgoals, solution.deeds, strict=True))[::-1]
         self._deeds[slot] = []
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
@@ -69,7 +69,7 @@ class OracleExecutor(HierarchicalAgent):
             context = self._episodes[turn.slot].context
             context.observe(turn.observation)
             if not context.must_plan and not self._deeds[turn.slot]:
-                context.finish(Outcome.DONE)
+                context.finish(SubgoalOutcome.DONE)
         unplanned = self._plan([turn for turn in turns if self._episodes[turn.slot].context.must_plan])
         return [unplanned.get(turn.slot) or self._do(turn) for turn in turns]
 

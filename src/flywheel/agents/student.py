@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.contexts.prompts import ACT, SUBGOAL, Outcome
+from flywheel.agents.contexts.prompts import ACT, SUBGOAL, SubgoalOutcome
 from flywheel.agents.inference.decoding import Choice, Fault
 from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Decoding, Past, Turn
@@ -25,18 +25,18 @@ class _HierarchicalEpisode:
     context: HierarchicalContext
     mask: ActionMask
     spoken: int = 0
-    outcome: Outcome | None = None
+    outcome: SubgoalOutcome | None = None
     """How the subgoal before ended."""
     failures: int = 0
     """Subgoals that failed since the last one that was done."""
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: SubgoalOutcome) -> None:
         self.context.finish(outcome)
         self.heard(outcome)
 
-    def heard(self, outcome: Outcome) -> None:
+    def heard(self, outcome: SubgoalOutcome) -> None:
         self.outcome = outcome
-        self.failures = 0 if outcome is Outcome.DONE else self.failures + 1
+        self.failures = 0 if outcome is SubgoalOutcome.DONE else self.failures + 1
 
 
 class FlatAgent:
@@ -182,8 +182,8 @@ class HierarchicalAgent:
         """(next subgoal, tokens read for it) of each turn."""
         windows = [self._episodes[turn.slot].context.plan_window for turn in turns]
         contexts = [self._planner.context(window, SUBGOAL) for window in windows if window is not None]
-        said = self._planner.say([turn.slot for turn in turns], contexts)
-        return list(zip(said, map(len, contexts), strict=True))
+        choices = self._planner.say([turn.slot for turn in turns], contexts)
+        return list(zip(choices, map(len, contexts), strict=True))
 
     def _execute(self, turns: Sequence[Turn], *, may_end: bool) -> dict[int, Decision]:
         """Decisions by slot. Slots whose executor says that the subgoal is done are left out: they must plan."""
@@ -198,7 +198,7 @@ class HierarchicalAgent:
                 decided[turn.slot] = _no_decision(pick)
                 continue
             if pick.index == len(row):
-                episode.end(Outcome.DONE)
+                episode.end(SubgoalOutcome.DONE)
                 continue
             action = row[pick.index]
             episode.context.act(turn.observation, action)
@@ -223,4 +223,4 @@ def _no_decision(pick: Fault | None) -> Decision:
 def _offer(mask: ActionMask, turn: Turn) -> list[str]:
     """What is worth doing; not to say "done" once more, where that was just refused."""
     offered = mask.offer(turn.observation)
-    return [one for one in offered if one != turn.observation.finish] if turn.audit else offered
+    return [action for action in offered if action != turn.observation.finish] if turn.audit else offered

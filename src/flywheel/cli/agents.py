@@ -116,7 +116,7 @@ def evaluate(
         say(gain.to_dict(), as_json)
         return
     rates = {"plain": gain.plain, gain.what: gain.scaled, "gain": gain.gain}
-    show_table(["", "P(verified)", "low", "high"], [[name, *asdict(one).values()] for name, one in rates.items()])
+    show_table(["", "P(verified)", "low", "high"], [[name, *asdict(rate).values()] for name, rate in rates.items()])
     costs = {"plain": gain.plain_cost, gain.what: gain.scaled_cost}
     show_table(
         ["per task", "steps", "tokens", "seconds", "money"], [[k, *asdict(c).values()] for k, c in costs.items()]

@@ -135,8 +135,8 @@ def history(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Every iteration with its gate, and every change of the champion."""
     from flywheel.flows.summary import history_lines, history_of
 
-    told = history_of(open_lake(data_dir))
-    say(told if as_json else history_lines(told), as_json)
+    changes = history_of(open_lake(data_dir))
+    say(changes if as_json else history_lines(changes), as_json)
 
 
 def metrics(
@@ -164,6 +164,9 @@ def doctor(config: ConfigFile, sets: Sets = None, as_json: AsJson = False) -> No
     if as_json:
         say([asdict(finding) for finding in findings], as_json)
     else:
-        show_table(["check", "ok", "detail"], [[one.check, "yes" if one.ok else "NO", one.detail] for one in findings])
+        show_table(
+            ["check", "ok", "detail"],
+            [[finding.check, "yes" if finding.ok else "NO", finding.detail] for finding in findings],
+        )
     if not all(finding.ok for finding in findings):
         raise typer.Exit(2)

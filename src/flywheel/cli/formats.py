@@ -118,8 +118,8 @@ def import_(
             trust=trust,
             most=max_record << 20,
         )
-    found = asdict(done)
-    say(found if as_json else {name: found[name] for name in ("trajectories", "known", "quarantined")}, as_json)
+    counts = asdict(done)
+    say(counts if as_json else {name: counts[name] for name in ("trajectories", "known", "quarantined")}, as_json)
     for reason in done.reasons:
         print(reason, file=sys.stderr)
     if done.quarantined:
@@ -155,7 +155,7 @@ def export(
     with bar(f"export {format}") as progress:
         counts = export_trajectories(lake, folder, str(format), ids, progress, left_out.__setitem__)
     say({**counts, "left_out": left_out} if as_json else counts, as_json)
-    for one, reason in list(left_out.items())[:REASONS]:
-        print(f"left out {one}: {printable(reason)}", file=sys.stderr)
+    for trajectory_id, reason in list(left_out.items())[:REASONS]:
+        print(f"left out {trajectory_id}: {printable(reason)}", file=sys.stderr)
     if left_out:
         print(f"{len(left_out)} trajectories do not fit {format} and were left out", file=sys.stderr)

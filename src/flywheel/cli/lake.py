@@ -48,8 +48,8 @@ def create(
     """Record what a condition selects now as a new version; the same again is the version that exists."""
     opened = open_lake(data_dir)
     if dry_run:
-        found = opened.sql(f"select count(*) as n from trajectories where ({where}\n)").to_pylist()[0]["n"]
-        say({"trajectories": min(found, sample or found)}, as_json)
+        count = opened.sql(f"select count(*) as n from trajectories where ({where}\n)").to_pylist()[0]["n"]
+        say({"trajectories": min(count, sample or count)}, as_json)
         return
     from flywheel.datasets.versions.versions import create as create_version
     from flywheel.flows.events import tell_of_dataset
@@ -99,8 +99,8 @@ def diff(
     from flywheel.datasets.versions.versions import difference, find
 
     opened = open_lake(data_dir)
-    found = difference(opened, find(opened, one), find(opened, other))
-    say(found if as_json else {name: len(ids) for name, ids in found.items()}, as_json)
+    changes = difference(opened, find(opened, one), find(opened, other))
+    say(changes if as_json else {name: len(ids) for name, ids in changes.items()}, as_json)
 
 
 @dataset.command(epilog="Example: flywheel dataset write verified@v1 exports/verified")
@@ -271,5 +271,5 @@ def lineage(
     from flywheel.datasets.maintenance.lineage import behind, resolve, touched
 
     opened = open_lake(data_dir)
-    kind, found = resolve(opened, what)
-    say(behind(opened, found) if kind == "student" else touched(opened, found), as_json)
+    kind, entry = resolve(opened, what)
+    say(behind(opened, entry) if kind == "student" else touched(opened, entry), as_json)

@@ -120,15 +120,15 @@ def curate(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_js
     from flywheel.flows.progress import bar
 
     with bar("curate") as progress:
-        found = preview(settings, lake, progress) if dry_run else curate_lake(settings, lake, progress)
+        report = preview(settings, lake, progress) if dry_run else curate_lake(settings, lake, progress)
     if not dry_run:
         from flywheel.flows.run import curated
 
         curated(settings, lake)
-    if as_json or not isinstance(found, list):
-        say(found, as_json)
+    if as_json or not isinstance(report, list):
+        say(report, as_json)
         return
-    show_table(["route", "reason", "trajectories", "example"], [list(row.values()) for row in found])
+    show_table(["route", "reason", "trajectories", "example"], [list(row.values()) for row in report])
 
 
 @app.command(epilog="Example: flywheel distill configs/quickstart.toml --kind flat --where \"split = 'train'\"")
@@ -272,14 +272,15 @@ def show(
     """One trajectory step by step, with its subgoals, verdicts and route."""
     from flywheel.datasets.lake.show import describe_trajectory
 
-    found = describe_trajectory(open_lake(data_dir), trajectory)
+    description = describe_trajectory(open_lake(data_dir), trajectory)
     if as_json:
-        say(found, as_json)
+        say(description, as_json)
         return
-    say({name: value for name, value in found.items() if name not in ("steps", "verdicts")}, as_json)
-    show_table(["step", "subgoal", "action", "progress"], [list(step.values()) for step in found["steps"]])
+    say({name: value for name, value in description.items() if name not in ("steps", "verdicts")}, as_json)
+    show_table(["step", "subgoal", "action", "progress"], [list(step.values()) for step in description["steps"]])
     show_table(
-        ["verifier", "passed", "completion", "integrity", "why"], [list(said.values()) for said in found["verdicts"]]
+        ["verifier", "passed", "completion", "integrity", "why"],
+        [list(verdict.values()) for verdict in description["verdicts"]],
     )
 
 

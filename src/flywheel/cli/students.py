@@ -48,12 +48,18 @@ def credit(
     if as_json:
         say(asdict(done), as_json)
         return
-    told = done.diagnostics
-    say({"trajectories": done.trajectories, "new": done.new, "steps": told.steps, "tasks": told.tasks}, as_json)
-    say({"tasks with one return": told.silent_groups, "steps in shared states": told.shared_states}, as_json)
+    diagnostics = done.diagnostics
+    say(
+        {"trajectories": done.trajectories, "new": done.new, "steps": diagnostics.steps, "tasks": diagnostics.tasks},
+        as_json,
+    )
+    say(
+        {"tasks with one return": diagnostics.silent_groups, "steps in shared states": diagnostics.shared_states},
+        as_json,
+    )
     show_table(
         ["share of credit by tenth of the episode", *map(str, range(1, 11))],
-        [[level, *shares] for level, shares in told.deciles.items()],
+        [[level, *shares] for level, shares in diagnostics.deciles.items()],
     )
 
 
@@ -95,7 +101,7 @@ def segment(
         return
     say({**counts, "source": name, "rejected answers": len(rejected)}, as_json)
     show_table(
-        ["source", "and", "trajectories", "boundaries (F1)", "overlap"], [list(one.values()) for one in agreement]
+        ["source", "and", "trajectories", "boundaries (F1)", "overlap"], [list(accord.values()) for accord in agreement]
     )
 
 
@@ -116,17 +122,19 @@ def ablate(
     from flywheel.flows.progress import bar
 
     with bar(f"ablate {policy}") as progress:
-        found = ablate_levels(settings, lake_of(settings), policy, iteration, progress)
+        ablation = ablate_levels(settings, lake_of(settings), policy, iteration, progress)
     if as_json:
-        say({**asdict(found), "weaker": found.weaker}, as_json)
+        say({**asdict(ablation), "weaker": ablation.weaker}, as_json)
         return
     rows = {
-        "the student": found.student,
-        "oracle planner, its executor": found.oracle_planner,
-        "its planner, oracle executor": found.oracle_executor,
+        "the student": ablation.student,
+        "oracle planner, its executor": ablation.oracle_planner,
+        "its planner, oracle executor": ablation.oracle_executor,
     }
-    show_table(["who acts", "P(success)", "low", "high"], [[name, *asdict(one).values()] for name, one in rows.items()])
-    say(f"{found.tasks} tasks that the expert solves; replacing this level helps most: {found.weaker}", as_json)
+    show_table(
+        ["who acts", "P(success)", "low", "high"], [[name, *asdict(rate).values()] for name, rate in rows.items()]
+    )
+    say(f"{ablation.tasks} tasks that the expert solves; replacing this level helps most: {ablation.weaker}", as_json)
 
 
 def merge(

@@ -39,27 +39,27 @@ def check(
 
     lake = lake_of(settings, create=True)
     with bar("verifiers") as progress:
-        found = check_verifiers(settings, lake, only or (), progress)
+        calibrations = check_verifiers(settings, lake, only or (), progress)
     picture = lake.root / "reports" / "verifiers.png"
-    plot(found, picture)
+    plot(calibrations, picture)
     if as_json:
-        say([asdict(one) for one in found], as_json)
+        say([asdict(calibration) for calibration in calibrations], as_json)
     else:
         show_table(
             ["verifier", "accepted", "precision", "recall", "kappa", "hacks caught", "honest flagged"],
             [
                 [
-                    one.verifier,
-                    "yes" if all(one.accepted.values()) else "NO",
-                    *asdict(one.agreement).values(),
-                    one.cheats_caught,
-                    one.honest_flagged,
+                    calibration.verifier,
+                    "yes" if all(calibration.accepted.values()) else "NO",
+                    *asdict(calibration.agreement).values(),
+                    calibration.cheats_caught,
+                    calibration.honest_flagged,
                 ]
-                for one in found
+                for calibration in calibrations
             ],
         )
-        say(f"{found[0].labelled} labelled episodes; reliability plot: {picture}", as_json)
-    if failed := [one.verifier for one in found if not all(one.accepted.values())]:
+        say(f"{calibrations[0].labelled} labelled episodes; reliability plot: {picture}", as_json)
+    if failed := [calibration.verifier for calibration in calibrations if not all(calibration.accepted.values())]:
         raise FlywheelError(f"the acceptance test fails for: {', '.join(failed)}; mend it before it gates data")
 
 
@@ -85,15 +85,15 @@ def reverify(
     from flywheel.flows.progress import bar
 
     with bar(f"reverify {verifier}") as progress:
-        found = verify_again(settings, lake_of(settings), verifier, since, dry_run=dry_run, progress=progress)
+        report = verify_again(settings, lake_of(settings), verifier, since, dry_run=dry_run, progress=progress)
     if as_json:
-        say(asdict(found), as_json)
+        say(asdict(report), as_json)
         return
     changes = [
-        [change.trajectory_id, change.before, change.after, change.reason, change.route] for change in found.changes
+        [change.trajectory_id, change.before, change.after, change.reason, change.route] for change in report.changes
     ]
     show_table(["trajectory", "before", "after", "why", "route"], changes)
     say(
-        {"judged": found.judged, "changed": len(changes), "datasets": found.datasets, "students": found.students},
+        {"judged": report.judged, "changed": len(changes), "datasets": report.datasets, "students": report.students},
         as_json,
     )

@@ -33,10 +33,10 @@ def plan(config: Config, iteration: int, champion_id: str) -> list[Share]:
     settings = config.collect
     first = 0 if iteration == 1 else settings.episodes + (iteration - 2) * settings.later_episodes
     total = settings.episodes if iteration == 1 else settings.later_episodes
-    own = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.champion_share)
+    champion_episodes = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.champion_share)
     tutored = 0 if iteration == 1 or champion_id == RANDOM else round(total * settings.tutored_share)
-    counts = divided(settings.teachers, total - own - tutored)
-    for name, count in ((TUTORED, tutored), (champion_id, own)):
+    counts = divided(settings.teachers, total - champion_episodes - tutored)
+    for name, count in ((TUTORED, tutored), (champion_id, champion_episodes)):
         counts[name] = counts.get(name, 0) + count
     shares = []
     for policy, count in counts.items():
@@ -93,10 +93,10 @@ def _divided(config: Config, lake: Lake, world: World, iteration: int, champion_
     tasks = world.tasks(Split.TRAIN, shares[0].start, sum(share.count for share in shares))
     rates = success_by_horizon(world, _played(lake, champion_id, iteration))
     horizons = [horizon(world, task) for task in tasks]
-    own = choose(tasks, horizons, rates, shares[-1].count, config.seed)
-    mine = {task.task_id for task in own}
+    champion_tasks = choose(tasks, horizons, rates, shares[-1].count, config.seed)
+    mine = {task.task_id for task in champion_tasks}
     rest = iter([task for task in tasks if task.task_id not in mine])
-    return {share.policy: list(islice(rest, share.count)) for share in shares[:-1]} | {champion_id: own}
+    return {share.policy: list(islice(rest, share.count)) for share in shares[:-1]} | {champion_id: champion_tasks}
 
 
 def _played(lake: Lake, policy_id: str, iteration: int) -> list[tuple[Task, bool]]:

@@ -151,7 +151,11 @@ class CurateConfig(Section):
     @field_validator("verifiers", mode="before")
     @classmethod
     def _names(cls, given: Any) -> Any:
-        return [{"name": one} if isinstance(one, str) else one for one in given] if isinstance(given, list) else given
+        return (
+            [{"name": verifier} if isinstance(verifier, str) else verifier for verifier in given]
+            if isinstance(given, list)
+            else given
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> CurateConfig:
@@ -310,7 +314,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 def explain(error: ValidationError, section: type[Section] = Config) -> str:
     """What is wrong, in one line, with the nearest known key."""
     errors = error.errors()
-    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+    first = next((error_detail for error_detail in errors if error_detail["type"] == "extra_forbidden"), errors[0])
     path, sections = _walk(section, first["loc"])
     where = ".".join(path)
     if first["type"].startswith("union_tag"):
@@ -338,7 +342,7 @@ def _walk(root: type[Section], location: Sequence[int | str]) -> tuple[list[str]
         path.append(part)
         inside = options
         if not part.isdigit():
-            options = [found for option in options for found in _sections(_annotation(option, part))]
+            options = [section for option in options for section in _sections(_annotation(option, part))]
     return path, inside
 
 
@@ -349,4 +353,4 @@ def _annotation(section: type[Section], key: str) -> Any:
 def _sections(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    return [found for inner in get_args(annotation) for found in _sections(inner)]
+    return [section for inner in get_args(annotation) for section in _sections(inner)]

@@ -75,8 +75,11 @@ class ByVerifier:
     notes: Mapping[str, float] = field(default_factory=dict)
 
     def worth(self, lake: Lake, ids: Sequence[str]) -> dict[str, float]:
-        said = self.verifier.verify(batch_of(lake.trajectories(list(ids))))
-        return {one.trajectory_id: one.completion if one.integrity >= one.integrity_threshold else -1.0 for one in said}
+        verdicts = self.verifier.verify(batch_of(lake.trajectories(list(ids))))
+        return {
+            verdict.trajectory_id: verdict.completion if verdict.integrity >= verdict.integrity_threshold else -1.0
+            for verdict in verdicts
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +152,10 @@ def outcomes(
     tasks = world.tasks(Split.TRAIN, FIT_START, FIT_TASKS)
     origin = Origin(0, FIT_PURPOSE, config.identity())
     ids = play(config, lake, world, student, [Job(task) for task in tasks], origin, progress)
-    found = lake.trajectories(sorted(lake.known_ids(ids)))
+    trajectories = lake.trajectories(sorted(lake.known_ids(ids)))
     played = [
         trajectory
-        for trajectory in found
+        for trajectory in trajectories
         if trajectory.steps and trajectory.stop_reason is not StopReason.INFRASTRUCTURE
     ]
     if len(played) < 2:
@@ -164,7 +167,7 @@ def fitted(encoder: StateEncoder, moments: Sequence[Moment]) -> tuple[ValueHead,
     """A head that says what moments should say, and how well it does so on tasks that were held out."""
     names, features_MD, _ = encoder.features([(str(number), window) for number, (_, window, _) in enumerate(moments)])
     rows = [moments[int(name)] for name in names]
-    told_M = np.array([told for _, _, told in rows])
+    told_M = np.array([outcome for _, _, outcome in rows])
     held_M = np.array([int(digest("fit", group), 16) % HELD == 0 for group, _, _ in rows], np.bool_)
     head = fit(features_MD, told_M, held_M)
     return head, {"head explains": head.explained, "fitted on": float(len(rows)), "of them won": float(told_M.mean())}

@@ -19,7 +19,7 @@ from flywheel.datasets.lake.reading import quoted
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, FlywheelError, PolicyError
-from flywheel.evaluation.gate import Decision, at_look, decide, look_sizes
+from flywheel.evaluation.gate import GateDecision, at_look, decide, look_sizes
 from flywheel.evaluation.statistics import rate as rate_of
 from flywheel.filters.curate import curate
 from flywheel.policies.factory import make_policy
@@ -99,8 +99,8 @@ def outcomes(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tup
               and attempt in ({ordered}) and stop_reason <> '{StopReason.INFRASTRUCTURE}'
             group by task_id"""
     ).to_pylist()
-    found = {row["task_id"]: (bool(row["verified"]), float(row["score"])) for row in rows}
-    return {task.task_id: found[task.task_id] for task in tasks if task.task_id in found}
+    outcomes = {row["task_id"]: (bool(row["verified"]), float(row["score"])) for row in rows}
+    return {task.task_id: outcomes[task.task_id] for task in tasks if task.task_id in outcomes}
 
 
 def gate(
@@ -110,7 +110,7 @@ def gate(
     opponent: str,
     iteration: int,
     progress: Callable[[int], None] = lambda done: None,
-) -> Decision:
+) -> GateDecision:
     """Let a challenger meet the champion on this iteration's dev tasks; crown it if the paired test says so.
 
     A gate is decided once: asked again, it answers what it answered.
@@ -162,7 +162,7 @@ def _compare(
     tasks: Sequence[Task],
     slices: Mapping[str, Sequence[str]],
     looks: int,
-) -> Decision:
+) -> GateDecision:
     """The paired test on those tasks that broke for neither."""
     ours, theirs = (outcomes(lake, rate.policy_id, tasks) for rate in rates)
     shared = [task for task in tasks if task.task_id in ours.keys() & theirs.keys()]
@@ -179,32 +179,32 @@ def _compare(
     )
 
 
-def _decided(lake: Lake, gate_id: str) -> Decision | None:
+def _decided(lake: Lake, gate_id: str) -> GateDecision | None:
     with lake.catalog.read() as connection:
         result = connection.scalar(select(GATE.c.result).where(GATE.c.gate_id == gate_id))
-    return None if result is None else Decision.from_json(json.loads(result))
+    return None if result is None else GateDecision.from_json(json.loads(result))
 
 
 def _rate(
-    policy: Policy, split: Split, iteration: int, tasks: Sequence[Task], found: Mapping[str, tuple[bool, float]]
+    policy: Policy, split: Split, iteration: int, tasks: Sequence[Task], outcomes: Mapping[str, tuple[bool, float]]
 ) -> Rate:
-    if not found:
+    if not outcomes:
         raise FlywheelError(
             f"every evaluation episode of {policy.name} broke; see: "
             'flywheel sql "select distinct error from trajectories"'
         )
-    verified = sum(outcome for outcome, _ in found.values())
-    interval = rate_of(verified, len(found))
+    verified = sum(outcome for outcome, _ in outcomes.values())
+    interval = rate_of(verified, len(outcomes))
     return Rate(
         policy=policy.name,
         policy_id=policy.policy_id,
         iteration=iteration,
         split=str(split),
-        tasks=len(found),
+        tasks=len(outcomes),
         verified=verified,
         rate=interval.value,
         low=interval.low,
         high=interval.high,
-        mean_score=sum(score for _, score in found.values()) / len(found),
-        broken=len(tasks) - len(found),
+        mean_score=sum(score for _, score in outcomes.values()) / len(outcomes),
+        broken=len(tasks) - len(outcomes),
     )

@@ -37,7 +37,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class GateDecision:
     """What a gate found. `wins`: tasks that only the challenger solved; `losses`: only the champion.
 
     `alpha` is what this look may spend of the gate's level; `score` the mean gain in score. A significant regression
@@ -80,9 +80,11 @@ class Decision:
         return self.losses > self.wins and self.p_value <= self.alpha
 
     @staticmethod
-    def from_json(raw: dict[str, Any]) -> Decision:
-        slices = tuple(Slice(**one) for one in raw["slices"])
-        return Decision(**{**raw, "score": Interval(**raw["score"]), "slices": slices, "worse": tuple(raw["worse"])})
+    def from_json(raw: dict[str, Any]) -> GateDecision:
+        slices = tuple(Slice(**fields) for fields in raw["slices"])
+        return GateDecision(
+            **{**raw, "score": Interval(**raw["score"]), "slices": slices, "worse": tuple(raw["worse"])}
+        )
 
 
 def decide(
@@ -94,7 +96,7 @@ def decide(
     gains: Sequence[float] | None = None,
     groups: Sequence[str] | None = None,
     slices: Mapping[str, Bools] | None = None,
-) -> Decision:
+) -> GateDecision:
     """Exact two-sided McNemar test on paired outcomes (McNemar 1947); promotes only a significant gain.
 
     `gains`: differences in score, whose mean gets a bootstrap over task `groups`. `slices`: name → which tasks. In each
@@ -108,7 +110,7 @@ def decide(
     p_value = float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
     parts = tuple(_slice(name, ours[mask], theirs[mask]) for name, mask in (slices or {}).items())
     worse = tuple(part.name for part in parts if part.losses > part.wins and part.p_value <= alpha)
-    return Decision(
+    return GateDecision(
         tasks=ours.size,
         both=int((ours & theirs).sum()),
         wins=wins,
@@ -128,7 +130,7 @@ def decide(
     )
 
 
-def at_look(decision: Decision, look: int, looks: int) -> Decision:
+def at_look(decision: GateDecision, look: int, looks: int) -> GateDecision:
     """The decision as one of several looks at growing data."""
     return replace(decision, look=look, looks=looks)
 

@@ -76,11 +76,11 @@ def _moments(trajectory: Trajectory) -> list[tuple[str, Window, float]]:
 def _shown(instruction: str, seen: Sequence[Observation]) -> Window:
     """Documents, the newest events and the last view, with a mark where the ruling falls."""
     memory = Memory()
-    for one in seen:
-        memory = memory.read(one.document)
+    for observation in seen:
+        memory = memory.read(observation.document)
     first, *rest = seen[-SHOWN:]
     window = open_window(instruction, memory, first)
-    for one in rest:
-        window.feedback(one)
+    for observation in rest:
+        window.feedback(observation)
     window.end_with(END, target=True, decision=0)
     return window

@@ -54,19 +54,21 @@ def ablate(
         if not isinstance(student, HierarchicalAgent):
             raise PolicyError(f"{student.policy_id} has no levels to replace; name a hierarchical student")
         tasks = held_out_tasks(config, world, Split.DEV, iteration)
-        expert = [one for one in rehearse(config, world, Expert(world), tasks, "evaluate") if one.success]
+        expert = [
+            trajectory for trajectory in rehearse(config, world, Expert(world), tasks, "evaluate") if trajectory.success
+        ]
         progress(len(tasks))
-        solutions = {one.task_id: solution_of(one) for one in expert}
+        solutions = {trajectory.task_id: solution_of(trajectory) for trajectory in expert}
         solved = [task for task in tasks if task.task_id in solutions]
         if not solved:
             raise PolicyError("the expert solves none of these tasks; raise environment.max_steps")
-        found = []
+        rates = []
         for policy in (student, OraclePlanner(student, solutions), OracleExecutor(student, solutions)):
             played = rehearse(config, world, policy, solved, "evaluate")
             whole = [trajectory for trajectory in played if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
-            found.append(rate(sum(one.success for one in whole), len(whole)))
+            rates.append(rate(sum(trajectory.success for trajectory in whole), len(whole)))
             progress(len(tasks))
-    return OracleAblation(len(solved), *found)
+    return OracleAblation(len(solved), *rates)
 
 
 def solution_of(trajectory: Trajectory) -> Solution:

@@ -26,8 +26,8 @@ class Interval:
 
 def rate(successes: int, tasks: int) -> Interval:
     """A rate with Wilson's interval (Wilson 1927)."""
-    found = binomtest(successes, tasks).proportion_ci(LEVEL, method="wilson")
-    return Interval(successes / tasks, float(found.low), float(found.high))
+    interval = binomtest(successes, tasks).proportion_ci(LEVEL, method="wilson")
+    return Interval(successes / tasks, float(interval.low), float(interval.high))
 
 
 def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0) -> Interval:

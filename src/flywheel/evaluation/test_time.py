@@ -97,10 +97,12 @@ def audited(
         f"""select count(*) as n from steps join trajectories using (trajectory_id)
             where audit <> '' and purpose = {quoted(purpose)} and trajectories.policy_id = {quoted(gain.policy_id)}"""
     ).to_pylist()[0]["n"]
-    said = auditor.record
-    own = {"rulings of this run": said.rulings, "of them unreadable": said.unreadable} if said.rulings else {}
+    rulings = auditor.record
+    counts = (
+        {"rulings of this run": rulings.rulings, "of them unreadable": rulings.unreadable} if rulings.rulings else {}
+    )
     trusted = auditor.notes if isinstance(auditor, ValueAuditor) else {}
-    return replace(gain, notes={"steps after a refusal": refused, **own, **trusted})
+    return replace(gain, notes={"steps after a refusal": refused, **counts, **trusted})
 
 
 def _value_auditor(config: Config, lake: Lake, name: str, progress: Progress) -> ValueAuditor:
@@ -159,18 +161,18 @@ def best_of(
         judge = chooser(config, lake, world, folder, student, by, progress)
         curate(config, lake)
         played = _played(lake, student, origin.purpose, tasks, attempts)
-        worth = judge.worth(lake, [trajectory.trajectory_id for own in played.values() for trajectory in own])
+        worth = judge.worth(lake, [trajectory.trajectory_id for episodes in played.values() for trajectory in episodes])
     chosen = {
-        task: max(own, key=lambda trajectory: worth.get(trajectory.trajectory_id, -np.inf))
-        for task, own in played.items()
+        task: max(episodes, key=lambda trajectory: worth.get(trajectory.trajectory_id, -np.inf))
+        for task, episodes in played.items()
     }
     notes = {
-        "any attempt": float(np.mean([any(one.verified for one in own) for own in played.values()])),
-        "one attempt": float(np.mean([one.verified for own in played.values() for one in own])),
+        "any attempt": float(np.mean([any(episode.verified for episode in episodes) for episodes in played.values()])),
+        "one attempt": float(np.mean([episode.verified for episodes in played.values() for episode in episodes])),
         **judge.notes,
     }
     what = f"best of {attempts} by {by}" + (", which may know the solution" if by in KNOWING else "")
-    ours = {task: one.verified for task, one in chosen.items()}
+    ours = {task: episode.verified for task, episode in chosen.items()}
     return _gain(lake, what, plain.policy_id, split, tasks, ours, played, notes)
 
 
@@ -194,7 +196,7 @@ def _measured(
         play_parallel(playing or config, lake, world, policy, [Job(task) for task in tasks], origin, progress, hooks)
     curate(config, lake)
     played = _played(lake, policy, purpose, tasks, 1)
-    ours = {task: own[0].verified for task, own in played.items()}
+    ours = {task: episodes[0].verified for task, episodes in played.items()}
     return _gain(lake, what, policy.policy_id, split, tasks, ours, played, {})
 
 
@@ -209,10 +211,10 @@ def _played(lake: Lake, policy: Policy, purpose: str, tasks: Sequence[Task], att
               and task_id in ({_listed([task.task_id for task in tasks])})
             group by all having number < {attempts} order by all"""
     ).to_pylist()
-    found: dict[str, list[Played]] = {}
+    played: dict[str, list[Played]] = {}
     for row in rows:
-        found.setdefault(row["task_id"], []).append(Played(row["one"], bool(row["verified"])))
-    return found
+        played.setdefault(row["task_id"], []).append(Played(row["one"], bool(row["verified"])))
+    return played
 
 
 def _gain(

@@ -153,7 +153,7 @@ def _rows(lake: Lake, files: Any) -> Iterator[tuple[str, Row]]:
 def _columns(schema: pa.Schema) -> Iterator[tuple[str, str, int | None]]:
     """(name, type, order of the column that it lies in), from 1, lists and structs before what is in them."""
     order = 0
-    waiting: list[tuple[str, pa.DataType, int | None]] = [(one.name, one.type, None) for one in reversed(schema)]
+    waiting: list[tuple[str, pa.DataType, int | None]] = [(field.name, field.type, None) for field in reversed(schema)]
     while waiting:
         name, sort, parent = waiting.pop()
         order += 1
@@ -162,7 +162,7 @@ def _columns(schema: pa.Schema) -> Iterator[tuple[str, str, int | None]]:
             waiting.append(("element", sort.value_type, order))
         elif pa.types.is_struct(sort):
             yield name, "struct", parent
-            waiting += [(one.name, one.type, order) for one in reversed(list(sort))]
+            waiting += [(field.name, field.type, order) for field in reversed(list(sort))]
         else:
             yield name, _TYPES[sort], parent
 

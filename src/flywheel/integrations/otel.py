@@ -125,5 +125,5 @@ def tracing() -> Iterator[list[Tracing]]:
         provider.shutdown()
 
 
-def _messages(said: list[tuple[str, str]]) -> str:
-    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in said])
+def _messages(messages: list[tuple[str, str]]) -> str:
+    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in messages])

@@ -27,24 +27,26 @@ def merge(lake: Lake, names: Sequence[str], weights: Sequence[float] = ()) -> Po
     cards = [read_card(policy_directory(lake, str(registered(lake, name).policy_id))) for name in names]
     shares = _shares(cards, weights)
     ancestor = common_ancestor(lake, cards)
-    policy_id = f"{cards[0].kind}-{digest('merge', [(one.policy_id, a) for one, a in zip(cards, shares, strict=True)])}"
+    policy_id = (
+        f"{cards[0].kind}-{digest('merge', [(card.policy_id, a) for card, a in zip(cards, shares, strict=True)])}"
+    )
     directory = policy_directory(lake, policy_id)
     if not (directory / POLICY_FILE).is_file():
-        told = " + ".join(f"{share:g} × {one.policy_id}" for one, share in zip(cards, shares, strict=True))
+        description = " + ".join(f"{share:g} × {card.policy_id}" for card, share in zip(cards, shares, strict=True))
         card = replace(
             cards[0],
             policy_id=policy_id,
             iteration=0,
-            condition=f"merge: {told}",
+            condition=f"merge: {description}",
             trajectories=len(_taught(lake, cards)),
-            training_digest=digest("merge", sorted(one.training_digest for one in cards)),
+            training_digest=digest("merge", sorted(card.training_digest for card in cards)),
             parent_policy_id=ancestor,
             metrics={},
         )
         if (directory.parent / cards[0].policy_id / BASE).exists():
             raise PolicyError("adapters cannot be interpolated by their factors; merge students without lora_rank")
         for role in ROLES[card.kind]:
-            parts = [load_part(policy_directory(lake, one.policy_id) / role) for one in cards]
+            parts = [load_part(policy_directory(lake, card.policy_id) / role) for card in cards]
             model, tokenizer = parts[0]
             if any(other.get_vocab() != tokenizer.get_vocab() for _, other in parts[1:]):
                 raise PolicyError(
@@ -65,7 +67,7 @@ def merge(lake: Lake, names: Sequence[str], weights: Sequence[float] = ()) -> Po
 def common_ancestor(lake: Lake, cards: Sequence[PolicyCard]) -> str:
     """The youngest student that all of them are, or were trained from."""
     lines = [_line(lake, card) for card in cards]
-    shared = [one for one in lines[0] if all(one in line for line in lines[1:])]
+    shared = [name for name in lines[0] if all(name in line for line in lines[1:])]
     if not shared:
         raise PolicyError(
             f"{' and '.join(card.policy_id for card in cards)} have no common ancestor and cannot be merged"

@@ -38,8 +38,8 @@ def first_part(config: StudentConfig, texts: Iterable[str], names: list[str], se
     Raises `PolicyError` in one line if the base does not load.
     """
     if not config.base:
-        own = train_tokenizer(texts, names, config.vocabulary)
-        return new_model(config, own, seed), own
+        trained = train_tokenizer(texts, names, config.vocabulary)
+        return new_model(config, trained, seed), trained
     torch.manual_seed(seed)  # embeddings of the markers are drawn
     model, tokenizer = _load_base(Path(config.base))
     _refuse_mixing(model, config.base)
@@ -86,13 +86,13 @@ def base_digest(config: StudentConfig) -> str:
     path = Path(config.base)
     if not config.base or not path.exists():
         return ""
-    found = xxh3_128()
-    for file in sorted(one for one in (path.rglob("*") if path.is_dir() else [path]) if one.is_file()):
-        found.update(file.name.encode())
+    checksum = xxh3_128()
+    for file in sorted(entry for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file()):
+        checksum.update(file.name.encode())
         with file.open("rb") as opened:
             while block := opened.read(1 << 20):
-                found.update(block)
-    return found.hexdigest()
+                checksum.update(block)
+    return checksum.hexdigest()
 
 
 def next_part(config: StudentConfig, start: Path, directory: Path) -> Part:

@@ -61,14 +61,14 @@ class ChatAuditor:
     async def audit(self, task: Task, seen: Sequence[Observation]) -> Ruling:
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": evidence(task, seen)}]
         answer = await self._endpoint.complete(messages, temperature=self._settings.temperature)
-        said = understood(answer.text)
+        ruling = understood(answer.text)
         tokens = answer.prompt_tokens + answer.completion_tokens
         self.record.rulings += 1
-        if said is not None and said.solved is True:
+        if ruling is not None and ruling.solved is True:
             return Ruling("", tokens, answer.cost)
         self.record.refusals += 1
-        self.record.unreadable += said is None
-        why = (said.reasoning or "The task is not done.") if said else UNREADABLE
+        self.record.unreadable += ruling is None
+        why = (ruling.reasoning or "The task is not done.") if ruling else UNREADABLE
         return Ruling(why, tokens, answer.cost)
 
     async def close(self) -> None:
@@ -83,8 +83,10 @@ def evidence(task: Task, seen: Sequence[Observation]) -> str:
         *(f"Document: {text}" for text in dict.fromkeys(observation.document for observation in seen) if text),
     ]
     lines += [f"- {event}" for event in older]
-    for one in seen[-SHOWN:]:
-        lines += [f"- {text}" for text in (one.feedback, one.text if one is seen[-1] else "") if text]
+    for observation in seen[-SHOWN:]:
+        lines += [
+            f"- {text}" for text in (observation.feedback, observation.text if observation is seen[-1] else "") if text
+        ]
     return "\n".join(lines)
 
 

@@ -266,12 +266,12 @@ def _paid(decision: Decision, refused: Sequence[Decision], rulings: Sequence[Rul
     """The decision with what the refused ones before it have cost, and the rulings on them."""
     if not rulings:
         return decision
-    said = (decision, *refused)
+    decisions = (decision, *refused)
     return replace(
         decision,
-        prompt_tokens=sum(one.prompt_tokens for one in said) + sum(ruling.tokens for ruling in rulings),
-        completion_tokens=sum(one.completion_tokens for one in said),
-        cost=sum(one.cost for one in said) + sum(ruling.cost for ruling in rulings),
+        prompt_tokens=sum(each.prompt_tokens for each in decisions) + sum(ruling.tokens for ruling in rulings),
+        completion_tokens=sum(each.completion_tokens for each in decisions),
+        cost=sum(each.cost for each in decisions) + sum(ruling.cost for ruling in rulings),
     )
 
 

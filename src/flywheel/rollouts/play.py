@@ -91,8 +91,10 @@ def play(
         ids |= named
         known = lake.known_ids(list(named))
         progress(len(known))
-        again = [named[one] for one in broken(lake, known)]
-        rollout = start(policy, _dealt([job for one, job in named.items() if one not in known], hooks))
+        again = [named[trajectory_id] for trajectory_id in broken(lake, known)]
+        rollout = start(
+            policy, _dealt([job for trajectory_id, job in named.items() if trajectory_id not in known], hooks)
+        )
         for batch in rollout.batches(COMMIT_EVERY, COMMIT_STEPS, COMMIT_SECONDS):
             lake.append(batch, f"{origin.purpose} {policy.name} iteration {origin.iteration}")
             progress(len(batch))
@@ -129,7 +131,7 @@ def broken(lake: Lake, ids: Iterable[str]) -> list[str]:
     wanted = set(ids)
     if not wanted:
         return []
-    found = lake.sql(
+    rows = lake.sql(
         f"select trajectory_id, stop_reason from trajectories where stop_reason = '{StopReason.INFRASTRUCTURE}'"
     )
-    return [one for one in found["trajectory_id"].to_pylist() if one in wanted]
+    return [trajectory_id for trajectory_id in rows["trajectory_id"].to_pylist() if trajectory_id in wanted]

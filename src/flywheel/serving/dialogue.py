@@ -32,7 +32,7 @@ def scene(messages: Sequence[Message]) -> Scene:
     """What a dialogue tells. Raises `ValueError` if it does not end with what is seen now."""
     if messages[-1].role not in ("user", "tool"):
         raise ValueError("the last message must be the user's: what is seen now")
-    instruction = "\n".join(one.text for one in messages if one.role in ("system", "developer"))
+    instruction = "\n".join(message.text for message in messages if message.role in ("system", "developer"))
     past: list[tuple[Observation, Decision]] = []
     seen, audit, subgoal = Observation(""), "", ""
     for message in messages:
@@ -42,7 +42,7 @@ def scene(messages: Sequence[Message]) -> Scene:
             parsed = parse_answer(message.text, seen.valid_actions) or ParsedAnswer(message.text.strip())
             subgoal = parsed.subgoal or subgoal
             past.append((seen, Decision(parsed.action, subgoal=subgoal, new_subgoal=bool(parsed.subgoal))))
-    spoken = [(one.role, one.text) for one in messages]
+    spoken = [(message.role, message.text) for message in messages]
     return Scene(
         task=Task("served", "{}", Split.TRAIN, 0, instruction),
         past=tuple(past),

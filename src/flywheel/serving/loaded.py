@@ -77,23 +77,23 @@ class Loaded:
         chars = sum(len(message.text) for message in (*messages[:1], *messages[-RECENT:]))
         if chars > self._max_chars:
             raise ValueError(f"{chars} characters are more than the student can read")
-        told = scene(messages)
-        slot = self._slots.pop(told.before, None) if told.past else None
+        dialogue = scene(messages)
+        slot = self._slots.pop(dialogue.before, None) if dialogue.past else None
         self._talking += 1
         try:
             if slot is None:
                 slot = self._seat()
-                await self._batcher.call(self._agent.begin, slot, told.task, 0, told.past)
-            decision, _ = await self._batcher.decide(self._agent, Turn(slot, told.now, told.audit))
+                await self._batcher.call(self._agent.begin, slot, dialogue.task, 0, dialogue.past)
+            decision, _ = await self._batcher.decide(self._agent, Turn(slot, dialogue.now, dialogue.audit))
             if decision.error == NOT_FINITE.reason:
                 raise InfrastructureError(decision.error)
             if decision.error:
                 raise ValueError(decision.error)
-            said = ParsedAnswer(
+            answer = ParsedAnswer(
                 decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
             )
-            text = render_answer(said) if decision.action is not None else ""
-            name = continued(told, messages, text)
+            text = render_answer(answer) if decision.action is not None else ""
+            name = continued(dialogue, messages, text)
             same = self._slots.pop(name, None)
             self._slots[name] = slot
             slot = same

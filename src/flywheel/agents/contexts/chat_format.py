@@ -59,24 +59,24 @@ def parse_observation(text: str) -> tuple[Observation, str]:
     if not marks or marks[0].start() != 0:
         return Observation(text), ""
     ends = [*(mark.start() - 1 for mark in marks[1:]), len(text)]
-    found = {mark.group(1): text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)}
-    told = {
-        name: _ESCAPED.sub("", found.get(name, ""))
+    sections = {mark.group(1): text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)}
+    fields = {
+        name: _ESCAPED.sub("", sections.get(name, ""))
         for name in (FEEDBACK, DOCUMENT, VIEW, LOCATION, STATE, FINISH, AUDIT)
     }
     actions = None
-    if ACTIONS in found:
-        actions = tuple(_many_lines(line[2:]) for line in found[ACTIONS].split("\n") if line.startswith("- "))
+    if ACTIONS in sections:
+        actions = tuple(_many_lines(line[2:]) for line in sections[ACTIONS].split("\n") if line.startswith("- "))
     observation = Observation(
-        text=told[VIEW],
-        feedback=told[FEEDBACK],
-        document=told[DOCUMENT],
-        location=told[LOCATION],
-        state_key=told[STATE],
+        text=fields[VIEW],
+        feedback=fields[FEEDBACK],
+        document=fields[DOCUMENT],
+        location=fields[LOCATION],
+        state_key=fields[STATE],
         valid_actions=actions,
-        finish=told[FINISH] or None,
+        finish=fields[FINISH] or None,
     )
-    return observation, told[AUDIT]
+    return observation, fields[AUDIT]
 
 
 def render_answer(answer: ParsedAnswer) -> str:
@@ -87,16 +87,16 @@ def render_answer(answer: ParsedAnswer) -> str:
 
 def parse_answer(text: str, valid: tuple[str, ...] | None = None) -> ParsedAnswer | None:
     """What an answer says, or None if no action can be found in it. An action is spelt as the environment spells it."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in text.split("\n"):
         if match := _FIELD.match(line):
-            found.setdefault(match.group(1).lower(), match.group(2))
+            fields.setdefault(match.group(1).lower(), match.group(2))
     bare = text.strip()
-    action = found.get("action") or (bare if valid and _spelt(bare, valid) in valid else "")
+    action = fields.get("action") or (bare if valid and _spelt(bare, valid) in valid else "")
     if not action:
         return None
     spelt = _spelt(_many_lines(action), valid or ())
-    return ParsedAnswer(spelt, _many_lines(found.get("subgoal", "")), _many_lines(found.get("thought", "")))
+    return ParsedAnswer(spelt, _many_lines(fields.get("subgoal", "")), _many_lines(fields.get("thought", "")))
 
 
 def _spelt(action: str, valid: tuple[str, ...]) -> str:
@@ -104,7 +104,7 @@ def _spelt(action: str, valid: tuple[str, ...]) -> str:
     if action in valid:
         return action
     plain = action.strip(" `'\"*.-").casefold()
-    return next((one for one in valid if one.casefold() == plain), action)
+    return next((option for option in valid if option.casefold() == plain), action)
 
 
 def _one_line(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flywheel.agents.contexts.memory import Memory
-from flywheel.agents.contexts.prompts import DONE, Outcome, Role, UnreadWindow, Window, open_window
+from flywheel.agents.contexts.prompts import DONE, Role, SubgoalOutcome, UnreadWindow, Window, open_window
 from flywheel.environments.protocol import Observation
 
 
@@ -106,13 +106,13 @@ class HierarchicalContext(FlatContext):
         return not self.subgoal
 
     @property
-    def failed(self) -> Outcome | None:
+    def failed(self) -> SubgoalOutcome | None:
         """Why the subgoal in force must be given up, if it must: its budget of steps is spent, or nothing changes."""
         if not self.subgoal:
             return None
         if self.steps_in_segment >= self.limits.segment_steps:
-            return Outcome.TIMEOUT
-        return Outcome.STUCK if self.idle_steps >= self.limits.stuck_after else None
+            return SubgoalOutcome.TIMEOUT
+        return SubgoalOutcome.STUCK if self.idle_steps >= self.limits.stuck_after else None
 
     def plan(self, observation: Observation) -> Window:
         """The planner's window, ready for its next subgoal."""
@@ -140,13 +140,13 @@ class HierarchicalContext(FlatContext):
         self.window.subgoal(subgoal)
         self.subgoal, self.steps_in_segment, self.idle_steps = subgoal, 0, 0
 
-    def finish(self, outcome: Outcome, *, target: bool = False) -> None:
+    def finish(self, outcome: SubgoalOutcome, *, target: bool = False) -> None:
         """The subgoal ends: the executor says so itself, or its steps ran out."""
         assert self.plan_window is not None and self.window is not None
-        if outcome is Outcome.DONE:
+        if outcome is SubgoalOutcome.DONE:
             self.window.end_with(DONE, target=target, decision=self.steps)
         self.plan_window.outcome(outcome)
-        self.memory = self.memory.did(self.subgoal if outcome is Outcome.DONE else f"{self.subgoal} {outcome}")
+        self.memory = self.memory.did(self.subgoal if outcome is SubgoalOutcome.DONE else f"{self.subgoal} {outcome}")
         self.subgoal = ""
 
     def act(self, observation: Observation, action: str, *, target: bool = False) -> None:
@@ -156,7 +156,9 @@ class HierarchicalContext(FlatContext):
     def _remember(self, action: str) -> Memory:
         return self.memory
 
-    def follow(self, observation: Observation, action: str, subgoal: str, *, new_subgoal: bool) -> Outcome | None:
+    def follow(
+        self, observation: Observation, action: str, subgoal: str, *, new_subgoal: bool
+    ) -> SubgoalOutcome | None:
         """Take in a turn that was decided elsewhere; how the subgoal before it ended, if it did.
 
         Without a subgoal, somebody else has acted, and what was in force is given up.
@@ -164,7 +166,7 @@ class HierarchicalContext(FlatContext):
         self.observe(observation)
         ended = self.failed
         if ended is None and not self.must_plan and (new_subgoal or not subgoal):
-            ended = Outcome.DONE if subgoal else Outcome.STUCK
+            ended = SubgoalOutcome.DONE if subgoal else SubgoalOutcome.STUCK
         if ended:
             self.finish(ended)
         if subgoal and self.must_plan:

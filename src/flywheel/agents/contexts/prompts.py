@@ -45,7 +45,7 @@ class Role(StrEnum):
     FLAT = "flat"
 
 
-class Outcome(StrEnum):
+class SubgoalOutcome(StrEnum):
     """How a subgoal ended."""
 
     DONE = "done"
@@ -133,7 +133,7 @@ class Window:
         other.act(text, target=True, decision=-1)
         return other
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, outcome: SubgoalOutcome) -> None:
         self.pieces.append(Piece(str(outcome), marker=OUTCOME))
 
     def _show(self, marker: str, text: str, observation: Observation) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """The id of one special token."""
-    found = tokenizer.convert_tokens_to_ids(token)
-    assert isinstance(found, int)
-    return found
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

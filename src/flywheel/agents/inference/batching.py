@@ -60,12 +60,12 @@ class Batcher:
         try:
             while True:
                 await self._gather()
-                self._waiting = [one for one in self._waiting if not one.future.done()]
+                self._waiting = [request for request in self._waiting if not request.future.done()]
                 if not self._waiting:
                     continue
                 decider = self._waiting[0].decider
-                batch = [one for one in self._waiting if one.decider is decider]
-                self._waiting = [one for one in self._waiting if one.decider is not decider]
+                batch = [request for request in self._waiting if request.decider is decider]
+                self._waiting = [request for request in self._waiting if request.decider is not decider]
                 await self._answer(decider, batch)
         finally:
             self._thread.shutdown(wait=False)
@@ -87,18 +87,18 @@ class Batcher:
     async def _answer(self, decider: Decider[Any, Any], batch: Sequence[_Waiting]) -> None:
         began = time.perf_counter()
         try:
-            answers = await self.call(decider.act, [one.asked for one in batch])
+            answers = await self.call(decider.act, [request.asked for request in batch])
             if len(answers) != len(batch):
                 raise RuntimeError(f"{len(answers)} answers to {len(batch)} questions")
         except Exception as error:
-            for one in batch:
-                if not one.future.done():
-                    one.future.set_exception(error)
+            for request in batch:
+                if not request.future.done():
+                    request.future.set_exception(error)
             return
         self._patience = time.perf_counter() - began
-        for one, answer in zip(batch, answers, strict=True):
-            if not one.future.done():
-                one.future.set_result((answer, self._patience / len(batch)))
+        for request, answer in zip(batch, answers, strict=True):
+            if not request.future.done():
+                request.future.set_result((answer, self._patience / len(batch)))
 
     def _timed(self, function: Callable[..., _T], *arguments: object) -> _T:
         began = time.perf_counter()

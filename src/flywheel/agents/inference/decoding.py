@@ -144,7 +144,7 @@ def generate(
 
     Tokens in `never` are not said: markers in an agent's own words would forge the structure of its contexts.
     """
-    said: list[list[int]] = [[] for _ in contexts]
+    generated: list[list[int]] = [[] for _ in contexts]
     faulty: set[int] = set()
     logprobs: list[list[float]] = [[] for _ in contexts]
     rows = list(range(len(contexts)))
@@ -160,14 +160,14 @@ def generate(
             token = _pick(logprobs_V, temperature, chances[row] if chances else None)
             logprobs[row].append(float(logprobs_V[token]))
             if token != end:
-                said[row].append(token)
+                generated[row].append(token)
                 going.append(row)
-        rows = [row for row in going if len(said[row]) < max_tokens]
+        rows = [row for row in going if len(generated[row]) < max_tokens]
         if rows:
-            logits_BV = reader.feed([slots[row] for row in rows], [said[row][-1:] for row in rows])
+            logits_BV = reader.feed([slots[row] for row in rows], [generated[row][-1:] for row in rows])
     return [
         NOT_FINITE if row in faulty else (tuple(tokens), tuple(values))
-        for row, (tokens, values) in enumerate(zip(said, logprobs, strict=True))
+        for row, (tokens, values) in enumerate(zip(generated, logprobs, strict=True))
     ]
 
 

@@ -95,7 +95,7 @@ def models_of(settings: ChatConfig) -> list[str]:
     key = os.environ.get(settings.key, "none")
     try:
         with openai.OpenAI(base_url=settings.base_url, api_key=key, timeout=5.0, max_retries=0) as client:
-            return [one.id for one in client.models.list()]
+            return [model.id for model in client.models.list()]
     except openai.APIStatusError as error:
         if error.status_code in (401, 403):
             raise explained(server, error) from error

@@ -102,14 +102,14 @@ class KVCache:
             self._stored.append(tuple(new.new_zeros(*self._room, new.shape[1], new.shape[3]) for new in (key, value)))
         for stored, new in zip(self._stored[layer], (key, value), strict=True):
             stored.flatten(0, 1).index_copy_(0, self._place_M, new[0].transpose(0, 1))
-        heard = []
+        hidden = []
         for group in self._groups:
             keys, values = (stored[group.rows, : group.reach].transpose(1, 2) for stored in self._stored[layer])
             new = query[0][:, group.new_BN].transpose(0, 1)
             mask = group.mask(options.get("sliding_window"), query.dtype)
             heard_BNHD, _ = sdpa_attention_forward(module, new, keys, values, mask, **options)
-            heard.append(heard_BNHD.flatten(0, 1)[group.back])
-        return torch.cat(heard)[None]
+            hidden.append(heard_BNHD.flatten(0, 1)[group.back])
+        return torch.cat(hidden)[None]
 
     def wipe(self, slot: int) -> None:
         """Forget what a slot has read, down to its numbers: a masked NaN is still one."""
@@ -143,7 +143,7 @@ class KVCache:
         if length > have_length:
             have_length = max(length, 2 * have_length)
         before, self._room = self._room, (max(slots, have_slots), have_length)
-        self._stored = [tuple(_grown(one, before, self._room) for one in pair) for pair in self._stored]
+        self._stored = [tuple(_grown(tensor, before, self._room) for tensor in pair) for pair in self._stored]
 
     def _there(self, numbers: Ints) -> Tensor:
         return torch.from_numpy(numbers).to(self._model.device)

@@ -48,9 +48,9 @@ class PrefixCache:
     def feed(self, slots: Sequence[int], tokens: Sequence[list[int]]) -> Tensor:
         """Append a few tokens to the context of each slot; logits (B, V) of the next."""
         logits_BV = self._computed(slots, [len(self._read[slot]) for slot in slots], tokens)
-        for slot, said in zip(slots, tokens, strict=True):
+        for slot, generated in zip(slots, tokens, strict=True):
             if slot not in self.faulty:
-                self._read[slot] += said
+                self._read[slot] += generated
         return logits_BV
 
     def _computed(self, slots: Sequence[int], starts: Sequence[int], new: Sequence[list[int]]) -> Tensor:

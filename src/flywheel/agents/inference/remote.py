@@ -100,8 +100,8 @@ class RemoteLanguageModel:
                 f"the {self._server.role} at {self._server.base_url} chose none of the allowed tokens; "
                 "does it know allowed_token_ids?"
             )
-        told = reply.choices[0].logprobs
-        return token, float(told.token_logprobs[0]) if told and told.token_logprobs else 0.0
+        logprobs = reply.choices[0].logprobs
+        return token, float(logprobs.token_logprobs[0]) if logprobs and logprobs.token_logprobs else 0.0
 
     def _say(self, slot: int, context: list[int]) -> str | Fault:
         try:
