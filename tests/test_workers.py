@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -35,6 +36,10 @@ class Counter:
             os._exit(5)
         return self.base + number
 
+    def secret(self) -> object:
+        """What cannot be sent."""
+        return lambda: self.base
+
     def pid(self, _: int) -> int:
         return os.getpid()
 
@@ -65,6 +70,15 @@ def test_what_a_call_raises_is_raised_here_and_the_worker_goes_on() -> None:
         with pytest.raises(ValueError, match=r"^fourteen") as raised:
             worker.submit("add", 14).result()
         assert "in add" in "".join(raised.value.__notes__)
+        assert worker.submit("add", 1).result() == 2
+
+
+def test_what_cannot_be_sent_fails_alone() -> None:
+    with open_workers(1, Counter, 1) as (worker,):
+        with pytest.raises((AttributeError, pickle.PicklingError)):
+            worker.submit("secret").result()
+        with pytest.raises((AttributeError, pickle.PicklingError)):
+            worker.submit("add", lambda: 1)
         assert worker.submit("add", 1).result() == 2
 
 

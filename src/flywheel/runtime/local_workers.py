@@ -104,8 +104,8 @@ class WorkerProcess:
             if self.ended.is_set():
                 call.future.set_exception(InfrastructureError(f"{self._owner}'s worker {self._problem}"))
             else:
-                self._calls.append(call)
                 self._send((method, arguments, report is not None))
+                self._calls.append(call)
         return call.future
 
     def stop(self) -> None:
@@ -118,6 +118,8 @@ class WorkerProcess:
             self._channel.send(message)
 
     def _end(self, problem: str) -> None:
+        if self.ended.is_set():
+            return
         self._problem = self._problem or problem
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
@@ -128,8 +130,8 @@ class WorkerProcess:
         try:
             while True:
                 self._settle(*self._channel.receive())
-        except (EOFError, OSError):
-            pass
+        except (EOFError, OSError, pickle.UnpicklingError):
+            pass  # it ended, perhaps in the middle of a message
         except BaseException as error:
             failure = error
             self._end("was stopped")
@@ -196,7 +198,9 @@ class LocalWorker:
 
 
 def _cores() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    """How many cores this process may use."""
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the first of a list is the outermost
+    return int(limit) if limit.isdigit() else os.cpu_count() or 1
 
 
 class _LocalCaller(Caller):
@@ -225,11 +229,12 @@ def main(descriptor: int) -> None:
             if made is None:
                 made = make(*made_of)
             caller = (_LocalCaller(channel, stopped),) if reports else ()
-            answer = (ANSWER, getattr(made, method)(*arguments, *caller))
+            answer = getattr(made, method)(*arguments, *caller)
+            stopped.clear()
+            channel.send((ANSWER, answer))
         except Exception as error:
-            answer = (ERROR, _portable(error))
-        stopped.clear()
-        channel.send(answer)
+            stopped.clear()
+            channel.send((ERROR, _portable(error)))
 
 
 def _portable(error: Exception) -> Exception:
