@@ -1,4 +1,4 @@
-"""The distill stage in several processes of torchrun, started from wherever a turn runs.
+"""Starts the distill stage under torchrun when a config asks for several processes.
 
     python -m torch.distributed.run … -m flywheel.distill.launching ORDER
 

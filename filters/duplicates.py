@@ -1,4 +1,4 @@
-"""Duplicates: which training episodes say what an earlier one says, and which records are copies under a new id."""
+"""Duplicate training episodes, and records that are copies of others under a new id."""
 
 from __future__ import annotations
 

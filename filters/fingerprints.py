@@ -1,4 +1,4 @@
-"""Fingerprints: what an episode is compared by. Digests for equal ones, MinHash for nearly equal ones.
+"""Fingerprints of episodes: digests for exact duplicates, MinHash for near duplicates.
 
 MinHash by datasketch (Broder 1997): the share of equal values of two signatures estimates the Jaccard similarity of
 their sets. Candidates share one of 16 bands of 8 values; at a similarity of 0.9 all but 1 in 8,000 pairs do.

@@ -1,4 +1,4 @@
-"""Re-verification: a verifier's newest word on stored trajectories, and all that a changed verdict touches."""
+"""Re-verification of stored trajectories with the current verifier, and everything that a changed verdict affects."""
 
 from __future__ import annotations
 

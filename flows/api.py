@@ -1,4 +1,4 @@
-"""Reaching a Prefect API: which one there is, its settings in this process, and who hears of what happens."""
+"""Connection to a Prefect API: which one is used, its settings in this process, and who receives events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Automations of a Prefect server: what starts a distillation, and who is told of what."""
+"""Automations of a Prefect server: triggers of distillation, and notifications."""
 
 from __future__ import annotations
 

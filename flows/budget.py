@@ -1,4 +1,4 @@
-"""What a turn has taken so far: time by stage, tokens, money; and whether its budget lets it go on."""
+"""Budgets of a turn: time by stage, tokens and money used, and whether work may continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks before anything starts: what a run would stumble over, told at once."""
+"""Preflight checks: everything that would stop a run later, reported before it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a flywheel tells while it works: Prefect events, which automations listen to, and lines of a log.
+"""Events of a flywheel: Prefect events, to which automations listen, and log lines.
 
 Every event is about one resource, `flywheel.NAME`; its name is `flywheel.` and what happened.
 """

@@ -1,4 +1,4 @@
-"""The log on stderr: a line for whatever is told, as text or as JSON."""
+"""The log on stderr: one line an event, as text or as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of the episodes that run, for those who would rather look."""
+"""A live table of running episodes."""
 
 from __future__ import annotations
 

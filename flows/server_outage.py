@@ -1,4 +1,4 @@
-"""A turn that outlives its Prefect server."""
+"""Running a turn on while its Prefect server is down."""
 
 from __future__ import annotations
 

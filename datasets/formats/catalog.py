@@ -1,4 +1,4 @@
-"""Which formats there are. A new one is a file beside this one and a line here."""
+"""Import and export formats by name. A new one is a file beside this one and a line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images beside a record: named by their content under `images/`, read only from below the record's folder."""
+"""Images that a record refers to: stored by content under `images/`, read only from inside the record's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing what other tools recorded: a record at a time, once, and what cannot be taken is told with its place.
+"""Importing records of other tools, each exactly once; a record that cannot be read is quarantined with its position.
 
 What comes in is a claim (`flywheel.datasets.lake.provenance`), unless a person trusts it by an explicit word.
 """

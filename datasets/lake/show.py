@@ -1,4 +1,4 @@
-"""One trajectory as a person would look at it."""
+"""One trajectory rendered for a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one snapshot reads: its files, and the catalog's tables as they stood."""
+"""The contents of a snapshot: its files, and the catalog's tables at that time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits: which side of the wall a task lies on, decided before its first episode is played, for ever."""
+"""Splits: train, dev or test, assigned to a task before its first episode is played, and never changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One turn at a time on a lake, whoever asks: two processes, two machines, two Prefect servers."""
+"""A lock that lets one turn at a time run on a lake, across processes, machines and Prefect servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQL face of the lake: one documented view a subject, over Parquet and the catalog.
+"""The lake's SQL views over Parquet and the catalog, each documented column by column.
 
 `VIEWS` is the reference: what a row is, what each column holds, and the statement, which reads the raw tables that
 `reading.open_views` puts under `raw_*`. Times are seconds since 1970 in UTC.

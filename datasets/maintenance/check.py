@@ -1,4 +1,4 @@
-"""Is the lake what its catalog says? `check` reads every byte; `repair` sets aside what is broken, deletes nothing."""
+"""Integrity of the lake: `check` holds every file against the catalog; `repair` moves broken ones to quarantine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves the lake: retired trajectories leave the newest snapshot, purged ones leave every file.
+"""Deletion: retired trajectories leave the newest snapshot, purged ones leave every file.
 
 Either way their ids stay in the catalog, so that a late retry cannot bring them back.
 """

@@ -1,4 +1,4 @@
-"""Which episodes are like each other, by their fingerprints: candidates by a SQL join of bands, then estimated.
+"""Near-duplicate episodes by MinHash: candidates from a SQL join of LSH bands, then estimated similarity.
 
 Memory holds the pairs that share a band, whatever the size of the lake.
 """

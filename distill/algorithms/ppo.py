@@ -1,4 +1,4 @@
-"""Proximal policy optimisation over many turns (PPO, arXiv 1707.06347), with what long horizons taught its users.
+"""Multi-turn proximal policy optimisation (PPO, arXiv 1707.06347) with corrections for long horizons.
 
 Clip-higher and token-level averaging: DAPO (arXiv 2503.14476, sections 3.1 and 3.3). Likelihood of successes beside
 it: VAPO (arXiv 2504.05118, section 4.3). Advantages come from `distill.credit`, critics are trained before the policy.

@@ -1,4 +1,4 @@
-"""What a larger student says of the rows that a smaller one learns from: asked once, stored in the lake, read often."""
+"""Top-k log-probabilities of a teacher at a student's training rows, computed once and stored in the lake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing: short windows share a row, each blind to the others.
+"""Sequence packing: short windows share a row, and attention never crosses from one to another.
 
 Transformers isolates packed documents by their position ids, but only without a cache and without an attention
 mask; with either, documents read each other silently. `tests/test_packing.py` holds the packed loss to the unpacked.

@@ -1,4 +1,4 @@
-"""Tokenised rows on disk, read in place: what a role learns from in one epoch, however much it is.
+"""Tokenised rows of one epoch on disk, memory-mapped, so that memory does not grow with the corpus.
 
 A row store is one Arrow file, memory-mapped: rows are written as they are made, and the file system keeps in memory
 what there is room for. Memory of ours holds the length and the place of each row, some 16 bytes.

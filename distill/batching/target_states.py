@@ -1,4 +1,4 @@
-"""The last layer where it is asked for: of a packed window, few tokens are targets, and only they need all of it.
+"""The last layer computed at target tokens alone, which are few in a packed row.
 
 Keys and values of every token, but queries, attention, feed-forward and norm of the targets alone: with two layers and
 a tenth of the tokens targets, that is a third of the work less. For models of Qwen3's shape, which students from

@@ -1,4 +1,4 @@
-"""Critics: a linear value head on a frozen student, fitted to what really followed, before any policy is weighed by it.
+"""Critics: a linear value head on a frozen student, fitted to observed returns before advantages are computed.
 
 The fit is ridge regression in closed form (value pretraining on Monte-Carlo returns: VC-PPO, arXiv 2503.01491, section
 4.1), so it needs no learning rate and comes out the same every time. What it is worth is told on held-out tasks.

@@ -1,4 +1,4 @@
-"""What every credit run tells: whether groups say anything, and whether credit reaches the early steps."""
+"""Diagnostics of a credit run: groups without contrast, shared states, and credit by position in the episode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Consistent renaming: the same episode with its things called by each other's names.
+"""Data augmentation by consistent renaming: the same episode with the names of its objects exchanged.
 
 A small student learns by heart which thing goes with which deed in the training tasks, and fails where held-out
 tasks pair them otherwise. Renaming breaks that shortcut: only what the context says can tell what to do. A renamed

@@ -1,4 +1,4 @@
-"""Segmentation: finished trajectories into subgoals, by sources that can be held against each other.
+"""Segmentation of finished trajectories into subgoals, by several sources whose agreement is measured.
 
 `milestones` cuts where the environment's progress shows a gain (`filters.segments`, which curation runs). Here are the
 others: `lived`, the plan that was in force as the episode ran; `changes`, which needs neither plan nor progress; and

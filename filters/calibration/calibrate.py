@@ -1,4 +1,4 @@
-"""Calibration: what a verifier's word is worth, and whether it may gate data."""
+"""Calibration: how well a verifier agrees with ground truth, and whether it passes its acceptance test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelled episodes, whose truth is known because we played or planted them: what verifiers are measured on."""
+"""Episodes with known ground truth, played or planted here, on which verifiers are measured."""
 
 from __future__ import annotations
 

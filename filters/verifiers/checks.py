@@ -1,4 +1,4 @@
-"""Checks that a record can fail without anybody playing it again: each says of every trajectory whether it holds.
+"""Consistency checks of records that need no replay, each vectorised over trajectories.
 
 They catch claims that contradict the record itself. What is consistent and false is left to `replay`.
 """

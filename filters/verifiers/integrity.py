@@ -1,4 +1,4 @@
-"""Integrity: cheating, and nothing else; an honest failure keeps it (Gym-Anything, arXiv 2604.06126)."""
+"""Integrity: detects reward hacking alone; an honest failure passes (Gym-Anything, arXiv 2604.06126)."""
 
 from __future__ import annotations
 

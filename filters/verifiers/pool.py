@@ -1,4 +1,4 @@
-"""Examining batches: segments, verdicts and fingerprints of each, in this process, in several, or on a Ray cluster.
+"""Verification of batches (segments, verdicts, fingerprints) in this process, in several, or on a Ray cluster.
 
 A record whose verification raises is found by bisection, tried again with a fresh simulator, and reported with its
 reason; the others go on.

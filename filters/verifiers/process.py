@@ -1,4 +1,4 @@
-"""Process: how an episode went about it. Idling, loops, invalid actions and detours, each against a limit.
+"""Process: limits on idling, loops, invalid actions and detours of an episode.
 
 Cheap signals of UI-TARS-2 (arXiv 2509.02544) and Gym-Anything (arXiv 2604.06126); flaws of process are no cheats.
 """

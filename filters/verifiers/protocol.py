@@ -1,4 +1,4 @@
-"""What a verifier is: it looks at finished trajectories and says, with evidence, how far each truly got.
+"""The verifier protocol: finished trajectories in, a verdict with evidence for each out.
 
 A new verifier is one file beside this one and one line in `filters.verifiers.catalog.VERIFIERS`.
 """

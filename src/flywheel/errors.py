@@ -1,4 +1,4 @@
-"""One tree of errors: whatever a user can mend is told in one line that says what to do."""
+"""One tree of errors: what a user can fix is reported in one line that says what to do."""
 
 from flywheel.text import printable_line
 

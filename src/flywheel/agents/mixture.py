@@ -1,4 +1,4 @@
-"""A student under a teacher's eyes: on-policy states with a teacher's labels.
+"""Mixture policies: the student acts and a teacher labels or takes over (DAgger, arXiv 1011.0686).
 
 Dataset aggregation (Ross, Gordon & Bagnell 2011, arXiv 1011.0686): the student leads into its own states, the teacher
 says what should be done there. Rules say who acts: by a coin at each step, by stretches as in AggreVaTe (arXiv

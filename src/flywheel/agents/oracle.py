@@ -1,4 +1,4 @@
-"""Oracles for one level: a planner that knows the right subgoals, an executor that knows the right deeds.
+"""Oracles for one level: a planner that knows the right subgoals, an executor that knows the right actions.
 
 With one level replaced, what is left of a hierarchical student's failures is the other level's. What oracles know
 comes from finished expert episodes, never from the environment's privileged door.

@@ -1,4 +1,4 @@
-"""What a policy is: something that begins episodes in slots and answers a batch of observations with decisions."""
+"""The policy protocol: begins episodes in slots and answers a batch of observations with decisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of who acts: scripted teachers and their mistakes, chat models, served students, mixtures."""
+"""Settings of policies: scripted teachers and their mistakes, chat models, served students, mixtures."""
 
 from __future__ import annotations
 

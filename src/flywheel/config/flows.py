@@ -1,4 +1,4 @@
-"""Settings of a flywheel at work: when it turns, what starts it, what it may take, who is told, where it runs."""
+"""Settings of orchestration: schedule, triggers, budget, notifications, work pool, cluster."""
 
 from __future__ import annotations
 

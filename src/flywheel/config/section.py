@@ -1,4 +1,4 @@
-"""What every group of settings is: frozen, with bounds on its numbers, without unknown keys."""
+"""The base of every group of settings: frozen, bounded numbers, unknown keys refused."""
 
 from __future__ import annotations
 

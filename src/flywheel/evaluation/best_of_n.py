@@ -1,4 +1,4 @@
-"""Which of several attempts is thought most of: by a verifier, or by the student's own idea of where it stands."""
+"""Best of n: which of several attempts a verifier, or the student's own value head, rates highest."""
 
 from __future__ import annotations
 

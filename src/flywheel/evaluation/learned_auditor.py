@@ -1,4 +1,4 @@
-"""An auditor that a student teaches itself: has what was seen so far solved the task?
+"""A learned auditor: a value head on the student that predicts whether the task is solved.
 
 It looks through the student's own model at observations alone, without what was done, and a linear head says how likely
 it is that this is the end. It learns from training tasks: where the student said that it was done, and earlier.

@@ -1,4 +1,4 @@
-"""Statistics of comparisons, pure functions: intervals that respect what was drawn together."""
+"""Statistics of comparisons as pure functions, with intervals clustered by task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An auditor of what agents call done: a chat model that sees the task and what was observed, never what was done.
+"""An auditor of an agent's claim to be done: a chat model that sees the task and the observations, never the actions.
 
 An agent's own report would be believed too readily (Gym-Anything, arXiv 2604.06126). An answer that cannot be read
 counts as "not done".

@@ -1,4 +1,4 @@
-"""Processes that end when whoever started them is gone, however it went."""
+"""Processes that end when their parent ends, even by kill -9."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A watch over this very process: what a library does not interrupt is ended when its time or memory is spent."""
+"""A watchdog that ends this process when work that cannot be interrupted exceeds its time or memory."""
 
 from __future__ import annotations
 

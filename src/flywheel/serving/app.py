@@ -1,4 +1,4 @@
-"""The OpenAI-compatible face of students: chat completions for whole agents, completions for their parts."""
+"""The OpenAI-compatible API of students: chat completions for whole agents, completions for their models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server lets in: so many bytes, in so much time, from so many requests of one client at once."""
+"""Limits on requests: bytes, time, and how many of one client at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No blind repetition: an action tried often enough from one state is not offered from that state again.
+"""Action mask against repetition: an action tried often enough in a state is not offered there again.
 
 Environments here are deterministic, so from an equal state the same action leads to the same place: an action that
 changed nothing would change nothing again, and a loop through equal states would go on for ever. The mask is the

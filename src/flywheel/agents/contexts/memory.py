@@ -1,4 +1,4 @@
-"""Bounded episodic memory: documents read, ways between places, what was done lately, and a summary of the rest.
+"""Bounded episodic memory: documents read, routes between locations, recent actions, and a summary of the rest.
 
 Memory is a pure fold over what the agent saw and did, so a training row rebuilt from a stored trajectory holds
 the same bytes as the live rollout. Bounds keep the cost of a decision at step 500 what it was at step 20.

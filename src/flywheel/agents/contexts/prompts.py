@@ -1,4 +1,4 @@
-"""The one place where contexts are worded. Rollouts and training rows both build them here, byte for byte.
+"""Prompts: rollouts and training rows build their contexts here, byte for byte the same.
 
 A context is a list of pieces, each text with a flag: is it the agent's own words, hence a target of training?
 Pieces are tokenised one by one, so a prefix of a context is always a prefix of its tokens.

@@ -1,4 +1,4 @@
-"""What OpenAI-compatible servers really send, read: content in parts, reasoning under several names, odd arguments.
+"""Parsing replies of OpenAI-compatible servers: content in parts, reasoning under several names, odd arguments.
 
 The OpenAI client builds its objects from whatever came, so nothing here has the type that it is said to have.
 """
