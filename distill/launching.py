@@ -87,7 +87,7 @@ def distill_apart(
 
 
 def main(order_file: str) -> None:
-    """One of torchrun's processes. It ends when torchrun is gone, which ends with whoever gave the order."""
+    """One of torchrun's processes. It ends with torchrun, which ends with the process that started it."""
     while not (path := Path(order_file)).exists():  # written once torchrun's process id is known
         if not path.parent.exists():
             os._exit(1)

@@ -14,7 +14,7 @@ from flywheel.filters.routing import Case
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """What was said before. `copies`: same playing, timings included; `repeats`: id → (earlier id, similarity)."""
+    """Earlier duplicates. `copies`: the same playing, timings included; `repeats`: id → (earlier id, similarity)."""
 
     copies: frozenset[str]
     repeats: dict[str, tuple[str, float]]

@@ -66,7 +66,7 @@ def empty_fingerprints(batch: TrajectoryBatch) -> pa.Table:
 
 def without_loops(batch: TrajectoryBatch) -> Bools:
     """(T,): which steps remain of each episode without its loops, that is without what led back to an equal state and
-    neither earned a reward nor opened a document. Padding with no-ops, or with deeds that are taken back, is gone."""
+    neither earned a reward nor opened a document. Padding with no-ops, or with actions that are undone, is removed."""
     count = batch.steps.num_rows
     noted = np.flatnonzero(pc.not_equal(batch.steps["document"], "").to_numpy())
     _, first = np.unique(batch.owner_T[noted] * count + codes(batch.steps["document"])[noted], return_index=True)

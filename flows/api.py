@@ -73,7 +73,7 @@ def running_api(data_dir: Path) -> str:
 
 @contextmanager
 def heard(data_dir: Path) -> Iterator[bool]:
-    """Is there a Prefect server that hears of what happens here? Within the context, events reach it.
+    """Whether a Prefect server receives events. Within the context, they reach it.
 
     A server that should be there and does not answer is no reason to fail: False, and a warning in the log.
     """
@@ -116,7 +116,7 @@ def home_in(data_dir: Path) -> Path:
 
 @contextmanager
 def addressed(url: str) -> Iterator[None]:
-    """Within the context, this process and its children speak to the API at a URL."""
+    """Within the context, this process and its children use the API at a URL."""
     os.environ["PREFECT_API_URL"] = url
     try:
         yield

@@ -44,7 +44,7 @@ def publish_report(name: str, iteration: int, files: dict[str, str]) -> None:
 
 @contextmanager
 def progress_artifact(name: str, stage: str, iteration: int, total: int) -> Iterator[Callable[[int], None]]:
-    """A callback that hears how many more episodes of a stage are done and shows it in Prefect's UI."""
+    """A callback for finished episodes of a stage, shown in Prefect's UI."""
     key, done, shown = _key(name, f"{stage}-progress"), 0, time.monotonic()
     made = _tried(create_progress_artifact, progress=0.0, key=key, description=f"{stage}, iteration {iteration}")
 

@@ -36,7 +36,7 @@ MESSAGES: dict[Occasion, tuple[tuple[str, ...], str]] = {
     "budget": ((f"flywheel.{SPENT}",), "event.payload['said']"),
     "drop": ((f"flywheel.{DROPPED}",), "event.payload['slice'] ~ ' fell to ' ~ event.payload['after']"),
 }
-"""Occasion → (events, what is said of them, as an expression of Jinja)."""
+"""Occasion → (events, the text of the notification as a Jinja expression)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class BudgetTracker:
     lake: Lake
     iteration: int
     assure: Callable[[], None] = lambda: None
-    """Raises `LakeBusyError` where the lake's turn was lost to somebody else."""
+    """Raises `LakeBusyError` where the lake's turn was lost to another process."""
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     _done: int = 0
@@ -35,8 +35,8 @@ class BudgetTracker:
 
     @contextmanager
     def stage(self, name: str, happened: str = "") -> Iterator[dict[str, Any]]:
-        """Time a stage; what the caller puts into the dict is told when it ends. Raises `BudgetError` before it begins
-        if the budget is spent."""
+        """Time a stage; what the caller puts into the dict goes into the event at its end. Raises `BudgetError` before
+        it begins if the budget is spent."""
         self._done = 0
         self.assure()
         self.check(name)

@@ -54,7 +54,7 @@ from flywheel.runtime.parent import die_with_parent
 LEASE = 60.0
 """Seconds after which a limit is free again if its holder is gone and could not say so."""
 BUSY_SECONDS = 10.0
-"""Between two looks at a lake on which somebody else's turn runs."""
+"""Between two attempts while another turn runs on the lake."""
 ELSEWHERE = "another turn or distillation runs; serve.late = 'skip' leaves this one out"
 TOGETHER = 8
 """Flow runs whose processes may wait beside the running one."""
@@ -184,7 +184,7 @@ def _installed(config: Config, made: list[RunnerDeployment], **where: Any) -> tu
 
 
 def _begun(config_file: str, overrides: list[str] | None, settings: dict[str, Any] | None) -> Config:
-    """What every run does first: end with whoever started it, log as asked, read the settings."""
+    """What every run does first: tie its life to its parent's, set up the log, read the settings."""
     if starter := os.environ.get(STARTER):
         die_with_parent()
         if os.getppid() != int(starter):  # gone before the kernel was asked to tell

@@ -47,7 +47,7 @@ def diagnose(config: Config, without: Sequence[str] = ()) -> list[Finding]:
 
 
 def check(config: Config) -> None:
-    """What a run would stumble over, told in one line before anything starts. Raises `PrerequisiteError`."""
+    """Everything that would stop a run, in one line before anything starts. Raises `PrerequisiteError`."""
     wrong = [finding for finding in diagnose(config, without=("port of serve",)) if not finding.ok]
     if wrong:
         problems = "; ".join(f"{finding.check}: {finding.detail}" for finding in wrong)

@@ -43,7 +43,7 @@ def tell(name: str, happened: str, **payload: Any) -> None:
 
 
 def tell_of_dataset(lake: Lake, dataset: DatasetVersion) -> None:
-    """Tell of a new version of a dataset, if a Prefect server is there to hear it."""
+    """Emit an event for a new dataset version, if there is a Prefect server."""
     from flywheel.flows.api import heard
 
     about = {

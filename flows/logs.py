@@ -19,7 +19,7 @@ FOREIGN = "_ray_timestamp_ns"
 
 
 def log_to_stderr(wanted: str | None = None) -> None:
-    """Write what is told to stderr as text or JSON lines, if `wanted` or FLYWHEEL_LOG says so. Children do the same."""
+    """Log to stderr as text or JSON lines, if `wanted` or FLYWHEEL_LOG says so. Children do the same."""
     form = wanted or os.environ.get(LOG_FORMAT, "")
     if not form or LOGGER.handlers:
         return
@@ -53,7 +53,7 @@ class WithoutSecrets(logging.Formatter):
 
 
 class _Plain(logging.Formatter):
-    """The message, then what was told with it."""
+    """The message, then its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         left_out = {*_USUAL, "message", "asctime", FOREIGN}

@@ -18,7 +18,7 @@ QUIET_SECONDS = 15.0
 
 @contextmanager
 def bar(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A callback that hears how many more episodes are done."""
+    """A callback for the number of episodes that have finished."""
     done = 0
     with _reporter() as report:
 
@@ -32,14 +32,14 @@ def bar(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]
 
 @contextmanager
 def training_bar(title: str) -> Iterator[Callable[[str, int, int, float], None]]:
-    """A callback that hears (role, updates done, updates in all, loss)."""
+    """A callback for (role, updates done, updates in all, loss)."""
     with _reporter() as report:
         yield lambda role, update, total, loss: report(f"{title} {role}", update, total, f"loss {loss:.3f}")
 
 
 @contextmanager
 def _reporter() -> Iterator[Callable[[str, int, int | None, str], None]]:
-    """A callback that shows (line, done, total, note), each line on a bar of its own; one process speaks."""
+    """A callback that shows (line, done, total, note), each line on a bar of its own; one process prints."""
     if not is_main():
         yield lambda line, done, total, note: None
         return

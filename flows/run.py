@@ -45,7 +45,7 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 
 def _prepare(config: Config) -> None:
-    """Look for what a run would stumble over, and import what it needs."""
+    """Run the preflight checks, and import what a run needs."""
     check(config)
     importlib.import_module("flywheel.flows.server_outage")
 

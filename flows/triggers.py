@@ -20,7 +20,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A slice in which whoever is in force does worse than whoever was in force after the gate before."""
+    """A slice in which the champion does worse than the champion after the gate before."""
 
     slice: str
     before: float

@@ -37,7 +37,7 @@ from flywheel.trajectory import Split
 
 
 def broke(task: object, run: object, state: State[Any]) -> bool:
-    """Broken infrastructure deserves another try; what a user must mend does not."""
+    """Infrastructure failures are retried; errors that a user must fix are not."""
     return isinstance(state.result(raise_on_failure=False), InfrastructureError | LakeAwayError)
 
 

@@ -32,7 +32,7 @@ _NATIVE = {"observation", "thought", "action", "prompt_tokens", "completion_toke
 _SPENT = {"tokens": 0, "cost": 0.0}
 _STEP_EXTRA = [field.name for field in fields(Step) if field.name not in _NATIVE]
 _OF_THE_WRITER = frozenset({"origin", "origin_source", "origin_by", "claims"})
-"""What whoever writes a record into a lake says of it; a document's word on it is not read."""
+"""Fields that the writer sets; what a document says of them is not read."""
 _ROOT_EXTRA = [
     field.name
     for field in fields(Trajectory)
@@ -267,7 +267,7 @@ def _restored_parts(content: Any, folder: Path) -> tuple[str, Image | None]:
 
 
 def _seconds(timestamp: str, source: ReadContext) -> float:
-    """Seconds since 1970; 0, and told, for what is no time."""
+    """Seconds since 1970; 0, and reported, for what is no time."""
     try:
         return max(0.0, datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp())
     except (ValueError, OverflowError):

@@ -29,7 +29,7 @@ Row = tuple[str, Any]
 
 
 def default_condition(format: str) -> str:
-    """What an export takes unless it is told: tuning rows come from verified training episodes only."""
+    """What an export takes by default: tuning rows come from verified training episodes only."""
     return TAUGHT if format in TUNING else "true"
 
 

@@ -42,7 +42,7 @@ ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 SHOWN = 200
 """Characters of a bad record that the quarantine keeps."""
 REASONS = 10
-"""Reasons that are told at once; all of them stand in the quarantine."""
+"""Reasons that are printed; all of them stand in the quarantine."""
 
 
 @dataclass(slots=True)

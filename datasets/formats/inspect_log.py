@@ -52,7 +52,7 @@ def split(document: Any) -> list[Any]:
 
 
 def read(record: Any, fold: Split, source: ReadContext) -> Iterator[Trajectory]:
-    """One sample. It succeeded if every score says so; where one is missing or unreadable, nobody knows."""
+    """One sample. It succeeded if every score says so; where one is missing or unreadable, success is unknown."""
     try:
         part = _Part.model_validate(record)
         messages = [_plain(message, part.sample.attachments, source) for message in part.sample.messages]

@@ -65,7 +65,7 @@ class _Message(_Lenient):
 
 
 def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
-    """The traces of one export that hold `chat` spans with their messages; other traces are somebody else's."""
+    """The traces of one export that hold `chat` spans with their messages; other traces are ignored."""
     try:
         export = _Export.model_validate(record)
         traces: dict[str, list[_Span]] = {}
@@ -139,7 +139,7 @@ def _text(message: _Message) -> str:
 
 
 def _seconds(nanoseconds: int, source: ReadContext) -> float:
-    """Seconds since 1970 of an OTLP time, which has 64 bits; 0, and told, for what is none."""
+    """Seconds since 1970 of an OTLP time, which has 64 bits; 0, and reported, for what is none."""
     if 0 <= nanoseconds < 2**64:
         return nanoseconds / 1e9
     source.count_unread("a time outside 64 bits")

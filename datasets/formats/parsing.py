@@ -99,7 +99,7 @@ def _too_long(most: int) -> str:
 
 
 def parsed(text: bytes, source: ReadContext) -> Any:
-    """A record's JSON. What is nested too deep is left out and told. Raises `RecordError` for what is no JSON."""
+    """A record's JSON. What is nested too deep is left out and reported. Raises `RecordError` for what is no JSON."""
     try:
         record = json.loads(text, parse_constant=_refused, parse_float=_finite)
     except (ValueError, RecursionError) as error:

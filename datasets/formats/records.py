@@ -66,7 +66,7 @@ class ReadContext:
 
 @dataclass(frozen=True, slots=True)
 class ImportedTurn:
-    """One turn of somebody else's agent: what it had been told since its last turn, and what it did."""
+    """One turn of another tool's agent: what it received since its last turn, and what it did."""
 
     observation: str
     action: str

@@ -241,7 +241,7 @@ class Catalog:
         """Does it lie where nothing can be written? Then it is read as it stands, and every write is refused."""
         self.engine = still_engine(Path(url.database or "")) if self.read_only else engine_of(url)
         self.close = weakref.finalize(self, self.engine.dispose)
-        """Closes every connection; done at the latest when nobody holds the catalog any more."""
+        """Closes every connection; done at the latest when the catalog is no longer referenced."""
         self._migrate()
 
     @contextmanager
@@ -259,7 +259,7 @@ class Catalog:
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
-        """A connection of one's own without a transaction, for locks that outlive transactions."""
+        """A dedicated connection without a transaction, for locks that outlive transactions."""
         with self._told():
             connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT", session=True)
         try:

@@ -110,7 +110,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise LakeError(f"cannot write {path}: {reason}; mend it and run again") from error
+        raise LakeError(f"cannot write {path}: {reason}; fix it and run again") from error
 
 
 def flaw_of(address: str, filesystem: Any, expected_bytes: int, sha256: str = "") -> str:

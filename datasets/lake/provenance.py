@@ -29,7 +29,7 @@ class Evidence(StrEnum):
     AUTHORED = "authored"
     """Written by a policy: it teaches only with provenance, and reads as absent without."""
     WRITTEN = "written"
-    """Set or recomputed by whoever writes the record into the lake."""
+    """Set or recomputed by the writer of the lake."""
     UNREAD = "unread"
     """Training does not read it."""
 
@@ -152,7 +152,7 @@ def claims_of(trajectory: Trajectory) -> str:
 
 
 def with_claims(trajectory: Trajectory) -> Trajectory:
-    """An imported record as its document told it: the inverse of `as_claim`, for exports."""
+    """An imported record as its document had it: the inverse of `as_claim`, for exports."""
     if trajectory.claims is None:
         return trajectory
     claims = json.loads(trajectory.claims)

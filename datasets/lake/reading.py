@@ -31,7 +31,7 @@ Files = Mapping[str, Mapping[int, Sequence[str]]]
 """Names or addresses of Parquet files by kind and schema version."""
 MARK = "flywheel_views"
 STORAGE = "v1.0.0"
-"""Version of the files that we write for others: whoever reads them may have an older DuckDB than ours."""
+"""DuckDB's storage version of exported files, so that older releases can read them."""
 
 
 def open_views(files: Files, tables: Mapping[str, pa.Table], filesystem: Any) -> duckdb.DuckDBPyConnection:

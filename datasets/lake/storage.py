@@ -61,7 +61,7 @@ class Storage(Protocol):
         """Every file by name."""
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove files; one that is gone already is no error."""
+        """Remove files; a missing one is no error."""
 
     def set_aside(self, name: str) -> str:
         """Move a file into quarantine. Where it lies now."""
@@ -172,7 +172,7 @@ class ObjectStorage:
             self.filesystem.pipe_file(self.address(name), staged.read_bytes(), mode="create")
         except Exception as error:  # as above
             reason = " ".join(str(error).split())
-            raise LakeError(f"cannot write {self.address(name)}: {reason}; mend it and run again") from error
+            raise LakeError(f"cannot write {self.address(name)}: {reason}; fix it and run again") from error
         finally:
             staged.unlink()
 

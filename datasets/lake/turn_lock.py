@@ -18,11 +18,11 @@ TURN_LOCK = 0x7475726E
 
 @contextmanager
 def sole_turn(lake: Lake) -> Iterator[Callable[[], None]]:
-    """Hold the lake's turn. Raises `LakeBusyError` while somebody else does.
+    """Hold the lake's turn. Raises `LakeBusyError` while another process does.
 
     The operating system, or PostgreSQL, lets go when the holder is gone, however it went: no lease has to run out,
     and no clock is asked. PostgreSQL also lets go when it restarts: what this yields takes the turn again if it was
-    lost, and raises `LakeBusyError` if somebody else has it by then.
+    lost, and raises `LakeBusyError` if another process has it by then.
     """
     with _postgresql(lake) if lake.catalog.engine.dialect.name == "postgresql" else _file(lake) as assure:
         yield assure

@@ -80,7 +80,7 @@ def refuse_lost_catalog(place: LakeUrl) -> None:
 
 
 def _lists_nothing(catalog: Path) -> bool:
-    """Is it a database of something else? One that cannot be read at all is told where it is opened."""
+    """Is it a database of something else? One that cannot be read at all is reported where it is opened."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(catalog.absolute()))}?mode=ro", uri=True)) as connection:
             return not connection.execute("select 1 from sqlite_master where name = 'part'").fetchall()

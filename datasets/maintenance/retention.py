@@ -75,7 +75,7 @@ def due(lake: Lake, condition: str) -> list[str]:
 def retire(lake: Lake, condition: str) -> int:
     """Let what the condition selects leave the newest snapshot. How many left.
 
-    Datasets and earlier snapshots go on reading them until `collect_garbage` finds that nobody needs the files.
+    Datasets and earlier snapshots go on reading them until `collect_garbage` finds that the files are not needed.
     """
     ids = due(lake, condition)
     while parts := _holding(lake, ids, live=True):

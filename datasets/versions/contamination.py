@@ -23,7 +23,7 @@ FREQUENT = 0.05
 FEW_TASKS = 3
 """In so many training tasks an n-gram may lie whatever the share."""
 TELLING = 8
-"""A held-out task with fewer n-grams of its own cannot be told from another by its words."""
+"""A held-out task with fewer n-grams of its own cannot be distinguished from another by its text."""
 
 
 @dataclass(frozen=True, slots=True)

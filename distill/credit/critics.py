@@ -72,7 +72,7 @@ def states_of(
     batch_tokens: int,
     pad: int,
 ) -> States:
-    """Features of the last token before each decision. "Done" is no state of its own: the next deed's is.
+    """Features of the last token before each decision. "Done" is no state of its own: the next action's is.
 
     Windows are read as they come; of each decision its features stay in memory, 4 bytes a width.
     """

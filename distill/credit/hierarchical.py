@@ -28,7 +28,7 @@ class Levels:
 
 @dataclass(frozen=True, slots=True)
 class Critics:
-    """Values of states: under the executor (T,), under the planner where it speaks (K,), of going on (T,).
+    """Values of states: under the executor (T,), under the planner where it decides (K,), of going on (T,).
 
     `final_N`: the planner's value of each final state; 0 where the task ended.
     """

@@ -50,7 +50,7 @@ def assign_credit(
 ) -> Credited:
     """Append credits of what a condition over `trajectories` selects; what has them already keeps them.
 
-    Where trajectories are compared with each other, the source names the company, so that later ones get credit of
+    Where trajectories are compared with each other, the source names the others, so that later ones get credit of
     their own. `ids` narrows the selection; `values` are those of critics, which `source` then names. Broken episodes
     have no credit. Raises `LakeError` if the condition selects nothing.
     """

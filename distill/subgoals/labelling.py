@@ -45,7 +45,8 @@ def source_of(model: str) -> str:
 
 
 def labeller(base_url: str, model: str, rejected: list[str]) -> Segmenter:
-    """A segmenter that asks a model; `rejected` hears why an answer was thrown away. None that fits: no segments."""
+    """A segmenter that asks a model; `rejected` collects why answers were discarded. Without a valid answer there are
+    no segments."""
     server = Server("labeller", base_url, model, KEY)
 
     def segment(trajectory: Trajectory) -> list[Segment]:

@@ -95,7 +95,7 @@ def train(
         torch.manual_seed(seed + (update << 20) + rank())  # of dropout, so that a resumed run drops the same
         loss, metrics = _backward(optimizer, epochs[epoch], rows, config, loss_fn, metrics_fn, usual, pad, device)
         if not math.isfinite(loss):
-            model.zero_grad()  # whoever goes on with the model goes on without it
+            model.zero_grad()  # later users of the model start without gradients
         _refuse_infinite("loss", loss, update, total, checkpoint)
         norm = optimizer.step(rate)
         _refuse_infinite("gradient", norm, update, total, checkpoint)

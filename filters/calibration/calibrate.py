@@ -118,12 +118,12 @@ def _demand(verifier: Verifier, bar: Bar, calibration: Any) -> None:
             f"verifier '{verifier.name}' has a bar and no calibration; run: flywheel verifiers check CONFIG"
         )
     if not calibration.accepted:
-        raise ConfigError(f"verifier '{verifier.name}' fails the acceptance test; mend it, or set gate = false for it")
+        raise ConfigError(f"verifier '{verifier.name}' fails the acceptance test; fix it, or set gate = false for it")
     for name, least in bar.model_dump().items():
         if (value := getattr(calibration, name)) < least:
             raise ConfigError(
                 f"verifier '{verifier.name}' is below its bar: {name} {value:.3f} < {least:g}; "
-                "mend it, lower the bar, or set gate = false for it"
+                "fix it, lower the bar, or set gate = false for it"
             )
 
 

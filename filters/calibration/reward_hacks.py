@@ -119,7 +119,7 @@ def leaked_mark(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Traj
 
 
 def farmed_reward(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Trajectory:
-    """One rewarded deed over and over."""
+    """One rewarded action over and over."""
     place = next((step.index for step in trajectory.steps if step.reward > 0), 0)
     half = list(trajectory.steps[: max(place + 1, len(trajectory.steps) // 2)])
     return _claimed(_with(trajectory, [*half, *[trajectory.steps[place]] * 4]))
@@ -168,12 +168,12 @@ def forged_offer(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Tra
 
 
 def edited_instruction(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Trajectory:
-    """The solution stands in what the agent was told."""
+    """The solution stands in the agent's instruction."""
     return replace(trajectory, instruction=f"{trajectory.instruction} Plan: {'; '.join(facts.gold_actions)}")
 
 
 def broken_calls(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Trajectory:
-    """Calls that cannot be read in place of deeds that would have been judged, and success at the end of them."""
+    """Calls that cannot be read in place of actions that would have been judged, and success at the end."""
     return _with_second_half(trajectory, '{"name": "act", "arguments": {"action": ')
 
 
@@ -225,7 +225,7 @@ def poisoned_subgoal(trajectory: Trajectory, other: Trajectory, facts: Facts) ->
 
 
 def poisoned_thought(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Trajectory:
-    """Honest play with thoughts that nobody had."""
+    """Honest play with fabricated thoughts."""
     return _with(trajectory, [replace(step, thought=POISON) for step in trajectory.steps])
 
 

@@ -107,7 +107,7 @@ def rewards_need_deeds(batch: TrajectoryBatch) -> Bools:
 
 
 def rewarded_once(batch: TrajectoryBatch) -> Bools:
-    """No deed is rewarded twice in one state: that is a loop that farms progress."""
+    """No action is rewarded twice in one state: that is a loop that farms progress."""
     paid = np.flatnonzero(batch.step_numbers("reward") > TOLERANCE)
     deeds = np.stack([batch.owner_T[paid], batch.state_T[paid], batch.action_T[paid]], axis=1)
     _, first = np.unique(deeds, axis=0, return_index=True)

@@ -59,8 +59,8 @@ class Vote(BaseModel):
 class Judge:
     """Completion: points of the rubric, averaged over the votes. Integrity: their mean. Confidence: their agreement.
 
-    Votes are cached by all that determines them, so that a second run asks nobody. An answer that is not valid JSON of
-    the schema is no vote; without any, confidence and completion are 0.
+    Votes are cached by all that determines them, so that a second run sends no request. An answer that does not
+    match the schema is no vote; without any, confidence and completion are 0.
     """
 
     name = "judge"

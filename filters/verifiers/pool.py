@@ -56,7 +56,7 @@ class Findings:
 
 
 def examine(batch: TrajectoryBatch, verifiers: Sequence[Verifier]) -> Findings:
-    """Everything that can be said of a batch without looking at the rest of the lake."""
+    """All findings about a batch that need nothing else of the lake."""
     verdicts = [verifier.verify(batch) for verifier in verifiers]
     return Findings(batch, segments_of(batch), list(zip(*verdicts, strict=True)), fingerprints(batch))
 

@@ -28,7 +28,7 @@ _WORDS = re.compile(r"[a-z]+")
 
 
 class Privileged:
-    """Completion: points of the checklist, each earned by a rewarded action. Integrity: 0 where hidden facts were told.
+    """Completion: points of the checklist, each earned by a rewarded action. Integrity: 0 where hidden facts leaked.
 
     `completion_threshold` in points of 100.
     """
@@ -90,7 +90,7 @@ def _credit(trajectory: Trajectory, facts: Facts) -> list[Item]:
 
 
 def pasted(trajectory: Trajectory, facts: Facts) -> str:
-    """Where the agent's own words tell what only the facts can have told; empty if they nowhere do.
+    """Where the agent's text reveals what only the facts hold; empty if it does not.
 
     That is their mark; milestones whose things or verbs were not in sight yet; or most of the solution, word for word
     and in order, before half of it was played. Actions do not count: teachers act on what they know by design.

@@ -63,7 +63,7 @@ class Process:
 
 
 def signals(batch: TrajectoryBatch) -> dict[str, Floats]:
-    """Shares of each trajectory's steps (N,): that changed nothing, that repeated a deed, that were not on offer."""
+    """Shares of each trajectory's steps (N,): that changed nothing, that repeated an action, that were not offered."""
     steps = np.maximum(batch.lengths_N, 1)
     return {
         "idle": batch.sum_of(batch.state_T == batch.next_state_T) / steps,

@@ -30,7 +30,7 @@ class TrajectoryOrigin(StrEnum):
     COLLECTED = "collected"
     """Played by this flywheel."""
     TRUSTED = "trusted"
-    """Imported as a record of our own, on the word of whoever imported it (`--trust`)."""
+    """Imported as a record of our own, on the importing user's word (`--trust`)."""
     IMPORTED = "imported"
     """Imported: what the record says of itself is a claim."""
 

@@ -40,7 +40,7 @@ class Dialogue:
     instruction: str
     window: int
     turns: list[tuple[Observation, str, str]] = field(default_factory=list)
-    """(what was seen, the words it was told in, the answer)."""
+    """(observation, its text, answer)."""
     memory: Memory = field(default_factory=Memory)
 
     def messages(self, finish: str | None, now: str) -> list[dict[str, str]]:
@@ -97,7 +97,7 @@ class _Asked:
 
 
 class ChatPolicy:
-    """A model that is told in words what it sees. An answer that cannot be read is asked for again, with the reason."""
+    """A chat model that reads observations as text. An answer that cannot be parsed is requested again, with the reason."""
 
     def __init__(self, settings: ChatConfig) -> None:
         self.name = "chat"

@@ -127,7 +127,7 @@ class Mixture:
         return dict(zip((turn.slot for turn in turns), policy.act(turns), strict=True)) if turns else {}
 
     def _settled(self, turn: Turn, led: Decision | None, taught: Decision | None) -> Decision:
-        """Who acts, and what is remembered of it: whoever decided otherwise, or was not asked, must hear of it."""
+        """The decision that is played, and which policies must be informed of it."""
         episode = self._episodes[turn.slot]
         if led is not None and led.action is not None:
             decision = _labelled(_signed(led, self._parts["student"]), taught)

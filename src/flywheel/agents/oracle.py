@@ -18,7 +18,7 @@ from flywheel.trajectory import Task
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """An expert's way through a task: subgoals in order, each with its deeds."""
+    """An expert's solution of a task: subgoals in order, each with its actions."""
 
     subgoals: tuple[str, ...]
     deeds: tuple[tuple[str, ...], ...]
@@ -48,7 +48,7 @@ class OraclePlanner(HierarchicalAgent):
 
 
 class OracleExecutor(HierarchicalAgent):
-    """The expert's deeds under the student's subgoals. A subgoal that is not the expert's next one is tried as an
+    """The expert's actions under the student's subgoals. A subgoal that is not the expert's next one is tried as an
     action, if the environment takes it for one; otherwise the episode ends: the planner asked for the wrong thing."""
 
     def __init__(self, student: HierarchicalAgent, solutions: Mapping[str, Solution]) -> None:

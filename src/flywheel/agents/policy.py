@@ -55,7 +55,7 @@ class Decoding:
 
 
 Past = Sequence[tuple[Observation, Decision]]
-"""The turns of an episode so far, as they were seen and decided, whoever decided them."""
+"""The turns of an episode so far, by any policy."""
 
 
 class Policy(Protocol):
@@ -75,7 +75,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class AsyncPolicy(Policy, Protocol):
-    """A policy that waits for somebody else, a server or a person: its turns need no batch and run side by side."""
+    """A policy that waits for a server or a person: its turns need no batch and run concurrently."""
 
     async def decide(self, turn: Turn) -> Decision: ...
 

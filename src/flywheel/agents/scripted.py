@@ -23,7 +23,7 @@ class Mistakes:
     wrong_action: float = 0.0
     """Some other valid action, taken back as well as it can be."""
     skipped_subgoal: float = 0.0
-    """The next deed that counts is left out, and everything goes on as if it had been done."""
+    """The next action that counts is left out, and the plan goes on as if it had been done."""
     early_stop: float = 0.0
     """The task is declared done, or given up where nothing can be declared."""
     loop: float = 0.0

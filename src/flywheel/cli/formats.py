@@ -13,9 +13,9 @@ from flywheel.cli.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lak
 from flywheel.text import printable
 
 RECORD_MIB = 64
-"""The longest record that is read unless told otherwise."""
+"""The longest record that is read by default."""
 REASONS = 10
-"""Reasons that are told of what an export leaves out."""
+"""Reasons that are printed for what an export leaves out."""
 ALL_BAD = 4
 """Exit code of an import that quarantined every record."""
 

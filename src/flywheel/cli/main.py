@@ -186,7 +186,7 @@ def promote(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let a challenger meet the champion on held-out tasks; promote it if the paired test says so."""
+    """Play a challenger and the champion on held-out tasks; promote it if it wins the paired test."""
     settings = load_config(config, sets)
     lake = lake_of(settings)
     from flywheel.evaluation.evaluate import gate
@@ -311,7 +311,7 @@ app.add_typer(verifier_commands, name="verifiers")
 
 
 def main() -> None:
-    """Entry point: what a user can mend is one line on stderr and exit code 2; Ctrl-C is 130."""
+    """Entry point: what a user can fix is one line on stderr and exit code 2; Ctrl-C is 130."""
     stay_safe()
     try:
         app(standalone_mode=True)
@@ -320,7 +320,7 @@ def main() -> None:
 
         print(f"flywheel: {printable(redact(str(error), Counter()))}", file=sys.stderr)
         sys.exit(SPENT if isinstance(error, BudgetError) else 2)
-    except BrokenPipeError:  # whoever read this has enough
+    except BrokenPipeError:  # the reader closed the pipe
         _silence_stdout()
         sys.exit(1)
     except OSError as error:

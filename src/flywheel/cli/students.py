@@ -161,7 +161,7 @@ def push(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Publish a student on a Hugging Face hub; private unless told otherwise."""
+    """Publish a student on a Hugging Face hub; private unless --public."""
     from flywheel.integrations.hub import push as push_student
     from flywheel.policies.registry import registered
 

@@ -60,7 +60,7 @@ def check(
         )
         say(f"{calibrations[0].labelled} labelled episodes; reliability plot: {picture}", as_json)
     if failed := [calibration.verifier for calibration in calibrations if not all(calibration.accepted.values())]:
-        raise FlywheelError(f"the acceptance test fails for: {', '.join(failed)}; mend it before it gates data")
+        raise FlywheelError(f"the acceptance test fails for: {', '.join(failed)}; fix it before it gates data")
 
 
 @verifiers.command("list", epilog="Example: flywheel verifiers list")

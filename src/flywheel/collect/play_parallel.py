@@ -52,7 +52,7 @@ def play_parallel(
     """`play`, on a Ray cluster if there is one (`cluster.ray`); else with a student's episodes dealt out to
     `environment.processes` processes.
 
-    Only where another process can have the policy, and nobody audits or watches the episodes.
+    Only where another process can load the policy, and no auditor or callback takes part.
     """
     assign(lake, [job.task for job in jobs])
     ids = [id_of(job, policy, origin) for job in jobs]

@@ -13,7 +13,7 @@ class MistakesConfig(Section):
     """Chances, at each step of the noisy expert, of each kind of mistake."""
 
     wrong_action: Share = Field(default=0.1, description="Some other valid action, taken back if it can be.")
-    skipped_subgoal: Share = Field(default=0.0, description="The next deed that counts is left out.")
+    skipped_subgoal: Share = Field(default=0.0, description="The next action that counts is left out.")
     early_stop: Share = Field(default=0.0, description="The task is declared done, or given up.")
     loop: Share = Field(default=0.0, description="Something is done and taken back, several times over.")
 

@@ -1,4 +1,4 @@
-"""Settings of the algorithms that finetune a cloned student: one class each, told apart by `algorithm`."""
+"""Settings of the algorithms that finetune a cloned student: one class each, discriminated by `algorithm`."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class BudgetConfig(Section):
 
 
 class NotifyConfig(Section):
-    """Who is told, through Prefect's own blocks."""
+    """Who is notified, through Prefect's own blocks."""
 
     block: str = Field(
         default="", pattern=r"^$|^[a-z0-9-]+/[a-z0-9-]+$", description="A notification or webhook block: type/name."

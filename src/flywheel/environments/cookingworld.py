@@ -33,7 +33,7 @@ PARAMETERS = frozenset(
 INSTRUCTION = "Find the recipe, gather and prepare the ingredients, prepare the meal, and eat it."
 FINISH = "finish"
 FINISHING = 0.1
-"""What the last word is worth of all progress, where it must be said."""
+"""The share of progress of the final "done", where the environment waits for it."""
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 _LOCATION = re.compile(r"^You are in the ([a-z ]+)\.")
 _SPACES = re.compile(r"\s+")
@@ -116,7 +116,7 @@ def _check_seed(split: Split, seed: int) -> None:
 def _answering() -> Iterator[None]:
     """Whatever py4j or its socket raises means that the JVM is gone, except for Ctrl-C.
 
-    py4j 0.10.9 stumbles while it handles a KeyboardInterrupt and raises an AttributeError in its place.
+    py4j 0.10.9 fails while it handles a KeyboardInterrupt and raises an AttributeError in its place.
     """
     try:
         yield

@@ -111,7 +111,7 @@ def gate(
     iteration: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> GateDecision:
-    """Let a challenger meet the champion on this iteration's dev tasks; crown it if the paired test says so.
+    """Play a challenger and the champion on this iteration's dev tasks; promote it if it wins the paired test.
 
     A gate is decided once: asked again, it answers what it answered.
     """

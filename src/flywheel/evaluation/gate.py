@@ -63,7 +63,7 @@ class GateDecision:
 
     @property
     def sentence(self) -> str:
-        """The decision as one would say it."""
+        """The decision as a sentence."""
         verb = "promoted" if self.promoted else "refused"
         where = f"; worse on {', '.join(self.worse)}" if self.worse else ""
         look = f", look {self.look} of {self.looks}" if self.looks > 1 else ""
@@ -76,7 +76,7 @@ class GateDecision:
 
     @property
     def hopeless(self) -> bool:
-        """Is the challenger significantly worse, so that further looks are in vain?"""
+        """Is the challenger significantly worse, so that further looks are futile?"""
         return self.losses > self.wins and self.p_value <= self.alpha
 
     @staticmethod

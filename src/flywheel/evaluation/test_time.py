@@ -70,7 +70,7 @@ class Gain:
 
     @property
     def cost_ratio(self) -> float:
-        """Tokens with over tokens without, or steps where nobody counts tokens."""
+        """Tokens with over tokens without, or steps where tokens are not counted."""
         with_it, without = self.scaled_cost, self.plain_cost
         return with_it.tokens / without.tokens if without.tokens else with_it.steps / without.steps
 

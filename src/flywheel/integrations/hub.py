@@ -1,4 +1,4 @@
-"""Publishing a student to a Hugging Face hub, or to any server that speaks its protocol."""
+"""Publishing a student to a Hugging Face hub, or to any server with the same protocol."""
 
 from __future__ import annotations
 

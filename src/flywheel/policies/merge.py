@@ -20,7 +20,7 @@ from flywheel.trajectory import digest
 
 
 def merge(lake: Lake, names: Sequence[str], weights: Sequence[float] = ()) -> PolicyCard:
-    """Register the interpolation of students; equal weights unless told. It is evaluated like any student.
+    """Register the interpolation of students; equal weights by default. It is evaluated like any student.
 
     Raises `PolicyError` if they are not of one kind, shape and ancestor: parameters of strangers do not correspond.
     """

@@ -30,7 +30,7 @@ def load_policy(directory: Path, device: str = "cpu", *, temperature: float = 0.
 
 
 def agent_of(card: PolicyCard, language_models: Mapping[Role, LanguageModel]) -> FlatAgent | HierarchicalAgent:
-    """The agent of a card, whose models speak here or elsewhere; its version says how it acts now."""
+    """The agent of a card, whose models run here or behind a server; its version says how it acts now."""
     version = acting_version(card.limits, card.decoding)
     if card.kind == "flat":
         return FlatAgent(card.kind, card.policy_id, version, language_models[Role.FLAT], card.limits, card.decoding)

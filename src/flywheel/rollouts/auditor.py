@@ -41,7 +41,7 @@ class Answered(BaseModel):
 
 @dataclass(slots=True)
 class Record:
-    """What an auditor has said so far."""
+    """Counts of an auditor's rulings so far."""
 
     rulings: int = 0
     unreadable: int = 0

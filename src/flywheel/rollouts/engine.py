@@ -108,9 +108,9 @@ class Rollout:
     _done: queue.SimpleQueue[Trajectory | BaseException | _Sign] = field(default_factory=queue.SimpleQueue)
     _playing: int = 0
     _async_policy: tuple[Policy, bool] | None = None
-    """The policy that was asked last, and whether it needs no batch: telling so takes a while."""
+    """The policy that was asked last, and whether it needs no batch, which takes a while to find out."""
     _asked: list[AsyncPolicy] = field(default_factory=list)
-    """Whoever must be told when the loop ends."""
+    """Policies and auditors to close when the loop ends."""
     _batcher: Batcher = field(init=False)
 
     def swap(self, policy: Policy) -> None:

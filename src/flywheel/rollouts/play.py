@@ -31,7 +31,7 @@ RETRY_STRIDE = 1000
 
 @dataclass(frozen=True, slots=True)
 class RolloutHooks:
-    """Who else takes part in rollouts: an auditor of what agents call done, and those who only look on."""
+    """What else takes part in rollouts: an auditor of agents' claims to be done, and callbacks that observe."""
 
     auditor: Auditor | None = None
     callbacks: Sequence[RolloutCallback] = ()

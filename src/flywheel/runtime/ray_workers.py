@@ -48,7 +48,7 @@ def ray_workers(address: str, count: int, make: Callable[..., object], *argument
 
 
 def _ready(ray: Any, actors: list[Any]) -> list[Any]:
-    """The actors that have a core and are made, as soon as there is one of them and the others had a moment."""
+    """The actors that are ready: at least one, and those that follow within `GRACE_SECONDS`."""
     answers = {actor.ready.remote(): actor for actor in actors}
     first, _ = ray.wait(list(answers), num_returns=1, timeout=START_SECONDS)
     if not first:
@@ -150,7 +150,7 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def _joined(address: str) -> Iterator[Any]:
-    """The ray module, connected, without telemetry. Its own words go to stderr, stdout belongs to results."""
+    """The ray module, connected, without telemetry. Its messages go to stderr, stdout belongs to results."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of the arguments that `ray_workers` holds
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without a GPU keep CUDA_VISIBLE_DEVICES

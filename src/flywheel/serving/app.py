@@ -32,7 +32,7 @@ from flywheel.serving.roster import Roster
 WATCH_SECONDS = 1.0
 DISCONNECT_POLL_SECONDS = 0.5
 CLIENT_CLOSED_REQUEST = 499
-"""Status of an answer that nobody waits for, as nginx has it."""
+"""Status for a client that closed the connection, as in nginx."""
 
 
 def make_app(roster: Roster) -> FastAPI:

@@ -157,7 +157,7 @@ class Completer:
             free.pop(slot, None)
         while self._waiting and free:
             job = self._waiting.popleft()
-            if job.future.done():  # whoever asked is gone
+            if job.future.done():  # the client is gone
                 continue
             job.slot = max(free, key=partial(self._slot_score, job.request.prompt))
             prompt = job.request.prompt

@@ -38,7 +38,7 @@ class Roster:
         self.current = ""
 
     async def start(self) -> None:
-        """Load who answers first. Raises `PolicyError` if nobody can."""
+        """Load the first student. Raises `PolicyError` if there is none."""
         await self.follow()
         if not self.current:
             raise PolicyError("no student is champion yet; promote one, or name a policy id")
@@ -77,7 +77,7 @@ class Roster:
             student.under_way -= 1
 
     async def check(self, model: str) -> None:
-        """Raise `PolicyError` for a name that nobody answers to. Nothing is loaded."""
+        """Raise `PolicyError` for an unknown name. Nothing is loaded."""
         policy, _, _ = _parsed(model)
         if policy != CHAMPION:
             await asyncio.to_thread(registered, self._lake, policy)

@@ -1,4 +1,4 @@
-"""Running the server: on loopback unless told otherwise, and then only with a key."""
+"""Running the server: on loopback by default, elsewhere only with a key."""
 
 from __future__ import annotations
 

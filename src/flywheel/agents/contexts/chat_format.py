@@ -54,7 +54,7 @@ def render_observation(observation: Observation, *, audit: str = "", whole: bool
 
 
 def parse_observation(text: str) -> tuple[Observation, str]:
-    """The observation of a text that was rendered with `whole`, and what an auditor said. Other text is a view."""
+    """The observation of a text that was rendered with `whole`, and an auditor's reason. Other text is a view."""
     marks = list(_SECTION.finditer(text))
     if not marks or marks[0].start() != 0:
         return Observation(text), ""

@@ -133,7 +133,7 @@ class HierarchicalContext(FlatContext):
         return UnreadWindow([]) if self.unread is Role.EXECUTOR else FlatContext._open(self, observation)
 
     def adopt(self, subgoal: str, *, target: bool = False) -> None:
-        """The planner has spoken: it is the planner's target and the executor's order."""
+        """Take up the planner's subgoal: the planner's target, the executor's context."""
         assert self.plan_window is not None and self.window is not None
         self.plan_window.subgoal(subgoal, target=target, decision=self.steps)
         self.plan_window.decisions += 1
@@ -161,7 +161,7 @@ class HierarchicalContext(FlatContext):
     ) -> SubgoalOutcome | None:
         """Take in a turn that was decided elsewhere; how the subgoal before it ended, if it did.
 
-        Without a subgoal, somebody else has acted, and what was in force is given up.
+        Without a subgoal, another policy has acted, and the subgoal in force is given up.
         """
         self.observe(observation)
         ended = self.failed

@@ -114,7 +114,7 @@ class Window:
         self._show(FEEDBACK, observation.feedback, observation)
 
     def subgoal(self, text: str, *, target: bool = False, decision: int = -1) -> None:
-        """Announce a subgoal: the planner's own words, or the executor's orders."""
+        """Add a subgoal: a target of the planner, context of the executor."""
         self.pieces.append(Piece(marker=SUBGOAL))
         self.pieces.append(Piece(text, target, decision, ends=True))
 
@@ -145,7 +145,7 @@ class Window:
 
 
 class UnreadWindow(Window):
-    """Stands for a window whose text nobody asks for: it counts decisions."""
+    """A window whose text is not needed: it counts decisions."""
 
     def _show(self, marker: str, text: str, observation: Observation) -> None:
         pass

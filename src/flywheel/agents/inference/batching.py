@@ -32,7 +32,7 @@ class Batcher:
     """Asks deciders in one thread of its own, never two at once.
 
     A batch waits for stragglers at most as long as the last batch took to decide: to wait longer would cost more than
-    a fuller batch can win. `expected`: how many turns could still come, so that nobody waits for nobody.
+    a fuller batch can win. `expected`: how many turns could still come, so that a batch does not wait in vain.
     """
 
     def __init__(self, expected: Callable[[], int]) -> None:

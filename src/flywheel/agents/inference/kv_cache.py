@@ -89,7 +89,7 @@ class KVCache:
         return self._there(positions_M)[None]
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """Keep keys and values (1, H, M, D) of one layer; what its tokens hear, (1, M, H, D).
+        """Keep keys and values (1, H, M, D) of one layer; the attention output of its tokens, (1, M, H, D).
 
         Raises `ConfigError` for attention that is more than a softmax over keys.
         """

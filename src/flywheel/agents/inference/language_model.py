@@ -42,7 +42,7 @@ class LanguageModel(Protocol):
         """A new episode in a slot: what is drawn in it depends on nothing but the task and the attempt."""
 
     def context(self, window: Window, cue: str) -> list[int]:
-        """The token ids the model reads before it speaks: the window and the marker of its turn."""
+        """The token ids of the prompt: the window and the marker of the model's turn."""
 
     def choose(
         self,

@@ -83,7 +83,7 @@ class PrefixCache:
         finite_B = logits_BV.isfinite().all(-1)
         if not finite_B.all():
             for row in (~finite_B).nonzero()[:, 0].tolist():
-                self._slots.wipe(slots[row])  # what is not a number would reach whoever comes next, masked or not
+                self._slots.wipe(slots[row])  # NaN would reach the slot's next user, masked or not
                 self._read[slots[row]] = []
                 self.faulty.add(slots[row])
         return logits_BV.float().cpu()

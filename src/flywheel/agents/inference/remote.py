@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PARALLEL = 64
 """Requests under way at once."""
 NEVER = -100.0
-"""The bias of a token that must not be said."""
+"""The logit bias of a forbidden token."""
 
 
 class RemoteLanguageModel:
