@@ -97,7 +97,7 @@ class _Asked:
 
 
 class ChatPolicy:
-    """A chat model that reads observations as text. An answer that cannot be parsed is requested again, with the reason."""
+    """A chat model that reads observations as text. What cannot be parsed is requested again, with the reason."""
 
     def __init__(self, settings: ChatConfig) -> None:
         self.name = "chat"
