@@ -220,5 +220,5 @@ def _bury(names: list[UUID]) -> None:
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=names)),
         )
-        for flow_run in lost:
-            client.set_flow_run_state(flow_run.id, Crashed(message="the server died while it ran"), force=True)
+        for lost_run in lost:
+            client.set_flow_run_state(lost_run.id, Crashed(message="the server died while it ran"), force=True)

@@ -99,8 +99,8 @@ def outcomes(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tup
               and attempt in ({ordered}) and stop_reason <> '{StopReason.INFRASTRUCTURE}'
             group by task_id"""
     ).to_pylist()
-    outcomes = {row["task_id"]: (bool(row["verified"]), float(row["score"])) for row in rows}
-    return {task.task_id: outcomes[task.task_id] for task in tasks if task.task_id in outcomes}
+    by_task = {row["task_id"]: (bool(row["verified"]), float(row["score"])) for row in rows}
+    return {task.task_id: by_task[task.task_id] for task in tasks if task.task_id in by_task}
 
 
 def gate(
@@ -186,25 +186,25 @@ def _decided(lake: Lake, gate_id: str) -> GateDecision | None:
 
 
 def _rate(
-    policy: Policy, split: Split, iteration: int, tasks: Sequence[Task], outcomes: Mapping[str, tuple[bool, float]]
+    policy: Policy, split: Split, iteration: int, tasks: Sequence[Task], by_task: Mapping[str, tuple[bool, float]]
 ) -> Rate:
-    if not outcomes:
+    if not by_task:
         raise FlywheelError(
             f"every evaluation episode of {policy.name} broke; see: "
             'flywheel sql "select distinct error from trajectories"'
         )
-    verified = sum(outcome for outcome, _ in outcomes.values())
-    interval = rate_of(verified, len(outcomes))
+    verified = sum(outcome for outcome, _ in by_task.values())
+    interval = rate_of(verified, len(by_task))
     return Rate(
         policy=policy.name,
         policy_id=policy.policy_id,
         iteration=iteration,
         split=str(split),
-        tasks=len(outcomes),
+        tasks=len(by_task),
         verified=verified,
         rate=interval.value,
         low=interval.low,
         high=interval.high,
-        mean_score=sum(score for _, score in outcomes.values()) / len(outcomes),
-        broken=len(tasks) - len(outcomes),
+        mean_score=sum(score for _, score in by_task.values()) / len(by_task),
+        broken=len(tasks) - len(by_task),
     )
