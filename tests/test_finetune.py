@@ -205,7 +205,7 @@ def test_the_credit_method_and_its_lambda_are_settings(filled: Lake, method: str
     distill(config(filled, "awr", f"train.finetune.credit={credit}"), filled, "flat", 1)
     rows = filled.sql(f"select distinct arguments from credits where method = '{method}' and source like 'credit/1 %'")
     written = [json.loads(text) for text in rows["arguments"].to_pylist()]
-    assert any(arguments.items() <= one.items() for one in written)
+    assert any(arguments.items() <= recorded.items() for recorded in written)
 
 
 def test_a_method_that_does_not_credit_the_student_s_levels_is_refused_before_training(filled: Lake) -> None:

@@ -67,7 +67,7 @@ def estimate_advantages(
     lengths = dict(zip(order, runs.length_N.tolist(), strict=True))
     values, heads = dict[str, dict[str, Floats]](), dict[Role, ValueHead]()
     # the executor's returns end in planner's values
-    for role in sorted(roles, key=lambda each_role: each_role is Role.EXECUTOR):
+    for role in sorted(roles, key=lambda role: role is Role.EXECUTOR):
         level = LEVELS[role]
         return_T = _returns(Episodes(steps, flattened(values, steps)), settings, role)
         at_M = np.array([begins[trajectory_id] for trajectory_id in read[role].trajectory_M]) + read[role].step_M

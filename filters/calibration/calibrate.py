@@ -80,7 +80,7 @@ def calibrate(
     verifier: Verifier, labelled: Sequence[Labelled], verdicts: Sequence[Verdict], accepted: dict[str, bool]
 ) -> Calibration:
     """Hold verdicts against the truth. Agreement is measured on the honest episodes and one cheat a task."""
-    truth = np.array([trajectory.success for trajectory in labelled], np.bool_)
+    truth = np.array([example.success for example in labelled], np.bool_)
     passed = np.array([verdict.passed for verdict in verdicts], np.bool_)
     kept = np.array([verdict.integrity >= verdict.integrity_threshold for verdict in verdicts], np.bool_)
     cheat = np.array([example.cheat for example in labelled])

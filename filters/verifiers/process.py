@@ -74,8 +74,8 @@ def signals(batch: TrajectoryBatch) -> dict[str, Floats]:
 
 def repeated(batch: TrajectoryBatch) -> Bools:
     """(T,): was the same action taken in the same state before, in the same episode?"""
-    deeds = np.stack([batch.owner_T, batch.state_T, batch.action_T], axis=1)
-    _, first = np.unique(deeds, axis=0, return_index=True)
-    mask = np.ones(len(deeds), np.bool_)
+    state_actions = np.stack([batch.owner_T, batch.state_T, batch.action_T], axis=1)
+    _, first = np.unique(state_actions, axis=0, return_index=True)
+    mask = np.ones(len(state_actions), np.bool_)
     mask[first] = False
     return mask

@@ -21,7 +21,7 @@ class Solution:
     """An expert's solution of a task: subgoals in order, each with its actions."""
 
     subgoals: tuple[str, ...]
-    deeds: tuple[tuple[str, ...], ...]
+    actions: tuple[tuple[str, ...], ...]
 
 
 class OraclePlanner(HierarchicalAgent):
@@ -56,32 +56,32 @@ class OracleExecutor(HierarchicalAgent):
         self.policy_id = f"oracle-executor-{student.policy_id}"
         self._solutions = solutions
         self._parts: dict[int, list[tuple[str, tuple[str, ...]]]] = {}
-        self._deeds: dict[int, list[str]] = {}
+        self._actions: dict[int, list[str]] = {}
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         super().begin(slot, task, attempt, past)
         solution = self._solutions[task.task_id]
-        self._parts[slot] = list(zip(solution.subgoals, solution.deeds, strict=True))[::-1]
-        self._deeds[slot] = []
+        self._parts[slot] = list(zip(solution.subgoals, solution.actions, strict=True))[::-1]
+        self._actions[slot] = []
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         for turn in turns:
             context = self._episodes[turn.slot].context
             context.observe(turn.observation)
-            if not context.must_plan and not self._deeds[turn.slot]:
+            if not context.must_plan and not self._actions[turn.slot]:
                 context.finish(SubgoalOutcome.DONE)
         unplanned = self._plan([turn for turn in turns if self._episodes[turn.slot].context.must_plan])
         return [unplanned.get(turn.slot) or self._do(turn) for turn in turns]
 
     def _do(self, turn: Turn) -> Decision:
-        context, deeds, parts = self._episodes[turn.slot].context, self._deeds[turn.slot], self._parts[turn.slot]
+        context, actions, parts = self._episodes[turn.slot].context, self._actions[turn.slot], self._parts[turn.slot]
         fresh = context.steps_in_segment == 0
         if fresh and parts and parts[-1][0] == context.subgoal:
-            deeds.extend(reversed(parts.pop()[1]))
+            actions.extend(reversed(parts.pop()[1]))
         elif fresh and context.subgoal in (turn.observation.valid_actions or ()):
-            deeds.append(context.subgoal)
-        if not deeds:
+            actions.append(context.subgoal)
+        if not actions:
             return Decision(None)
-        action = deeds.pop()
+        action = actions.pop()
         context.act(turn.observation, action)
         return Decision(action, subgoal=context.subgoal, new_subgoal=fresh)

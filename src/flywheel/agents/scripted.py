@@ -49,7 +49,7 @@ class Expert:
         self._world, self._seed = world, seed
         self._facts: dict[int, tuple[Task, Facts]] = {}
         self._plans: dict[int, list[str]] = {}
-        self._deeds: dict[int, frozenset[str]] = {}
+        self._milestone_actions: dict[int, frozenset[str]] = {}
         self._chance: dict[int, random.Random] = {}
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
@@ -57,7 +57,7 @@ class Expert:
         facts = known[1] if known and known[0] == task else self._world.facts(task)
         self._facts[slot] = task, facts
         self._plans[slot] = list(reversed(facts.gold_actions))
-        self._deeds[slot] = frozenset(milestone.action for milestone in facts.milestones)
+        self._milestone_actions[slot] = frozenset(milestone.action for milestone in facts.milestones)
         self._chance[slot] = random.Random(f"{self._seed}/{task.task_id}/{attempt}")
         for _, decision in past:
             self._chance[slot].random()
@@ -92,7 +92,9 @@ class Expert:
             return Decision(action, trainable=False)
         draw -= kinds.loop
         if 0 <= draw < kinds.skipped_subgoal:
-            due = next((place for place in reversed(range(len(plan))) if plan[place] in self._deeds[slot]), None)
+            due = next(
+                (place for place in reversed(range(len(plan))) if plan[place] in self._milestone_actions[slot]), None
+            )
             if due is not None:
                 del plan[due]
             return None

@@ -54,6 +54,8 @@ def play_parallel(
 
     Only where another process can load the policy, and no auditor or callback takes part.
     """
+    if not config.cluster.ray and config.environment.processes < 2:
+        return play(config, lake, world, policy, jobs, origin, progress, hooks)
     assign(lake, [job.task for job in jobs])
     ids = [id_of(job, policy, origin) for job in jobs]
     known = lake.known_ids(ids)
@@ -78,9 +80,9 @@ def play_parallel(
 
 def _division(config: Config, policy: Policy, episodes: int, hooks: RolloutHooks) -> tuple[int, int]:
     """Among how many processes so many episodes are divided, and how many of them are a part; zeros for none."""
-    student = isinstance(policy, FlatAgent | HierarchicalAgent)
-    here_alone = policy.name == HUMAN or (isinstance(policy, FlatAgent | HierarchicalAgent) and not policy.is_local)
-    if episodes < MIN_EPISODES_PER_PROCESS or here_alone or hooks.auditor is not None or hooks.callbacks:
+    student = policy if isinstance(policy, FlatAgent | HierarchicalAgent) else None
+    loads_elsewhere = student.is_local if student else policy.name != HUMAN
+    if episodes < MIN_EPISODES_PER_PROCESS or not loads_elsewhere or hooks.auditor is not None or hooks.callbacks:
         return 0, 0
     if config.cluster.ray:
         actors = min(config.cluster.actors, -(-episodes // MIN_PART))

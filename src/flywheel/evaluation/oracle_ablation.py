@@ -74,5 +74,5 @@ def ablate(
 def solution_of(trajectory: Trajectory) -> Solution:
     """Subgoals and actions of a finished episode, by its segments."""
     parts = segment(trajectory)
-    deeds = tuple(tuple(step.action for step in trajectory.steps[part.start : part.end]) for part in parts)
-    return Solution(tuple(part.subgoal for part in parts), deeds)
+    actions = tuple(tuple(step.action for step in trajectory.steps[part.start : part.end]) for part in parts)
+    return Solution(tuple(part.subgoal for part in parts), actions)

@@ -58,7 +58,8 @@ def sound(transition: Transition) -> Transition:
 
 
 class EnvironmentHost:
-    """A world in a worker process and its environments by number. Answers are JSON: no object of theirs travels."""
+    """A world in a worker process, which ends with it, and its environments by number. Answers are JSON: no object of
+    theirs travels."""
 
     def __init__(self, environment: str, parameters: str) -> None:
         self._opened = open_world(environment, parameters)
