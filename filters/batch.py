@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flywheel.arrow import ARROW_SCHEMAS, steps_to_arrow, trajectories_from_arrow, trajectories_to_arrow
+from flywheel.datasets.lake.derived import steps_with_text, trajectories_with_text
 from flywheel.datasets.lake.lake import Lake
 from flywheel.trajectory import Task, Trajectory
 
@@ -49,11 +50,11 @@ class TrajectoryBatch:
         return values
 
     def numbers(self, column: str) -> Floats:
-        """A number or truth of each trajectory as float64, (N,)."""
+        """A number or truth of each trajectory as float64, (N,); NaN where nobody said."""
         return _floats(self.trajectories[column])
 
     def step_numbers(self, column: str) -> Floats:
-        """A number or truth of each step as float64, (T,)."""
+        """A number or truth of each step as float64, (T,); NaN where nobody said."""
         return _floats(self.steps[column])
 
     def step_texts(self, column: str) -> pa.Array:
@@ -153,9 +154,9 @@ def codes(column: pa.ChunkedArray) -> Ints:
 
 
 def batch_of(trajectories: Sequence[Trajectory]) -> TrajectoryBatch:
-    steps = pa.concat_tables([ARROW_SCHEMAS["steps"].empty_table(), *steps_to_arrow(trajectories)])
+    steps = steps_with_text(pa.concat_tables([ARROW_SCHEMAS["steps"].empty_table(), *steps_to_arrow(trajectories)]))
     starts = np.concatenate([[0], np.cumsum([len(trajectory.steps) for trajectory in trajectories])]).astype(np.int64)
-    return TrajectoryBatch(trajectories_to_arrow(trajectories), steps, starts)
+    return TrajectoryBatch(trajectories_with_text(trajectories_to_arrow(trajectories)), steps, starts)
 
 
 def read_batch(lake: Lake, ids: Sequence[str]) -> TrajectoryBatch:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from hypothesis import strategies as st
 
+from flywheel.messages import Message, ToolCall, action_of, text_of_inputs, thought_of
 from flywheel.trajectory import Item, Route, RouteTo, Segment, Split, Step, StopReason, Trajectory, Verdict
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -15,7 +17,36 @@ small = st.integers(0, 2**31 - 1)
 words = st.lists(text, max_size=3).map(tuple)
 floats32 = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=3).map(tuple)
 
-steps = st.builds(
+calls = st.builds(ToolCall, id=text, name=text, arguments=text)
+messages = st.builds(
+    Message,
+    role=st.sampled_from(["system", "user", "assistant", "tool"]),
+    content=text,
+    parts=st.none() | text,
+    reasoning=st.none() | text,
+    tool_calls=st.lists(calls, max_size=2).map(tuple),
+    tool_call_id=st.none() | text,
+    name=st.none() | text,
+    error=st.none() | text,
+)
+some_messages = st.none() | st.lists(messages, max_size=3).map(tuple)
+
+
+def _with_messages(step: Step, inputs: tuple[Message, ...] | None, output: Message | None) -> Step:
+    texts: dict[str, Any] = {}
+    if inputs is not None:
+        texts |= {"observation": text_of_inputs(inputs), "inputs": inputs}
+    if output is not None:
+        texts |= {"action": action_of(output), "thought": thought_of(output), "output": output}
+    return dataclasses.replace(step, **texts)
+
+
+def _with_final_messages(trajectory: Trajectory, inputs: tuple[Message, ...] | None) -> Trajectory:
+    texts: dict[str, Any] = {} if inputs is None else {"final_observation": text_of_inputs(inputs)}
+    return dataclasses.replace(trajectory, final_inputs=inputs, **texts)
+
+
+plain_steps = st.builds(
     Step,
     index=st.just(0),
     observation=text,
@@ -28,24 +59,25 @@ steps = st.builds(
     subgoal=text,
     new_subgoal=st.booleans(),
     action=text,
-    reward=number,
-    progress=number,
+    reward=st.none() | number,
+    progress=st.none() | number,
     terminated=st.booleans(),
     truncated=st.booleans(),
     policy_id=text,
     policy_version=text,
     trainable=st.booleans(),
-    prompt_tokens=small,
-    completion_tokens=small,
+    prompt_tokens=st.none() | small,
+    completion_tokens=st.none() | small,
     logprobs=st.none() | floats32,
     seconds=number,
     teacher_action=st.none() | text,
     audit=text,
-    cost=number,
+    cost=st.none() | number,
     top_tokens=st.none() | st.lists(words, max_size=2).map(tuple),
     top_logprobs=st.none() | st.lists(floats32, max_size=2).map(tuple),
 )
-episodes = st.builds(
+steps = st.builds(_with_messages, plain_steps, some_messages, st.none() | messages)
+plain_episodes = st.builds(
     Trajectory,
     trajectory_id=st.uuids().map(str),
     environment=text,
@@ -62,9 +94,9 @@ episodes = st.builds(
     purpose=text,
     attempt=small,
     stop_reason=st.sampled_from(StopReason),
-    success=st.booleans(),
-    score=number,
-    total_reward=number,
+    success=st.none() | st.booleans(),
+    score=st.none() | number,
+    total_reward=st.none() | number,
     final_observation=text,
     final_feedback=text,
     final_state_key=text,
@@ -73,14 +105,15 @@ episodes = st.builds(
     config_digest=text,
     started_at=number,
     schema_version=small,
-    tokens=small,
-    cost=number,
+    tokens=st.none() | small,
+    cost=st.none() | number,
     extra=st.none() | text.map(lambda word: json.dumps({"other": word})),
     length=st.just(0),
     steps=st.lists(steps, max_size=4).map(
         lambda some: tuple(dataclasses.replace(step, index=index) for index, step in enumerate(some))
     ),
 ).map(lambda one: dataclasses.replace(one, length=len(one.steps)))
+episodes = st.builds(_with_final_messages, plain_episodes, some_messages)
 verdicts = st.builds(
     Verdict,
     trajectory_id=text,

@@ -22,8 +22,9 @@ from flywheel.arrow import ARROW_SCHEMAS, steps_to_arrow
 from flywheel.cli.main import app
 from flywheel.datasets.formats.importing import import_files
 from flywheel.datasets.lake.lake import Lake
-from flywheel.datasets.lake.redaction import IDS, JSON, NAMES, redact, redacted, text_columns
+from flywheel.datasets.lake.redaction import IDS, JSON, MESSAGE_COLUMNS, NAMES, redact, redacted, text_columns
 from flywheel.flows.logs import WithoutSecrets
+from flywheel.message_columns import CALL, MESSAGE
 from flywheel.trajectory import Trajectory
 
 SECRETS = {
@@ -175,6 +176,8 @@ def test_no_column_of_text_keeps_a_key(kind: str, column: str) -> None:
 
 def test_every_column_of_text_is_looked_at() -> None:
     told = {name for schema in ARROW_SCHEMAS.values() for name in schema.names}
+    told |= {f"{column}.{field.name}" for column in MESSAGE_COLUMNS for field in MESSAGE}
+    told |= {f"tool_calls.{field.name}" for field in CALL}
     assert told >= NAMES | IDS | JSON
 
 

@@ -33,6 +33,7 @@ from flywheel.filters.calibration.reward_hacks import cut
 from flywheel.filters.curate import curate
 from flywheel.filters.fingerprints import without_loops
 from flywheel.filters.segments import segment
+from flywheel.messages import Message
 from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job
 from flywheel.trajectory import Split, Step, StopReason, Task, Trajectory, TrajectoryOrigin, trajectory_id
@@ -190,8 +191,17 @@ def test_training_reads_of_an_import_only_what_replay_reproduces(golden: list[Tr
     hint = get_type_hints(Step)[name]
     kind = getattr(hint, "__name__", str(hint)).split(" | ")[0]
     poison = OTHER.get(kind) if kind in OTHER else ((0.5,) if "float" in kind else (("poison",),))
-    steps = tuple(dataclasses.replace(step, **{name: poison}) for step in honest.steps)
+    steps = tuple(dataclasses.replace(step, **_poisoned(step, name, poison)) for step in honest.steps)
     assert _rows(dataclasses.replace(honest, steps=steps)) == _rows(honest)
+
+
+def _poisoned(step: Step, name: str, poison: Any) -> dict[str, Any]:
+    """Another value of a field, with what must agree with it."""
+    if name == "inputs":
+        return {"inputs": (Message("user", step.observation, parts="poison", name="poison"),)}
+    if name == "output":
+        return {"output": Message("assistant", step.action, reasoning="poison"), "thought": "poison"}
+    return {name: poison}
 
 
 @pytest.mark.parametrize("origin", [TrajectoryOrigin.COLLECTED, TrajectoryOrigin.IMPORTED])
@@ -208,7 +218,9 @@ def test_training_reads_no_other_column_of_a_trajectory(
 ) -> None:
     honest = dataclasses.replace(golden[0], origin=origin)
     value = getattr(honest, name)
-    other = value + 1 if isinstance(value, int | float) else "poison"
+    other: Any = value + 1 if isinstance(value, int | float) else "poison"
+    if name == "final_inputs":
+        other = (Message("user", honest.final_observation, parts="poison"),)
     assert _rows(dataclasses.replace(honest, **{name: other})) == _rows(honest)
 
 

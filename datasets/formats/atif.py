@@ -7,9 +7,9 @@ kept verbatim beside the steps that were read from it, and written as it came.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from datetime import datetime
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,24 @@ from typing import Any
 import atif
 from pydantic import ValidationError
 
+from flywheel.datasets.formats.chat_messages import tools_of
 from flywheel.datasets.formats.images import image_at, image_path
-from flywheel.datasets.formats.records import ImportedTurn, ReadContext, Run, called, episode, explain, verbatim
+from flywheel.datasets.formats.parts import ContentParts
+from flywheel.datasets.formats.records import (
+    MAY_BE_ABSENT,
+    ReadContext,
+    Run,
+    compact,
+    episode,
+    explain,
+    identity_of,
+    seconds_of,
+    verbatim,
+)
+from flywheel.datasets.formats.turns import ImportedTurn, ReadMessage, conversation_of
 from flywheel.datasets.lake.provenance import claims_of, with_claims
 from flywheel.errors import RecordError
+from flywheel.messages import Message, ToolCall, action_of, message_of, text_of_inputs, thought_of
 from flywheel.trajectory import Image, Split, Step, StopReason, Trajectory
 
 NAME = "atif"
@@ -28,8 +42,7 @@ VERSION = "ATIF-v1.8"
 KNOWN = frozenset(f"ATIF-v1.{minor}" for minor in range(9))
 OWN = "flywheel"
 _NATIVE = {"observation", "thought", "action", "prompt_tokens", "completion_tokens", "logprobs", "screenshot"}
-"""Fields that documents of earlier versions lack."""
-_SPENT = {"tokens": 0, "cost": 0.0}
+"""Fields of a step that ATIF has itself."""
 _STEP_EXTRA = [field.name for field in fields(Step) if field.name not in _NATIVE]
 _OF_THE_WRITER = frozenset({"origin", "origin_source", "origin_by", "claims"})
 """Fields that the writer sets; what a document says of them is not read."""
@@ -54,7 +67,7 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
         "agent": _agent(trajectory),
         "steps": [_told(1, trajectory.instruction)],
         "final_metrics": {"total_steps": trajectory.length},
-        "extra": {OWN: {name: getattr(trajectory, name) for name in _ROOT_EXTRA}},
+        "extra": {OWN: {name: _plain(getattr(trajectory, name)) for name in _ROOT_EXTRA}},
     }
     if any(step.subgoal for step in trajectory.steps):
         document["subagent_trajectories"] = _delegate(trajectory, document["steps"], images)
@@ -104,24 +117,67 @@ def _turns(
     later = [*trajectory.steps[1:], None]
     written = [_told(first, _content(steps[0].observation, steps[0].screenshot, images))]
     for number, step in enumerate(steps, start=first + 1):
-        after, call = later[step.index], f"step-{step.index}"
+        after, calls = later[step.index], _calls(step)
         seen = (
             _content(after.observation, after.screenshot, images) if after is not None else trajectory.final_observation
         )
-        metrics = {"prompt_tokens": step.prompt_tokens, "completion_tokens": step.completion_tokens}
+        told = after.inputs if after is not None else trajectory.final_inputs
+        metrics = {name: getattr(step, name) for name in ("prompt_tokens", "completion_tokens")}
+        metrics |= {} if step.logprobs is None else {"logprobs": list(step.logprobs)}
         entry: dict[str, Any] = {
             "step_id": number,
             "source": "agent",
-            "message": "",
-            "tool_calls": [{"tool_call_id": call, "function_name": "act", "arguments": {"action": step.action}}],
-            "observation": {"results": [{"source_call_id": call, "content": seen}]},
-            "metrics": metrics if step.logprobs is None else {**metrics, "logprobs": list(step.logprobs)},
-            "extra": {OWN: {name: getattr(step, name) for name in _STEP_EXTRA}},
+            "message": step.output.content if step.output else "",
+            "tool_calls": calls,
+            "observation": {"results": _results(calls, told, seen)},
+            "metrics": {name: value for name, value in metrics.items() if value is not None},
+            "extra": {OWN: {name: _plain(getattr(step, name)) for name in _STEP_EXTRA}},
         }
+        if not calls:
+            del entry["tool_calls"]
         if step.thought:
             entry["reasoning_content"] = step.thought
         written.append(entry)
     return written
+
+
+def _calls(step: Step) -> list[dict[str, Any]]:
+    """An answer's tool calls; a line of text is the one call of an environment's only tool."""
+    if step.output is None:
+        return [{"tool_call_id": f"step-{step.index}", "function_name": "act", "arguments": {"action": step.action}}]
+    return [
+        {"tool_call_id": call.id, "function_name": call.name, "arguments": _arguments(call.arguments)}
+        for call in step.output.tool_calls
+    ]
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """Arguments as the object that ATIF has; what is none stands under one key."""
+    try:
+        arguments = json.loads(text)
+    except (ValueError, RecursionError):
+        arguments = None
+    return arguments if isinstance(arguments, dict) else {"arguments": text}
+
+
+def _results(calls: Sequence[Mapping[str, Any]], told: Sequence[Message] | None, seen: Any) -> list[dict[str, Any]]:
+    """What came of a step: of each call what its tool answered, or else all that was seen."""
+    ids = {call["tool_call_id"] for call in calls}
+    if told is None or isinstance(seen, list) or not calls:
+        return [{"source_call_id": calls[0]["tool_call_id"], "content": seen} if calls else {"content": seen}]
+    return [
+        {"source_call_id": message.tool_call_id, "content": text_of_inputs([message])}
+        if message.tool_call_id in ids
+        else {"content": text_of_inputs([message])}
+        for message in told
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A field as JSON has it."""
+    if isinstance(value, Message):
+        return asdict(value)
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def _content(text: str, screenshot: str | None, images: Mapping[str, Image]) -> Any:
@@ -154,13 +210,15 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
 def _restored(document: atif.Trajectory, extra: Any, folder: Path) -> Trajectory:
     try:
         parts = document.subagent_trajectories or [document]
-        acted = [step for part in parts for step in part.steps if step.tool_calls]
+        acted = [step for part in parts for step in part.steps if step.extra and OWN in step.extra]
         user_steps = [step for step in parts[0].steps if step.source == "user"]
-        seen = [user_steps[-1].message, *(step.observation.results[0].content for step in acted if step.observation)]
+        seen = [user_steps[-1].message, *map(_first_result, acted)]
         contents = [_restored_parts(content, folder) for content in seen]
         steps = tuple(_step(step, *content) for step, content in zip(acted, contents, strict=False))
         images = {image.sha256: image for _, image in contents if image is not None}
-        root = {name: extra.get(name, _SPENT[name]) if name in _SPENT else extra[name] for name in _ROOT_EXTRA}
+        root = {name: extra.get(name) if name in MAY_BE_ABSENT else extra[name] for name in _ROOT_EXTRA}
+        if root["final_inputs"] is not None:
+            root["final_inputs"] = tuple(map(message_of, root["final_inputs"]))
         restored = Trajectory(
             **{**root, "split": Split(extra["split"]), "stop_reason": StopReason(extra["stop_reason"])},
             instruction=str(document.steps[0].message),
@@ -176,85 +234,105 @@ def _restored(document: atif.Trajectory, extra: Any, folder: Path) -> Trajectory
 
 def _step(step: atif.Step, observation: str, image: Image | None) -> Step:
     extra, metrics = (step.extra or {})[OWN], step.metrics or atif.Metrics()
-    rest = {name: extra[name] for name in _STEP_EXTRA}
+    rest = {name: extra.get(name) if name in MAY_BE_ABSENT else extra[name] for name in _STEP_EXTRA}
     valid = rest["valid_actions"]
     for name in ("top_tokens", "top_logprobs"):
         rest[name] = None if rest[name] is None else tuple(map(tuple, rest[name]))
-    call = (step.tool_calls or [])[0]
+    inputs, output = rest["inputs"], rest["output"]
+    rest["inputs"] = None if inputs is None else tuple(map(message_of, inputs))
+    rest["output"] = answer = None if output is None else message_of(output)
+    action = action_of(answer) if answer else (step.tool_calls or [])[0].arguments["action"]
     return Step(
         **{**rest, "valid_actions": None if valid is None else tuple(valid)},
-        observation=observation,
-        thought=step.reasoning_content or "",
-        action=call.arguments["action"],
-        prompt_tokens=metrics.prompt_tokens or 0,
-        completion_tokens=metrics.completion_tokens or 0,
+        observation=observation if rest["inputs"] is None else text_of_inputs(rest["inputs"]),
+        thought=thought_of(answer) if answer else step.reasoning_content or "",
+        action=action,
+        prompt_tokens=metrics.prompt_tokens,
+        completion_tokens=metrics.completion_tokens,
         logprobs=None if metrics.logprobs is None else tuple(metrics.logprobs),
         screenshot=None if image is None else image.sha256,
     )
 
 
 def _foreign(document: atif.Trajectory, record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
-    turns, images, waiting, event, screenshot = [], [], list[str](), "", None
-    instruction, started = "", 0.0
-    for step in document.steps:
-        message, image, whole = _parts(step.message, source)
-        if step.source == "user" and not instruction:
-            instruction = message
-        if step.timestamp and not started:
-            started = _seconds(step.timestamp, source)
-        if step.source == "agent":
-            calls = [called(call.function_name, call.arguments) for call in step.tool_calls or []]
-            thoughts = [step.reasoning_content or "", message if calls else ""]
-            metrics = step.metrics or atif.Metrics()
-            turns.append(
-                ImportedTurn(
-                    observation="\n\n".join(waiting),
-                    action="\n".join(calls) or message,
-                    feedback=event,
-                    thought="\n".join(part for part in thoughts if part),
-                    prompt_tokens=source.count("metrics.prompt_tokens", metrics.prompt_tokens),
-                    completion_tokens=source.count("metrics.completion_tokens", metrics.completion_tokens),
-                    logprobs=None if metrics.logprobs is None else tuple(metrics.logprobs),
-                    trainable=whole and not step.is_copied_context,
-                    screenshot=screenshot,
-                )
-            )
-            waiting, screenshot = [], None
-        else:
-            waiting.append(message)
-        results = [
-            _parts(result.content or "", source) for result in (step.observation.results if step.observation else [])
-        ]
-        event = "\n".join(text for text, *_ in results)
-        waiting += [event] if event else []
-        for picture in (image, *(seen for _, seen, _ in results)):
-            if picture is not None:
-                images.append(picture)
-                screenshot = picture.sha256
-    name, version = document.agent.name, document.agent.version
-    final = "\n\n".join(waiting)
-    run = Run(instruction, turns, name, version, record, final, started_at=started, images=tuple(images))
+    """Another tool's run, then its sub-agents' runs."""
+    agent, totals = document.agent, document.final_metrics or atif.FinalMetrics()
+    conversation = conversation_of(message for step in document.steps for message in _messages(step, agent, source))
+    counts = [source.count(name, getattr(totals, name)) for name in ("total_prompt_tokens", "total_completion_tokens")]
+    run = Run(
+        conversation.instruction,
+        conversation.turns,
+        _policy(agent, agent.model_name),
+        agent.version,
+        record,
+        conversation.rest,
+        system=conversation.system,
+        tools=tools_of(agent.tool_definitions),
+        tokens=None if None in counts else sum(filter(None, counts)),
+        cost=source.number("total_cost_usd", totals.total_cost_usd),
+        started_at=next((seconds_of(step.timestamp, source) for step in document.steps if step.timestamp), 0.0),
+        images=conversation.images,
+        parent=source.parent,
+    )
     yield episode(NAME, run, split)
+    inner = replace(source, parent=identity_of(NAME, record))
     for child in record.get("subagent_trajectories") or []:
-        yield from read(child, split, source)
+        yield from read(child, split, inner)
 
 
-def _parts(content: Any, source: ReadContext) -> tuple[str, Image | None, bool]:
-    """(text, image, was everything read) of a message."""
-    if isinstance(content, str):
-        return content, None, True
-    texts, image, whole = [], None, True
-    for part in content:
-        if part.type == "text":
-            texts.append(part.text)
-        elif part.type == "image":
-            seen = source.image(partial(image_at, source.folder, part.source.path))
-            if isinstance(seen, Image):
-                image = seen
-            else:
-                texts.append(seen)
-                whole = False
-    return "\n".join(texts), image, whole
+def _policy(agent: atif.Agent, model: str | None) -> str:
+    return f"{agent.name}/{model}" if model else agent.name
+
+
+def _messages(step: atif.Step, agent: atif.Agent, source: ReadContext) -> Iterator[ReadMessage]:
+    """What a step says, then what came of it: of its calls in their order, whatever the order of the results."""
+    said = _read_message(step.message, "assistant" if step.source == "agent" else step.source, source)
+    calls = tuple(
+        ToolCall(call.tool_call_id, call.function_name, compact(call.arguments)) for call in step.tool_calls or ()
+    )
+    if step.source == "agent":
+        metrics = step.metrics or atif.Metrics()
+        turn = replace(
+            said.turn,
+            prompt_tokens=source.count("metrics.prompt_tokens", metrics.prompt_tokens),
+            completion_tokens=source.count("metrics.completion_tokens", metrics.completion_tokens),
+            cost=source.number("metrics.cost_usd", metrics.cost_usd),
+            logprobs=None if metrics.logprobs is None else tuple(metrics.logprobs),
+            trainable=said.turn.trainable and not step.is_copied_context and step.llm_call_count != 0,
+            policy=_policy(agent, step.model_name) if step.model_name else "",
+        )
+        answer = replace(said.message, reasoning=step.reasoning_content or None, tool_calls=calls)
+        said = replace(said, message=answer, turn=turn)
+    yield said
+    names = {call.id: call.name for call in calls}
+    results = []
+    for result in step.observation.results if step.observation else ():
+        read = _read_message(result.content or "", "tool" if result.source_call_id else "user", source)
+        call = result.source_call_id
+        results.append(replace(read, message=replace(read.message, tool_call_id=call, name=names.get(call or ""))))
+    places = {call.id: place for place, call in enumerate(calls)}
+    yield from sorted(results, key=lambda read: places.get(read.message.tool_call_id or "", len(places)))
+
+
+def _read_message(text_or_parts: Any, role: str, source: ReadContext) -> ReadMessage:
+    """A message of text or parts; one of which not everything could be read is no target."""
+    if isinstance(text_or_parts, str):
+        return ReadMessage(Message(role, text_or_parts))
+    content = ContentParts(source)
+    for part in text_or_parts:
+        if part.type == "image":
+            content.add_image(partial(image_at, source.folder, part.source.path))
+        elif part.type == "text":
+            content.add_text(part.text or "")
+        else:
+            content.keep(part.model_dump(mode="json", exclude_none=True), part.type)
+    message = Message(role, content.text, content.json)
+    return ReadMessage(message, content.images, ImportedTurn((), message, trainable=content.whole))
+
+
+def _first_result(step: atif.Step) -> Any:
+    results = step.observation.results if step.observation else []
+    return (results[0].content or "") if results else ""
 
 
 def _restored_parts(content: Any, folder: Path) -> tuple[str, Image | None]:
@@ -264,12 +342,3 @@ def _restored_parts(content: Any, folder: Path) -> tuple[str, Image | None]:
     texts = [part.text for part in content if part.type == "text"]
     images = [image_at(folder, part.source.path) for part in content if part.type == "image"]
     return "\n".join(texts), images[-1] if images else None
-
-
-def _seconds(timestamp: str, source: ReadContext) -> float:
-    """Seconds since 1970; 0, and reported, for what is no time."""
-    try:
-        return max(0.0, datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp())
-    except (ValueError, OverflowError):
-        source.count_unread("timestamp: no ISO 8601 time")
-        return 0.0

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flywheel.datasets.formats import atif, chat, inspect_log, otel, swe_agent
+from flywheel.datasets.formats.otel_traces import join_traces
+from flywheel.datasets.formats.parsing import Raw
 from flywheel.datasets.formats.records import ReadContext
 from flywheel.errors import RecordError, named_reason
 from flywheel.trajectory import Image, Split, Trajectory
@@ -42,6 +44,8 @@ SUFFIXES = {
 """What is looked for in a folder."""
 SPLITTERS: dict[str, Callable[[Any], list[Any]]] = {"inspect": inspect_log.split}
 """Formats whose documents hold many records."""
+JOINERS: dict[str, Callable[[Callable[[], Iterator[Raw]], int], Iterator[Raw]]] = {"otel": join_traces}
+"""Formats whose files hold records in pieces."""
 DOCUMENTS: dict[str, tuple[Writer, str]] = {
     "atif": (atif.write, ".json"),
     "swe-agent": (swe_agent.write, ".traj"),

@@ -2,137 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from flywheel.datasets.formats.images import data_url, image_in
-from flywheel.datasets.formats.records import ImportedTurn, ReadContext, Run, called, episode, explain, verbatim
+from flywheel.conversation import closing_of, inputs_of, opening_of, output_of
+from flywheel.datasets.formats.chat_messages import ChatMessage, Lenient, read_messages, tools_of
+from flywheel.datasets.formats.images import with_images
+from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, verbatim
+from flywheel.datasets.formats.turns import conversation_of
 from flywheel.errors import RecordError
+from flywheel.messages import Message, openai_message
 from flywheel.trajectory import Image, Split, Step, Trajectory
 
 NAME = "chat"
 
 
-class _Lenient(BaseModel):
-    """Providers add fields of their own."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class _Function(_Lenient):
-    name: str
-    arguments: str | dict[str, Any] = ""
+class _Usage(Lenient):
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    total_tokens: Any = None
+    cost: Any = None
 
 
-class _Call(_Lenient):
-    function: _Function
+class _Log(Lenient):
+    """What tuning services and gateways log of one run. `system` stands apart in Anthropic's form."""
 
-
-class _Address(_Lenient):
-    url: str
-
-
-class _Part(_Lenient):
-    type: str
-    text: str | None = None
-    image_url: _Address | None = None
-
-
-class _Message(_Lenient):
-    role: str
-    content: str | list[_Part] | None = None
-    tool_calls: list[_Call] | None = None
-    reasoning_content: str | None = None
-    weight: float | None = None
-
-
-class Conversation(_Lenient):
-    """What tuning services and gateways log of one run."""
-
-    messages: list[_Message]
+    messages: list[ChatMessage]
+    system: Any = None
+    tools: Any = None
+    functions: Any = None
     model: str = "unknown"
     success: bool | None = None
     score: Any = None
+    reward: Any = None
+    usage: _Usage | None = None
+    trajectory_id: str | None = None
 
 
 def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
-    """One conversation: every assistant message is a turn; `success` and `score` are read where they stand."""
+    """One conversation: every assistant message is a turn; `success`, `score` and `reward` are read where they are."""
     try:
-        conversation = Conversation.model_validate(record)
+        log = _Log.model_validate(record)
     except ValidationError as error:
         raise RecordError(explain(error)) from error
-    yield episode(NAME, run_of(conversation, record, source), split)
-
-
-def run_of(conversation: Conversation, record: Any, source: ReadContext) -> Run:
-    """The turns of a conversation; what was said between two of them is the observation."""
-    turns: list[ImportedTurn] = []
-    images: list[Image] = []
-    waiting, replies, screenshot = list[str](), list[str](), None
-    instruction: str | None = None
-    for message in conversation.messages:
-        text, pictures, whole = _content(message, source)
-        if message.role == "user" and instruction is None:
-            instruction = text
-        if message.role != "assistant":
-            waiting.append(text)
-            replies.append(text)
-            images += pictures
-            screenshot = pictures[-1].sha256 if pictures else screenshot
-            continue
-        calls = [called(call.function.name, call.function.arguments) for call in message.tool_calls or []]
-        thoughts = [message.reasoning_content or "", text if calls else ""]
-        turns.append(
-            ImportedTurn(
-                observation="\n\n".join(waiting),
-                action="\n".join(calls) or text,
-                feedback="\n".join(replies) if turns else "",
-                thought="\n".join(part for part in thoughts if part),
-                trainable=whole and message.weight != 0,
-                screenshot=screenshot,
-            )
-        )
-        waiting, replies, screenshot = [], [], None
-    return Run(
-        instruction or "",
-        turns,
-        conversation.model,
+    source.count_fields(log)
+    prompts = [] if log.system is None else [ChatMessage(role="system", content=log.system)]
+    conversation = conversation_of(
+        message for raw in (*prompts, *log.messages) for message in read_messages(raw, source)
+    )
+    usage = log.usage or _Usage()
+    counts = [source.count(f"usage.{name}", getattr(usage, name)) for name in ("prompt_tokens", "completion_tokens")]
+    total = source.count("usage.total_tokens", usage.total_tokens)
+    run = Run(
+        conversation.instruction,
+        conversation.turns,
+        log.model,
         "1",
         record,
-        final_observation="\n\n".join(waiting),
-        success=conversation.success,
-        score=source.number("score", conversation.score, most=1.0),
-        images=tuple(images),
+        conversation.rest,
+        system=conversation.system,
+        tools=tools_of(log.tools, log.functions),
+        success=log.success,
+        score=source.number("score", log.score, most=1.0),
+        reward=source.number("reward", log.reward),
+        tokens=total if None in counts else sum(filter(None, counts)),
+        cost=source.number("usage.cost", usage.cost),
+        images=conversation.images,
     )
-
-
-def _content(message: _Message, source: ReadContext) -> tuple[str, list[Image], bool]:
-    """(text, images, was everything read)."""
-    if not isinstance(message.content, list):
-        return message.content or "", [], True
-    texts, pictures, whole = [], [], True
-    for part in message.content:
-        if part.text is not None:
-            texts.append(part.text)
-        if part.image_url is not None:
-            picture = source.image(partial(image_in, part.image_url.url))
-            if isinstance(picture, Image):
-                pictures.append(picture)
-            else:
-                texts.append(picture)
-                whole = False
-    return "\n".join(texts), pictures, whole
+    yield episode(NAME, run, split)
 
 
 def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]:
-    """A conversation: the instruction, then what was seen and what was done, in turns."""
+    """The whole conversation: what was said and what was answered, tools included."""
     if (original := verbatim(trajectory, NAME)) is not None:
         return dict(original)
+    closing = [_written(message, images) for message in closing_of(trajectory)]
     return {
-        "messages": [{"role": "system", "content": trajectory.instruction}, *messages_of(trajectory.steps, images)],
+        "messages": [*opening(trajectory, images), *messages_of(trajectory.steps, images), *closing],
+        **offered(trajectory),
         "model": trajectory.policy_id,
         "success": trajectory.success,
         "score": trajectory.score,
@@ -140,17 +90,28 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
     }
 
 
-def messages_of(steps: tuple[Step, ...], images: Mapping[str, Image]) -> list[dict[str, Any]]:
-    """User and assistant messages of some steps; `weight` 0 marks what must not be learned."""
+def opening(trajectory: Trajectory, images: Mapping[str, Image]) -> list[dict[str, Any]]:
+    """What stands before the first step."""
+    return [_written(message, images) for message in opening_of(trajectory)]
+
+
+def offered(trajectory: Trajectory) -> dict[str, Any]:
+    """The key `tools`, where there were some."""
+    return {} if trajectory.tools is None else {"tools": json.loads(trajectory.tools)}
+
+
+def messages_of(steps: Sequence[Step], images: Mapping[str, Image]) -> list[dict[str, Any]]:
+    """The messages of some steps in OpenAI's form; `weight` 0 marks what must not be learned."""
     messages: list[dict[str, Any]] = []
     for step in steps:
-        seen: Any = step.observation
-        if step.screenshot is not None:
-            picture = {"type": "image_url", "image_url": {"url": data_url(images[step.screenshot])}}
-            seen = [{"type": "text", "text": step.observation}, picture]
-        messages.append({"role": "user", "content": seen})
-        done: dict[str, Any] = {"role": "assistant", "content": step.action}
-        if step.thought:
-            done["reasoning_content"] = step.thought
-        messages.append(done if step.trainable else {**done, "weight": 0})
+        inputs = [_written(message, images) for message in inputs_of(step)]
+        if step.screenshot is not None and step.inputs is None:
+            (picture,) = with_images([{"type": "image", "sha256": step.screenshot}], images)
+            inputs[-1]["content"] = [{"type": "text", "text": inputs[-1]["content"]}, picture]
+        answer = _written(output_of(step), images)
+        messages += [*inputs, answer if step.trainable else {**answer, "weight": 0}]
     return messages
+
+
+def _written(message: Message, images: Mapping[str, Image]) -> dict[str, Any]:
+    return openai_message(message, with_images(json.loads(message.parts), images) if message.parts else None)

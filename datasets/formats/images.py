@@ -6,7 +6,9 @@ import base64
 import binascii
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image
@@ -79,6 +81,16 @@ def _image(data: bytes, name: str) -> Image:
     if media_type is None:
         raise UnreadableImageError(f"{name} is not PNG, JPEG, GIF or WebP")
     return Image(media_type, data)
+
+
+def with_images(parts: Sequence[Any], images: Mapping[str, Image]) -> list[Any]:
+    """Content parts with the images that they name in place, in OpenAI's form."""
+    return [
+        {"type": "image_url", "image_url": {"url": data_url(images[part["sha256"]])}}
+        if isinstance(part, dict) and part.get("type") == "image" and part.get("sha256") in images
+        else part
+        for part in parts
+    ]
 
 
 def data_url(image: Image) -> str:

@@ -9,28 +9,29 @@ import getpass
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pyarrow as pa
 from sqlalchemy import insert, select
 
 from flywheel.arrow import images_to_arrow, steps_to_arrow, trajectories_to_arrow
-from flywheel.datasets.formats.catalog import SPLITTERS, SUFFIXES, read
+from flywheel.datasets.formats.catalog import JOINERS, SPLITTERS, SUFFIXES, read
 from flywheel.datasets.formats.parsing import BLOCK, RECORD_BYTES, Raw, parsed, raw_records
-from flywheel.datasets.formats.records import ReadContext
+from flywheel.datasets.formats.records import MAY_BE_ABSENT, ReadContext
 from flywheel.datasets.lake.catalog import QUARANTINED
+from flywheel.datasets.lake.derived import steps_with_text, trajectories_with_text
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import IMPORTED, as_claim, as_trusted, check_numbers
 from flywheel.datasets.lake.redaction import redact
 from flywheel.datasets.lake.splits import By, assign
 from flywheel.errors import ContaminationError, LakeError, RecordError
 from flywheel.text import printable
-from flywheel.trajectory import Split, Step, Trajectory, digest
+from flywheel.trajectory import Split, Trajectory, digest
 
 BATCH_STEPS = 2048
 """Steps that wait for a commit."""
@@ -114,7 +115,7 @@ def import_files(
         rejected.clear()
 
     for path, root in find_files(paths, format):
-        for raw in raw_records(path, root, SPLITTERS.get(format), most):
+        for raw in _records(path, root, format, most):
             source = ReadContext(path.parent)
             try:
                 trajectories = trajectories_of(raw, options, source)
@@ -132,6 +133,12 @@ def import_files(
                 read_bytes = read_steps = 0
     commit()
     return done
+
+
+def _records(path: Path, root: Path, format: str, most: int) -> Iterator[Raw]:
+    """The records of a file."""
+    records = partial(raw_records, path, root, SPLITTERS.get(format), most)
+    return JOINERS[format](records, most) if format in JOINERS else records()
 
 
 def trajectories_of(raw: Raw, options: ImportOptions, source: ReadContext) -> list[Trajectory]:
@@ -228,16 +235,11 @@ def _check_id(name: str) -> None:
         raise RecordError("a trajectory's id has 1 to 64 letters, digits, - and _, and is no secret")
 
 
-MAY_BE_ABSENT = frozenset(
-    name for kind in (Trajectory, Step) for name, hint in get_type_hints(kind).items() if NoneType in get_args(hint)
-)
-"""Fields of the data contract that may be None."""
-
-
 def _check_types(trajectory: Trajectory) -> None:
     """Raise `RecordError` for what does not fit the data contract."""
     try:
-        for table in (trajectories_to_arrow([trajectory]), *steps_to_arrow([trajectory])):
+        steps = map(steps_with_text, steps_to_arrow([trajectory]))
+        for table in (trajectories_with_text(trajectories_to_arrow([trajectory])), *steps):
             for name, column in zip(table.column_names, table.columns, strict=True):
                 if (column.null_count and name not in MAY_BE_ABSENT) or _holds_nulls(column):
                     raise RecordError(f"does not fit the data contract: {name} is null")

@@ -2,43 +2,82 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
-from flywheel.datasets.formats.chat import Conversation, messages_of, run_of
-from flywheel.datasets.formats.records import ReadContext, compact, episode, explain, verbatim
+from flywheel.datasets.formats.chat import messages_of, opening
+from flywheel.datasets.formats.chat_messages import ChatMessage, Lenient, read_messages, tools_of
+from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, seconds_of, verbatim
+from flywheel.datasets.formats.turns import conversation_of
 from flywheel.errors import RecordError
-from flywheel.trajectory import Image, Split, Trajectory
+from flywheel.trajectory import Image, Split, StopReason, Trajectory
 
 NAME = "inspect"
 _CORRECT = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+_LIMITS = {
+    "token": StopReason.TOKEN_LIMIT,
+    "message": StopReason.STEP_LIMIT,
+    "turn": StopReason.STEP_LIMIT,
+    "time": StopReason.TIME_LIMIT,
+    "working": StopReason.TIME_LIMIT,
+    "cost": StopReason.COST_LIMIT,
+    "context": StopReason.TOKEN_LIMIT,
+    "operator": StopReason.GAVE_UP,
+}
+"""What ended a sample early, by Inspect's name."""
+_ATTACHMENT = "attachment://"
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class _Score(_Lenient):
+class _Score(Lenient):
     value: Any = None
+    answer: Any = None
+    explanation: Any = None
+    metadata: Any = None
 
 
-class _Sample(_Lenient):
+class _Error(Lenient):
+    message: str = ""
+    traceback: Any = None
+    traceback_ansi: Any = None
+
+
+class _Limit(Lenient):
+    type: str = ""
+    limit: Any = None
+
+
+class _Usage(Lenient):
+    total_tokens: Any = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+    total_cost: Any = None
+
+
+class _Sample(Lenient):
     id: int | str
     epoch: int
-    messages: list[dict[str, Any]] = []
+    input: Any = None
+    target: Any = None
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+    tools: Any = None
     scores: dict[str, _Score] | None = None
-    attachments: dict[str, str] = {}
+    attachments: dict[str, str] = Field(default_factory=dict)
+    error: _Error | None = None
+    limit: _Limit | None = None
+    model_usage: dict[str, _Usage] = Field(default_factory=dict)
+    started_at: str | None = None
 
 
-class _Spec(_Lenient):
+class _Spec(Lenient):
     task: str
     model: str
 
 
-class _Part(_Lenient):
+class _Log(Lenient):
     eval: _Spec
     sample: _Sample
 
@@ -52,43 +91,89 @@ def split(document: Any) -> list[Any]:
 
 
 def read(record: Any, fold: Split, source: ReadContext) -> Iterator[Trajectory]:
-    """One sample. It succeeded if every score says so; where one is missing or unreadable, success is unknown."""
+    """One sample. It succeeded if every score says so; where one is missing or unreadable, success is unknown. A sample
+    that broke is neither success nor failure, whatever its scores."""
     try:
-        part = _Part.model_validate(record)
-        messages = [_plain(message, part.sample.attachments, source) for message in part.sample.messages]
-        conversation = Conversation.model_validate({"messages": messages, "model": part.eval.model})
+        log = _Log.model_validate(record)
+        sample = log.sample
+        raw = [_message(message, sample.attachments, source) for message in sample.messages]
     except ValidationError as error:
         raise RecordError(explain(error)) from error
-    values = [_value(score.value, source) for score in (part.sample.scores or {}).values()]
+    source.count_fields(sample, "sample.")
+    conversation = conversation_of(message for each in raw for message in read_messages(each, source))
+    values = [_value(score.value, source) for score in (sample.scores or {}).values()]
     known = [value for value in values if value is not None]
-    if known and (len(known) == len(values) or min(known) < 1.0):
-        conversation.success = min(known) >= 1.0
-    conversation.score = min(known) if known else None
-    yield episode(NAME, run_of(conversation, record, source), fold)
+    decided = bool(known) and (len(known) == len(values) or min(known) < 1.0) and sample.error is None
+    run = Run(
+        conversation.instruction,
+        conversation.turns,
+        log.eval.model,
+        "1",
+        record,
+        conversation.rest,
+        system=conversation.system,
+        tools=tools_of(sample.tools),
+        success=min(known) >= 1.0 if decided else None,
+        score=min(known) if known else None,
+        tokens=_used(sample, source),
+        cost=_paid(sample, source),
+        stop_reason=_stop_reason(sample),
+        error=sample.error.message or "unknown error" if sample.error else "",
+        started_at=seconds_of(sample.started_at, source),
+        images=conversation.images,
+    )
+    yield episode(NAME, run, fold)
 
 
-def _plain(message: dict[str, Any], attachments: Mapping[str, str], source: ReadContext) -> dict[str, Any]:
-    """A message as OpenAI writes it: calls under `function`, reasoning apart, attachments in place."""
-    content, thoughts = message.get("content"), []
-    if isinstance(content, list):
-        thoughts = [str(part.get("reasoning", "")) for part in content if _type(part) == "reasoning"]
-        content = "\n".join(str(part.get("text", "")) for part in content if _type(part) == "text")
-    if isinstance(content, str) and content.startswith("attachment://"):
-        content = attachments.get(content.removeprefix("attachment://"), content)
-    plain = {"role": message.get("role"), "content": content, "reasoning_content": "\n".join(thoughts) or None}
-    tool_calls = message.get("tool_calls") or []
-    if not isinstance(tool_calls, list) or not all(isinstance(call, dict) for call in tool_calls):
+def _stop_reason(sample: _Sample) -> StopReason | None:
+    if sample.error is not None:
+        return StopReason.INFRASTRUCTURE
+    if sample.limit is not None and not sample.scores:
+        return _LIMITS.get(sample.limit.type, StopReason.STEP_LIMIT)
+    return None
+
+
+def _used(sample: _Sample, source: ReadContext) -> int | None:
+    """Tokens of every model that the sample used."""
+    counts = [source.count("model_usage.total_tokens", usage.total_tokens) for usage in sample.model_usage.values()]
+    return None if not counts or None in counts else sum(filter(None, counts))
+
+
+def _paid(sample: _Sample, source: ReadContext) -> float | None:
+    costs = [source.number("model_usage.total_cost", usage.total_cost) for usage in sample.model_usage.values()]
+    return None if not costs or None in costs else sum(filter(None, costs))
+
+
+def _message(message: dict[str, Any], attachments: Mapping[str, str], source: ReadContext) -> ChatMessage:
+    """A message as OpenAI writes it: calls under `function`, attachments in place."""
+    plain = _attached(message, attachments)
+    calls = plain.pop("tool_calls", None) or []
+    if plain.get("role") == "tool":
+        plain["name"] = plain.pop("function", None)
+    for name in ("id", "model", "source", "metadata"):
+        plain.pop(name, None)
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         source.count_unread("tool_calls: not a list of calls")
-        return {**plain, "content": content or compact(tool_calls), "weight": 0}
-    calls = [
-        {"function": {"name": str(call.get("function")), "arguments": call.get("arguments") or {}}}
-        for call in tool_calls
+        return ChatMessage.model_validate({**plain, "weight": 0})
+    called = [
+        {
+            "id": str(call.get("id") or ""),
+            "function": {"name": str(call.get("function")), "arguments": call.get("arguments") or {}},
+        }
+        for call in calls
     ]
-    return {**plain, "tool_calls": calls or None}
+    return ChatMessage.model_validate({**plain, "tool_calls": called or None})
 
 
-def _type(part: Any) -> Any:
-    return part.get("type") if isinstance(part, dict) else None
+def _attached(value: Any, attachments: Mapping[str, str]) -> Any:
+    """A value with the attachments that it names in place, wherever they stand in it."""
+    if isinstance(value, str) and value.startswith(_ATTACHMENT):
+        return attachments.get(value.removeprefix(_ATTACHMENT), value)
+    if isinstance(value, list):
+        return [_attached(inner, attachments) for inner in value]
+    if isinstance(value, dict):
+        return {name: _attached(inner, attachments) for name, inner in value.items()}
+    return value
 
 
 def _value(value: Any, source: ReadContext) -> float | None:
@@ -103,7 +188,7 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
         header = {name: value for name, value in original.items() if name != "sample"}
         return {**header, "samples": [original["sample"]]}
     created = datetime.fromtimestamp(max(0.0, trajectory.started_at), UTC).isoformat()
-    messages = [{"role": "system", "content": trajectory.instruction}, *messages_of(trajectory.steps, {})]
+    messages = [*opening(trajectory, {}), *messages_of(trajectory.steps, {})]
     return {
         "version": 2,
         "status": "success",
@@ -120,9 +205,32 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
                 "epoch": trajectory.attempt + 1,
                 "input": trajectory.instruction,
                 "target": "",
-                "messages": [{"role": message["role"], "content": message["content"]} for message in messages],
-                "scores": {"success": {"value": "C" if trajectory.success else "I"}},
+                "messages": [_written(message) for message in messages],
+                "scores": {} if trajectory.success is None else {"success": {"value": "CI"[not trajectory.success]}},
                 "metadata": {"trajectory_id": trajectory.trajectory_id, "score": trajectory.score},
             }
         ],
     }
+
+
+def _written(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of OpenAI's form as Inspect has it."""
+    content = message["content"]
+    if isinstance(content, list):
+        content = "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    written = {"role": message["role"], "content": content}
+    if message["role"] == "tool":
+        written |= {"tool_call_id": message.get("tool_call_id"), "function": message.get("name")}
+    if "tool_calls" in message:
+        written["tool_calls"] = [_written_call(call) for call in message["tool_calls"]]
+    return written
+
+
+def _written_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    written = {"id": call["id"], "function": function["name"], "type": "function"}
+    try:
+        arguments = json.loads(function["arguments"])
+    except (ValueError, RecursionError) as error:
+        return {**written, "arguments": {}, "parse_error": str(error)}
+    return {**written, "arguments": arguments if isinstance(arguments, dict) else {"value": arguments}}

@@ -1,25 +1,34 @@
 """OpenTelemetry GenAI spans as OTLP JSON lines, a trace a run.
 
 Follows the semantic conventions for generative AI of version 1.37 (https://opentelemetry.io/docs/specs/semconv/gen-ai),
-which are still marked as in development: `chat` spans with `gen_ai.input.messages` and `gen_ai.output.messages`.
+which are still marked as in development: `chat` spans with `gen_ai.input.messages` and `gen_ai.output.messages`, as
+structured attributes or as JSON text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flywheel.datasets.formats.records import ImportedTurn, ReadContext, Run, called, compact, episode, explain
+from flywheel.conversation import inputs_of, opening_of, output_of
+from flywheel.datasets.formats.chat_messages import tools_of
+from flywheel.datasets.formats.images import image_in
+from flywheel.datasets.formats.parts import ContentParts
+from flywheel.datasets.formats.records import ReadContext, Run, compact, episode, explain
+from flywheel.datasets.formats.turns import ImportedTurn, ReadMessage, conversation_of
 from flywheel.errors import RecordError
+from flywheel.messages import Message, ToolCall
 from flywheel.trajectory import Image, Split, Trajectory, digest
 
 NAME = "otel"
 CONVENTIONS = "1.37"
-INPUT, OUTPUT = "gen_ai.input.messages", "gen_ai.output.messages"
+INPUT, OUTPUT, SYSTEM = "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions"
 INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
+TOOLS = "gen_ai.tool.definitions"
 
 
 class _Lenient(BaseModel):
@@ -51,17 +60,10 @@ class _Export(_Lenient):
     resourceSpans: list[_Resource]
 
 
-class _Part(_Lenient):
-    type: str = "text"
-    content: Any = None
-    response: Any = None
-    name: str = ""
-    arguments: Any = None
-
-
 class _Message(_Lenient):
     role: str
-    parts: list[_Part] = []
+    content: Any = None
+    parts: list[dict[str, Any]] = []
 
 
 def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
@@ -84,58 +86,136 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
 
 
 def _run(spans: list[_Span], source: ReadContext) -> Run:
-    turns: list[ImportedTurn] = []
-    instruction, model = "", "unknown"
+    """A trace: of each span what was new in its input, then its output."""
+    read: list[ReadMessage] = []
+    model, tools = "unknown", None
     for span in spans:
-        values = {attribute.key: next(iter(attribute.value.values()), None) for attribute in span.attributes}
-        input_messages, output_messages = _messages(values.get(INPUT)), _messages(values.get(OUTPUT))
+        values = {attribute.key: _value(attribute.value) for attribute in span.attributes}
+        inputs, outputs = _messages(values.get(INPUT)), _messages(values.get(OUTPUT))
         model = str(values.get("gen_ai.request.model") or values.get("gen_ai.response.model") or model)
-        instruction = instruction or next((_text(message) for message in input_messages if message.role == "user"), "")
-        last = max((place for place, message in enumerate(input_messages) if message.role == "assistant"), default=-1)
-        new = "\n\n".join(_text(message) for message in input_messages[last + 1 :])
-        parts = [part for message in output_messages for part in message.parts]
-        calls = [called(part.name, part.arguments or {}) for part in parts if part.type == "tool_call"]
-        text = "\n".join(_text(message) for message in output_messages)
-        thoughts = [str(part.content) for part in parts if part.type == "reasoning"]
-        turns.append(
-            ImportedTurn(
-                observation=new,
-                action="\n".join(calls) or text,
-                feedback=new if turns else "",
-                thought="\n".join([*thoughts, *([text] if calls and text else [])]),
-                prompt_tokens=source.count(INPUT_TOKENS, values.get(INPUT_TOKENS)),
-                completion_tokens=source.count(OUTPUT_TOKENS, values.get(OUTPUT_TOKENS)),
-                seconds=max(0.0, _seconds(span.endTimeUnixNano, source) - _seconds(span.startTimeUnixNano, source)),
-            )
+        tools = tools or tools_of(_json(values.get(TOOLS)))
+        system = _parts_of(values.get(SYSTEM))
+        if system and not read:
+            read.append(_read_message("system", system, source))
+        last = max((place for place, message in enumerate(inputs) if message.role == "assistant"), default=-1)
+        for message in inputs[last + 1 :]:
+            read += _read_messages(message, source)
+        answer = _answer(outputs, source)
+        seconds = max(0.0, _seconds(span.endTimeUnixNano, source) - _seconds(span.startTimeUnixNano, source))
+        turn = ImportedTurn(
+            (),
+            answer.message,
+            prompt_tokens=source.count(INPUT_TOKENS, values.get(INPUT_TOKENS)),
+            completion_tokens=source.count(OUTPUT_TOKENS, values.get(OUTPUT_TOKENS)),
+            seconds=seconds,
+            trainable=answer.turn.trainable,
         )
-    verbatim = [span.model_dump(mode="json") for span in spans]
+        read.append(ReadMessage(answer.message, answer.images, turn))
+    conversation = conversation_of(read)
     return Run(
-        instruction, turns, model, CONVENTIONS, verbatim, started_at=_seconds(spans[0].startTimeUnixNano, source)
+        conversation.instruction,
+        conversation.turns,
+        model,
+        CONVENTIONS,
+        [span.model_dump(mode="json") for span in spans],
+        conversation.rest,
+        system=conversation.system,
+        tools=tools,
+        started_at=_seconds(spans[0].startTimeUnixNano, source),
+        images=conversation.images,
     )
+
+
+def _value(value: Mapping[str, Any]) -> Any:
+    """An attribute's value in plain JSON."""
+    kind, inner = next(iter(value.items()), ("", None))
+    if isinstance(inner, dict) and kind in ("arrayValue", "kvlistValue"):
+        values = inner.get("values", [])
+        if kind == "arrayValue":
+            return [_value(each) for each in values]
+        return {each["key"]: _value(each["value"]) for each in values}
+    return int(inner) if kind == "intValue" and isinstance(inner, str) and inner.lstrip("-").isdigit() else inner
+
+
+def _json(value: Any) -> Any:
+    """What an attribute holds, as text or in OTLP's own nested form."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"messages are not JSON: {' '.join(str(error).split())}") from error
 
 
 def _messages(value: Any) -> list[_Message]:
-    """Messages come as JSON text, or as OTLP's own nested values are not: those are refused."""
-    if value is None:
+    messages = _json(value)
+    if messages is None:
         return []
-    try:
-        messages = json.loads(value) if isinstance(value, str) else None
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"messages are not JSON: {' '.join(str(error).split())}") from error
     if not isinstance(messages, list):
-        raise RecordError("messages are not a JSON list in a string")
+        raise RecordError("messages are not a list")
     return [_Message.model_validate(message) for message in messages]
 
 
-def _text(message: _Message) -> str:
-    shown = [
-        part.response if part.type == "tool_call_response" else part.content
-        for part in message.parts
-        if part.type in ("text", "tool_call_response")
+def _parts_of(value: Any) -> list[dict[str, Any]]:
+    """Parts of a text, of a list of parts, or of nothing."""
+    content = _json(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    if isinstance(content, str):
+        return [{"type": "text", "content": content}]
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+
+
+def _read_messages(message: _Message, source: ReadContext) -> list[ReadMessage]:
+    """A message of the input; results of several tools are a message each."""
+    parts = message.parts or _parts_of(message.content)
+    results = [part for part in parts if part.get("type") == "tool_call_response"]
+    rest = [part for part in parts if part.get("type") != "tool_call_response"]
+    read = [
+        ReadMessage(Message("tool", _shown(_response(part)), tool_call_id=_name(part.get("id")))) for part in results
     ]
-    return "\n".join(
-        content if isinstance(content, str) else compact(content) for content in shown if content is not None
+    return read if results and not rest else [*read, _read_message(message.role, rest, source)]
+
+
+def _answer(outputs: Sequence[_Message], source: ReadContext) -> ReadMessage:
+    """All that the model put out, as one answer."""
+    return _read_message(
+        "assistant", [part for each in outputs for part in each.parts or _parts_of(each.content)], source
     )
+
+
+def _read_message(role: str, parts: Sequence[Mapping[str, Any]], source: ReadContext) -> ReadMessage:
+    content, thoughts, calls = ContentParts(source), list[str](), list[ToolCall]()
+    for part in parts:
+        kind, inner = part.get("type", "text"), part.get("content")
+        if kind == "text":
+            content.add_text(_shown(inner))
+        elif kind == "reasoning":
+            thoughts.append(_shown(inner))
+        elif kind == "tool_call":
+            calls.append(ToolCall(_name(part.get("id")) or "", str(part.get("name", "")), _arguments(part)))
+        elif kind in ("blob", "uri") and part.get("modality", "image") == "image":
+            inline = f"data:{part.get('mime_type', 'image/png')};base64,{inner}"
+            content.add_image(partial(image_in, inline if kind == "blob" else str(part.get("uri"))))
+        else:
+            content.keep(dict(part), kind)
+    message = Message(role, content.text, content.json, "\n".join(thoughts) or None, tuple(calls))
+    return ReadMessage(message, content.images, ImportedTurn((), message, trainable=content.whole))
+
+
+def _response(part: Mapping[str, Any]) -> Any:
+    return part.get("response", part.get("result", part.get("content")))
+
+
+def _shown(content: Any) -> str:
+    return "" if content is None else content if isinstance(content, str) else compact(content)
+
+
+def _name(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _arguments(part: Mapping[str, Any]) -> str:
+    arguments = part.get("arguments")
+    return arguments if isinstance(arguments, str) else compact(arguments or {})
 
 
 def _seconds(nanoseconds: int, source: ReadContext) -> float:
@@ -151,10 +231,10 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
     trace, root = digest("trace", trajectory.trajectory_id, size=16), digest("span", trajectory.trajectory_id)
     at = int(max(0.0, trajectory.started_at) * 1e9)
     spans: list[dict[str, Any]] = []
-    history = [_message("system", trajectory.instruction)]
+    history = [_written(message) for message in opening_of(trajectory)]
     for step in trajectory.steps:
-        history.append(_message("user", step.observation))
-        answer = _message("assistant", step.action)
+        history += [_written(message) for message in inputs_of(step)]
+        answer = _written(output_of(step))
         end = at + int(max(0.0, step.seconds) * 1e9)
         known = {
             "gen_ai.operation.name": "chat",
@@ -163,6 +243,7 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
             OUTPUT: compact([answer]),
             INPUT_TOKENS: step.prompt_tokens,
             OUTPUT_TOKENS: step.completion_tokens,
+            TOOLS: trajectory.tools,
         }
         span = digest("span", trajectory.trajectory_id, step.index)
         spans.append(_span(trace, span, root, f"chat {step.policy_id}", at, end, known))
@@ -178,14 +259,28 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
     }
 
 
-def _message(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "parts": [{"type": "text", "content": text}]}
+def _written(message: Message) -> dict[str, Any]:
+    """A message in the conventions' form; images are left out."""
+    parts: list[dict[str, Any]] = []
+    if message.reasoning:
+        parts.append({"type": "reasoning", "content": message.reasoning})
+    if message.role == "tool":
+        response = message.content or message.error or ""
+        parts.append({"type": "tool_call_response", "id": message.tool_call_id, "response": response})
+    elif message.content or not message.tool_calls:
+        parts.append({"type": "text", "content": message.content})
+    parts += [
+        {"type": "tool_call", "id": call.id, "name": call.name, "arguments": call.arguments}
+        for call in message.tool_calls
+    ]
+    return {"role": message.role, "parts": parts}
 
 
 def _span(trace: str, span: str, parent: str, name: str, start: int, end: int, known: dict[str, Any]) -> dict[str, Any]:
     values = [
         {"key": key, "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}}
         for key, value in known.items()
+        if value is not None
     ]
     return {
         "traceId": trace,

@@ -57,7 +57,7 @@ def raw_records(path: Path, root: Path, split: Splitter | None, most: int = RECO
         elif path.suffix == ".jsonl":
             yield from _lines(path, file, most)
         elif status.st_size > most:
-            yield Raw(path, 1, file.read(BLOCK), _too_long(most))
+            yield Raw(path, 1, file.read(BLOCK), too_long(most))
         else:
             yield from _document(path, file.read(most + 1), split)
 
@@ -67,7 +67,7 @@ def _lines(path: Path, file: Any, most: int) -> Iterator[Raw]:
     while line := file.readline(most + 1):
         number += 1
         if len(line) > most and not line.endswith(b"\n"):
-            yield Raw(path, number, line[:BLOCK], _too_long(most))
+            yield Raw(path, number, line[:BLOCK], too_long(most))
             while (rest := file.readline(BLOCK)) and not rest.endswith(b"\n"):
                 pass
         elif line.strip():
@@ -94,7 +94,7 @@ def _document(path: Path, text: bytes, split: Splitter | None) -> Iterator[Raw]:
             yield Raw(path, number, b"", DEEPER)
 
 
-def _too_long(most: int) -> str:
+def too_long(most: int) -> str:
     return f"longer than {most >> 20} MiB" if most >= 1 << 20 else f"longer than {most} bytes"
 
 

@@ -7,22 +7,30 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flywheel.datasets.formats.images import UnreadableImageError
+from flywheel.datasets.formats.turns import ImportedTurn
 from flywheel.datasets.lake.provenance import IMPORTED
 from flywheel.errors import RecordError
-from flywheel.trajectory import Image, Split, Step, StopReason, Task, Trajectory, digest
+from flywheel.messages import Message, action_of, text_of_inputs, thought_of
+from flywheel.trajectory import BUDGET_STOPS, Image, Split, Step, StopReason, Task, Trajectory, digest
+
+Total = TypeVar("Total", int, float)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadContext:
-    """Where a record stands, for its reader: the folder of its images, and a count of what was not understood."""
+    """Where a record stands, for its reader: the folder of its images, the run whose sub-agent's it is, and a count of
+    what was not understood."""
 
     folder: Path = Path()
+    parent: str | None = None
     unread: Counter[str] = field(default_factory=Counter)
 
     def count_unread(self, what: str) -> None:
@@ -37,10 +45,21 @@ class ReadContext:
             self.count_unread(str(error))
             return f"[{error}]"
 
-    def count(self, name: str, value: Any) -> int:
-        """A count of tokens; 0 where it is none, which is counted as unread unless it is absent."""
+    def count_fields(self, record: BaseModel, place: str = "") -> None:
+        """Count the fields of a record, and of the records in it, that its reader does not know."""
+        for name in record.model_extra or ():
+            self.count_unread(f"{place}{name}")
+        for name in type(record).model_fields:
+            value = getattr(record, name)
+            several = isinstance(value, list)
+            for inner in value if several else [value]:
+                if isinstance(inner, BaseModel):
+                    self.count_fields(inner, f"{place}{name}{'[]' if several else ''}.")
+
+    def count(self, name: str, value: Any) -> int | None:
+        """A count of tokens; None where it is none, which is counted as unread unless it is absent."""
         if value is None:
-            return 0
+            return None
         try:
             number = -1 if isinstance(value, bool) else int(value)
         except (TypeError, ValueError, OverflowError):
@@ -48,7 +67,7 @@ class ReadContext:
         if 0 <= number < 2**31:
             return number
         self.count_unread(f"{name}: no count of tokens")
-        return 0
+        return None
 
     def number(self, name: str, value: Any, most: float = math.inf) -> float | None:
         """A number from 0 to `most`; None where it is none, which is counted as unread unless it is absent."""
@@ -65,36 +84,30 @@ class ReadContext:
 
 
 @dataclass(frozen=True, slots=True)
-class ImportedTurn:
-    """One turn of another tool's agent: what it received since its last turn, and what it did."""
-
-    observation: str
-    action: str
-    feedback: str = ""
-    thought: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    logprobs: tuple[float, ...] | None = None
-    seconds: float = 0.0
-    trainable: bool = True
-    screenshot: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
-    """A whole record. `success` is None where the record does not say; `verbatim` is kept as it stood."""
+    """A whole record. What it does not say is None; `verbatim` is kept as it stood.
+
+    `rest`: what was said after the last answer. `tools`: JSON in OpenAI's form. `parent`: whose sub-agent's run it is.
+    """
 
     instruction: str
     turns: Sequence[ImportedTurn]
     agent: str
     version: str
     verbatim: Any
-    final_observation: str = ""
+    rest: tuple[Message, ...] = ()
+    system: str | None = None
+    tools: str | None = None
     success: bool | None = None
     score: float | None = None
+    reward: float | None = None
+    tokens: int | None = None
+    cost: float | None = None
+    stop_reason: StopReason | None = None
     error: str = ""
     started_at: float = 0.0
     images: tuple[Image, ...] = ()
+    parent: str | None = None
 
 
 def episode(format: str, run: Run, split: Split) -> Trajectory:
@@ -102,40 +115,10 @@ def episode(format: str, run: Run, split: Split) -> Trajectory:
     if not run.turns:
         raise RecordError("the agent never acted")
     task = Task(f"{IMPORTED}/{format}", "{}", split, int(digest(run.instruction), 16) >> 1, run.instruction)
-    identity = digest(IMPORTED, format, run.verbatim, size=16)
-    success = bool(run.success)
-    policy_id = f"{run.agent}@{run.version}"[:64]
-    last = len(run.turns) - 1
-    steps = tuple(
-        Step(
-            index=index,
-            observation=turn.observation,
-            feedback=turn.feedback,
-            document="",
-            location="",
-            state_key="",
-            valid_actions=None,
-            thought=turn.thought,
-            subgoal="",
-            new_subgoal=False,
-            action=turn.action,
-            reward=float(success and index == last),
-            progress=float(success and index == last),
-            terminated=index == last and run.success is not None,
-            truncated=False,
-            policy_id=policy_id,
-            policy_version=run.version,
-            trainable=turn.trainable,
-            prompt_tokens=turn.prompt_tokens,
-            completion_tokens=turn.completion_tokens,
-            logprobs=turn.logprobs,
-            seconds=turn.seconds,
-            screenshot=turn.screenshot,
-        )
-        for index, turn in enumerate(run.turns)
-    )
+    policy_id = policy_of(run.agent, run.version)
+    steps = tuple(_step(index, turn, run, policy_id) for index, turn in enumerate(run.turns))
     return Trajectory(
-        trajectory_id=identity,
+        trajectory_id=identity_of(format, run.verbatim),
         environment=task.environment,
         parameters=task.parameters,
         split=split,
@@ -149,22 +132,80 @@ def episode(format: str, run: Run, split: Split) -> Trajectory:
         iteration=0,
         purpose=IMPORTED,
         attempt=0,
-        stop_reason=_stop_reason(run),
-        success=success,
-        score=run.score if run.score is not None else float(success),
-        total_reward=float(success),
+        stop_reason=run.stop_reason or _stop_reason(run),
+        success=run.success,
+        score=run.score,
+        total_reward=run.reward,
         length=len(steps),
-        final_observation=run.final_observation,
-        final_feedback=run.final_observation,
+        final_observation=text_of_inputs(run.rest),
+        final_feedback="",
         final_state_key="",
         error=run.error,
         parent_policy_id="",
         config_digest="",
         started_at=run.started_at,
         extra=compact({format: run.verbatim}),
+        tokens=_total(run.tokens, [count for turn in run.turns for count in _counts(turn)]),
+        cost=_total(run.cost, [turn.cost for turn in run.turns]),
+        system=run.system,
+        tools=run.tools,
+        final_inputs=run.rest,
+        parent_trajectory_id=run.parent,
         steps=steps,
         images=run.images,
     )
+
+
+def _step(index: int, turn: ImportedTurn, run: Run, policy_id: str) -> Step:
+    is_last = index == len(run.turns) - 1
+    return Step(
+        index=index,
+        observation=text_of_inputs(turn.inputs),
+        feedback="",
+        document="",
+        location="",
+        state_key="",
+        valid_actions=None,
+        thought=thought_of(turn.output),
+        subgoal="",
+        new_subgoal=False,
+        action=action_of(turn.output),
+        reward=None if run.reward is None else run.reward * is_last,
+        progress=None,
+        terminated=is_last and run.success is not None,
+        truncated=is_last and run.stop_reason in BUDGET_STOPS and run.success is None,
+        policy_id=policy_of(turn.policy, run.version) if turn.policy else policy_id,
+        policy_version=run.version,
+        trainable=turn.trainable,
+        prompt_tokens=turn.prompt_tokens,
+        completion_tokens=turn.completion_tokens,
+        logprobs=turn.logprobs,
+        seconds=turn.seconds,
+        screenshot=turn.screenshot,
+        cost=turn.cost,
+        inputs=turn.inputs,
+        output=turn.output,
+    )
+
+
+def identity_of(format: str, verbatim: Any) -> str:
+    """The id of the trajectory that a record becomes."""
+    return digest(IMPORTED, format, verbatim, size=16)
+
+
+def policy_of(agent: str, version: str) -> str:
+    """Who acted in a record, as a policy's id."""
+    return f"{agent}@{version}"[:64]
+
+
+def _counts(turn: ImportedTurn) -> tuple[int | None, int | None]:
+    return turn.prompt_tokens, turn.completion_tokens
+
+
+def _total(known: Total | None, values: Sequence[Total | None]) -> Total | None:
+    """What the record says of the whole, or else the sum, where every turn says something."""
+    told = [value for value in values if value is not None]
+    return sum(told, start=type(told[0])()) if known is None and told and len(told) == len(values) else known
 
 
 def _stop_reason(run: Run) -> StopReason:
@@ -173,20 +214,32 @@ def _stop_reason(run: Run) -> StopReason:
     return StopReason.SUCCESS if run.success else StopReason.FAILURE
 
 
+def seconds_of(timestamp: str | None, source: ReadContext) -> float:
+    """Seconds since 1970 of an ISO 8601 time; 0 where there is none, and reported for what is no time."""
+    if not timestamp:
+        return 0.0
+    try:
+        return max(0.0, datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp())
+    except (ValueError, OverflowError):
+        source.count_unread("timestamp: no ISO 8601 time")
+        return 0.0
+
+
 def verbatim(trajectory: Trajectory, format: str) -> Any:
     """The record that a trajectory was imported from, if it was of this format; else None."""
     kept = json.loads(trajectory.extra) if trajectory.extra else None
     return kept.get(format) if isinstance(kept, dict) else None
 
 
+MAY_BE_ABSENT = frozenset(
+    name for kind in (Trajectory, Step) for name, hint in get_type_hints(kind).items() if NoneType in get_args(hint)
+)
+"""Fields of the data contract that may be None."""
+
+
 def compact(value: Any) -> str:
     """Canonical JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def called(name: str, arguments: Any) -> str:
-    """A tool call as one line of text: its name and its arguments as JSON."""
-    return f"{name} {arguments if isinstance(arguments, str) else compact(arguments)}"
 
 
 def explain(error: ValidationError) -> str:

@@ -5,67 +5,92 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
-from flywheel.datasets.formats.records import ImportedTurn, ReadContext, Run, episode, explain, verbatim
+from flywheel.datasets.formats.chat_messages import ChatMessage, Lenient, read_messages
+from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, verbatim
+from flywheel.datasets.formats.turns import ImportedTurn
 from flywheel.errors import RecordError
+from flywheel.messages import Message
 from flywheel.trajectory import Image, Split, Trajectory
 
 NAME = "swe-agent"
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class _Turn(_Lenient):
+class _Turn(Lenient):
     action: str
     observation: str | None = None
     thought: str | None = None
     response: str | None = None
+    state: Any = None
+    query: Any = None
     execution_time: Any = None
 
 
-class _Info(_Lenient):
+class _Spent(Lenient):
+    tokens_sent: Any = None
+    tokens_received: Any = None
+    instance_cost: Any = None
+    api_calls: Any = None
+
+
+class _Info(Lenient):
     exit_status: str | None = None
+    submission: Any = None
+    model_stats: _Spent = _Spent()
 
 
-class _Message(_Lenient):
-    role: str = ""
-    content: Any = None
+class _Entry(ChatMessage):
+    is_demo: bool | None = None
+    agent: str | None = None
 
 
-class _Traj(_Lenient):
+class _Traj(Lenient):
     trajectory: list[_Turn]
     info: _Info = _Info()
-    history: list[_Message] = []
+    history: list[_Entry] = Field(default_factory=list)
     environment: str | None = None
 
 
 def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
-    """One run. A submission says nothing about whether it is right: success stays unknown."""
+    """One run. A submission says nothing about whether it is right: success stays unknown. The task is what the user
+    asked for first, demonstrations apart."""
     try:
         document = _Traj.model_validate(record)
     except ValidationError as error:
         raise RecordError(explain(error)) from error
-    user_messages = (
-        message.content for message in document.history if message.role == "user" and isinstance(message.content, str)
+    source.count_fields(document)
+    opening = list[Message]()
+    instruction, images = "", list[Image]()
+    for entry in document.history:
+        if entry.role == "assistant" and not entry.is_demo:
+            break
+        for said in read_messages(entry, source):
+            opening.append(said.message)
+            images += said.images
+            if entry.role == "user" and not entry.is_demo and not instruction:
+                instruction = said.message.content
+    turns, inputs = list[ImportedTurn](), tuple(opening)
+    for turn in document.trajectory:
+        answer = Message("assistant", turn.action.rstrip("\n"), reasoning=turn.thought or None)
+        seconds = source.number("execution_time", turn.execution_time) or 0.0
+        turns.append(ImportedTurn(inputs, answer, seconds=seconds))
+        inputs = (Message("user", turn.observation),) if turn.observation else ()
+    spent = document.info.model_stats
+    counts = [source.count(name, getattr(spent, name)) for name in ("tokens_sent", "tokens_received")]
+    run = Run(
+        instruction,
+        turns,
+        NAME,
+        str(document.environment or "1"),
+        record,
+        inputs,
+        system=next((message.content for message in opening if message.role == "system"), None),
+        tokens=None if None in counts else sum(filter(None, counts)),
+        cost=source.number("instance_cost", spent.instance_cost),
+        error=document.info.exit_status or "",
+        images=tuple(images),
     )
-    instruction = next(user_messages, "")
-    turns, seen = [], instruction
-    for number, turn in enumerate(document.trajectory):
-        turns.append(
-            ImportedTurn(
-                observation=seen,
-                action=turn.action.rstrip("\n"),
-                feedback=seen if number else "",
-                thought=turn.thought or "",
-                seconds=source.number("execution_time", turn.execution_time) or 0.0,
-            )
-        )
-        seen = turn.observation or ""
-    status = document.info.exit_status or ""
-    run = Run(instruction, turns, NAME, str(document.environment or "1"), record, seen, error=status)
     yield episode(NAME, run, split)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flywheel.datasets.formats.chat import messages_of
+from flywheel.conversation import output_of
+from flywheel.datasets.formats.chat import messages_of, offered, opening
+from flywheel.datasets.formats.records import compact
+from flywheel.messages import openai_message
 from flywheel.trajectory import Image, Segment, Trajectory
 
 PLANNER, EXECUTOR, FLAT = "planner", "executor", "flat"
-_SPEAKER = {"system": "system", "user": "human", "assistant": "gpt"}
+_SPEAKER = {"system": "system", "developer": "system", "assistant": "gpt", "tool": "observation"}
 
 
 def sft_rows(
@@ -17,43 +20,55 @@ def sft_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(role, row): one flat and one planner conversation an episode, one executor conversation a completed segment.
 
-    Rows are conversational (`messages`); `weight` 0 marks answers that must not be learned.
+    Rows are conversational (`messages`, and `tools` where there were some) and hold all that the agent saw; `weight` 0
+    marks answers that must not be learned.
     """
     name = {"trajectory_id": trajectory.trajectory_id}
-    system_message = {"role": "system", "content": trajectory.instruction}
-    yield FLAT, {**name, "messages": [system_message, *messages_of(trajectory.steps, images)]}
-    parts = [part for part in segments if part.completed]
-    for part in parts:
-        order = {"role": "system", "content": part.subgoal}
-        steps = trajectory.steps[part.start : part.end]
-        yield EXECUTOR, {**name, "segment": part.index, "messages": [order, *messages_of(steps, images)]}
-    if parts:
-        plan = [
-            message
-            for part in parts
-            for message in (
-                {"role": "user", "content": trajectory.steps[part.start].observation},
-                {"role": "assistant", "content": part.subgoal},
-            )
-        ]
-        yield PLANNER, {**name, "messages": [system_message, *plan]}
+    begin, tools = opening(trajectory, images), offered(trajectory)
+    yield FLAT, {**name, "messages": [*begin, *messages_of(trajectory.steps, images)], **tools}
+    completed = [segment for segment in segments if segment.completed]
+    for segment in completed:
+        order = {"role": "system", "content": segment.subgoal}
+        steps = trajectory.steps[segment.start : segment.end]
+        yield EXECUTOR, {**name, "segment": segment.index, "messages": [order, *messages_of(steps, images)], **tools}
+    if completed:
+        plan = list(begin)
+        for segment in completed:
+            *seen, _ = messages_of(trajectory.steps[segment.start : segment.start + 1], images)
+            plan += [*seen, {"role": "assistant", "content": segment.subgoal}]
+        yield PLANNER, {**name, "messages": plan}
 
 
 def sharegpt_row(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]:
-    """One conversation with `from` and `value`; images are left out, the form has no place for them."""
-    messages = [{"role": "system", "content": trajectory.instruction}, *messages_of(trajectory.steps, {**images})]
+    """One conversation with `from` and `value`, calls and results as LLaMA-Factory has them; images are left out, the
+    form has no place for them. `weight` 0 marks answers that must not be learned."""
+    messages = [*opening(trajectory, images), *messages_of(trajectory.steps, images)]
+    tools = offered(trajectory)
     return {
         "id": trajectory.trajectory_id,
-        "conversations": [
-            {"from": _SPEAKER[message["role"]], "value": _text(message["content"])} for message in messages
-        ],
+        "conversations": [turn for message in messages for turn in _sharegpt_turns(message)],
+        **({"tools": compact(tools["tools"])} if tools else {}),
     }
 
 
-def dpo_row(good: Trajectory, bad: Trajectory) -> dict[str, Any] | None:
-    """The first step at which a verified and a failed episode of one task part: same history, two actions.
+def _sharegpt_turns(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    rest = {name: message[name] for name in ("reasoning_content", "weight") if name in message}
+    calls, text = message.get("tool_calls", ()), _text(message["content"])
+    if text or not calls:
+        yield {"from": _SPEAKER.get(message["role"], "human"), "value": text, **rest}
+    for call in calls:
+        function = call["function"]
+        yield {
+            "from": "function_call",
+            "value": compact({"name": function["name"], "arguments": function["arguments"]}),
+            **rest,
+        }
 
-    None if they never part, or part after something else than an action, or if either action was injected noise.
+
+def dpo_row(good: Trajectory, bad: Trajectory) -> dict[str, Any] | None:
+    """The first step at which a verified and a failed episode of one task part: same history, two answers.
+
+    None if they never part, or part after something else than an answer, or if either answer was injected noise.
     """
     for index, (ours, theirs) in enumerate(zip(good.steps, bad.steps, strict=False)):
         if ours.observation != theirs.observation:
@@ -61,11 +76,12 @@ def dpo_row(good: Trajectory, bad: Trajectory) -> dict[str, Any] | None:
         if ours.action != theirs.action:
             if not (ours.trainable and theirs.trainable):
                 return None
-            history = [{"role": "system", "content": good.instruction}, *messages_of(good.steps[:index], {})]
+            *prompt, chosen = messages_of(good.steps[: index + 1], {})
             return {
-                "prompt": [*history, {"role": "user", "content": ours.observation}],
-                "chosen": [{"role": "assistant", "content": ours.action}],
-                "rejected": [{"role": "assistant", "content": theirs.action}],
+                "prompt": [*opening(good, {}), *prompt],
+                "chosen": [chosen],
+                "rejected": [openai_message(output_of(theirs))],
+                **offered(good),
                 "chosen_id": good.trajectory_id,
                 "rejected_id": bad.trajectory_id,
             }
@@ -73,4 +89,7 @@ def dpo_row(good: Trajectory, bad: Trajectory) -> dict[str, Any] | None:
 
 
 def _text(content: Any) -> str:
-    return content if isinstance(content, str) else str(content[0]["text"])
+    if isinstance(content, str):
+        return content
+    texts = (part.get("text") for part in content if isinstance(part, dict))
+    return "\n".join(text for text in texts if isinstance(text, str))

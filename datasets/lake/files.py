@@ -191,14 +191,15 @@ def _rows_in(
             ends = np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
             groups = np.unique(np.searchsorted(ends, rows(file), side="right")).tolist()
             groups = [group for group in groups if group < len(ends)]
-        read = None if columns is None else list(dict.fromkeys((KEY, *columns)))
+        names = file.schema_arrow.names
+        read = None if columns is None else [name for name in dict.fromkeys((KEY, *columns)) if name in names]
         nothing = file.schema_arrow.empty_table() if read is None else file.schema_arrow.empty_table().select(read)
         table = pa.concat_tables([nothing, *(file.read_row_group(group, read, use_threads=False) for group in groups)])
     mine = pc.is_in(table[KEY], value_set=wanted)
     places = np.flatnonzero(mine.to_numpy())
     together = len(places) > 0 and places[-1] - places[0] + 1 == len(places)
     table = table.slice(places[0], len(places)) if together else table.filter(mine)
-    return table if columns is None else table.select(list(columns))
+    return table if columns is None else table.select([name for name in columns if name in names])
 
 
 def row_groups(source: Source, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

@@ -6,7 +6,6 @@ what is new. Killed at any moment, the lake holds a trajectory with all its step
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +37,9 @@ from flywheel.datasets.lake.catalog import (
     new_snapshot,
     now,
 )
+from flywheel.datasets.lake.derived import SOURCES, steps_with_text, trajectories_with_text
 from flywheel.datasets.lake.files import Source, Written, flaw_of, read_rows, read_steps, write_parquet
+from flywheel.datasets.lake.part_files import file_name, part_row, redaction_rows
 from flywheel.datasets.lake.reading import Files, QueryLimits, open_views, run_query
 from flywheel.datasets.lake.redaction import redacted
 from flywheel.datasets.lake.results import Result, streamed
@@ -47,7 +48,7 @@ from flywheel.datasets.lake.storage import is_read_only, source, storage_at
 from flywheel.datasets.lake.url import LakeUrl, parse_lake_url, refuse_lost_catalog
 from flywheel.datasets.lake.views import PARQUET_KINDS, kinds_of
 from flywheel.errors import LakeError
-from flywheel.trajectory import SCHEMA_VERSION, Image, Trajectory
+from flywheel.trajectory import Image, Trajectory
 
 CHEAP_BYTES = 16 << 20
 """So much is held against its checksums before every query of the command line."""
@@ -320,7 +321,8 @@ class Lake:
         for name, inside in self.parts_of(ids).items():
             rows.append(read_rows(self.source(name, "trajectories"), inside))
             steps.append(self.steps(name, inside))
-        whole = pa.concat_tables(rows, promote_options="default").select(ARROW_SCHEMAS["trajectories"].names)
+        names = ARROW_SCHEMAS["trajectories"].names
+        whole = trajectories_with_text(pa.concat_tables(rows, promote_options="default").select(names))
         if missing := set(ids).difference(whole["trajectory_id"].to_pylist()):
             raise LakeError(
                 f"no trajectory '{min(missing)}' in {self.name}; "
@@ -330,7 +332,14 @@ class Lake:
 
     def steps(self, name: str, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """The steps, whole or in part, of some trajectories of one part, in its order."""
-        return read_steps(self.source(name, "steps"), self.source(name, "trajectories"), ids, columns)
+        steps, trajectories = self.source(name, "steps"), self.source(name, "trajectories")
+        if columns is None:
+            return steps_with_text(read_steps(steps, trajectories, ids))
+        texts = (*SOURCES, *SOURCES.values()) if SOURCES.keys() & set(columns) else ()
+        read = list(dict.fromkeys((*columns, *texts)))
+        stored = pa.schema([ARROW_SCHEMAS["steps"].field(name) for name in read]).empty_table()
+        table = pa.concat_tables([stored, read_steps(steps, trajectories, ids, read)], promote_options="default")
+        return steps_with_text(table).select(list(columns))
 
     def images(self, trajectory_id: str) -> dict[str, Image]:
         """What a trajectory's steps saw, by the SHA-256 that `Step.screenshot` names."""
@@ -349,33 +358,6 @@ class Lake:
 
 def _place(config: Config) -> LakeUrl:
     return parse_lake_url(config.lake.url or config.data_dir, config.data_dir)
-
-
-def file_name(name: str, kind: str) -> str:
-    """The file of a part."""
-    return f"{name}.{kind}.parquet"
-
-
-def part_row(name: str, kind: str, file: Written, snapshot: int) -> dict[str, Any]:
-    """What the catalog records of a file that is read from a snapshot on."""
-    return {
-        "name": name,
-        "kind": kind,
-        "row_count": file.rows,
-        "bytes": file.bytes,
-        "sha256": file.sha256,
-        "schema_version": SCHEMA_VERSION,
-        "begin_snapshot": snapshot,
-    }
-
-
-def redaction_rows(name: str, kind: str, file: Written) -> list[dict[str, Any]]:
-    """What the catalog records of the secrets that never reached a file: how many of which kind."""
-    now = time.time()
-    return [
-        {"part": name, "kind": kind, "secret": secret, "occurrences": count, "created_at": now}
-        for secret, count in file.redacted
-    ]
 
 
 def _key(ledger: Table) -> str:

@@ -36,6 +36,7 @@ class Evidence(StrEnum):
 
 _WITHOUT_AUTHOR: Mapping[str, Any] = {
     "thought": "",
+    "output": None,
     "subgoal": "",
     "new_subgoal": False,
     "teacher_action": None,
@@ -67,6 +68,7 @@ STEP_EVIDENCE: Mapping[str, Evidence] = {
     "seconds": Evidence.UNREAD,
     "screenshot": Evidence.UNREAD,
     "cost": Evidence.UNREAD,
+    "inputs": Evidence.UNREAD,
 }
 """Every column of a step. A test holds that training rows follow it."""
 TRAJECTORY_EVIDENCE: Mapping[str, Evidence] = {
@@ -105,6 +107,10 @@ TRAJECTORY_EVIDENCE: Mapping[str, Evidence] = {
     "tokens": Evidence.UNREAD,
     "cost": Evidence.UNREAD,
     "subject": Evidence.UNREAD,
+    "system": Evidence.UNREAD,
+    "tools": Evidence.UNREAD,
+    "final_inputs": Evidence.UNREAD,
+    "parent_trajectory_id": Evidence.UNREAD,
 }
 """Every column of a trajectory."""
 _CLAIMED = (
@@ -120,6 +126,7 @@ _CLAIMED = (
     "schema_version",
     "extra",
     "subject",
+    "parent_trajectory_id",
 )
 LATEST = 253_402_300_800
 """The year 10000, in seconds since 1970."""
@@ -190,8 +197,15 @@ def as_claim(trajectory: Trajectory, identity: str, source: str, by: str) -> Tra
     if trajectory.claims is None:
         return named
     policy_id = f"{trajectory.policy}@{trajectory.policy_version}"[:64]
-    steps = tuple(replace(step, policy_id=policy_id) for step in trajectory.steps)
-    return replace(named, trajectory_id=identity, policy_id=policy_id, extra=None, subject=None, steps=steps)
+    return replace(
+        named,
+        trajectory_id=identity,
+        policy_id=policy_id,
+        extra=None,
+        subject=None,
+        parent_trajectory_id=None,
+        steps=tuple(replace(step, policy_id=policy_id) for step in trajectory.steps),
+    )
 
 
 def as_trusted(trajectory: Trajectory, source: str, by: str) -> Trajectory:
@@ -226,7 +240,9 @@ _BOUNDS = {
 }
 
 
-def _check(name: str, value: float, bounds: tuple[float, float], *, finite: bool = True) -> None:
+def _check(name: str, value: float | None, bounds: tuple[float, float], *, finite: bool = True) -> None:
     low, high = bounds
+    if value is None:
+        return
     if not low <= value <= high or (finite and not math.isfinite(value)):
         raise RecordError(f"{name} is {value:.6g}, which no episode can have")

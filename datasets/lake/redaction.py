@@ -24,6 +24,7 @@ from flywheel.datasets.lake.secret_rules import OPTIONAL, RULES, Check
 
 IDS = frozenset({"trajectory_id", "sha256"})
 """Digests of ours, and ids that an import has looked at: they name rows and files."""
+MESSAGE_COLUMNS = ("inputs", "output", "final_inputs")
 NAMES = frozenset(
     {
         "environment",
@@ -59,11 +60,17 @@ NAMES = frozenset(
         "record",
         "essential",
         "duplicate_of",
+        "parent_trajectory_id",
+        "tool_calls.id",
+        "tool_calls.name",
+        *(f"{column}.{field}" for column in MESSAGE_COLUMNS for field in ("role", "tool_call_id", "name")),
     }
 )
-"""Columns of names and digests: they are held against the keys of services, not against numbers and addresses, which a
-digest may look like."""
-JSON = frozenset({"extra", "raw", "claims"})
+"""Columns of names and digests, those in structures with the structure's name: they are held against the keys of
+services, not against numbers and addresses, which a digest may look like."""
+JSON = frozenset(
+    {"extra", "raw", "claims", "tools", "tool_calls.arguments", *(f"{column}.parts" for column in MESSAGE_COLUMNS)}
+)
 """Columns that hold JSON."""
 _Pattern = tuple[str, re.Pattern[str], Check | None, tuple[str, ...]]
 """(kind, pattern, check, signs without which it is not tried)."""
@@ -229,13 +236,19 @@ def _cleaned_column(
     if column.null_count == len(column):
         return None
     if pa.types.is_struct(column.type):
-        whole, before = column.combine_chunks(), redactions.total()
+        whole, before, last = column.combine_chunks(), redactions.total(), name.rpartition(".")[2]
         parts = [pa.chunked_array([part], part.type) for part in whole.flatten()]
-        texts = [_cleaned_column(name, part, redactions, also) if holds_text(part.type) else None for part in parts]
+        texts = [
+            _cleaned_column(f"{last}.{field.name}", part, redactions, also) if holds_text(part.type) else None
+            for field, part in zip(column.type, parts, strict=True)
+        ]
         if redactions.total() == before:
             return None
         cleaned = [(old if new is None else new).combine_chunks() for old, new in zip(parts, texts, strict=True)]
-        return pa.chunked_array([pa.StructArray.from_arrays(cleaned, fields=list(column.type))], column.type)
+        absent = pc.is_null(whole)
+        return pa.chunked_array(
+            [pa.StructArray.from_arrays(cleaned, fields=list(column.type), mask=absent)], column.type
+        )
     if pa.types.is_list(column.type):
         whole = column.combine_chunks()
         values = _cleaned_column(name, pa.chunked_array([whole.flatten()], column.type.value_type), redactions, also)

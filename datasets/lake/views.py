@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from flywheel.arrow import ARROW_SCHEMAS, COLUMNS
+from flywheel.datasets.lake.derived import FINAL_OBSERVATION, MESSAGES, STEPS, TOOL_CALLS
 from flywheel.datasets.lake.views_catalog import CATALOG_VIEWS, View
 
 
@@ -17,10 +18,10 @@ def _stored(kind: str) -> dict[str, str]:
 VIEWS: dict[str, View] = {
     "trajectories": View(
         "an episode with its route",
-        """select t.*, t.origin in ('collected', 'trusted') as ours,
+        f"""select t.* replace ({FINAL_OBSERVATION} as final_observation), t.origin in ('collected', 'trusted') as ours,
                   r.verified::int as verified, r.route, r.reason as route_reason, v.reason as revoked
            from raw_trajectories t
-           left join (select trajectory_id, unnest(arg_max({'verified': verified, 'route': route, 'reason': reason},
+           left join (select trajectory_id, unnest(arg_max({{'verified': verified, 'route': route, 'reason': reason}},
                                                             created_at))
                       from raw_routes group by trajectory_id) r using (trajectory_id)
            left join raw_revocations v using (trajectory_id)""",
@@ -33,7 +34,39 @@ VIEWS: dict[str, View] = {
             "revoked": "reason of its revocation, or NULL; revoked episodes teach nobody",
         },
     ),
-    "steps": View("a turn; join on trajectory_id, order by index", "select * from raw_steps", _stored("steps")),
+    "steps": View("a turn; join on trajectory_id, order by index", f"select {STEPS} from raw_steps", _stored("steps")),
+    "messages": View(
+        "a message of the conversation, in the order of index and position",
+        MESSAGES,
+        {
+            "trajectory_id": "the episode",
+            "index": "the step before whose decision it was said, or that it answers; -1: the task; length: the end",
+            "position": "its place there",
+            "role": "system, user, assistant, tool, …",
+            "content": "its text; of a text environment: feedback, document, view and valid actions as sections",
+            "parts": "its content parts, JSON, where it has more than text; images by SHA-256",
+            "reasoning": "what the agent thought, or NULL",
+            "tool_calls": "list of (id, name, arguments as JSON text)",
+            "tool_call_id": "the call that a tool answers, or NULL",
+            "name": "the tool that answers, or NULL",
+            "error": "what a tool reported as its error, or NULL",
+        },
+    ),
+    "tool_calls": View(
+        "a tool call, with what the tool answered",
+        TOOL_CALLS,
+        {
+            "trajectory_id": "the episode",
+            "index": "the step of the call",
+            "position": "its place among the calls of the step",
+            "policy_id": "who called",
+            "id": "its id, unique in most episodes",
+            "name": "the tool",
+            "arguments": "JSON as the agent wrote it; name ->> '$.path' reads a value where it is valid",
+            "result": "the text that the tool answered, or NULL",
+            "error": "what it reported as its error, or NULL",
+        },
+    ),
     "segments": View(
         "a subgoal of a curated episode",
         "select * from raw_segments where source like 'milestones/%'",

@@ -12,7 +12,8 @@ from sqlalchemy import delete, insert, select
 
 from flywheel.datasets.lake.catalog import GARBAGE, METADATA, MIGRATION, PART, SNAPSHOT
 from flywheel.datasets.lake.files import writing
-from flywheel.datasets.lake.lake import Lake, file_name
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.part_files import file_name
 from flywheel.errors import LakeError
 
 BLOCK = 1 << 20

@@ -12,7 +12,8 @@ from sqlalchemy import delete, select
 from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import FACT, PART, TRAJECTORY, new_snapshot
 from flywheel.datasets.lake.files import flaw_of, row_groups
-from flywheel.datasets.lake.lake import Lake, file_name
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.part_files import file_name
 from flywheel.datasets.maintenance.compaction import unknown_files
 
 

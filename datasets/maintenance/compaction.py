@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from flywheel.arrow import ARROW_SCHEMAS
 from flywheel.datasets.lake.catalog import DATASET_VERSION, FACT, GARBAGE, PART, SNAPSHOT, TRAJECTORY, new_snapshot
 from flywheel.datasets.lake.files import row_groups
-from flywheel.datasets.lake.lake import Lake, file_name, part_row
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.part_files import file_name, part_row
 from flywheel.errors import LakeError
 
 SMALL = 32 << 20

@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 from flywheel.datasets.lake.catalog import FACT, PART, TRAJECTORY, new_snapshot
 from flywheel.datasets.lake.files import Written, read_rows, row_groups
-from flywheel.datasets.lake.lake import LOOKUP, Lake, file_name, part_row
+from flywheel.datasets.lake.lake import LOOKUP, Lake
+from flywheel.datasets.lake.part_files import file_name, part_row
 from flywheel.datasets.lake.reading import check_condition
 from flywheel.datasets.maintenance.compaction import (
     collect_garbage,

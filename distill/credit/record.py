@@ -112,7 +112,8 @@ def _steps(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], segments: 
     table = connection.sql(
         f"""with cuts as (select distinct trajectory_id, start as "index", true as cut from segmentations
                             where source = {quoted(segments)})
-           select trajectory_id, "index", task_id, state_key, reward, progress, terminated,
+           select trajectory_id, "index", task_id, coalesce(state_key, '') as state_key,
+                  coalesce(reward, 0.0) as reward, coalesce(progress, 0.0) as progress, terminated,
                   "index" = 0 or coalesce(cut, false) as begins
            from steps join wanted using (trajectory_id)
            join (select trajectory_id, task_id from trajectories) using (trajectory_id)

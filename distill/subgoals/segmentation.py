@@ -174,7 +174,7 @@ def _segments(trajectory: Trajectory, starts: Sequence[int], subgoals: Sequence[
             start,
             end,
             subgoal,
-            end < len(trajectory.steps) or trajectory.success,
+            end < len(trajectory.steps) or bool(trajectory.success),
             _earned(trajectory.steps[start:end]),
             source,
         )
@@ -183,7 +183,7 @@ def _segments(trajectory: Trajectory, starts: Sequence[int], subgoals: Sequence[
 
 
 def _earned(steps: Sequence[Step]) -> float:
-    return float(sum(step.reward for step in steps))
+    return float(sum(step.reward or 0.0 for step in steps))
 
 
 def _likeness(left: str, right: str) -> float:

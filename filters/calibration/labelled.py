@@ -45,7 +45,7 @@ def labelled_set(config: Config, world: World, progress: Callable[[int], None] =
         for number, (name, plant) in enumerate(classes.items())
         for row in range(len(golden))
     ]
-    return [*(Labelled(trajectory, trajectory.success) for trajectory in honest), *cheats]
+    return [*(Labelled(trajectory, bool(trajectory.success)) for trajectory in honest), *cheats]
 
 
 def acceptance_set(config: Config, world: World) -> dict[str, list[Trajectory]]:

@@ -6,7 +6,7 @@ assumed to keep sums, numbers and flags consistent wherever the class allows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from flywheel.environments.privileged import Facts
@@ -26,7 +26,7 @@ def cut(trajectory: Trajectory, length: int) -> Trajectory:
         length=length,
         success=False,
         stop_reason=StopReason.STEP_LIMIT,
-        total_reward=sum(step.reward for step in kept),
+        total_reward=_earned(kept),
         score=kept[-1].progress if kept else 0.0,
         final_observation=stopped.observation,
         final_feedback=stopped.feedback,
@@ -52,7 +52,7 @@ def success_flag(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Tra
 def edited_reward(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Trajectory:
     """A reward where there was none."""
     steps = list(_half(trajectory).steps)
-    steps[1] = replace(steps[1], reward=steps[1].reward + 0.25)
+    steps[1] = replace(steps[1], reward=(steps[1].reward or 0.0) + 0.25)
     return _with(_half(trajectory), steps)
 
 
@@ -120,7 +120,7 @@ def leaked_mark(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Traj
 
 def farmed_reward(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Trajectory:
     """One rewarded action over and over."""
-    place = next((step.index for step in trajectory.steps if step.reward > 0), 0)
+    place = next((step.index for step in trajectory.steps if (step.reward or 0.0) > 0), 0)
     half = list(trajectory.steps[: max(place + 1, len(trajectory.steps) // 2)])
     return _claimed(_with(trajectory, [*half, *[trajectory.steps[place]] * 4]))
 
@@ -260,8 +260,8 @@ def _half(trajectory: Trajectory) -> Trajectory:
 def _claimed(trajectory: Trajectory) -> Trajectory:
     """A last step that ends the task, and all that follows from it."""
     last = trajectory.steps[-1]
-    before = trajectory.steps[-2].progress if len(trajectory.steps) > 1 else 0.0
-    done = replace(last, terminated=True, truncated=False, progress=1.0, reward=last.reward + 1.0 - before)
+    before = (trajectory.steps[-2].progress or 0.0) if len(trajectory.steps) > 1 else 0.0
+    done = replace(last, terminated=True, truncated=False, progress=1.0, reward=(last.reward or 0.0) + 1.0 - before)
     return replace(
         _with(trajectory, [*trajectory.steps[:-1], done]), success=True, stop_reason=StopReason.SUCCESS, score=1.0
     )
@@ -280,7 +280,11 @@ def _with_second_half(trajectory: Trajectory, words: str) -> Trajectory:
 def _with(trajectory: Trajectory, steps: Sequence[Step]) -> Trajectory:
     """The episode with other steps, numbered and summed up."""
     numbered = tuple(replace(step, index=index) for index, step in enumerate(steps))
-    return replace(trajectory, steps=numbered, length=len(numbered), total_reward=sum(step.reward for step in numbered))
+    return replace(trajectory, steps=numbered, length=len(numbered), total_reward=_earned(numbered))
+
+
+def _earned(steps: Iterable[Step]) -> float:
+    return sum(step.reward or 0.0 for step in steps)
 
 
 def _id(trajectory: Trajectory, task: Task, attempt: int) -> str:

@@ -64,7 +64,7 @@ def limits_end_no_success(batch: TrajectoryBatch) -> Bools:
     """Only a last step is truncated, under a limit, and not in a success: what was cut off did not end of itself."""
     truncated = batch.step_numbers("truncated") > 0
     stopped = np.asarray(batch.texts("stop_reason"))
-    limited = np.isin(stopped, [*BUDGET_STOPS, StopReason.UNKNOWN]) & (batch.numbers("success") == 0)
+    limited = np.isin(stopped, [*BUDGET_STOPS, StopReason.UNKNOWN]) & ~(batch.numbers("success") > 0)
     alone = batch.all_of(~truncated | (batch.last_T & (batch.step_numbers("terminated") == 0)))
     holds: Bools = alone & (limited | (batch.sum_of(truncated) == 0))
     return holds
@@ -86,10 +86,11 @@ def _possible(values: Floats, most: float) -> Bools:
 
 
 def rewards_sum(batch: TrajectoryBatch) -> Bools:
-    """Rewards are finite and sum to the total."""
+    """Rewards are finite and sum to the total, where they are told."""
     rewards, total = batch.step_numbers("reward"), batch.numbers("total_reward")
     sums = batch.sum_of(rewards)
-    return np.isfinite(sums) & np.isfinite(total) & (np.abs(sums - total) <= TOLERANCE * (1 + np.abs(total)))
+    same = np.isfinite(sums) & np.isfinite(total) & (np.abs(sums - total) <= TOLERANCE * (1 + np.abs(total)))
+    return same | (np.isnan(total) & batch.all_of(np.isnan(rewards)))
 
 
 def rewards_need_change(batch: TrajectoryBatch) -> Bools:

@@ -12,7 +12,10 @@ from flywheel.trajectory import Verdict
 
 
 class Outcome:
-    """Completion: 100 × score. Integrity: the share of checks of the claim that hold."""
+    """The environment's claim.
+
+    Completion: 100 × score, or success where no score is told. Integrity: the share of checks of the claim that hold.
+    """
 
     name = "outcome"
     version = "2"
@@ -23,10 +26,11 @@ class Outcome:
 
     def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         holds, items = checklist(batch, CLAIMS)
+        score, success = batch.numbers("score"), batch.numbers("success") > 0
         return verdicts(
             self,
             batch,
-            completion=np.minimum(100 * batch.numbers("score"), np.where(batch.numbers("success") > 0, 100, 99)),
+            completion=np.minimum(100 * np.where(np.isnan(score), success, score), np.where(success, 100, 99)),
             completion_threshold=min(self._threshold, 100 if self._threshold >= 100 else 99),
             integrity=holds,
             items=items,

@@ -69,7 +69,7 @@ def grouped(milestones: Sequence[Milestone]) -> list[tuple[Milestone, ...]]:
 def _credit(trajectory: Trajectory, facts: Facts) -> list[Item]:
     rewarded: dict[str, int] = {}
     for step in trajectory.steps:
-        if step.reward > 0:
+        if (step.reward or 0.0) > 0:
             rewarded.setdefault(step.action, step.index)
     items = []
     for part in grouped(facts.milestones):

@@ -56,7 +56,8 @@ class Process:
         return verdicts(
             self,
             batch,
-            completion=np.where(success, 100.0, np.minimum(100 * batch.numbers("score"), 99.0)) * kept.mean(axis=1),
+            completion=np.where(success, 100.0, np.minimum(100 * np.nan_to_num(batch.numbers("score")), 99.0))
+            * kept.mean(axis=1),
             completion_threshold=100.0,
             items=items,
         )

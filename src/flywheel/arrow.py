@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, islice
 from operator import attrgetter
 from types import NoneType, UnionType
@@ -11,7 +11,17 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import pyarrow as pa
 
+from flywheel.message_columns import (
+    MESSAGE,
+    MESSAGES,
+    message_array,
+    message_lists,
+    with_final_messages,
+    with_messages,
+)
+from flywheel.messages import Message
 from flywheel.trajectory import (
+    Column,
     Item,
     Route,
     RouteTo,
@@ -42,6 +52,8 @@ _TYPES = {
     tuple[tuple[str, ...], ...]: pa.list_(pa.list_(pa.string())),
     tuple[tuple[float, ...], ...]: pa.list_(pa.list_(pa.float32())),
     tuple[Item, ...]: pa.list_(_ITEM),
+    Message: MESSAGE,
+    tuple[Message, ...]: MESSAGES,
 }
 
 
@@ -116,6 +128,13 @@ COLUMNS: dict[str, Columns] = {
     },
 }
 """The columns of every Parquet file of the lake, by kind: the one place that says what each holds."""
+EMPTY_IS_NULL = frozenset(
+    name
+    for record in (Step, Trajectory)
+    for name, hint in get_type_hints(record, include_extras=True).items()
+    if any(isinstance(column, Column) and column.empty_is_null for column in getattr(hint, "__metadata__", ()))
+)
+"""Columns whose empty text is stored as NULL."""
 ARROW_SCHEMAS = {
     kind: pa.schema([(name, column_type) for name, (column_type, _) in columns.items()])
     for kind, columns in COLUMNS.items()
@@ -135,7 +154,9 @@ def _columns(records: Sequence[object], schema: pa.Schema) -> pa.Table:
 
 def trajectories_to_arrow(trajectories: Sequence[Trajectory]) -> pa.Table:
     """A row a trajectory, without its steps."""
-    return _columns(trajectories, _TRAJECTORY)
+    final_inputs = [trajectory.final_inputs for trajectory in trajectories]
+    ready = {"final_inputs": message_lists(final_inputs)}
+    return _stored(trajectories, _TRAJECTORY, ready, {"final_observation": final_inputs})
 
 
 def steps_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
@@ -144,8 +165,41 @@ def steps_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
     ids = [trajectory.trajectory_id for trajectory in trajectories for _ in trajectory.steps]
     for start in range(0, len(steps), CHUNK_STEPS):
         part = slice(start, start + CHUNK_STEPS)
-        plain = _columns(steps[part], pa.schema(list(_STEP)[1:]))
-        yield plain.add_column(0, _STEP.field(0), [pa.array(ids[part], pa.string())])
+        inputs, outputs = [step.inputs for step in steps[part]], [step.output for step in steps[part]]
+        yield _stored(
+            steps[part],
+            _STEP,
+            {
+                "trajectory_id": pa.array(ids[part], pa.string()),
+                "inputs": message_lists(inputs),
+                "output": message_array(outputs),
+            },
+            {"observation": inputs, "action": outputs, "thought": outputs},
+        )
+
+
+def _stored(
+    records: Sequence[object],
+    schema: pa.Schema,
+    ready: Mapping[str, pa.Array],
+    derived: Mapping[str, Sequence[object | None]],
+) -> pa.Table:
+    """A row a record, as files hold it. `ready`: columns that are arrays already. `derived`: columns that are NULL in
+    rows whose messages say them."""
+    columns = []
+    for field in schema:
+        if field.name in ready:
+            columns.append(ready[field.name])
+            continue
+        values = list(map(attrgetter(field.name), records))
+        if field.name in derived and any(derived[field.name]):
+            values = [
+                value if message is None else None for value, message in zip(values, derived[field.name], strict=True)
+            ]
+        elif field.name in EMPTY_IS_NULL:
+            values = [value or None for value in values]
+        columns.append(pa.array(values, type=field.type))
+    return pa.table(columns, schema=schema)
 
 
 def images_to_arrow(trajectories: Sequence[Trajectory]) -> Iterator[pa.Table]:
@@ -170,11 +224,11 @@ def trajectories_from_arrow(trajectories: pa.Table, steps: pa.Table) -> list[Tra
         owner = row.pop("trajectory_id")
         row |= {name: _tuple(row[name]) for name in ("valid_actions", "logprobs")}
         row |= {name: _tuples(row[name]) for name in ("top_tokens", "top_logprobs")}
-        by_id[owner].append(Step(**row))
+        by_id[owner].append(Step(**with_messages(_with_empty(row))))
     return [
         Trajectory(
             **{
-                **row,
+                **with_final_messages(_with_empty(row)),
                 "split": Split(row["split"]),
                 "stop_reason": StopReason(row["stop_reason"]),
                 "origin": TrajectoryOrigin(row["origin"]),
@@ -223,6 +277,11 @@ def batched(values: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
     iterator = iter(values)
     while chunk := tuple(islice(iterator, size)):
         yield chunk
+
+
+def _with_empty(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a file with the empty text that it stores as NULL."""
+    return row | {name: "" for name in EMPTY_IS_NULL & row.keys() if row[name] is None}
 
 
 def _tuple(values: Iterable[_T] | None) -> tuple[_T, ...] | None:

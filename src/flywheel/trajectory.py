@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-SCHEMA_VERSION = 5
+from flywheel.messages import Message, action_of, text_of_inputs, thought_of
+
+SCHEMA_VERSION = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the lake, beside the field that it stores: what it holds, and its Arrow type where Python's does not
-    say it."""
+    """A column of the lake, beside the field that it stores: what it holds, its Arrow type where Python's does not say
+    it, and whether empty text is stored as NULL."""
 
     holds: str
     type: str = ""
+    empty_is_null: bool = False
 
 
 class TrajectoryOrigin(StrEnum):
@@ -119,22 +122,32 @@ class Step:
     """One turn of the agent: what it saw, what it did, what came of it."""
 
     index: Annotated[int, Column("0, 1, …")]
-    observation: Annotated[str, Column("all that the agent saw before it acted")]
-    feedback: Annotated[str, Column("what the environment answered to the action before; empty at index 0")]
-    document: Annotated[
-        str, Column("a text that this observation opened (a recipe, a manual page); empty for most steps")
+    observation: Annotated[
+        str, Column("all that the agent saw before it acted: the text of inputs where there are some")
     ]
-    location: Annotated[str, Column("name of the room, page or screen; empty where there is none")]
-    state_key: Annotated[str, Column("equal for states that the environment holds for the same")]
+    feedback: Annotated[
+        str, Column("what the environment answered to the action before; NULL at index 0", empty_is_null=True)
+    ]
+    document: Annotated[
+        str,
+        Column("a text that this observation opened (a manual page, a note); NULL for most steps", empty_is_null=True),
+    ]
+    location: Annotated[str, Column("name of the room, page or screen; NULL where there is none", empty_is_null=True)]
+    state_key: Annotated[
+        str,
+        Column("equal for states that the environment holds for the same; NULL: it tells none", empty_is_null=True),
+    ]
     valid_actions: Annotated[
         tuple[str, ...] | None, Column("the actions that the environment listed, or NULL where it lists none")
     ]
     thought: Annotated[str, Column("the agent's reasoning before it acted")]
     subgoal: Annotated[str, Column("the subgoal in force; empty for flat policies")]
     new_subgoal: Annotated[bool, Column("true where the planner named a subgoal before this step")]
-    action: Annotated[str, Column("what the agent did")]
-    reward: Annotated[float, Column("what it got for it")]
-    progress: Annotated[float, Column("the environment's progress after the action, 0 to 1")]
+    action: Annotated[str, Column("what the agent did; its tool calls as name and arguments, a line each")]
+    reward: Annotated[float | None, Column("what it got for it; NULL where nobody said")]
+    progress: Annotated[
+        float | None, Column("the environment's progress after the action, 0 to 1; NULL where it tells none")
+    ]
     terminated: Annotated[bool, Column("the task ended here")]
     truncated: Annotated[bool, Column("a limit ended it here")]
     policy_id: Annotated[str, Column("who decided this step")]
@@ -142,8 +155,10 @@ class Step:
     trainable: Annotated[
         bool, Column("false where the action was injected (a teacher's noise): context, never a target")
     ]
-    prompt_tokens: Annotated[int, Column("tokens read for this decision, the planner's included")]
-    completion_tokens: Annotated[int, Column("tokens generated")]
+    prompt_tokens: Annotated[
+        int | None, Column("tokens read for this decision, the planner's included; NULL where nobody counted")
+    ]
+    completion_tokens: Annotated[int | None, Column("tokens generated; NULL where nobody counted")]
     logprobs: Annotated[
         tuple[float, ...] | None,
         Column("of each completion token under the policy that acted, among those allowed, or NULL"),
@@ -155,13 +170,28 @@ class Step:
         Column("what a teacher that watched would have done, or NULL; the target of training in place of the action"),
     ] = None
     audit: Annotated[str, Column("why an auditor had refused to believe that the task was done, just before")] = ""
-    cost: Annotated[float, Column("of the decision, by the endpoint's prices")] = 0.0
+    cost: Annotated[float | None, Column("of the decision, by the endpoint's prices; NULL where nobody knows")] = 0.0
     top_tokens: Annotated[
         tuple[tuple[str, ...], ...] | None, Column("the likeliest tokens at each token of the answer, or NULL")
     ] = None
     top_logprobs: Annotated[
         tuple[tuple[float, ...], ...] | None, Column("their log-probabilities, in the same shape")
     ] = None
+    inputs: Annotated[
+        tuple[Message, ...] | None,
+        Column("the messages since the last decision: (role, content, parts, …); NULL where observation says it all"),
+    ] = None
+    output: Annotated[
+        Message | None,
+        Column("the agent's answer, with its reasoning and tool calls; NULL where action and thought say it all"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where the columns say something else than the messages."""
+        if self.inputs is not None and self.observation != text_of_inputs(self.inputs):
+            raise ValueError(f"step {self.index}: the observation is not what its messages say")
+        if self.output is not None and (self.action, self.thought) != (action_of(self.output), thought_of(self.output)):
+            raise ValueError(f"step {self.index}: the action or the thought is not what its answer says")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +247,15 @@ class Trajectory:
         StopReason,
         Column("success, failure, step_limit and other limits, no_action, gave_up, malformed, infrastructure"),
     ]
-    success: Annotated[bool, Column("the environment's own claim; verdicts say whether it holds")]
-    score: Annotated[float, Column("last progress, 0 to 1")]
-    total_reward: Annotated[float, Column("sum of the steps' rewards")]
+    success: Annotated[
+        bool | None, Column("the environment's own claim, NULL where nobody said; verdicts say whether it holds")
+    ]
+    score: Annotated[float | None, Column("last progress, 0 to 1; NULL where nobody said")]
+    total_reward: Annotated[float | None, Column("sum of the steps' rewards; NULL where nobody said")]
     length: Annotated[int, Column("number of steps")]
     final_observation: Annotated[str, Column("what was seen after the last step")]
-    final_feedback: Annotated[str, Column("what the environment answered to the last action")]
-    final_state_key: Annotated[str, Column("digest of the last state")]
+    final_feedback: Annotated[str, Column("what the environment answered to the last action", empty_is_null=True)]
+    final_state_key: Annotated[str, Column("digest of the last state", empty_is_null=True)]
     error: Annotated[str, Column("what broke, for infrastructure failures")]
     parent_policy_id: Annotated[str, Column("the champion in force when this was collected, or empty")]
     config_digest: Annotated[str, Column("digest of the settings")]
@@ -231,9 +263,10 @@ class Trajectory:
     schema_version: Annotated[int, Column("version of the data contract")] = SCHEMA_VERSION
     extra: Annotated[str | None, Column("the record that it was imported from, JSON by format, or NULL")] = None
     tokens: Annotated[
-        int, Column("read and generated for it, also for a last decision that led to no step", "int64")
+        int | None,
+        Column("read and generated for it, also for a last decision that led to no step; NULL: unknown", "int64"),
     ] = 0
-    cost: Annotated[float, Column("of them, by the endpoint's prices")] = 0.0
+    cost: Annotated[float | None, Column("of them, by the endpoint's prices; NULL: unknown")] = 0.0
     subject: Annotated[
         str | None, Column("whose data this is (a pseudonym), or NULL; see flywheel lake purge --subject")
     ] = None
@@ -246,9 +279,21 @@ class Trajectory:
         str | None,
         Column("what an imported record of ours says of its own policy, purpose, iteration and attempt, JSON, or NULL"),
     ] = None
+    system: Annotated[str | None, Column("the system prompt that the agent was given, or NULL")] = None
+    tools: Annotated[str | None, Column("the tools that it was offered, JSON in OpenAI's form, or NULL")] = None
+    final_inputs: Annotated[
+        tuple[Message, ...] | None,
+        Column("the messages after its last answer; NULL: final_observation says it all"),
+    ] = None
+    parent_trajectory_id: Annotated[str | None, Column("whose sub-agent's run this is, or NULL")] = None
     steps: tuple[Step, ...] = ()
     images: tuple[Image, ...] = ()
     """What the steps' `screenshot` names. Written once with the trajectory; read with `Lake.images`."""
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where the last observation says something else than the last messages."""
+        if self.final_inputs is not None and self.final_observation != text_of_inputs(self.final_inputs):
+            raise ValueError("the final observation is not what its messages say")
 
     @property
     def task(self) -> Task:

@@ -97,8 +97,6 @@ def import_(
 
     Bad records are quarantined with file, line and reason. Exit code 4: nothing but bad records.
     """
-    from dataclasses import asdict
-
     from flywheel.datasets.formats.importing import find_files, import_files
     from flywheel.flows.progress import bar
     from flywheel.trajectory import Split
@@ -118,8 +116,8 @@ def import_(
             trust=trust,
             most=max_record << 20,
         )
-    counts = asdict(done)
-    say(counts if as_json else {name: counts[name] for name in ("trajectories", "known", "quarantined")}, as_json)
+    counts = {"trajectories": done.trajectories, "known": done.known, "quarantined": done.quarantined}
+    say({**counts, "reasons": done.reasons, "unread": dict(done.unread)} if as_json else counts, as_json)
     for reason in done.reasons:
         print(reason, file=sys.stderr)
     if done.quarantined:

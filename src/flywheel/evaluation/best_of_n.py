@@ -62,7 +62,8 @@ def chooser(
     encoder = StateEncoder.of(config, folder)
     played = outcomes(config, lake, world, student, progress)
     head, notes = fitted(
-        encoder, [(trajectory.task_group, encoder.end(trajectory), float(trajectory.success)) for trajectory in played]
+        encoder,
+        [(trajectory.task_group, encoder.end(trajectory), float(bool(trajectory.success))) for trajectory in played],
     )
     return ByValue(encoder, head, notes)
 

@@ -69,7 +69,7 @@ def _moments(trajectory: Trajectory) -> list[tuple[str, Window, float]]:
     seen = [observation_of(step) for step in trajectory.steps]
     chance = random.Random(trajectory.trajectory_id)
     early = chance.sample(range(1, len(seen) - 1), min(EARLIER, len(seen) - 2)) if len(seen) > 2 else []
-    ends = [(len(seen), float(trajectory.success)), *((end, 0.0) for end in early)]
+    ends = [(len(seen), float(bool(trajectory.success))), *((end, 0.0) for end in early)]
     return [(trajectory.task_group, _shown(trajectory.instruction, seen[:end]), won) for end, won in ends]
 
 

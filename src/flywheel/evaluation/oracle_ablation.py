@@ -66,7 +66,7 @@ def ablate(
         for policy in (student, OraclePlanner(student, solutions), OracleExecutor(student, solutions)):
             played = rehearse(config, world, policy, solved, "evaluate")
             whole = [trajectory for trajectory in played if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
-            rates.append(rate(sum(trajectory.success for trajectory in whole), len(whole)))
+            rates.append(rate(sum(bool(trajectory.success) for trajectory in whole), len(whole)))
             progress(len(tasks))
     return OracleAblation(len(solved), *rates)
 

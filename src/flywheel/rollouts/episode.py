@@ -140,7 +140,7 @@ class Episode:
             stop_reason=stop,
             success=stop is StopReason.SUCCESS,
             score=self.progress,
-            total_reward=sum(step.reward for step in self.steps),
+            total_reward=sum(step.reward or 0.0 for step in self.steps),
             length=len(self.steps),
             final_observation=last.text,
             final_feedback=last.feedback,

@@ -1,0 +1,42 @@
+"""A trajectory as the conversation that it was: one list of messages, whatever the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flywheel.messages import Message
+from flywheel.sections import AUDIT, DOCUMENT, FEEDBACK, VIEW, render_sections
+from flywheel.trajectory import Step, Trajectory
+
+
+def inputs_of(step: Step) -> tuple[Message, ...]:
+    """What was said to the agent since its last decision. A text environment's observation is one message of the user:
+    feedback, document, view and valid actions, as chat models are shown them."""
+    if step.inputs is not None:
+        return step.inputs
+    texts = {FEEDBACK: step.feedback, DOCUMENT: step.document, VIEW: step.observation, AUDIT: step.audit}
+    return (Message("user", render_sections(texts, step.valid_actions)),)
+
+
+def output_of(step: Step) -> Message:
+    """What the agent answered."""
+    return step.output or Message("assistant", step.action, reasoning=step.thought or None)
+
+
+def opening_of(trajectory: Trajectory) -> tuple[Message, ...]:
+    """What stands before the first step: a text environment's task, as the system's message."""
+    is_chat = bool(trajectory.steps) and trajectory.steps[0].inputs is not None
+    return () if is_chat else (Message("system", trajectory.system or trajectory.instruction),)
+
+
+def closing_of(trajectory: Trajectory) -> tuple[Message, ...]:
+    """What was said after the agent's last answer."""
+    if trajectory.final_inputs is not None:
+        return trajectory.final_inputs
+    texts = {FEEDBACK: trajectory.final_feedback, VIEW: trajectory.final_observation}
+    return (Message("user", render_sections(texts, None)),) if any(texts.values()) else ()
+
+
+def messages_of(steps: Sequence[Step]) -> list[Message]:
+    """What was said and answered over some steps, in order."""
+    return [message for step in steps for message in (*inputs_of(step), output_of(step))]

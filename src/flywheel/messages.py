@@ -1,0 +1,85 @@
+"""Messages: what an agent was told and what it answered, as chat APIs have it, tool calls included.
+
+The messages of a step are its record. Where an environment's observation is all that was said, and a line of text all
+that was answered, the step's columns say it already and no message is stored beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the agent called. `arguments` is the JSON text that it wrote, broken or not."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A chat message.
+
+    `content` is its text. `parts` is the JSON list of its content parts, in OpenAI's form, where it has more than text;
+    images are named there by their SHA-256. `reasoning` and `tool_calls` belong to answers; `tool_call_id`, `name` and
+    `error` to what a tool returned.
+    """
+
+    role: str
+    content: str = ""
+    parts: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    error: str | None = None
+
+
+def text_of_inputs(messages: Iterable[Message]) -> str:
+    """What was said to the agent, as one text: the column `observation`."""
+    texts = ("\n".join(part for part in (message.content, message.error) if part) for message in messages)
+    return "\n\n".join(text for text in texts if text)
+
+
+def action_of(answer: Message) -> str:
+    """What the agent did: its tool calls as `name arguments`, a line each, or else its text."""
+    calls = [f"{call.name} {call.arguments}" for call in answer.tool_calls]
+    return "\n".join(calls) if calls else answer.content
+
+
+def thought_of(answer: Message) -> str:
+    """What the agent thought: its reasoning, and what it said beside tool calls."""
+    beside_calls = answer.content if answer.tool_calls else ""
+    return "\n".join(part for part in (answer.reasoning, beside_calls) if part)
+
+
+def message_of(values: Mapping[str, Any]) -> Message:
+    """A message of its fields by name, as files and documents hold it."""
+    return Message(**{**values, "tool_calls": tuple(ToolCall(**call) for call in values["tool_calls"])})
+
+
+def openai_message(message: Message, parts: Sequence[Any] | None = None) -> dict[str, Any]:
+    """A message in OpenAI's chat form. `parts`: its content parts with images put in place, where it has any."""
+    content: Any = message.content
+    if message.parts is not None:
+        content = list(parts) if parts is not None else json.loads(message.parts)
+    if message.error and not message.content:
+        content = message.error
+    written: dict[str, Any] = {"role": message.role, "content": content}
+    if message.reasoning:
+        written["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        written["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        written["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        written["name"] = message.name
+    return written
