@@ -1,0 +1,401 @@
+"""Readers: what other tools really write comes in as messages, nothing of it flattened, lost or made up."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flywheel.datasets.formats.catalog import read
+from flywheel.datasets.formats.exporting import export, select_ids
+from flywheel.datasets.formats.importing import import_files
+from flywheel.datasets.formats.records import ReadContext
+from flywheel.datasets.lake.lake import Lake
+from flywheel.messages import Message, ToolCall
+from flywheel.trajectory import Split, StopReason, Trajectory
+
+PNG = b"\x89PNG\r\n\x1a\n and no more"
+URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+AT = {"at": "/srv"}
+TOOL = {"type": "function", "function": {"name": "ls", "parameters": {"type": "object", "properties": {}}}}
+
+
+def chat(*messages: dict[str, Any], context: ReadContext | None = None, **more: Any) -> Trajectory:
+    record = {"messages": list(messages), **more}
+    (run,) = read("chat", record, Split.TRAIN, context or ReadContext())
+    return run
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any = None, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
+
+# -- chat --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        assistant(tool_calls=[{"id": "c1", "function": {"name": "ls", "arguments": '{"at":"/srv"}'}}]),
+        assistant(tool_calls=[{"id": "c1", "type": "function", "function": {"name": "ls", "arguments": AT}}]),
+        assistant([{"type": "tool_use", "id": "c1", "name": "ls", "input": AT}]),
+    ],
+)
+def test_a_tool_call_is_read_in_every_spelling(answer: dict[str, Any]) -> None:
+    run = chat(user("count"), answer)
+    assert run.steps[0].output == Message("assistant", tool_calls=(ToolCall("c1", "ls", '{"at":"/srv"}'),))
+    assert run.steps[0].action == 'ls {"at":"/srv"}'
+
+
+def test_a_function_call_of_the_older_form_is_a_tool_call(lake: Lake, tmp_path: Path) -> None:
+    record = {
+        "messages": [
+            user("count"),
+            assistant(function_call={"name": "ls", "arguments": "{}"}),
+            {"role": "function", "name": "ls", "content": "a b"},
+            assistant("two"),
+        ],
+        "functions": [{"name": "ls", "parameters": {}}],
+    }
+    (tmp_path / "log.jsonl").write_text(json.dumps(record) + "\n")
+    import_files(lake, [tmp_path / "log.jsonl"], "chat")
+    assert lake.sql("select name, result from tool_calls").to_pylist() == [{"name": "ls", "result": "a b"}]
+    assert lake.sql("select tools ->> '$[0].function.name' as name from trajectories")["name"].to_pylist() == ["ls"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        assistant("42", reasoning_content="6*7"),
+        assistant("42", reasoning="6*7"),
+        assistant([{"type": "thinking", "thinking": "6*7"}, {"type": "text", "text": "42"}]),
+        assistant([{"type": "reasoning", "reasoning": "6*7"}, {"type": "text", "text": "42"}]),
+        assistant("42", reasoning=[{"type": "summary_text", "text": "6*7"}]),
+    ],
+)
+def test_reasoning_is_read_under_all_its_names(answer: dict[str, Any]) -> None:
+    run = chat(user("six times seven"), answer)
+    assert (run.steps[0].thought, run.steps[0].action) == ("6*7", "42")
+    assert run.steps[0].output == Message("assistant", "42", reasoning="6*7")
+
+
+def test_results_and_errors_of_tools_in_anthropics_form() -> None:
+    results = [
+        {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "log tmp"}]},
+        {"type": "tool_result", "tool_use_id": "b", "content": "no such file", "is_error": True},
+        {"type": "text", "text": "go on"},
+    ]
+    run = chat(user("look"), assistant("I look."), user(results), assistant("done"), system="Be brief.")
+    assert run.steps[1].inputs == (
+        Message("tool", "log tmp", tool_call_id="a"),
+        Message("tool", tool_call_id="b", error="no such file"),
+        Message("user", "go on"),
+    )
+    assert run.steps[1].observation == "log tmp\n\nno such file\n\ngo on"
+    assert run.system == "Be brief."
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": URL}},
+        {"type": "input_image", "image_url": URL},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": URL.partition(",")[2]}},
+        {"type": "image", "image": URL},
+    ],
+)
+def test_images_are_kept_in_every_spelling(part: dict[str, Any]) -> None:
+    run = chat(user([{"type": "text", "text": "what is this"}, part]), assistant("a dot"))
+    (image,) = run.images
+    assert (image.data, run.steps[0].screenshot) == (PNG, image.sha256)
+    (message,) = run.steps[0].inputs or ()
+    assert json.loads(message.parts or "")[1] == {"sha256": image.sha256, "type": "image"}
+
+
+def test_a_part_that_is_not_understood_is_kept_and_counted() -> None:
+    context = ReadContext()
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    run = chat(user([{"type": "text", "text": "listen"}, sound]), assistant("a bell"), context=context)
+    (message,) = run.steps[0].inputs or ()
+    assert json.loads(message.parts or "") == [{"text": "listen", "type": "text"}, sound]
+    assert context.unread == {"a content part of type input_audio": 1}
+
+
+def test_a_refusal_is_an_answer() -> None:
+    assert chat(user("do it"), assistant(refusal="I will not")).steps[0].action == "I will not"
+    assert chat(user("do it"), assistant([{"type": "refusal", "refusal": "No."}])).steps[0].action == "No."
+
+
+def test_fields_that_are_not_understood_are_counted_by_name() -> None:
+    context = ReadContext()
+    chat(user("a") | {"timestamp": 1}, assistant("b", annotations=[]), context=context, tags=["x"])
+    assert context.unread == {"messages[].timestamp": 1, "messages[].annotations": 1, "tags": 1}
+
+
+def test_what_nobody_said_is_unknown() -> None:
+    run = chat(user("a"), assistant("b"))
+    assert (run.success, run.score, run.total_reward, run.tokens, run.cost) == (None,) * 5
+    (step,) = run.steps
+    assert (step.reward, step.progress, step.prompt_tokens, step.completion_tokens, step.cost) == (None,) * 5
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "cost": 0.25}
+    told = chat(user("a"), assistant("b"), reward=0.5, success=True, score=1, usage=usage)
+    assert (told.success, told.score, told.total_reward, told.tokens, told.cost) == (True, 1.0, 0.5, 7, 0.25)
+    assert told.steps[0].reward == 0.5
+
+
+def test_what_was_said_last_is_kept() -> None:
+    run = chat(user("a"), assistant("b"), user("thanks"))
+    assert (run.final_inputs, run.final_observation) == ((Message("user", "thanks"),), "thanks")
+
+
+# -- from the log to the row -------------------------------------------------------------------------------------------
+
+
+def test_a_tuning_row_says_what_the_log_said(lake: Lake, tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "ls", "arguments": '{"at": "/srv"}'}}
+    messages = [
+        {"role": "system", "content": "You are terse."},
+        user("count the files of /srv"),
+        assistant("", reasoning_content="look", tool_calls=[call]),
+        {"role": "tool", "content": "a b", "tool_call_id": "c1", "name": "ls"},
+        assistant("three", weight=0),
+        user("sure?"),
+        assistant("two"),
+    ]
+    (tmp_path / "log.jsonl").write_text(json.dumps({"messages": messages, "tools": [TOOL]}) + "\n")
+    import_files(lake, [tmp_path / "log.jsonl"], "chat")
+    ids = select_ids(lake, "true")
+    export(lake, tmp_path / "sft", "sft", ids)
+    row = json.loads((tmp_path / "sft" / "flat.jsonl").read_text())
+    assert (row["messages"], row["tools"]) == (messages, [TOOL])
+    export(lake, tmp_path / "sharegpt", "sharegpt", ids)
+    turns = json.loads((tmp_path / "sharegpt" / "sharegpt.jsonl").read_text())["conversations"]
+    speakers = ["system", "human", "function_call", "observation", "gpt", "human", "gpt"]
+    assert [turn["from"] for turn in turns] == speakers
+    assert [turn["value"] for turn in turns if turn.get("weight") == 0] == ["three"]
+
+
+def test_everything_that_the_agent_saw_is_in_our_own_rows(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
+    lake.append(golden, "episodes")
+    export(lake, tmp_path / "sft", "sft", select_ids(lake, "true"))
+    rows = [json.loads(line) for line in (tmp_path / "sft" / "flat.jsonl").read_text().splitlines()]
+    assert {row["trajectory_id"] for row in rows} == {run.trajectory_id for run in golden}
+    for run in golden:
+        (row,) = (row for row in rows if row["trajectory_id"] == run.trajectory_id)
+        seen = [message["content"] for message in row["messages"] if message["role"] == "user"]
+        assert len(seen) == run.length
+        for step, text in zip(run.steps, seen, strict=True):
+            assert all(part in text for part in (step.feedback, step.document, step.observation))
+
+
+# -- ATIF --------------------------------------------------------------------------------------------------------------
+
+
+def atif(*steps: dict[str, Any], **more: Any) -> list[Trajectory]:
+    numbered = [{"step_id": number, **step} for number, step in enumerate(steps, start=1)]
+    agent = {"name": "terminus", "version": "2", "model_name": "big", **more.pop("agent", {})}
+    record = {"schema_version": "ATIF-v1.8", "session_id": "s", "agent": agent, "steps": numbered, **more}
+    return read("atif", record, Split.TRAIN, ReadContext())
+
+
+ASKED = {"source": "user", "message": "fix it"}
+
+
+def test_results_of_parallel_calls_come_in_the_order_of_the_calls() -> None:
+    calls = [{"tool_call_id": name, "function_name": name, "arguments": {}} for name in ("left", "right")]
+    results = [{"source_call_id": name, "content": f"{name} says"} for name in ("right", "left")]
+    acted = {"source": "agent", "message": "", "tool_calls": calls, "observation": {"results": results}}
+    (run,) = atif(ASKED, acted, {"source": "agent", "message": "done"})
+    assert [message.tool_call_id for message in run.steps[1].inputs or ()] == ["left", "right"]
+    assert run.steps[1].observation == "left says\n\nright says"
+
+
+def test_the_model_is_part_of_who_acted() -> None:
+    second = {"source": "agent", "message": "b", "model_name": "small"}
+    (run,) = atif(ASKED, {"source": "agent", "message": "a"}, second)
+    assert [step.policy_id for step in run.steps] == ["terminus/big@2", "terminus/small@2"]
+
+
+def test_steps_without_a_model_call_teach_nobody() -> None:
+    (run,) = atif(ASKED, {"source": "agent", "message": "a", "llm_call_count": 0}, {"source": "agent", "message": "b"})
+    assert [step.trainable for step in run.steps] == [False, True]
+
+
+def test_usage_is_of_the_steps_and_of_the_run() -> None:
+    metrics = {"prompt_tokens": 100, "completion_tokens": 10, "cost_usd": 0.01}
+    (run,) = atif(ASKED, {"source": "agent", "message": "a", "metrics": metrics})
+    assert (run.tokens, run.cost, run.steps[0].cost) == (110, 0.01, 0.01)
+    totals = {"total_prompt_tokens": 200, "total_completion_tokens": 5, "total_cost_usd": 0.5}
+    (run,) = atif(ASKED, {"source": "agent", "message": "a", "metrics": metrics}, final_metrics=totals)
+    assert (run.tokens, run.cost) == (205, 0.5)
+
+
+def test_sub_agents_runs_are_linked() -> None:
+    child = {
+        "schema_version": "ATIF-v1.8",
+        "session_id": "c",
+        "trajectory_id": "c",
+        "agent": {"name": "helper", "version": "1"},
+        "steps": [{"step_id": 1, **ASKED}, {"step_id": 2, "source": "agent", "message": "ok"}],
+    }
+    parent, run = atif(ASKED, {"source": "agent", "message": "a"}, subagent_trajectories=[child])
+    assert (parent.parent_trajectory_id, run.parent_trajectory_id) == (None, parent.trajectory_id)
+
+
+# -- SWE-agent ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("issue", ["Issue A", [{"type": "text", "text": "Issue A"}]])
+def test_the_task_is_the_issue_and_not_the_demonstration(issue: Any) -> None:
+    history = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "How a colon was repaired", "is_demo": True},
+        {"role": "user", "content": issue},
+    ]
+    stats = {"instance_cost": 0.5, "tokens_sent": 50, "tokens_received": 3, "api_calls": 1}
+    turn = {"action": "ls", "observation": "a.py", "response": "ls", "thought": "look", "state": "{}"}
+    record = {"trajectory": [turn], "history": history, "info": {"exit_status": "submitted", "model_stats": stats}}
+    (run,) = read("swe-agent", record, Split.TRAIN, ReadContext())
+    assert (run.instruction, run.system, run.tokens, run.cost) == ("Issue A", "s", 53, 0.5)
+    assert "How a colon was repaired" in run.steps[0].observation
+
+
+# -- Inspect -----------------------------------------------------------------------------------------------------------
+
+
+def inspect(**sample: Any) -> Trajectory:
+    messages = [user("q"), assistant("a")]
+    record = {"eval": {"task": "t", "model": "m"}, "sample": {"id": 1, "epoch": 1, "messages": messages, **sample}}
+    (run,) = read("inspect", record, Split.TRAIN, ReadContext())
+    return run
+
+
+def test_a_tools_error_is_what_the_agent_saw() -> None:
+    call = {"id": "1", "function": "bash", "arguments": {"cmd": "sleep 99"}, "type": "function"}
+    broken = {"role": "tool", "tool_call_id": "1", "function": "bash", "content": "", "error": {"message": "timed out"}}
+    run = inspect(messages=[user("wait"), assistant("", tool_calls=[call]), broken, assistant("it hangs")])
+    assert run.steps[1].inputs == (Message("tool", tool_call_id="1", name="bash", error="timed out"),)
+    assert run.steps[1].observation == "timed out"
+
+
+def test_attachments_are_put_in_place_wherever_they_stand() -> None:
+    asked = [{"type": "image", "image": "attachment://i"}, {"type": "text", "text": "attachment://t"}]
+    run = inspect(messages=[user(asked), assistant("a dot")], attachments={"i": URL, "t": "what is this"})
+    assert (run.instruction, [image.data for image in run.images]) == ("what is this", [PNG])
+
+
+@pytest.mark.parametrize(
+    ("scores", "success"),
+    [
+        ({"m": {"value": "C"}, "n": {"value": 1}}, True),
+        ({"m": {"value": "C"}, "n": {"value": "I"}}, False),
+        ({"m": {"value": "C"}, "n": {"value": {"a": 0.0}}}, None),
+        ({"m": {"value": "C"}, "n": {"value": None}}, None),
+        ({"m": {"value": "incorrect"}}, None),
+        ({}, None),
+    ],
+)
+def test_success_takes_every_score(scores: dict[str, Any], success: bool | None) -> None:
+    assert inspect(scores=scores).success is success
+
+
+def test_a_sample_that_broke_is_neither_success_nor_failure() -> None:
+    run = inspect(scores={"m": {"value": "C"}}, error={"message": "sandbox died", "traceback": ""})
+    assert (run.success, run.stop_reason, run.error) == (None, StopReason.INFRASTRUCTURE, "sandbox died")
+
+
+def test_a_limit_that_ended_a_sample_is_told() -> None:
+    run = inspect(limit={"type": "token", "limit": 1000})
+    assert (run.success, run.stop_reason, run.steps[-1].truncated) == (None, StopReason.TOKEN_LIMIT, True)
+
+
+def test_one_score_that_is_no_number_costs_one_sample(lake: Lake, tmp_path: Path) -> None:
+    header = '{"version": 2, "status": "success", "eval": {"task": "t", "model": "m"}, "samples": ['
+    sample = '{"id": %d, "epoch": 1, "messages": [%s], "scores": {"m": {"value": %s}}}'
+    said = ", ".join(json.dumps(message) for message in (user("q"), assistant("a")))
+    text = header + ", ".join(sample % (number, said, value) for number, value in ((1, '"C"'), (2, "NaN"))) + "]}"
+    (tmp_path / "log.json").write_text(text)
+    done = import_files(lake, [tmp_path / "log.json"], "inspect")
+    assert (done.trajectories, done.quarantined) == (1, 1)
+
+
+# -- OpenTelemetry -----------------------------------------------------------------------------------------------------
+
+
+def attribute(key: str, value: Any) -> dict[str, Any]:
+    return {"key": key, "value": value}
+
+
+def nested(value: Any) -> dict[str, Any]:
+    """A value in OTLP's own form."""
+    if isinstance(value, list):
+        return {"arrayValue": {"values": [nested(inner) for inner in value]}}
+    if isinstance(value, dict):
+        return {"kvlistValue": {"values": [attribute(name, nested(inner)) for name, inner in value.items()]}}
+    return {"stringValue": value}
+
+
+def span(start: int, inputs: Any, outputs: Any, *more: dict[str, Any], trace: str = "t") -> dict[str, Any]:
+    attributes = [attribute("gen_ai.input.messages", inputs), attribute("gen_ai.output.messages", outputs), *more]
+    times = {"startTimeUnixNano": str(start), "endTimeUnixNano": str(start + 10**9)}
+    return {"traceId": trace, "spanId": str(start), "name": "chat", **times, "attributes": attributes}
+
+
+def exported(*spans: dict[str, Any]) -> dict[str, Any]:
+    return {"resourceSpans": [{"scopeSpans": [{"spans": list(spans)}]}]}
+
+
+def text(value: Any) -> dict[str, Any]:
+    return {"stringValue": json.dumps(value)}
+
+
+PARTS_IN = [{"role": "user", "parts": [{"type": "text", "content": "count"}]}]
+PARTS_OUT = [{"role": "assistant", "parts": [{"type": "text", "content": "two"}]}]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        (text(PARTS_IN), text(PARTS_OUT)),
+        (nested(PARTS_IN), nested(PARTS_OUT)),
+        (text([user("count")]), text([assistant("two")])),
+    ],
+)
+def test_messages_of_spans_are_read_in_every_form(inputs: Any, outputs: Any) -> None:
+    (run,) = read("otel", exported(span(1, inputs, outputs)), Split.TRAIN, ReadContext())
+    assert (run.steps[0].observation, run.steps[0].action, run.instruction) == ("count", "two", "count")
+
+
+def test_system_instructions_and_blobs_of_spans_are_kept() -> None:
+    picture = {"type": "blob", "mime_type": "image/png", "modality": "image", "content": URL.partition(",")[2]}
+    asked = [{"role": "user", "parts": [{"type": "text", "content": "what is this"}, picture]}]
+    system = attribute("gen_ai.system_instructions", text([{"type": "text", "content": "Be brief"}]))
+    (run,) = read("otel", exported(span(1, text(asked), text(PARTS_OUT), system)), Split.TRAIN, ReadContext())
+    assert (run.system, run.steps[0].observation) == ("Be brief", "Be brief\n\nwhat is this")
+    assert [image.data for image in run.images] == [PNG]
+
+
+def test_a_trace_in_several_batches_is_one_run(lake: Lake, tmp_path: Path) -> None:
+    answered = [*PARTS_IN, *PARTS_OUT, {"role": "user", "parts": [{"type": "text", "content": "sure?"}]}]
+    counts = {"gen_ai.usage.input_tokens": "9", "gen_ai.usage.output_tokens": "1"}
+    used = [attribute(name, {"intValue": count}) for name, count in counts.items()]
+    tool = {**span(3, text([]), text([])), "name": "execute_tool", "attributes": []}
+    lines = [
+        exported(span(1, text(PARTS_IN), text(PARTS_OUT), *used)),
+        exported(span(1, text(PARTS_IN), text(PARTS_OUT), trace="other")),
+        exported(tool),
+        exported(span(2, text(answered), text(PARTS_OUT), *used)),
+    ]
+    (tmp_path / "spans.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "no JSON\n")
+    done = import_files(lake, [tmp_path / "spans.jsonl"], "otel")
+    assert (done.trajectories, done.quarantined) == (2, 1)
+    rows = lake.sql("select length, tokens from trajectories order by length").to_pylist()
+    assert rows == [{"length": 1, "tokens": None}, {"length": 2, "tokens": 20}]
+    assert import_files(lake, [tmp_path / "spans.jsonl"], "otel").known == 2
