@@ -12,6 +12,7 @@ from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import BudgetError
 from flywheel.flows.events import SPENT, tell
+from flywheel.unknowns import spent
 
 STAGES = ("check", "collect", "curate", "evaluate", "distill", "gate", "report")
 LOOK_SECONDS = 2.0
@@ -30,7 +31,7 @@ class BudgetTracker:
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     _done: int = 0
-    _spent: tuple[int, float] = (0, 0.0)
+    _spent: tuple[int | None, float | None] = (0, 0.0)
     _looked: float = 0.0
 
     @contextmanager
@@ -92,13 +93,16 @@ class BudgetTracker:
         if now - self._looked > LOOK_SECONDS:
             self._looked = now
             row = self.lake.sql(
-                f"""select coalesce(sum(tokens), 0)::bigint as tokens, coalesce(sum(cost), 0.0) as cost
+                f"""select case when bool_and(tokens is not null) then sum(tokens)::bigint end as tokens,
+                           case when bool_and(cost is not null) then sum(cost) end as cost, count(*) as played
                     from trajectories where ours and iteration = {self.iteration}"""
             ).to_pylist()[0]
-            self._spent = row["tokens"], row["cost"]
+            self._spent = (row["tokens"], row["cost"]) if row["played"] else (0, 0.0)
         tokens, cost = self._spent
-        if budget.tokens and tokens >= budget.tokens:
-            return f"the budget of {budget.tokens} tokens is spent ({tokens}); raise budget.tokens"
-        if budget.cost and cost >= budget.cost:
-            return f"the budget of {budget.cost:g} is spent ({cost:g}); raise budget.cost"
+        if spent(tokens, budget.tokens):
+            told = "some server does not say how many it used" if tokens is None else str(tokens)
+            return f"the budget of {budget.tokens} tokens is spent ({told}); raise budget.tokens"
+        if spent(cost, budget.cost):
+            told = "what some episodes cost is unknown, see chat.price_prompt" if cost is None else f"{cost:g}"
+            return f"the budget of {budget.cost:g} is spent ({told}); raise budget.cost"
         return ""

@@ -62,7 +62,7 @@ class Board:
                 Text(printable(episode.policy.name)),
                 str(len(episode.steps)),
                 f"{episode.progress:.0%}",
-                str(episode.tokens),
+                "?" if episode.tokens is None else str(episode.tokens),
                 f"{now - episode.started_at:.1f}",
                 Text(printable(subgoal)),
                 Text(printable(action)),

@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_not_done_and_everything_is_counted(kitchen: Worl
         return 200, next(words)
 
     with chat_server(answer) as url:
-        auditor = ChatAuditor(ChatConfig(base_url=url, model="m", price_prompt=1.0))
+        auditor = ChatAuditor(ChatConfig(base_url=url, model="m", price_prompt=1.0, price_completion=0.0))
         (one,) = played(kitchen, Expert(kitchen), auditor, 1)
     assert (auditor.record.rulings, auditor.record.refusals, auditor.record.unreadable) == (3, 2, 1)
     assert one.tokens == 3 * 107

@@ -64,6 +64,13 @@ def test_tokens_and_money_are_counted_in_the_lake(smoke: Config, lake: Lake, gol
         BudgetTracker(_with(smoke, cost=1.0), lake, 1).check("curate")
 
 
+def test_what_nobody_counted_is_not_free(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
+    lake.append([replace(golden[2], tokens=None, cost=None)], "a server that counts nothing")
+    for budget, reason in (({"tokens": 10**6}, "does not say how many"), ({"cost": 1e6}, "see chat.price_prompt")):
+        with pytest.raises(BudgetError, match=reason):
+            BudgetTracker(_with(smoke, **budget), lake, 1).check("collect")
+
+
 @pytest.mark.slow
 def test_a_turn_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
     data = ["--set", f"data_dir={tmp_path / 'data'}", "--set", "iterations=1"]

@@ -36,6 +36,7 @@ from flywheel.datasets.lake.provenance import claims_of, with_claims
 from flywheel.errors import RecordError
 from flywheel.messages import Message, ToolCall, action_of, message_of, text_of_inputs, thought_of
 from flywheel.trajectory import Image, Split, Step, StopReason, Trajectory
+from flywheel.unknowns import known_sum
 
 NAME = "atif"
 VERSION = "ATIF-v1.8"
@@ -268,7 +269,7 @@ def _foreign(document: atif.Trajectory, record: Any, split: Split, source: ReadC
         conversation.rest,
         system=conversation.system,
         tools=tools_of(agent.tool_definitions),
-        tokens=None if None in counts else sum(filter(None, counts)),
+        tokens=known_sum(counts),
         cost=source.number("total_cost_usd", totals.total_cost_usd),
         started_at=next((seconds_of(step.timestamp, source) for step in document.steps if step.timestamp), 0.0),
         images=conversation.images,

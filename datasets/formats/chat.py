@@ -16,6 +16,7 @@ from flywheel.datasets.formats.turns import conversation_of
 from flywheel.errors import RecordError
 from flywheel.messages import Message, openai_message
 from flywheel.trajectory import Image, Split, Step, Trajectory
+from flywheel.unknowns import known_sum
 
 NAME = "chat"
 
@@ -68,7 +69,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         success=log.success,
         score=source.number("score", log.score, most=1.0),
         reward=source.number("reward", log.reward),
-        tokens=total if None in counts else sum(filter(None, counts)),
+        tokens=total if total is not None else known_sum(counts),
         cost=source.number("usage.cost", usage.cost),
         images=conversation.images,
     )

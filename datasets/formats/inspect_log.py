@@ -15,6 +15,7 @@ from flywheel.datasets.formats.records import ReadContext, Run, episode, explain
 from flywheel.datasets.formats.turns import conversation_of
 from flywheel.errors import RecordError
 from flywheel.trajectory import Image, Split, StopReason, Trajectory
+from flywheel.unknowns import known_sum
 
 NAME = "inspect"
 _CORRECT = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
@@ -136,12 +137,12 @@ def _stop_reason(sample: _Sample) -> StopReason | None:
 def _used(sample: _Sample, source: ReadContext) -> int | None:
     """Tokens of every model that the sample used."""
     counts = [source.count("model_usage.total_tokens", usage.total_tokens) for usage in sample.model_usage.values()]
-    return None if not counts or None in counts else sum(filter(None, counts))
+    return known_sum(counts)
 
 
 def _paid(sample: _Sample, source: ReadContext) -> float | None:
     costs = [source.number("model_usage.total_cost", usage.total_cost) for usage in sample.model_usage.values()]
-    return None if not costs or None in costs else sum(filter(None, costs))
+    return known_sum(costs)
 
 
 def _message(message: dict[str, Any], attachments: Mapping[str, str], source: ReadContext) -> ChatMessage:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,8 +20,7 @@ from flywheel.datasets.lake.provenance import IMPORTED
 from flywheel.errors import RecordError
 from flywheel.messages import Message, action_of, text_of_inputs, thought_of
 from flywheel.trajectory import BUDGET_STOPS, Image, Split, Step, StopReason, Task, Trajectory, digest
-
-Total = TypeVar("Total", int, float)
+from flywheel.unknowns import known_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +144,8 @@ def episode(format: str, run: Run, split: Split) -> Trajectory:
         config_digest="",
         started_at=run.started_at,
         extra=compact({format: run.verbatim}),
-        tokens=_total(run.tokens, [count for turn in run.turns for count in _counts(turn)]),
-        cost=_total(run.cost, [turn.cost for turn in run.turns]),
+        tokens=known_sum(count for turn in run.turns for count in _counts(turn)) if run.tokens is None else run.tokens,
+        cost=known_sum(turn.cost for turn in run.turns) if run.cost is None else run.cost,
         system=run.system,
         tools=run.tools,
         final_inputs=run.rest,
@@ -200,12 +199,6 @@ def policy_of(agent: str, version: str) -> str:
 
 def _counts(turn: ImportedTurn) -> tuple[int | None, int | None]:
     return turn.prompt_tokens, turn.completion_tokens
-
-
-def _total(known: Total | None, values: Sequence[Total | None]) -> Total | None:
-    """What the record says of the whole, or else the sum, where every turn says something."""
-    told = [value for value in values if value is not None]
-    return sum(told, start=type(told[0])()) if known is None and told and len(told) == len(values) else known
 
 
 def _stop_reason(run: Run) -> StopReason:

@@ -13,6 +13,7 @@ from flywheel.datasets.formats.turns import ImportedTurn
 from flywheel.errors import RecordError
 from flywheel.messages import Message
 from flywheel.trajectory import Image, Split, Trajectory
+from flywheel.unknowns import known_sum
 
 NAME = "swe-agent"
 
@@ -86,7 +87,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         record,
         inputs,
         system=next((message.content for message in opening if message.role == "system"), None),
-        tokens=None if None in counts else sum(filter(None, counts)),
+        tokens=known_sum(counts),
         cost=source.number("instance_cost", spent.instance_cost),
         error=document.info.exit_status or "",
         images=tuple(images),

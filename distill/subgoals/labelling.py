@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.agents.inference.endpoint import Server, ask
+from flywheel.conversation import answers_of
 from flywheel.distill.subgoals.segmentation import Segmenter, checked
 from flywheel.errors import LakeError
 from flywheel.trajectory import Segment, Trajectory
@@ -68,9 +69,8 @@ def labeller(base_url: str, model: str, rejected: list[str]) -> Segmenter:
 
 def prompt(trajectory: Trajectory) -> str:
     """Task and record: what was done, and what came of it."""
-    answers = [*(step.feedback for step in trajectory.steps[1:]), trajectory.final_feedback]
     lines = [
         f"[{step.index}] {step.action}\n    {answer or 'nothing new'}"
-        for step, answer in zip(trajectory.steps, answers, strict=True)
+        for step, answer in zip(trajectory.steps, answers_of(trajectory), strict=True)
     ]
     return f"# Task\n{trajectory.instruction}\n\n# Record of {trajectory.length} steps\n{chr(10).join(lines)}"

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flywheel.agents.inference.endpoint import Server, ask
+from flywheel.conversation import answers_of
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
@@ -135,8 +136,7 @@ def prompt(trajectory: Trajectory, facts: Facts) -> str:
         for number, part in enumerate(grouped(facts.milestones))
     )
     lines = []
-    answers = [*(step.feedback for step in trajectory.steps[1:]), trajectory.final_feedback]
-    for step, answer in zip(trajectory.steps, answers, strict=False):
+    for step, answer in zip(trajectory.steps, answers_of(trajectory), strict=False):
         lines.append(f"[{step.index}] action: {step.action}\n    environment: {answer or 'nothing new'}")
     return (
         f"# Task\n{trajectory.instruction}\n\n# Rubric, from facts that the agent could not see\n{rubric}\n\n"

@@ -40,3 +40,10 @@ def closing_of(trajectory: Trajectory) -> tuple[Message, ...]:
 def messages_of(steps: Sequence[Step]) -> list[Message]:
     """What was said and answered over some steps, in order."""
     return [message for step in steps for message in (*inputs_of(step), output_of(step))]
+
+
+def answers_of(trajectory: Trajectory) -> list[str]:
+    """What came of each step: the environment's answer, or what the agent was told next."""
+    later = [step.feedback if step.inputs is None else step.observation for step in trajectory.steps[1:]]
+    last = trajectory.final_feedback if trajectory.final_inputs is None else trajectory.final_observation
+    return [*later, last][: trajectory.length]

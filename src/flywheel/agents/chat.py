@@ -16,6 +16,7 @@ from flywheel.config.agents import ChatConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import InfrastructureError
 from flywheel.trajectory import StopReason, Task, digest
+from flywheel.unknowns import known_sum
 
 SYSTEM = (
     "You act in an environment, one action a turn, until the task is solved. After each action you are told what came "
@@ -83,9 +84,9 @@ class _Asked:
             subgoal=parsed.subgoal if parsed else "",
             new_subgoal=bool(parsed and parsed.subgoal),
             thought="\n".join(filter(None, (last.thought, parsed.thought if parsed else ""))),
-            prompt_tokens=sum(answer.prompt_tokens for answer in self.answers),
-            completion_tokens=sum(answer.completion_tokens for answer in self.answers),
-            cost=sum(answer.cost for answer in self.answers),
+            prompt_tokens=known_sum(answer.prompt_tokens for answer in self.answers),
+            completion_tokens=known_sum(answer.completion_tokens for answer in self.answers),
+            cost=known_sum(answer.cost for answer in self.answers),
             logprobs=last.logprobs,
             top_tokens=last.top_tokens,
             top_logprobs=last.top_logprobs,

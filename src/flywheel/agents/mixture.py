@@ -16,6 +16,7 @@ from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.agents.student import HierarchicalAgent
 from flywheel.environments.protocol import Observation
 from flywheel.trajectory import Task, digest
+from flywheel.unknowns import known_sum
 
 
 @dataclass(slots=True)
@@ -162,7 +163,7 @@ def _with_cost_of(decision: Decision, other: Decision | None) -> Decision:
         return decision
     return replace(
         decision,
-        prompt_tokens=decision.prompt_tokens + other.prompt_tokens,
-        completion_tokens=decision.completion_tokens + other.completion_tokens,
-        cost=decision.cost + other.cost,
+        prompt_tokens=known_sum((decision.prompt_tokens, other.prompt_tokens)),
+        completion_tokens=known_sum((decision.completion_tokens, other.completion_tokens)),
+        cost=known_sum((decision.cost, other.cost)),
     )

@@ -30,12 +30,12 @@ class Decision:
     thought: str = ""
     trainable: bool = True
     teacher_action: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
     logprobs: tuple[float, ...] | None = None
     top_tokens: tuple[tuple[str, ...], ...] | None = None
     top_logprobs: tuple[tuple[float, ...], ...] | None = None
-    cost: float = 0.0
+    cost: float | None = 0.0
     stop: StopReason = StopReason.NO_ACTION
     error: str = ""
     """What was wrong with answers that could not be read."""

@@ -59,9 +59,11 @@ class ChatConfig(Section):
     timeout: float = Field(default=120.0, gt=0, description="Seconds for one answer.")
     retries: int = Field(default=30, ge=0, description="Times a failed request is sent again, with back-off.")
     per_minute: float = Field(default=0.0, ge=0, description="Requests that are sent in a minute; 0: any number.")
-    price_prompt: float = Field(default=0.0, ge=0, description="Price of a million tokens read.")
+    price_prompt: float | None = Field(default=None, ge=0, description="Price of a million tokens read; None: unknown.")
     price_cached: float | None = Field(default=None, ge=0, description="Of those from the server's cache; None: same.")
-    price_completion: float = Field(default=0.0, ge=0, description="Price of a million tokens written.")
+    price_completion: float | None = Field(
+        default=None, ge=0, description="Price of a million tokens written; None: unknown, so the cost is, too."
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -77,6 +79,8 @@ class ServedConfig(ChatConfig):
     base_url: str = Field(default="http://127.0.0.1:8321/v1", description="Of the server, with /v1.")
     model: str = Field(default="champion", description="champion, or a policy id.")
     key: str = Field(default="FLYWHEEL_SERVE_KEY", description="Environment variable that holds the API key.")
+    price_prompt: float | None = Field(default=0.0, ge=0, description="Price of a million tokens read; None: unknown.")
+    price_completion: float | None = Field(default=0.0, ge=0, description="Price of a million tokens written.")
 
 
 class AuditorConfig(ChatConfig):

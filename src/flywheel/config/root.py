@@ -259,6 +259,16 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _costs_are_known(self) -> Config:
+        """A budget of money cannot hold what nobody counts."""
+        limited = self.budget.cost or self.environment.max_cost
+        if limited and "chat" in self.collect.teachers and None in (self.chat.price_prompt, self.chat.price_completion):
+            raise ValueError(
+                "a budget of money needs chat.price_prompt and chat.price_completion; 0 where tokens are free"
+            )
+        return self
+
     def identity(self) -> str:
         """Digest of all that decides results; where they lie, when they run and how they are measured does not. Nor
         does who else collects: each trajectory says who played it."""

@@ -18,6 +18,7 @@ from flywheel.config.agents import ChatConfig
 from flywheel.environments.protocol import Observation
 from flywheel.rollouts.engine import Ruling
 from flywheel.trajectory import Task, digest
+from flywheel.unknowns import known_sum
 
 SHOWN = 12
 """Newest observations that the auditor sees; older ones are only events."""
@@ -62,7 +63,7 @@ class ChatAuditor:
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": evidence(task, seen)}]
         answer = await self._endpoint.complete(messages, temperature=self._settings.temperature)
         ruling = understood(answer.text)
-        tokens = answer.prompt_tokens + answer.completion_tokens
+        tokens = known_sum((answer.prompt_tokens, answer.completion_tokens))
         self.record.rulings += 1
         if ruling is not None and ruling.solved is True:
             return Ruling("", tokens, answer.cost)

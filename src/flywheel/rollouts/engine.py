@@ -24,6 +24,7 @@ from flywheel.errors import InfrastructureError
 from flywheel.rollouts.environment_workers import EnvironmentWorker, inline_workers
 from flywheel.rollouts.episode import Budget, Episode, Job, Origin
 from flywheel.trajectory import StopReason, Task, Trajectory
+from flywheel.unknowns import known_sum
 
 MAX_REFUSALS = 3
 """How often an auditor may refuse to believe that a task is done."""
@@ -35,8 +36,8 @@ class Ruling:
     """Why a task is not done, or an empty string if it is; and what it took to say so."""
 
     why: str = ""
-    tokens: int = 0
-    cost: float = 0.0
+    tokens: int | None = 0
+    cost: float | None = 0.0
 
 
 class Auditor(Protocol):
@@ -269,9 +270,9 @@ def _paid(decision: Decision, refused: Sequence[Decision], rulings: Sequence[Rul
     decisions = (decision, *refused)
     return replace(
         decision,
-        prompt_tokens=sum(each.prompt_tokens for each in decisions) + sum(ruling.tokens for ruling in rulings),
-        completion_tokens=sum(each.completion_tokens for each in decisions),
-        cost=sum(each.cost for each in decisions) + sum(ruling.cost for ruling in rulings),
+        prompt_tokens=known_sum([*(each.prompt_tokens for each in decisions), *(ruling.tokens for ruling in rulings)]),
+        completion_tokens=known_sum(each.completion_tokens for each in decisions),
+        cost=known_sum([*(each.cost for each in decisions), *(ruling.cost for ruling in rulings)]),
     )
 
 

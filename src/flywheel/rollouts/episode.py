@@ -9,6 +9,7 @@ from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.config.root import EnvironmentConfig
 from flywheel.environments.protocol import Observation, Transition
 from flywheel.trajectory import BUDGET_STOPS, Step, StopReason, Task, Trajectory, trajectory_id
+from flywheel.unknowns import known_sum, spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Episode:
     past: list[tuple[Observation, Decision]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     progress: float = 0.0
-    tokens: int = 0
-    cost: float = 0.0
+    tokens: int | None = 0
+    cost: float | None = 0.0
 
     @property
     def trajectory_id(self) -> str:
@@ -106,8 +107,8 @@ class Episode:
         return stop
 
     def spend(self, decision: Decision) -> None:
-        self.tokens += decision.prompt_tokens + decision.completion_tokens
-        self.cost += decision.cost
+        self.tokens = known_sum((self.tokens, decision.prompt_tokens, decision.completion_tokens))
+        self.cost = known_sum((self.cost, decision.cost))
 
     def _stop(self, transition: Transition, budget: Budget) -> StopReason | None:
         if transition.success:
@@ -116,9 +117,9 @@ class Episode:
             return StopReason.FAILURE
         if len(self.steps) + 1 >= budget.steps > 0:
             return StopReason.STEP_LIMIT
-        if self.tokens >= budget.tokens > 0:
+        if spent(self.tokens, budget.tokens):
             return StopReason.TOKEN_LIMIT
-        return StopReason.COST_LIMIT if self.cost >= budget.cost > 0 else None
+        return StopReason.COST_LIMIT if spent(self.cost, budget.cost) else None
 
     def finished(self, stop: StopReason, error: str = "") -> Trajectory:
         task, last = self.job.task, self.observation

@@ -89,7 +89,7 @@ def make_app(roster: Roster) -> FastAPI:
             *_, acting = student.parts.values()  # the executor, or the flat model
         text, reason = _truncate(text, acting.tokenizer, params.max_answer_tokens)
         head = _head("chatcmpl", "chat.completion.chunk" if params.stream else "chat.completion", student.name)
-        usage = _usage(decision.prompt_tokens, min(decision.completion_tokens, params.max_answer_tokens))
+        usage = _usage(decision.prompt_tokens or 0, min(decision.completion_tokens or 0, params.max_answer_tokens))
         if params.stream:
             return _streamed(_chat_chunks(head, text, reason), head, usage, params.stream_options)
         message = {"role": "assistant", "content": text}

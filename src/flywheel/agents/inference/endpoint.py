@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from flywheel.agents.inference.replies import count_of, error_of, reply_of
+from flywheel.agents.inference.replies import count_of, error_of, known_count, reply_of
 from flywheel.config.agents import ChatConfig
 from flywheel.errors import (
     ConfigError,
@@ -57,9 +57,9 @@ class Answer:
     model: str
     thought: str = ""
     arguments: Mapping[str, Any] | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: float | None = None
     logprobs: tuple[float, ...] | None = None
     top_tokens: tuple[tuple[str, ...], ...] | None = None
     top_logprobs: tuple[tuple[float, ...], ...] | None = None
@@ -192,13 +192,10 @@ class Endpoint:
 
 def _answer(reply: ChatCompletion, settings: ChatConfig) -> Answer:
     choice, usage = reply.choices[0], reply.usage
-    read, written, cached = 0, 0, 0
-    if usage is not None:
-        read, written = count_of(usage.prompt_tokens), count_of(usage.completion_tokens)
-        details = usage.prompt_tokens_details
-        cached = min(read, count_of(details.cached_tokens)) if details else 0
-    cheap = settings.price_prompt if settings.price_cached is None else settings.price_cached
-    cost = ((read - cached) * settings.price_prompt + cached * cheap + written * settings.price_completion) / 1e6
+    read = known_count(usage.prompt_tokens) if usage else None
+    written = known_count(usage.completion_tokens) if usage else None
+    details = usage.prompt_tokens_details if usage else None
+    cached = count_of(details.cached_tokens) if details else 0
     tokens = (choice.logprobs.content or None) if choice.logprobs else None
     message = reply_of(choice.message)
     return Answer(
@@ -208,11 +205,20 @@ def _answer(reply: ChatCompletion, settings: ChatConfig) -> Answer:
         arguments=message.arguments,
         prompt_tokens=read,
         completion_tokens=written,
-        cost=cost,
+        cost=_cost(settings, read, min(cached, read or 0), written),
         logprobs=tuple(token.logprob for token in tokens) if tokens else None,
         top_tokens=tuple(tuple(top.token for top in token.top_logprobs) for token in tokens) if tokens else None,
         top_logprobs=tuple(tuple(top.logprob for top in token.top_logprobs) for token in tokens) if tokens else None,
     )
+
+
+def _cost(settings: ChatConfig, read: int | None, cached: int, written: int | None) -> float | None:
+    """By the prices; None where a price or a count is unknown."""
+    prompt, completion = settings.price_prompt, settings.price_completion
+    if read is None or written is None or prompt is None or completion is None:
+        return None
+    cheap = prompt if settings.price_cached is None else settings.price_cached
+    return ((read - cached) * prompt + cached * cheap + written * completion) / 1e6
 
 
 def _failure(server: Server, code: int, message: str) -> InfrastructureError:

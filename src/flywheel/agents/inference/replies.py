@@ -55,6 +55,11 @@ def count_of(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
+def known_count(value: Any) -> int | None:
+    """A count of tokens, or None for what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def _parts(content: Any) -> tuple[list[str], list[str]]:
     """(texts, thoughts) of content, which is text or a list of parts."""
     if isinstance(content, str):
