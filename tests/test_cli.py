@@ -32,6 +32,7 @@ COMMANDS = [
     "status",
     "sql",
     "show",
+    "compare",
     "doctor",
     "dataset",
     "lake",

@@ -1,20 +1,70 @@
-"""One trajectory rendered for a terminal."""
+"""One trajectory as a person reads it: what the agent saw, thought and did, and what is known of it since."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from flywheel.conversation import answers_of
 from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import quoted
 from flywheel.errors import LakeError
+from flywheel.trajectory import Trajectory
+
+FACTS = (
+    "trajectory_id",
+    "policy",
+    "policy_id",
+    "task_id",
+    "iteration",
+    "purpose",
+    "stop_reason",
+    "success",
+    "score",
+    "total_reward",
+    "length",
+    "tokens",
+    "cost",
+    "error",
+    "parent_trajectory_id",
+    "verified",
+    "route",
+    "route_reason",
+    "instruction",
+    "system",
+    "tools",
+)
+"""What is told of a trajectory."""
+SHOWN = (
+    "index",
+    "observation",
+    "feedback",
+    "document",
+    "location",
+    "thought",
+    "action",
+    "teacher_action",
+    "audit",
+    "reward",
+    "progress",
+    "trainable",
+    "policy_id",
+    "prompt_tokens",
+    "completion_tokens",
+    "seconds",
+    "screenshot",
+)
+"""What is told of a step as it stands in the lake."""
 
 
 def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
-    """Facts, steps with the grounded subgoals, and verdicts of the trajectory whose id begins with `prefix`."""
-    safe = "".join(letter for letter in prefix if letter.isalnum())
+    """Facts, steps with subgoals, calls and credit, and verdicts of the trajectory whose id begins with `prefix`.
+
+    Raises `LakeError` where none or several do.
+    """
+    safe = "".join(letter for letter in prefix if letter.isalnum() or letter in "-_")
     matches = lake.sql(
-        f"""select trajectory_id, policy, policy_id, task_id, iteration, purpose, stop_reason, success, score, length,
-                   verified, route, route_reason
-            from trajectories where starts_with(trajectory_id, '{safe}')"""
+        f"select {', '.join(FACTS)} from trajectories where starts_with(trajectory_id, {quoted(safe)})"
     ).to_pylist()
     if not safe or len(matches) != 1:
         problem = f"{len(matches)} trajectories begin with" if safe and matches else "no trajectory"
@@ -22,18 +72,44 @@ def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
             f"{problem} '{prefix}' in {lake.name}; "
             'list some with: flywheel sql "select trajectory_id from trajectories limit 5"'
         )
-    trajectory_id = matches[0]["trajectory_id"]
-    steps = lake.sql(
-        f"""select s.index, coalesce(nullif(s.subgoal, ''), g.subgoal, '') as subgoal, s.action, s.progress
-            from steps s left join segments g
-              on g.trajectory_id = s.trajectory_id and s.index >= g.start and s.index < g."end"
-            where s.trajectory_id = '{trajectory_id}' order by s.index"""
+    (trajectory,) = lake.trajectories([matches[0]["trajectory_id"]])
+    return {
+        **matches[0],
+        "steps": _steps(lake, trajectory),
+        "final_observation": trajectory.final_observation,
+        "verdicts": _verdicts(lake, trajectory.trajectory_id),
+    }
+
+
+def _steps(lake: Lake, trajectory: Trajectory) -> list[dict[str, Any]]:
+    mine = f"trajectory_id = {quoted(trajectory.trajectory_id)}"
+    segments = lake.sql(f'select start, "end", subgoal from segments where {mine} order by start').to_pylist()
+    credit: dict[int, dict[str, float]] = {}
+    for row in lake.sql(f'select "index", level, method, advantage from credits where {mine} order by all').to_pylist():
+        credit.setdefault(row["index"], {})[f"{row['method']} {row['level']}"] = row["advantage"]
+    results = {
+        (call.pop("index"), call.pop("position")): call
+        for call in lake.sql(f'select "index", position, result, error from tool_calls where {mine}').to_pylist()
+    }
+    described = []
+    for step, answer in zip(trajectory.steps, answers_of(trajectory), strict=True):
+        cut = next((row["subgoal"] for row in segments if row["start"] <= step.index < row["end"]), "")
+        calls = step.output.tool_calls if step.output else ()
+        described.append(
+            {
+                **{name: getattr(step, name) for name in SHOWN},
+                "subgoal": step.subgoal or cut,
+                "tool_calls": [{**asdict(call), **results[step.index, place]} for place, call in enumerate(calls)],
+                "answer": answer,
+                "credit": credit.get(step.index, {}),
+            }
+        )
+    return described
+
+
+def _verdicts(lake: Lake, trajectory_id: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = lake.sql(
+        f"""select verifier, passed, completion, integrity, items from verdicts
+            where trajectory_id = {quoted(trajectory_id)} order by verifier, created_at"""
     ).to_pylist()
-    verdicts = lake.sql(
-        f"""select verifier, passed, completion, integrity,
-                   coalesce(flaw.name || ': ' || flaw.evidence, '') as why
-            from (select *, list_filter(items, lambda item: item.fraction < 1)[1] as flaw from verdicts
-                  where trajectory_id = '{trajectory_id}')
-            order by verifier, created_at"""
-    ).to_pylist()
-    return {**matches[0], "steps": steps, "verdicts": verdicts}
+    return rows

@@ -34,6 +34,7 @@ from flywheel.cli.formats import export, import_
 from flywheel.cli.lake import dataset as dataset_commands
 from flywheel.cli.lake import lake as lake_commands
 from flywheel.cli.lake import lineage
+from flywheel.cli.looking import compare, show
 from flywheel.cli.output import show_table, write_result
 from flywheel.cli.students import ablate, credit, merge, push, segment
 from flywheel.cli.verifiers import reverify
@@ -263,27 +264,8 @@ def sql(
             write_result(result, form, output, non_finite_text=non_finite is NonFinite.TEXT)
 
 
-@app.command(epilog="Example: flywheel show 3f2a91c04b --data-dir data/quickstart")
-def show(
-    trajectory: Annotated[str, typer.Argument(help="A trajectory id, or the beginning of it.")],
-    data_dir: DataDir = DEFAULT_DATA,
-    as_json: AsJson = False,
-) -> None:
-    """One trajectory step by step, with its subgoals, verdicts and route."""
-    from flywheel.datasets.lake.show import describe_trajectory
-
-    description = describe_trajectory(open_lake(data_dir), trajectory)
-    if as_json:
-        say(description, as_json)
-        return
-    say({name: value for name, value in description.items() if name not in ("steps", "verdicts")}, as_json)
-    show_table(["step", "subgoal", "action", "progress"], [list(step.values()) for step in description["steps"]])
-    show_table(
-        ["verifier", "passed", "completion", "integrity", "why"],
-        [list(verdict.values()) for verdict in description["verdicts"]],
-    )
-
-
+app.command(epilog="Example: flywheel show 3f2a91c04b --steps 10:20 --data-dir data/quickstart")(show)
+app.command(epilog="Example: flywheel compare hierarchical-1a2b flat-3c4d --contexts 3")(compare)
 app.command(epilog="Example: flywheel serve configs/quickstart.toml --set serve.interval=3600")(serve)
 app.command(epilog="Example: flywheel deploy configs/quickstart.toml --pool nightly")(deploy)
 app.command(epilog="Example: flywheel pause configs/quickstart.toml")(pause)
