@@ -144,10 +144,10 @@ def route_reasons(lake: Lake) -> list[dict[str, Any]]:
 def waiting(lake: Lake, config: Config) -> list[list[str]]:
     """Ids of the environment's trajectories that are not routed yet, in chunks that lie together; broken ones apart."""
     chunks: list[list[str]] = []
-    steps = CHUNK_STEPS
+    steps = 0
     lengths = dict(_unrouted(lake, config, f"stop_reason <> '{StopReason.INFRASTRUCTURE}'"))
     for trajectory_id in lake.by_commit(list(lengths)):
-        if steps + lengths[trajectory_id] > CHUNK_STEPS or len(chunks[-1]) == CHUNK:
+        if not chunks or steps + lengths[trajectory_id] > CHUNK_STEPS or len(chunks[-1]) == CHUNK:
             chunks.append([])
             steps = 0
         chunks[-1].append(trajectory_id)

@@ -26,7 +26,6 @@ def diagnose(config: Config, without: Sequence[str] = ()) -> list[Finding]:
     """Run every check but those left out; none changes anything."""
     checks: dict[str, Callable[[Config], str]] = {
         "environment": _environment,
-        "verifiers": _verifiers,
         "teachers": _teachers,
         "lake": _lake,
         "disk": _disk,
@@ -55,20 +54,26 @@ def check(config: Config) -> None:
 
 
 def _environment(config: Config) -> str:
+    """It starts, and offers what teachers and verifiers need."""
+    from flywheel.environments.capabilities import describe_capabilities, solver
     from flywheel.environments.catalog import canonical, open_world
+    from flywheel.filters.verifiers.catalog import Tools, make_verifiers
+    from flywheel.policies.factory import EXPERT, NOISY_EXPERT
+    from flywheel.policies.registry import RANDOM
     from flywheel.trajectory import Split
 
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
         task = world.tasks(Split.TRAIN, 0, 1)[0]
-        world.environments(1)[0].reset(task)
-    return f"{config.environment.name} starts and resets"
-
-
-def _verifiers(config: Config) -> str:
-    from flywheel.filters.verifiers.catalog import Tools, make_verifiers
-
-    made = make_verifiers(config.curate.verifiers, Tools(None, config.data_dir))
-    return ", ".join(automation.name for automation in made)
+        seen = world.environments(1)[0].reset(task)
+        able = describe_capabilities(world, seen)
+        for name in config.collect.teachers:
+            if name in (EXPERT, NOISY_EXPERT):
+                solver(world, f"the teacher {name}", "name another one in collect.teachers, as chat")
+            if name == RANDOM and seen.valid_actions is None:
+                raise ConfigError("the teacher random needs an environment that lists valid actions; name another one")
+        make_verifiers(config.curate.verifiers, Tools(world, config.data_dir))
+    lacks = ", ".join(name for name, has, _ in able if not has)
+    return f"{config.environment.name} starts and resets{'; it lacks ' if lacks else ''}{lacks}"
 
 
 def _teachers(config: Config) -> str:

@@ -95,3 +95,11 @@ def test_reasons_are_few_and_each_has_an_example(curated: Lake, golden: list[Tra
     assert sum(row["trajectories"] for row in rows) == len(golden) + 1
     for row in rows:
         assert curated.trajectories([row["example"]])
+
+
+def test_episodes_without_steps_are_curated_and_again(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
+    empty = [replace(cut(one, 0), stop_reason=StopReason.NO_ACTION, final_inputs=None) for one in golden[:2]]
+    lake.append(empty, "nobody knew what to do")
+    assert curate(smoke, lake) == {"continual": 2}
+    lake.append(golden[2:3], "one that went on")
+    assert curate(smoke, lake) == {"continual": 2, "supervised": 1}

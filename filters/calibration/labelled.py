@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from flywheel.agents.policy import Policy
 from flywheel.agents.scripted import NO_OP, Expert, Idle, Mistakes, RandomPolicy
 from flywheel.config.root import Config
+from flywheel.environments.capabilities import solver
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.calibration.reward_hacks import LAKE_WIDE, REWARD_HACKS, cut
@@ -38,7 +39,8 @@ def labelled_set(config: Config, world: World, progress: Callable[[int], None] =
     for policy in clumsy:
         honest += _play(config, world, policy)
         progress(len(played))
-    facts = [world.facts(trajectory.task) for trajectory in golden]
+    solutions = solver(world, "a calibration")
+    facts = [solutions.facts(trajectory.task) for trajectory in golden]
     classes = {name: plant for name, plant in REWARD_HACKS.items() if name not in LAKE_WIDE}
     cheats = [
         Labelled(plant(golden[row], golden[row - 1], facts[row]), False, name, row % len(classes) == number)

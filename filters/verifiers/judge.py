@@ -18,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flywheel.agents.inference.endpoint import Server, ask
 from flywheel.conversation import answers_of
+from flywheel.environments.capabilities import solver
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.verifiers.privileged import grouped
-from flywheel.filters.verifiers.protocol import arguments, verdicts
+from flywheel.filters.verifiers.protocol import LEAVE_OUT, arguments, verdicts
 from flywheel.trajectory import Item, Trajectory, Verdict, digest
 
 CREDIT = {"pass": 1.0, "partial": 0.5, "fail": 0.0}
@@ -90,12 +91,13 @@ class Judge:
             completion_threshold=completion_threshold,
             integrity_threshold=integrity_threshold,
         )
-        self._world, self._cache, self._votes = world, cache, votes
+        self._solver = solver(world, "the verifier judge", LEAVE_OUT)
+        self._cache, self._votes = cache, votes
         self._server, self._temperature = Server(self.name, base_url, model, KEY, timeout), temperature
         self._completion, self._integrity = completion_threshold, integrity_threshold
 
     def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
-        rubrics = [self._world.facts(task) for task in batch.tasks]
+        rubrics = [self._solver.facts(task) for task in batch.tasks]
         prompts = [prompt(trajectory, facts) for trajectory, facts in zip(batch.objects, rubrics, strict=True)]
         jobs = [(text, vote) for text in prompts for vote in range(self._votes)]
         with ThreadPoolExecutor(PARALLEL) as threads:

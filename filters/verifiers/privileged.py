@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flywheel.environments.capabilities import solver
 from flywheel.environments.privileged import Facts, Milestone
 from flywheel.environments.protocol import World
 from flywheel.filters.batch import TrajectoryBatch
-from flywheel.filters.verifiers.protocol import arguments, verdicts
+from flywheel.filters.verifiers.protocol import LEAVE_OUT, arguments, verdicts
 from flywheel.trajectory import Item, Trajectory, Verdict
 
 MOST_ITEMS = 8
@@ -38,11 +39,11 @@ class Privileged:
 
     def __init__(self, world: World, *, completion_threshold: float = 99.9) -> None:
         self.arguments = arguments(completion_threshold=completion_threshold)
-        self._world = world
+        self._solver = solver(world, "the verifier privileged", LEAVE_OUT)
         self._threshold = completion_threshold
 
     def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
-        facts = [self._world.facts(task) for task in batch.tasks]
+        facts = [self._solver.facts(task) for task in batch.tasks]
         items = [_credit(trajectory, known) for trajectory, known in zip(batch.objects, facts, strict=True)]
         leaks = [pasted(trajectory, known) for trajectory, known in zip(batch.objects, facts, strict=True)]
         return verdicts(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flywheel.environments.capabilities import solver
 from flywheel.environments.protocol import World
 from flywheel.filters.batch import Bools, Floats, TrajectoryBatch
 from flywheel.filters.verifiers.protocol import arguments, verdicts
@@ -35,13 +36,13 @@ class Process:
         self.arguments = arguments(
             max_idle=max_idle, max_loops=max_loops, max_invalid=max_invalid, max_detour=max_detour
         )
-        self._world = world if max_detour else None
+        self._solver = solver(world, "the verifier process", "set its max_detour = 0") if max_detour else None
         self._limits = {"idle": max_idle, "loops": max_loops, "invalid": max_invalid, "detour": max_detour}
 
     def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
         shares = signals(batch)
-        if self._world is not None:
-            experts = [len(self._world.facts(task).gold_actions) for task in batch.tasks]
+        if self._solver is not None:
+            experts = [len(self._solver.facts(task).gold_actions) for task in batch.tasks]
             shares["detour"] = batch.lengths_N / np.maximum(experts, 1)
         kept = np.stack([value <= self._limits[name] + 1e-9 for name, value in shares.items()], axis=1)
         success = batch.numbers("success") > 0

@@ -15,6 +15,9 @@ import numpy as np
 from flywheel.filters.batch import Floats, TrajectoryBatch
 from flywheel.trajectory import Item, Verdict
 
+LEAVE_OUT = "leave it out of curate.verifiers"
+"""What to do about a verifier that an environment cannot serve."""
+
 
 class Verifier(Protocol):
     """Judges batches. `arguments` is canonical JSON; with name and version it says what made a verdict."""

@@ -10,10 +10,11 @@ import numpy as np
 
 from flywheel.datasets.lake.redaction import MARK, redact
 from flywheel.datasets.lake.secret_rules import OPTIONAL
+from flywheel.environments.capabilities import FindsTasks
 from flywheel.environments.protocol import Observation, World
 from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.verifiers.protocol import arguments, verdicts
-from flywheel.trajectory import Item, Step, Task, Trajectory, Verdict
+from flywheel.trajectory import OURS, Item, Step, Task, Trajectory, Verdict
 
 ITEM = "replay reproduces the record"
 REDACTION_OPTIONS = tuple(
@@ -56,6 +57,8 @@ class Replay:
         """(completion, integrity, confidence, what differs)."""
         if any(MARK in step.action for step in trajectory.steps):
             return 0.0, 1.0, 0.0, "actions were redacted, so nothing can be replayed"
+        if trajectory.origin not in OURS and not isinstance(self._world, FindsTasks):
+            return 0.0, 1.0, 0.0, "the environment cannot tell which task this is (find), only the record does"
         played = self._play(trajectory, task)
         _, progress, success, difference = played
         if difference is None:
@@ -67,11 +70,13 @@ class Replay:
 
     def _play(self, trajectory: Trajectory, task: Task) -> tuple[Observation, float, bool, Difference | None]:
         """(what was seen last, progress reached, success, first difference or None)."""
-        world_task = self._world.find(task.split, task.seed)
+        instruction = task.instruction
+        if isinstance(self._world, FindsTasks):
+            instruction = self._world.find(task.split, task.seed).instruction
         environment = self._world.environments(1)[0]
         observation = environment.reset(task)
         progress, success = 0.0, False
-        if not _same(trajectory.instruction, world_task.instruction):
+        if not _same(trajectory.instruction, instruction):
             return observation, progress, success, (0, "the instruction is not the task's")
         for place, step in enumerate(trajectory.steps):
             if difference := _differs(step, observation):

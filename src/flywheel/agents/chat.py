@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flywheel.agents.contexts.chat_format import STOP, ParsedAnswer, parse_answer, render_answer, render_observation
+from flywheel.agents.contexts.chat_format import (
+    STOP,
+    ParsedAnswer,
+    parse_answer,
+    render_answer,
+    render_observation,
+    spelt,
+)
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.inference.endpoint import Answer, Endpoint
 from flywheel.agents.policy import AsyncPolicy, Decision, Past, Turn
@@ -59,12 +66,12 @@ class Dialogue:
         return [*messages, {"role": "user", "content": f"{texts[-1]}\n\n{CUE}"}]
 
     def add(self, seen: Observation, text: str, parsed: ParsedAnswer) -> None:
-        self.turns.append((seen, text, render_answer(parsed)))
+        self.turns.append((seen, text, render_answer(parsed, seen.valid_actions)))
         if self.window and len(self.turns) > self.window:
             for number in range(self.window // 2 + 1):
                 before, _, answer = self.turns[number]
                 after = self.turns[number + 1][0]
-                action = (parse_answer(answer) or ParsedAnswer(answer)).action
+                action = (parse_answer(answer, before.valid_actions) or ParsedAnswer(answer)).action
                 self.memory = (
                     self.memory.did(action).read(after.document).moved(before.location, action, after.location)
                 )
@@ -162,7 +169,7 @@ class ServedPolicy:
                 decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
             )
             messages.append({"role": "user", "content": render_observation(observation, whole=True)})
-            messages.append({"role": "assistant", "content": render_answer(parsed)})
+            messages.append({"role": "assistant", "content": render_answer(parsed, observation.valid_actions)})
         self._histories[slot] = digest("episode", task.task_id, attempt), messages
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
@@ -176,7 +183,7 @@ class ServedPolicy:
         ]
         answer = await self._endpoint.complete(asked, user=episode)
         student, _, version = answer.model.partition("@")
-        parsed = parse_answer(answer.text)
+        parsed = parse_answer(answer.text, turn.observation.valid_actions)
         if parsed is not None:
             history += [
                 {"role": "user", "content": render_observation(turn.observation, whole=True)},
@@ -240,7 +247,6 @@ def _read(answer: Answer, seen: Observation) -> ParsedAnswer | None:
     """A tool call's arguments, or a line of text."""
     given: Mapping[str, Any] = answer.arguments or {}
     if isinstance(given.get("action"), str) and given["action"]:
-        parsed = parse_answer(f"Action: {given['action']}", seen.valid_actions)
-        parts = {name: str(given.get(name) or "") for name in ("subgoal", "thought")}
-        return replace(parsed, **parts) if parsed else None
+        subgoal, thought = (str(given.get(name) or "") for name in ("subgoal", "thought"))
+        return ParsedAnswer(spelt(given["action"], seen.valid_actions or ()), subgoal, thought)
     return parse_answer(answer.text, seen.valid_actions)

@@ -50,6 +50,8 @@ class Decoding:
 
     max_repeats: int = 2
     max_subgoal_tokens: int = 16
+    max_action_tokens: int = 128
+    """Tokens of an action that is written freely, where the environment lists none."""
     temperature: float = 0.0
     seed: int = 0
 

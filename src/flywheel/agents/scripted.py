@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass
 
 from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.policy import Decision, Past, Turn
+from flywheel.environments.capabilities import solver, undo_of
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import Observation, World
 from flywheel.trajectory import StopReason, Task, digest
@@ -46,7 +47,7 @@ class Expert:
         self._mistakes = mistakes or Mistakes()
         self.policy_id = f"{self.name}-{digest('expert', astuple(self._mistakes), seed, size=4)}"
         self.version = "1"
-        self._world, self._seed = world, seed
+        self._world, self._solver, self._seed = world, solver(world, f"the teacher {self.name}"), seed
         self._facts: dict[int, tuple[Task, Facts]] = {}
         self._plans: dict[int, list[str]] = {}
         self._milestone_actions: dict[int, frozenset[str]] = {}
@@ -54,7 +55,7 @@ class Expert:
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         known = self._facts.get(slot)
-        facts = known[1] if known and known[0] == task else self._world.facts(task)
+        facts = known[1] if known and known[0] == task else self._solver.facts(task)
         self._facts[slot] = task, facts
         self._plans[slot] = list(reversed(facts.gold_actions))
         self._milestone_actions[slot] = frozenset(milestone.action for milestone in facts.milestones)
@@ -84,7 +85,7 @@ class Expert:
             return Decision(action, trainable=False)
         draw -= kinds.wrong_action
         if valid and 0 <= draw < kinds.loop:
-            undoable = [(action, back) for action in valid if (back := self._world.undo(action))]
+            undoable = [(action, back) for action in valid if (back := undo_of(self._world, action))]
             if not undoable:
                 return None
             action, back = chance.choice(undoable)
@@ -108,7 +109,7 @@ class Expert:
         plan = self._plans[slot]
         if plan and action == plan[-1]:
             plan.pop()
-        elif undo := self._world.undo(action):
+        elif undo := undo_of(self._world, action):
             plan.append(undo)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.contexts.prompts import ACT, SUBGOAL, SubgoalOutcome
-from flywheel.agents.inference.decoding import Choice, Fault
+from flywheel.agents.inference.decoding import Choice, Fault, Written
 from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Decoding, Past, Turn
 from flywheel.trajectory import Task
@@ -70,19 +70,18 @@ class FlatAgent:
             self._language_model.context(episode.context.observe(turn.observation), ACT)
             for episode, turn in zip(episodes, turns, strict=True)
         ]
-        options = [_offer(episode.mask, turn) for episode, turn in zip(episodes, turns, strict=True)]
-        picks = self._language_model.choose([turn.slot for turn in turns], contexts, options)
+        offers = [_offer(episode.mask, turn) for episode, turn in zip(episodes, turns, strict=True)]
+        picks = _decided(self._language_model, [turn.slot for turn in turns], contexts, offers)
         decisions = []
-        for episode, turn, context, row, pick in zip(episodes, turns, contexts, options, picks, strict=True):
-            if not isinstance(pick, Choice):
+        for episode, turn, context, pick in zip(episodes, turns, contexts, picks, strict=True):
+            if not isinstance(pick, Written) or pick.text is None:
                 decisions.append(_no_decision(pick))
                 continue
-            action = row[pick.index]
-            episode.context.act(turn.observation, action)
-            episode.mask.took(turn.observation, action)
+            episode.context.act(turn.observation, pick.text)
+            episode.mask.took(turn.observation, pick.text)
             decisions.append(
                 Decision(
-                    action,
+                    pick.text,
                     prompt_tokens=len(context),
                     completion_tokens=len(pick.tokens),
                     logprobs=pick.logprobs,
@@ -192,19 +191,18 @@ class HierarchicalAgent:
         contexts = [self._executor.context(window, ACT) for window in windows if window is not None]
         offers = [_offer(episode.mask, turn) for episode, turn in zip(episodes, turns, strict=True)]
         decided: dict[int, Decision] = {}
-        picks = self._executor.choose([turn.slot for turn in turns], contexts, offers, may_end=may_end)
-        for turn, episode, context, row, pick in zip(turns, episodes, contexts, offers, picks, strict=True):
-            if not isinstance(pick, Choice):
+        picks = _decided(self._executor, [turn.slot for turn in turns], contexts, offers, may_end=may_end)
+        for turn, episode, context, pick in zip(turns, episodes, contexts, picks, strict=True):
+            if not isinstance(pick, Written):
                 decided[turn.slot] = _no_decision(pick)
                 continue
-            if pick.index == len(row):
+            if pick.text is None:
                 episode.end(SubgoalOutcome.DONE)
                 continue
-            action = row[pick.index]
-            episode.context.act(turn.observation, action)
-            episode.mask.took(turn.observation, action)
+            episode.context.act(turn.observation, pick.text)
+            episode.mask.took(turn.observation, pick.text)
             decided[turn.slot] = Decision(
-                action,
+                pick.text,
                 subgoal=episode.context.subgoal,
                 new_subgoal=not may_end,
                 prompt_tokens=len(context) + episode.spoken,
@@ -215,12 +213,42 @@ class HierarchicalAgent:
         return decided
 
 
-def _no_decision(pick: Fault | None) -> Decision:
+def _decided(
+    model: LanguageModel,
+    slots: Sequence[int],
+    contexts: Sequence[list[int]],
+    offers: Sequence[list[str] | None],
+    *,
+    may_end: bool = False,
+) -> list[Written | Fault | None]:
+    """What the model does in each row: one of the actions on offer, or one of its own where the environment lists none.
+    No text: it is done. None: nothing was on offer."""
+    decided: dict[int, Written | Fault | None] = {}
+    if free := [row for row, offer in enumerate(offers) if offer is None]:
+        texts = model.write([slots[row] for row in free], [contexts[row] for row in free], may_end=may_end)
+        decided |= zip(free, texts, strict=True)
+    if listed := [(row, offer) for row, offer in enumerate(offers) if offer is not None]:
+        rows, options = [row for row, _ in listed], [offer for _, offer in listed]
+        picks = model.choose([slots[row] for row in rows], [contexts[row] for row in rows], options, may_end=may_end)
+        for row, offer, pick in zip(rows, options, picks, strict=True):
+            decided[row] = _chosen(offer, pick) if isinstance(pick, Choice) else pick
+    return [decided[row] for row in range(len(offers))]
+
+
+def _chosen(offer: Sequence[str], choice: Choice) -> Written:
+    text = offer[choice.index] if choice.index < len(offer) else None
+    return Written(text, choice.tokens, choice.logprobs)
+
+
+def _no_decision(pick: Written | Fault | None) -> Decision:
     """No decision: nothing was on offer, or the model had no answer, and why."""
-    return Decision(None, error=pick.reason if pick else "")
+    return Decision(None, error=pick.reason if isinstance(pick, Fault) else "")
 
 
-def _offer(mask: ActionMask, turn: Turn) -> list[str]:
-    """What is worth doing; not to say "done" once more, where that was just refused."""
+def _offer(mask: ActionMask, turn: Turn) -> list[str] | None:
+    """What is worth doing, None where the environment lists nothing; not to say "done" once more, where that was just
+    refused."""
+    if turn.observation.valid_actions is None:
+        return None
     offered = mask.offer(turn.observation)
     return [action for action in offered if action != turn.observation.finish] if turn.audit else offered

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from flywheel.environments.protocol import World
+from flywheel.environments.capabilities import KnowsSolutions
 from flywheel.filters.balance import horizon_buckets
 from flywheel.trajectory import Task, digest
 
 
-def horizon(world: World, task: Task) -> int:
+def horizon(world: KnowsSolutions, task: Task) -> int:
     """Octave of the length of the task's known solution."""
     return int(horizon_buckets(np.array([len(world.facts(task).gold_actions)]))[0])
 
 
-def success_by_horizon(world: World, played: Iterable[tuple[Task, bool]]) -> dict[int, float]:
+def success_by_horizon(world: KnowsSolutions, played: Iterable[tuple[Task, bool]]) -> dict[int, float]:
     """Horizon → rate of success of what a policy played, Laplace's estimate (k + 1) / (n + 2)."""
     tried: Counter[int] = Counter()
     solved: Counter[int] = Counter()

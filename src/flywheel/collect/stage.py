@@ -10,6 +10,7 @@ from flywheel.collect.curriculum import choose, horizon, success_by_horizon
 from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
+from flywheel.environments.capabilities import KnowsSolutions
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.policies.factory import EXPERT, NOISY_EXPERT, TUTORED, make_policy
@@ -88,7 +89,8 @@ def _overlapping(tasks: dict[str, list[Task]], share: float) -> dict[str, list[T
 
 def _divided(config: Config, lake: Lake, world: World, iteration: int, champion_id: str) -> dict[str, list[Task]]:
     shares = plan(config, iteration, champion_id)
-    if not (config.collect.curriculum and shares and shares[-1].policy == champion_id):
+    by_horizon = config.collect.curriculum and shares and shares[-1].policy == champion_id
+    if not (by_horizon and isinstance(world, KnowsSolutions)):
         return {share.policy: list(world.tasks(Split.TRAIN, share.start, share.count)) for share in shares}
     tasks = world.tasks(Split.TRAIN, shares[0].start, sum(share.count for share in shares))
     rates = success_by_horizon(world, _played(lake, champion_id, iteration))

@@ -34,15 +34,16 @@ def _current_folder_last() -> Iterator[None]:
 
 
 def open_world(name: str, parameters: str) -> AbstractContextManager[World]:
-    """Start a simulator by its name here, or by the dotted name of a module of yours. The module's `open_world` does
+    """Start a simulator by its name here, or by the name of a module of yours. The module's `open_world` does
     the work."""
     module = ENVIRONMENTS.get(name, name)
-    if "." not in module:
-        raise ConfigError(f"unknown environment '{name}'; known: {', '.join(ENVIRONMENTS)}, or a module, as my.kitchen")
     try:
         with _current_folder_last():
             start: OpenWorld = import_module(module).open_world
     except ModuleNotFoundError as error:
+        if error.name == module:
+            known = ", ".join(ENVIRONMENTS)
+            raise ConfigError(f"unknown environment '{name}'; known: {known}, or a module of yours") from error
         raise ConfigError(f"environment '{name}': {error}") from error
     except AttributeError:
         raise ConfigError(f"environment '{name}': the module has no open_world(parameters)") from None

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from flywheel.environments.privileged import Facts
 from flywheel.trajectory import Split, Task
 
 
@@ -54,22 +53,12 @@ class Environment(Protocol):
 class World(Protocol):
     """A running simulator: it hands out environments that step independently, and makes tasks.
 
-    `facts` is the privileged door: only teachers and verifiers may open it.
+    What else a world may offer, `capabilities` says: solutions, tasks by their seed, actions that take others back.
     """
 
     def environments(self, count: int) -> Sequence[Environment]: ...
 
     def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]: ...
-
-    def find(self, split: Split, seed: int) -> Task:
-        """The task of a split that has this seed, with its instruction. Raises `TaskError` if there is none."""
-        ...
-
-    def facts(self, task: Task) -> Facts: ...
-
-    def undo(self, action: str) -> str | None:
-        """The action that most likely takes `action` back, for teachers; None where there is none."""
-        ...
 
 
 class OpenWorld(Protocol):

@@ -16,6 +16,7 @@ from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import EVALUATION, GATE, now
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
+from flywheel.environments.capabilities import KnowsSolutions
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, FlywheelError, PolicyError
@@ -150,9 +151,12 @@ def gate(
 
 
 def slices_of(world: World, task: Task) -> tuple[str, ...]:
-    """Names of the parts that a task belongs to: its horizon, environment and family."""
+    """Names of the parts that a task belongs to: environment and family, and its horizon where the world knows it."""
+    family = (task.environment, f"{task.environment} {task.parameters}")
+    if not isinstance(world, KnowsSolutions):
+        return family
     low = 2 ** horizon(world, task)
-    return (f"{low} to {2 * low - 1} steps", task.environment, f"{task.environment} {task.parameters}")
+    return (f"{low} to {2 * low - 1} steps", *family)
 
 
 def _compare(

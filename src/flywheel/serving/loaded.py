@@ -92,7 +92,7 @@ class Loaded:
             answer = ParsedAnswer(
                 decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
             )
-            text = render_answer(answer) if decision.action is not None else ""
+            text = render_answer(answer, dialogue.now.valid_actions) if decision.action is not None else ""
             name = continued(dialogue, messages, text)
             same = self._slots.pop(name, None)
             self._slots[name] = slot

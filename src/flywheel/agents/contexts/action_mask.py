@@ -22,8 +22,10 @@ class ActionMask:
         self._last: tuple[str, str] | None = None
 
     def offer(self, observation: Observation) -> list[str]:
-        """The valid actions worth offering now."""
+        """The valid actions worth offering: all of them where the environment does not say which states are equal."""
         key = observation.state_key
+        if not key:
+            return list(observation.valid_actions or ())
         if self._last is not None and self._last[0] == key and not observation.document:
             self._idle.add(self._last)
         return [

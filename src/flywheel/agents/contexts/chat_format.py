@@ -3,7 +3,8 @@
 The words of an observation can be read back (`flywheel.sections`), which is how `flywheel serve-policy` understands a
 dialogue.
 
-An answer is `Thought: …`, `Subgoal: …` and `Action: …`, each on a line of its own; only the action is needed.
+An answer is `Thought: …`, `Subgoal: …` and `Action: …`, each on a line of its own; only the action is needed. Where the
+environment lists no actions, the action is the rest of the answer, word for word.
 """
 
 from __future__ import annotations
@@ -61,27 +62,38 @@ def parse_observation(text: str) -> tuple[Observation, str]:
     return observation, sections.get(AUDIT, "")
 
 
-def render_answer(answer: ParsedAnswer) -> str:
-    """An answer as text, which `parse_answer` reads back."""
-    parts = [("Thought", answer.thought), ("Subgoal", answer.subgoal), ("Action", answer.action)]
-    return "\n".join(f"{name}: {one_line(text)}" for name, text in parts if text or name == "Action")
+def render_answer(answer: ParsedAnswer, valid: tuple[str, ...] | None = None) -> str:
+    """An answer as text, which `parse_answer` reads back. An action that nobody listed stands last, as it is."""
+    lines = [("Thought", answer.thought), ("Subgoal", answer.subgoal)]
+    action = answer.action if valid is None else one_line(answer.action)
+    return "\n".join([*(f"{name}: {one_line(text)}" for name, text in lines if text), f"Action: {action}"])
 
 
 def parse_answer(text: str, valid: tuple[str, ...] | None = None) -> ParsedAnswer | None:
-    """What an answer says, or None if no action can be found in it. An action is spelt as the environment spells it."""
+    """What an answer says, or None if no action can be found in it.
+
+    Among listed actions, one is spelt as the environment spells it. Where none are listed, all that follows `Action:`
+    is the action, line breaks and backslashes included.
+    """
     fields: dict[str, str] = {}
-    for line in text.split("\n"):
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
         if match := _FIELD.match(line):
-            fields.setdefault(match.group(1).lower(), match.group(2))
+            name, value = match.group(1).lower(), match.group(2)
+            if name == "action" and valid is None:
+                fields[name] = "\n".join([line[match.start(2) :], *lines[number + 1 :]]).strip()
+                break
+            fields.setdefault(name, value)
     bare = text.strip()
-    action = fields.get("action") or (bare if valid and _spelt(bare, valid) in valid else "")
+    action = fields.get("action") or (bare if valid and spelt(bare, valid) in valid else "")
     if not action:
         return None
-    spelt = _spelt(many_lines(action), valid or ())
-    return ParsedAnswer(spelt, many_lines(fields.get("subgoal", "")), many_lines(fields.get("thought", "")))
+    if valid is not None:
+        action = spelt(many_lines(action), valid)
+    return ParsedAnswer(action, many_lines(fields.get("subgoal", "")), many_lines(fields.get("thought", "")))
 
 
-def _spelt(action: str, valid: tuple[str, ...]) -> str:
+def spelt(action: str, valid: tuple[str, ...]) -> str:
     """As the environment spells it, whatever the case, the quotes or a full stop; else as it is."""
     if action in valid:
         return action

@@ -31,6 +31,15 @@ class Fault:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written freely; `text` is None where the model said instead that it is done."""
+
+    text: str | None
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
 NOT_FINITE = Fault("the model's scores are not finite")
 
 
@@ -136,6 +145,7 @@ def generate(
     end: int,
     max_tokens: int,
     never: Sequence[int] = (),
+    only_first: int | None = None,
     temperature: float = 0.0,
     chances: Sequence[torch.Generator] | None = None,
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]] | Fault]:
@@ -143,6 +153,7 @@ def generate(
     log-probabilities).
 
     Tokens in `never` are not said: markers in an agent's own words would forge the structure of its contexts.
+    `only_first` may be said as the first token alone, and ends the text.
     """
     generated: list[list[int]] = [[] for _ in contexts]
     faulty: set[int] = set()
@@ -150,7 +161,8 @@ def generate(
     rows = list(range(len(contexts)))
     logits_BV = reader.read(slots, contexts)
     while rows:
-        logits_BV[:, list(never)] = -torch.inf
+        later = any(generated[row] for row in rows)
+        logits_BV[:, [*never, *([only_first] if later and only_first is not None else [])]] = -torch.inf
         logprobs_BV = logits_BV.log_softmax(-1).numpy()
         going = []
         for row, logprobs_V in zip(rows, logprobs_BV, strict=True):
@@ -161,6 +173,7 @@ def generate(
             logprobs[row].append(float(logprobs_V[token]))
             if token != end:
                 generated[row].append(token)
+            if token not in (end, only_first):
                 going.append(row)
         rows = [row for row in going if len(generated[row]) < max_tokens]
         if rows:

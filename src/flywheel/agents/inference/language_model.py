@@ -9,7 +9,7 @@ import torch
 
 from flywheel.agents.contexts.prompts import DONE, END, SPECIAL_TOKENS, Window
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
-from flywheel.agents.inference.decoding import Choice, Fault, Options, choose, generate, options_of
+from flywheel.agents.inference.decoding import Choice, Fault, Options, Written, choose, generate, options_of
 from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.agents.policy import Decoding
 from flywheel.trajectory import Task, digest
@@ -35,6 +35,12 @@ def option_ids(tokens: PieceTokenizer, offered: Sequence[str], *, may_end: bool)
     return [*ids, tokens.ids("", DONE, ends=True)] if may_end else ids
 
 
+def written(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], logprobs: Sequence[float], done: int) -> Written:
+    """Generated tokens as text, or as the word that the subgoal is done."""
+    text = None if tokens and tokens[0] == done else str(tokenizer.decode(list(tokens)))
+    return Written(text, tuple(tokens), tuple(logprobs))
+
+
 class LanguageModel(Protocol):
     """What a student needs of a model, wherever the model runs."""
 
@@ -58,6 +64,11 @@ class LanguageModel(Protocol):
     def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
         """A few words for each row."""
 
+    def write(
+        self, slots: Sequence[int], contexts: Sequence[list[int]], *, may_end: bool = False
+    ) -> list[Written | Fault]:
+        """An action in free text for each row. `may_end`: "done" may stand in its place."""
+
 
 class LocalLanguageModel:
     """A transformers model in this process, whose keys and values stay between the turns of an episode."""
@@ -74,6 +85,7 @@ class LocalLanguageModel:
         self._windows: dict[int, tuple[Window, int, list[int]]] = {}
         """Windows by identity, with the pieces of them that are tokenised already: they only grow."""
         self._end = token_id(tokenizer, END)
+        self._done = token_id(tokenizer, DONE)
         self._markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
 
     def begin(self, slot: int, task: Task, attempt: int) -> None:
@@ -136,6 +148,31 @@ class LocalLanguageModel:
                 answers[row] = generation
             else:
                 answers[row] = str(self._tokenizer.decode(list(generation[0]))).strip()
+        return [answers[row] for row in range(len(slots))]
+
+    def write(
+        self, slots: Sequence[int], contexts: Sequence[list[int]], *, may_end: bool = False
+    ) -> list[Written | Fault]:
+        answers: dict[int, Written | Fault] = dict(self._too_long(contexts))
+        rows = [row for row in range(len(slots)) if row not in answers]
+        if not rows:
+            return [answers[row] for row in range(len(slots))]
+        row_slots = [slots[row] for row in rows]
+        generations = generate(
+            self._reader,
+            row_slots,
+            [contexts[row] for row in rows],
+            end=self._end,
+            max_tokens=self._decoding.max_action_tokens,
+            never=[marker for marker in self._markers if marker != self._done] if may_end else self._markers,
+            only_first=self._done if may_end else None,
+            temperature=self._decoding.temperature,
+            chances=self._drawing(row_slots),
+        )
+        for row, generation in zip(rows, generations, strict=True):
+            answers[row] = (
+                generation if isinstance(generation, Fault) else written(self._tokenizer, *generation, self._done)
+            )
         return [answers[row] for row in range(len(slots))]
 
     def _too_long(self, contexts: Sequence[list[int]]) -> dict[int, Fault]:

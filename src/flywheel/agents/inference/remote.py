@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flywheel.agents.contexts.prompts import END, SPECIAL_TOKENS, Piece, Window
+from flywheel.agents.contexts.prompts import DONE, END, SPECIAL_TOKENS, Piece, Window
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
-from flywheel.agents.inference.decoding import Branch, Choice, Fault, options_of
+from flywheel.agents.inference.decoding import Branch, Choice, Fault, Written, options_of
 from flywheel.agents.inference.endpoint import Server, explained
-from flywheel.agents.inference.language_model import option_ids
+from flywheel.agents.inference.language_model import option_ids, written
 from flywheel.agents.policy import Decoding
 from flywheel.errors import InfrastructureError, PrerequisiteError, RefusedError
 from flywheel.trajectory import Task, digest
@@ -52,6 +52,7 @@ class RemoteLanguageModel:
         self._server, self._decoding = server, decoding
         self._tokenizer, self._tokens = tokenizer, PieceTokenizer(tokenizer)
         self._end = token_id(tokenizer, END)
+        self._done = token_id(tokenizer, DONE)
         self._biases = {str(token_id(tokenizer, marker)): NEVER for marker in SPECIAL_TOKENS if marker != END}
         self._threads = ThreadPoolExecutor(PARALLEL, thread_name_prefix="completions")
         self._seeds: dict[int, int] = {}
@@ -74,6 +75,31 @@ class RemoteLanguageModel:
 
     def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
         return list(self._threads.map(self._say, slots, contexts))
+
+    def write(
+        self, slots: Sequence[int], contexts: Sequence[list[int]], *, may_end: bool = False
+    ) -> list[Written | Fault]:
+        return list(self._threads.map(partial(self._write, may_end=may_end), slots, contexts))
+
+    def _write(self, slot: int, context: list[int], *, may_end: bool) -> Written | Fault:
+        biases = {token: bias for token, bias in self._biases.items() if not may_end or token != str(self._done)}
+        try:
+            reply = self._complete(
+                slot,
+                context,
+                max_tokens=self._decoding.max_action_tokens,
+                logprobs=1,
+                logit_bias=biases,
+                extra_body={"stop_token_ids": [self._end]},
+            )
+        except RefusedError as refused:
+            return Fault(str(refused))
+        choice = reply.choices[0]
+        ids = getattr(choice, "token_ids", None)
+        if ids is None:
+            ids = self._tokens.ids(str(choice.text).removesuffix(END))
+        logprobs = choice.logprobs.token_logprobs if choice.logprobs and choice.logprobs.token_logprobs else []
+        return written(self._tokenizer, [token for token in ids if token != self._end], logprobs, self._done)
 
     def _choose(self, slot: int, context: list[int], offered: Sequence[str], *, may_end: bool) -> Choice | Fault | None:
         if not offered and not may_end:
