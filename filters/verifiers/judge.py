@@ -70,7 +70,7 @@ class Judge:
 
     def __init__(
         self,
-        world: World,
+        world: World | None,
         cache: Path,
         *,
         base_url: str = "http://127.0.0.1:8000/v1",
@@ -91,12 +91,13 @@ class Judge:
             completion_threshold=completion_threshold,
             integrity_threshold=integrity_threshold,
         )
-        self._solver = solver(world, "the verifier judge", LEAVE_OUT)
+        self._solver = solver(world, "the verifier judge", LEAVE_OUT) if world else None
         self._cache, self._votes = cache, votes
         self._server, self._temperature = Server(self.name, base_url, model, KEY, timeout), temperature
         self._completion, self._integrity = completion_threshold, integrity_threshold
 
     def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
+        assert self._solver is not None
         rubrics = [self._solver.facts(task) for task in batch.tasks]
         prompts = [prompt(trajectory, facts) for trajectory, facts in zip(batch.objects, rubrics, strict=True)]
         jobs = [(text, vote) for text in prompts for vote in range(self._votes)]

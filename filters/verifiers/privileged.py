@@ -37,12 +37,13 @@ class Privileged:
     name = "privileged"
     version = "1"
 
-    def __init__(self, world: World, *, completion_threshold: float = 99.9) -> None:
+    def __init__(self, world: World | None, *, completion_threshold: float = 99.9) -> None:
         self.arguments = arguments(completion_threshold=completion_threshold)
-        self._solver = solver(world, "the verifier privileged", LEAVE_OUT)
+        self._solver = solver(world, "the verifier privileged", LEAVE_OUT) if world else None
         self._threshold = completion_threshold
 
     def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
+        assert self._solver is not None
         facts = [self._solver.facts(task) for task in batch.tasks]
         items = [_credit(trajectory, known) for trajectory, known in zip(batch.objects, facts, strict=True)]
         leaks = [pasted(trajectory, known) for trajectory, known in zip(batch.objects, facts, strict=True)]

@@ -36,7 +36,7 @@ class Process:
         self.arguments = arguments(
             max_idle=max_idle, max_loops=max_loops, max_invalid=max_invalid, max_detour=max_detour
         )
-        self._solver = solver(world, "the verifier process", "set its max_detour = 0") if max_detour else None
+        self._solver = solver(world, "the verifier process", "set its max_detour = 0") if world and max_detour else None
         self._limits = {"idle": max_idle, "loops": max_loops, "invalid": max_invalid, "detour": max_detour}
 
     def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
