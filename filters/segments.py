@@ -50,7 +50,12 @@ def segments_of(batch: TrajectoryBatch) -> list[list[Segment]]:
 def _parts(
     gains: Sequence[int], actions: Sequence[str], views: Sequence[str], length: int
 ) -> list[tuple[int, int, str, bool]]:
-    """(start, end, subgoal, completed) of one trajectory, from its gains and the actions that gained."""
+    """(start, end, subgoal, completed) of one trajectory, from its gains and the actions that gained.
+
+    Where success alone is told, at the last step, nothing is known of what led to it: the last action is no subgoal.
+    """
+    if list(gains) == [length - 1]:
+        return [(0, length, EXPLORE, True)]
     parts: list[tuple[int, int, str, bool]] = []
     seen: dict[str, int | None] = {}
     start = 0

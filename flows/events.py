@@ -21,6 +21,8 @@ READY = "trajectories.ready"
 """Enough verified trajectories taught no student yet."""
 CROWNED, DROPPED, SPENT = "champion.changed", "slice.dropped", "budget.spent"
 TAGGED = "dataset.created"
+NO_PLANNER = "planner.unnamed"
+"""No segment of what teaches names a subgoal, so that no hierarchical student was made."""
 MENDED = "lake.mended"
 """A file was not what had been written, and was set aside."""
 

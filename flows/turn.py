@@ -20,13 +20,14 @@ from flywheel.datasets.lake.turn_lock import sole_turn
 from flywheel.datasets.maintenance.check import mend
 from flywheel.datasets.maintenance.retention import tend
 from flywheel.distill.launching import distill_apart
+from flywheel.distill.subgoals.segmentation import names_subgoals
 from flywheel.errors import InfrastructureError, LakeAwayError
 from flywheel.evaluation.evaluate import Rate, evaluate, gate
 from flywheel.evaluation.gate import GateDecision, foresight
 from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
 from flywheel.flows.budget import BudgetTracker
-from flywheel.flows.events import COLLECTED, CURATED, DECIDED, DISTILLED, EVALUATED, MENDED, TURNED, tell
+from flywheel.flows.events import COLLECTED, CURATED, DECIDED, DISTILLED, EVALUATED, MENDED, NO_PLANNER, TURNED, tell
 from flywheel.flows.iterations import Iteration, begin, finish
 from flywheel.flows.monitor import watched
 from flywheel.flows.progress import bar, training_bar
@@ -66,12 +67,20 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         curate_stage(budget)
         upkeep = upkeep_stage.submit(config, lake)
         teachers = [evaluate_stage(budget, name) for name in config.collect.teachers]
-        challenger = distill_stage(budget, "hierarchical")
         control = distill_stage(budget, "flat")
+        challenger = distill_stage(budget, "hierarchical") if plans(budget) else control
         decision = gate_stage(budget, challenger, iteration)
-        students = [evaluate_stage(budget, student.policy_id) for student in (control, challenger)]
+        students = [evaluate_stage(budget, name) for name in dict.fromkeys((control.policy_id, challenger.policy_id))]
         upkeep.wait()
         return report_stage(budget, [*teachers, *students], decision)
+
+
+def plans(budget: BudgetTracker) -> bool:
+    """Is there anything for a planner to name? Where there is not, that is told, and the flat student stands alone."""
+    named = names_subgoals(budget.lake, budget.config.train.segments)
+    if not named:
+        tell(budget.config.name, NO_PLANNER, iteration=budget.iteration, source=budget.config.train.segments)
+    return named
 
 
 @task(name="check", **STAGE)

@@ -22,7 +22,7 @@ from flywheel.datasets.formats import atif
 from flywheel.datasets.formats.exporting import export, select_ids
 from flywheel.datasets.formats.images import media_type_of
 from flywheel.datasets.formats.importing import import_files
-from flywheel.datasets.formats.parsing import DEPTH, parsed
+from flywheel.datasets.formats.parsing import DEEPER, DEPTH, parsed
 from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import RecordError
@@ -108,7 +108,7 @@ def test_depth_stops_nobody(lake: Lake, tmp_path: Path, opening: str, closing: s
     done = import_files(lake, [lines(tmp_path / "log.jsonl", deep, {**GOOD, "n": 2})], "chat")
     assert done.trajectories == 2 - done.quarantined
     assert done.quarantined == (depth > 1000)
-    assert sum(done.unread.values()) == (depth < 1000)
+    assert done.unread[DEEPER] == (depth < 1000)
     export(lake, tmp_path / "out", "chat", select_ids(lake, "true"))
 
 

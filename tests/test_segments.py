@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from flywheel.filters.segments import EXPLORE, segment
@@ -44,3 +45,14 @@ def test_the_recipe_is_a_subgoal_and_things_unseen_are_explored(golden: list[Tra
     assert names.count("read cookbook") == len(golden)
     assert names.count("eat meal") == len(golden)
     assert EXPLORE in names
+
+
+def test_the_last_action_of_a_run_that_tells_success_alone_is_no_subgoal(golden: list[Trajectory]) -> None:
+    last = golden[0].length - 1
+    steps = tuple(
+        replace(step, progress=float(step.index == last), reward=float(step.index == last), document="")
+        for step in golden[0].steps
+    )
+    assert [
+        (part.start, part.end, part.subgoal, part.completed) for part in segment(replace(golden[0], steps=steps))
+    ] == [(0, last + 1, EXPLORE, True)]

@@ -18,6 +18,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
 from flywheel.datasets.lake.reading import check_condition, quoted
 from flywheel.errors import LakeError
+from flywheel.filters.segments import EXPLORE
 from flywheel.filters.segments import SOURCE as MILESTONES
 from flywheel.filters.segments import segment as by_milestones
 from flywheel.trajectory import Segment, Step, Trajectory
@@ -100,6 +101,16 @@ def segment_lake(
         counts["segments"] += len(whole)
         progress(len(chunk))
     return counts
+
+
+def names_subgoals(lake: Lake, source: str) -> bool:
+    """Does a source name a subgoal in any verified training trajectory? Exploring is none."""
+    row = lake.sql(
+        f"""select count(*) as n from segmentations join trajectories using (trajectory_id)
+            where source = {quoted(source)} and subgoal <> {quoted(EXPLORE)}
+              and route = 'supervised' and revoked is null"""
+    ).to_pylist()[0]
+    return bool(row["n"])
 
 
 @dataclass(frozen=True, slots=True)
