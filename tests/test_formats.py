@@ -496,7 +496,43 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-SEEDS = {"atif": ATIF, "chat": CHAT, "swe-agent": SWE, "inspect": {**INSPECT, "sample": SAMPLE}, "otel": OTEL}
+RESPONSES = {
+    "responses_create_params": {"input": [{"role": "user", "content": "count"}], "tools": [{"name": "ls"}]},
+    "response": {
+        "output": [
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "look"}]},
+            {"type": "function_call", "call_id": "a", "name": "ls", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "a", "output": "x"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "one"}]},
+        ],
+        "usage": {"total_tokens": 9},
+    },
+    "reward": 1.0,
+}
+SESSION = {
+    "session": "s",
+    "entries": [
+        {"type": "user", "message": {"role": "user", "content": "read a"}, "timestamp": "2026-01-31T11:00:00Z"},
+        {
+            "type": "assistant",
+            "message": {
+                "id": "m",
+                "role": "assistant",
+                "content": [{"type": "tool_use", "id": "t", "name": "Read", "input": {"path": "a"}}],
+                "usage": {"input_tokens": 2, "output_tokens": 1},
+            },
+        },
+    ],
+}
+SEEDS = {
+    "atif": ATIF,
+    "chat": CHAT,
+    "swe-agent": SWE,
+    "inspect": {**INSPECT, "sample": SAMPLE},
+    "otel": OTEL,
+    "responses": RESPONSES,
+    "claude-code": SESSION,
+}
 
 
 @st.composite

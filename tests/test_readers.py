@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import load_dataset
 
 from flywheel.datasets.formats.catalog import read
 from flywheel.datasets.formats.exporting import export, select_ids
@@ -174,12 +175,28 @@ def test_a_tuning_row_says_what_the_log_said(lake: Lake, tmp_path: Path) -> None
     ids = select_ids(lake, "true")
     export(lake, tmp_path / "sft", "sft", ids)
     row = json.loads((tmp_path / "sft" / "flat.jsonl").read_text())
-    assert (row["messages"], row["tools"]) == (messages, [TOOL])
+    assert (row["messages"], json.loads(row["tools"])) == (messages, [TOOL])
     export(lake, tmp_path / "sharegpt", "sharegpt", ids)
     turns = json.loads((tmp_path / "sharegpt" / "sharegpt.jsonl").read_text())["conversations"]
     speakers = ["system", "human", "function_call", "observation", "gpt", "human", "gpt"]
     assert [turn["from"] for turn in turns] == speakers
     assert [turn["value"] for turn in turns if turn.get("weight") == 0] == ["three"]
+
+
+def test_hugging_face_loads_each_role_and_keeps_tools_apart(lake: Lake, tmp_path: Path) -> None:
+    def record(name: str, parameter: str) -> dict[str, Any]:
+        function = {"name": name, "parameters": {"type": "object", "properties": {parameter: {"type": "string"}}}}
+        call = {"id": "c", "type": "function", "function": {"name": name, "arguments": json.dumps({parameter: "x"})}}
+        messages = [user(name), assistant("", tool_calls=[call]), {"role": "tool", "content": "y", "tool_call_id": "c"}]
+        return {"messages": [*messages, assistant("z")], "tools": [{"type": "function", "function": function}]}
+
+    records = [record("ls", "path"), record("add", "number")]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    import_files(lake, [tmp_path / "log.jsonl"], "chat")
+    export(lake, tmp_path / "sft", "sft", select_ids(lake, "true"))
+    rows = load_dataset(str(tmp_path / "sft"), "flat", cache_dir=str(tmp_path / "cache"))["train"]
+    tools = {row["messages"][0]["content"]: json.loads(row["tools"]) for row in rows}
+    assert tools == {each["messages"][0]["content"]: each["tools"] for each in records}
 
 
 def test_everything_that_the_agent_saw_is_in_our_own_rows(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
@@ -399,3 +416,95 @@ def test_a_trace_in_several_batches_is_one_run(lake: Lake, tmp_path: Path) -> No
     rows = lake.sql("select length, tokens from trajectories order by length").to_pylist()
     assert rows == [{"length": 1, "tokens": None}, {"length": 2, "tokens": 20}]
     assert import_files(lake, [tmp_path / "spans.jsonl"], "otel").known == 2
+
+
+# -- the Responses API -------------------------------------------------------------------------------------------------
+
+
+def test_items_of_one_answer_are_one_turn() -> None:
+    asked = [{"type": "message", "role": "system", "content": "Be brief."}, {"role": "user", "content": "count"}]
+    put_out = [
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "look first"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
+        {"type": "function_call", "call_id": "a", "name": "ls", "arguments": "{}"},
+        {"type": "function_call", "call_id": "b", "name": "ls", "arguments": "{"},
+        {"type": "function_call_output", "call_id": "a", "output": "x y"},
+        {"type": "function_call_output", "call_id": "b", "output": "bad arguments"},
+        [{"type": "message", "role": "assistant", "content": "two"}],
+        {"type": "web_search_call", "id": "w"},
+    ]
+    usage = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+    response = {"output": put_out, "model": "m", "usage": usage}
+    rollout = {
+        "responses_create_params": {"input": asked, "tools": [{"type": "function", "name": "ls", "parameters": {}}]}
+    }
+    context = ReadContext()
+    (run,) = read("responses", {**rollout, "response": response, "reward": -1.0, "extra": 1}, Split.TRAIN, context)
+    assert run.steps[0].output == Message(
+        "assistant", "I look.", reasoning="look first", tool_calls=(ToolCall("a", "ls", "{}"), ToolCall("b", "ls", "{"))
+    )
+    assert [message.tool_call_id for message in run.steps[1].inputs or ()] == ["a", "b"]
+    assert (run.steps[1].action, run.system, run.total_reward, run.tokens) == ("two", "Be brief.", -1.0, 7)
+    assert json.loads(run.tools or "")[0]["function"]["name"] == "ls"
+    assert context.unread == {"extra": 1, "an item of type web_search_call": 1}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"request": {"input": "count"}, "response": {"output": [{"role": "assistant", "content": "two"}]}},
+        {"input": "count", "output": [{"role": "assistant", "content": "two"}], "model": "m"},
+    ],
+)
+def test_calls_of_a_gateway_are_read(record: dict[str, Any]) -> None:
+    (run,) = read("responses", record, Split.TRAIN, ReadContext())
+    assert (run.instruction, run.steps[0].action) == ("count", "two")
+
+
+# -- Claude Code -------------------------------------------------------------------------------------------------------
+
+
+def entry(number: int, message: dict[str, Any], **more: Any) -> dict[str, Any]:
+    time = f"2026-01-31T11:00:0{number}.000Z"
+    kind = message["role"]
+    return {"uuid": str(number), "sessionId": "s", "type": kind, "message": message, "timestamp": time, **more}
+
+
+def test_a_session_is_one_run_and_its_side_chain_another(lake: Lake, tmp_path: Path) -> None:
+    usage = {"input_tokens": 200, "cache_read_input_tokens": 50, "output_tokens": 9}
+    thought = {"id": "m1", "role": "assistant", "model": "claude", "content": [{"type": "thinking", "thinking": "hm"}]}
+    call = {
+        **thought,
+        "content": [{"type": "tool_use", "id": "t", "name": "Read", "input": {"path": "a"}}],
+        "usage": usage,
+    }
+    result = user([{"type": "tool_result", "tool_use_id": "t", "content": "text of a"}])
+    entries = [
+        {"type": "summary", "summary": "a session"},
+        entry(0, user("read a")),
+        entry(1, thought),
+        entry(2, call),
+        entry(3, result),
+        entry(4, user("look around"), isSidechain=True),
+        entry(5, {"id": "m2", "role": "assistant", "content": "nothing here"}, isSidechain=True),
+        entry(6, {"id": "m3", "role": "assistant", "content": "done"}),
+    ]
+    path = tmp_path / "session.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in entries) + "no JSON\n")
+    done = import_files(lake, [path], "claude-code")
+    assert (done.trajectories, done.quarantined) == (2, 1)
+    rows = lake.sql(
+        """select thought, action, observation, prompt_tokens, completion_tokens from steps
+           join trajectories using (trajectory_id) where instruction = 'read a' order by "index" """
+    ).to_pylist()
+    assert rows == [
+        {"thought": "hm", "action": 'Read {"path":"a"}', "observation": "read a", "prompt_tokens": 250}
+        | {"completion_tokens": 9},
+        {"thought": "", "action": "done", "observation": "text of a", "prompt_tokens": None, "completion_tokens": None},
+    ]
+    assert import_files(lake, [path], "claude-code").known == 2
+
+
+def test_thinking_in_tags_is_reasoning() -> None:
+    run = chat(user("six times seven"), assistant("<think>\n6*7\n</think>\n\n42"))
+    assert run.steps[0].output == Message("assistant", "42", reasoning="6*7")

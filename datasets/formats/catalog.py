@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flywheel.datasets.formats import atif, chat, inspect_log, otel, swe_agent
+from flywheel.datasets.formats import atif, chat, claude_code, inspect_log, otel, responses, swe_agent
 from flywheel.datasets.formats.otel_traces import join_traces
 from flywheel.datasets.formats.parsing import Raw
 from flywheel.datasets.formats.records import ReadContext
@@ -21,6 +21,8 @@ READERS: dict[str, Reader] = {
     "swe-agent": swe_agent.read,
     "inspect": inspect_log.read,
     "otel": otel.read,
+    "responses": responses.read,
+    "claude-code": claude_code.read,
 }
 
 
@@ -40,11 +42,16 @@ SUFFIXES = {
     "swe-agent": (".traj",),
     "inspect": (".json",),
     "otel": (".jsonl", ".json"),
+    "responses": (".jsonl", ".json"),
+    "claude-code": (".jsonl",),
 }
 """What is looked for in a folder."""
 SPLITTERS: dict[str, Callable[[Any], list[Any]]] = {"inspect": inspect_log.split}
 """Formats whose documents hold many records."""
-JOINERS: dict[str, Callable[[Callable[[], Iterator[Raw]], int], Iterator[Raw]]] = {"otel": join_traces}
+JOINERS: dict[str, Callable[[Callable[[], Iterator[Raw]], int], Iterator[Raw]]] = {
+    "otel": join_traces,
+    "claude-code": claude_code.join_session,
+}
 """Formats whose files hold records in pieces."""
 DOCUMENTS: dict[str, tuple[Writer, str]] = {
     "atif": (atif.write, ".json"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from flywheel.conversation import closing_of, inputs_of, opening_of, output_of
 from flywheel.datasets.formats.chat_messages import ChatMessage, Lenient, read_messages, tools_of
@@ -29,9 +30,10 @@ class _Usage(Lenient):
 
 
 class _Log(Lenient):
-    """What tuning services and gateways log of one run. `system` stands apart in Anthropic's form."""
+    """What tuning services and gateways log of one run. `system` stands apart in Anthropic's form,
+    and tau-bench says `traj`."""
 
-    messages: list[ChatMessage]
+    messages: list[ChatMessage] = Field(validation_alias=AliasChoices("messages", "traj"))
     system: Any = None
     tools: Any = None
     functions: Any = None
@@ -68,7 +70,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         tools=tools_of(log.tools, log.functions),
         success=log.success,
         score=source.number("score", log.score, most=1.0),
-        reward=source.number("reward", log.reward),
+        reward=source.number("reward", log.reward, least=-math.inf),
         tokens=total if total is not None else known_sum(counts),
         cost=source.number("usage.cost", usage.cost),
         images=conversation.images,

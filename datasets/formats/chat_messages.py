@@ -17,7 +17,7 @@ from flywheel.datasets.formats.images import image_in
 from flywheel.datasets.formats.parts import ContentParts
 from flywheel.datasets.formats.records import ReadContext, compact
 from flywheel.datasets.formats.turns import ImportedTurn, ReadMessage
-from flywheel.messages import Message, ToolCall
+from flywheel.messages import Message, ToolCall, without_thinking
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _TEXT = ("text", "input_text", "output_text")
@@ -100,6 +100,9 @@ def _message(
     thoughts: Sequence[str] = (),
     calls: Sequence[ToolCall] = (),
 ) -> ReadMessage:
+    if raw.role == "assistant" and parts is None:
+        text, tagged = without_thinking(text)
+        thoughts = [*thoughts, tagged] if tagged else thoughts
     reasoning = thoughts or [_thought(getattr(raw, name), source) for name in _REASONING]
     tool_calls = [*calls, *(_call(call.id, call.function) for call in raw.tool_calls or ())]
     if raw.function_call is not None:

@@ -74,14 +74,29 @@ def export(
         if not counts:
             draft.rmdir()
             raise LakeError(
-                "nothing to export: no task has both a verified and a failed training episode"
+                "nothing to export: no task has both a verified and a failed training episode; raise collect.overlap, "
+                "so that teachers with and without mistakes play the same tasks"
                 if format == "dpo"
                 else f"nothing to export: {format} can hold none of {len(ids)} trajectories"
             )
+        if format in TUNING:
+            (draft / "README.md").write_text(_card(format, counts), encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         draft.rename(folder)
     return dict(counts)
+
+
+def _card(format: str, counts: Mapping[str, int]) -> str:
+    """A dataset card, by which `datasets.load_dataset(folder, "planner")` finds each file."""
+    names = sorted(counts)
+    configs = "\n".join(f"- config_name: {Path(name).stem}\n  data_files: {name}" for name in names)
+    rows = "\n".join(f"| `{name}` | {counts[name]} |" for name in names)
+    return (
+        f"---\nconfigs:\n{configs}\n---\n\n# Trajectories as {format} rows\n\n"
+        f"Written by `flywheel export --format {format}`; a file is a config of the dataset.\n\n"
+        f"| file | rows |\n| --- | --- |\n{rows}\n"
+    )
 
 
 def _write(path: Path, text: str) -> None:

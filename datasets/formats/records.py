@@ -68,17 +68,17 @@ class ReadContext:
         self.count_unread(f"{name}: no count of tokens")
         return None
 
-    def number(self, name: str, value: Any, most: float = math.inf) -> float | None:
-        """A number from 0 to `most`; None where it is none, which is counted as unread unless it is absent."""
+    def number(self, name: str, value: Any, most: float = math.inf, *, least: float = 0.0) -> float | None:
+        """A number from `least` to `most`; None where it is none, which is counted as unread unless it is absent."""
         if value is None:
             return None
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if 0 <= number <= most and math.isfinite(number):
+        if least <= number <= most and math.isfinite(number):
             return number
-        self.count_unread(f"{name}: not a number from 0 to {most:g}")
+        self.count_unread(f"{name}: not a number from {least:g} to {most:g}")
         return None
 
 

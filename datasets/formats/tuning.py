@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flywheel.conversation import output_of
-from flywheel.datasets.formats.chat import messages_of, offered, opening
+from flywheel.datasets.formats.chat import messages_of, opening
 from flywheel.datasets.formats.records import compact
 from flywheel.messages import openai_message
 from flywheel.trajectory import Image, Segment, Trajectory
@@ -21,10 +21,11 @@ def sft_rows(
     """(role, row): one flat and one planner conversation an episode, one executor conversation a completed segment.
 
     Rows are conversational (`messages`, and `tools` where there were some) and hold all that the agent saw; `weight` 0
-    marks answers that must not be learned.
+    marks answers that must not be learned. `tools` is JSON text, as TRL and LLaMA-Factory decode it: as structures, the
+    parameters of one tool would leak into another's when rows become a table.
     """
     name = {"trajectory_id": trajectory.trajectory_id}
-    begin, tools = opening(trajectory, images), offered(trajectory)
+    begin, tools = opening(trajectory, images), _tools_as_text(trajectory)
     yield FLAT, {**name, "messages": [*begin, *messages_of(trajectory.steps, images)], **tools}
     completed = [segment for segment in segments if segment.completed]
     for segment in completed:
@@ -43,11 +44,10 @@ def sharegpt_row(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[st
     """One conversation with `from` and `value`, calls and results as LLaMA-Factory has them; images are left out, the
     form has no place for them. `weight` 0 marks answers that must not be learned."""
     messages = [*opening(trajectory, images), *messages_of(trajectory.steps, images)]
-    tools = offered(trajectory)
     return {
         "id": trajectory.trajectory_id,
         "conversations": [turn for message in messages for turn in _sharegpt_turns(message)],
-        **({"tools": compact(tools["tools"])} if tools else {}),
+        **_tools_as_text(trajectory),
     }
 
 
@@ -81,11 +81,16 @@ def dpo_row(good: Trajectory, bad: Trajectory) -> dict[str, Any] | None:
                 "prompt": [*opening(good, {}), *prompt],
                 "chosen": [chosen],
                 "rejected": [openai_message(output_of(theirs))],
-                **offered(good),
+                **_tools_as_text(good),
                 "chosen_id": good.trajectory_id,
                 "rejected_id": bad.trajectory_id,
             }
     return None
+
+
+def _tools_as_text(trajectory: Trajectory) -> dict[str, Any]:
+    """The key `tools`, where there were some."""
+    return {} if trajectory.tools is None else {"tools": trajectory.tools}
 
 
 def _text(content: Any) -> str:

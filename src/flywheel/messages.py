@@ -7,6 +7,7 @@ that was answered, the step's columns say it already and no message is stored be
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,15 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     error: str | None = None
+
+
+_THINK = re.compile(r"\s*<think(?:ing)?>(.*?)</think(?:ing)?>\s*", re.DOTALL)
+
+
+def without_thinking(text: str) -> tuple[str, str]:
+    """(the answer, the reasoning that stands before it in `<think>` tags, or nothing)."""
+    match = _THINK.match(text)
+    return (text[match.end() :], match[1].strip()) if match else (text, "")
 
 
 def text_of_inputs(messages: Iterable[Message]) -> str:

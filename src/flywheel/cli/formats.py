@@ -28,6 +28,8 @@ class From(StrEnum):
     SWE_AGENT = "swe-agent"
     INSPECT = "inspect"
     OTEL = "otel"
+    RESPONSES = "responses"
+    CLAUDE_CODE = "claude-code"
 
 
 class To(StrEnum):

@@ -6,12 +6,12 @@ The OpenAI client builds its objects from whatever came, so nothing here has the
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_THINK = re.compile(r"\s*<think(?:ing)?>(.*?)</think(?:ing)?>\s*", re.DOTALL)
+from flywheel.messages import without_thinking
+
 _TEXTS, _THOUGHTS = ("text", "output_text"), ("thinking", "reasoning", "summary_text", "reasoning_text")
 
 
@@ -32,8 +32,8 @@ def reply_of(message: Any) -> Reply:
         if reasoning and not thoughts:
             thoughts = [text for kind in _parts(reasoning) for text in kind]
     text = "\n".join(texts)
-    if match := _THINK.match(text):
-        thoughts, text = [*thoughts, match[1].strip()], text[match.end() :]
+    text, tagged = without_thinking(text)
+    thoughts = [*thoughts, tagged] if tagged else thoughts
     refusal = getattr(message, "refusal", None)
     if not text and isinstance(refusal, str):
         text = refusal
