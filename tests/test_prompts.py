@@ -158,3 +158,13 @@ def test_done_is_the_executors_own_word_and_injected_actions_are_not() -> None:
     assert context.window is not None
     assert [piece.spelling for piece in context.window.pieces if piece.target] == ["deed<|end|>"]
     assert DONE not in text_of(context.window.pieces)
+
+
+def test_what_is_seen_anew_is_read_where_the_environment_answers_nothing() -> None:
+    context = FlatContext("Walk.", Limits())
+    context.observe(Observation("You are at 0."))
+    context.act(Observation("You are at 0."), "right")
+    window = context.observe(Observation("You are at 1."))
+    assert text_of(window.pieces).endswith("<|view|>You are at 1.")
+    context.act(Observation("You are at 1."), "wait")
+    assert text_of(context.observe(Observation("You are at 1.")).pieces).endswith("<|feedback|>")

@@ -63,8 +63,12 @@ class FlatContext:
             return
         before, action = self._last
         self.memory = self.memory.read(observation.document).moved(before.location, action, observation.location)
-        if self.window is not None:
+        if self.window is None:
+            return
+        if observation.feedback or observation.text == before.text:
             self.window.feedback(observation)
+        else:
+            self.window.look(observation)
 
     def _roll(self, window: Window | None, limit: int, observation: Observation) -> Window:
         if window is not None and window.decisions < limit:

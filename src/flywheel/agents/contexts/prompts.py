@@ -7,6 +7,7 @@ Pieces are tokenised one by one, so a prefix of a context is always a prefix of 
     flat       header · (act · feedback)*
     planner    header · (document? · view · subgoal · outcome)*
 
+Where an environment answers nothing but shows something else than before, the view stands in place of the feedback.
 Tokens are the budget: what the same location showed before in this window is not said again, sentence by sentence.
 A window holds at most `window` decisions, then a new one starts with a fresh header: bounded, whatever the horizon.
 """
@@ -20,7 +21,7 @@ from enum import StrEnum
 from flywheel.agents.contexts.memory import Memory
 from flywheel.environments.protocol import Observation
 
-WORDING = 2
+WORDING = 3
 """Counts the ways in which contexts have been worded. Who learned from another one acts as another version under this
 one, and is distilled anew where it is asked for again."""
 TASK, DOCUMENT, ROUTES, PAST, VIEW = "<|task|>", "<|document|>", "<|routes|>", "<|past|>", "<|view|>"
