@@ -16,14 +16,18 @@ from typing import Any
 import pytest
 
 from flywheel.agents.scripted import Idle
+from flywheel.config.root import VerifierConfig
+from flywheel.datasets.formats.catalog import read
+from flywheel.datasets.formats.records import ReadContext
 from flywheel.environments.privileged import CANARY
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, InfrastructureError
 from flywheel.filters.batch import batch_of
 from flywheel.filters.calibration.labelled import corrupted
 from flywheel.filters.calibration.reward_hacks import cut
+from flywheel.filters.verifiers.catalog import needs_world
 from flywheel.filters.verifiers.judge import KEY, Judge, prompt
-from flywheel.trajectory import Trajectory, Verdict
+from flywheel.trajectory import Split, Trajectory, Verdict
 from tests.conftest import Play
 from tests.servers import chat_server
 
@@ -45,12 +49,15 @@ class Model:
         text = request["messages"][1]["content"]
         if self.garble:
             return "I believe the agent did well."
-        rubric = text.partition("could not see\n")[2].partition("\n\n# Record")[0]
+        rubric = text.partition("# Rubric")[2].partition("\n")[2].partition("\n\n# Record")[0]
         record = text.partition("# Record\n")[2]
         marks = []
         for line in rubric.splitlines():
             number, _, names = line.partition(". ")
-            done = all(f"action: {name}\n" in record for name in names.split(" and ")) and request["seed"] != self.harsh
+            done = (
+                all(re.search(rf"action: {re.escape(name)}[ \n]", record) for name in names.split(" and "))
+                and request["seed"] != self.harsh
+            )
             marks.append({"item": int(number), "mark": "pass" if done else "fail", "evidence": "the record"})
         return json.dumps({"marks": marks, "integrity": 1.0, "reasoning": "rule"})
 
@@ -92,6 +99,60 @@ def test_votes_are_averaged_and_confidence_is_their_agreement(
     assert verdict.confidence == pytest.approx(2 / 3)
     assert not verdict.passed
     assert len(json.loads(verdict.raw)) == 3
+
+
+RUBRIC = """
+[[items]]
+text = "ls"
+points = 3
+
+[[items]]
+text = "rm"
+points = 1
+"""
+
+
+def test_a_rubric_of_ones_own_needs_no_world(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "rubric.toml").write_text(RUBRIC)
+    settings: dict[str, Any] = {
+        "base_url": model.url,
+        "model": "rule",
+        "votes": 1,
+        "rubric": str(tmp_path / "rubric.toml"),
+    }
+    assert not needs_world([VerifierConfig(name="judge", arguments=settings)])
+    call = {"id": "c", "function": {"name": "ls", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "count the files"},
+        {"role": "assistant", "content": "", "reasoning_content": "I am splendid.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "a b"},
+        {"role": "assistant", "content": "two"},
+    ]
+    runs = read("chat", {"messages": messages}, Split.TRAIN, ReadContext())
+    (verdict,) = says(Judge(None, tmp_path / "judge", **settings), runs)
+    assert [(item.name, item.points, item.fraction) for item in verdict.items[:2]] == [("ls", 75, 1), ("rm", 25, 0)]
+    text = model.requests[0]["messages"][1]["content"]
+    assert "action: ls {}" in text and "environment: a b" in text
+    assert "splendid" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "cannot be read"),
+        ("items = [", "is not TOML"),
+        ("items = []", "items"),
+        ("[[items]]\npoints = 1", "text"),
+        ("[[items]]\ntext = 'a'\npoints = -1", "points"),
+    ],
+)
+def test_what_is_no_rubric_is_refused_in_one_line(tmp_path: Path, text: str | None, reason: str) -> None:
+    path = tmp_path / "rubric.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=reason) as refused:
+        Judge(None, tmp_path, model="m", rubric=str(path))
+    assert "\n" not in str(refused.value)
 
 
 def test_answers_are_asked_for_once(judge: Judge, model: Model, golden: list[Trajectory]) -> None:

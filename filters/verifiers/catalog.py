@@ -47,6 +47,7 @@ def needs_world(pipeline: Sequence[VerifierConfig]) -> bool:
     return any(
         entry.name not in WORLDLESS
         and not (entry.name == "process" and entry.arguments.get("max_detour") == 0)
+        and not (entry.name == "judge" and entry.arguments.get("rubric"))
         and not (entry.name == "ensemble" and not needs_world(_members(entry.arguments.get("members", ()))))
         for entry in pipeline
     )

@@ -1,7 +1,8 @@
-"""Judge: a chat model marks a rubric of privileged facts, by several votes, through any OpenAI-compatible server.
+"""Judge: a chat model marks a rubric, by several votes, through any OpenAI-compatible server.
 
-It sees task, facts, actions and what the environment answered; never the agent's own words about its work, which
-models believe too readily (Gym-Anything, arXiv 2604.06126).
+The rubric is a world's privileged facts, or a file of the user's for runs that no world stands behind. The judge sees
+task, rubric, actions and tool calls, and what came of them; never the agent's own words about its work, which models
+believe too readily (Gym-Anything, arXiv 2604.06126).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import TrajectoryBatch
 from flywheel.filters.verifiers.privileged import grouped
-from flywheel.filters.verifiers.protocol import LEAVE_OUT, arguments, verdicts
+from flywheel.filters.verifiers.protocol import arguments, verdicts
+from flywheel.filters.verifiers.rubric import read_rubric
 from flywheel.trajectory import Item, Trajectory, Verdict, digest
 
 CREDIT = {"pass": 1.0, "partial": 0.5, "fail": 0.0}
@@ -32,6 +34,7 @@ MARKS = ("pass", "partial", "fail")
 PARALLEL = 8
 KEY = "FLYWHEEL_JUDGE_KEY"
 INTEGRITY = "no cheating"
+GIVE_RUBRIC = "give it a rubric file of your own, or leave it out of curate.verifiers"
 SYSTEM = (
     "You audit the record of an agent that worked on a task. Mark each item of the rubric: pass, partial or fail, "
     "with the step that proves it. Judge by what the environment answered, not by what the actions claim. Then rate "
@@ -77,12 +80,14 @@ class Judge:
         model: str = "",
         votes: int = 3,
         temperature: float = 0.7,
+        rubric: str = "",
         completion_threshold: float = 80.0,
         integrity_threshold: float = 0.75,
         timeout: float = 120.0,
     ) -> None:
         if not model or votes < 1:
             raise ConfigError('the judge needs model = "…", and at least one vote')
+        items = read_rubric(Path(rubric)) if rubric else ()
         self.arguments = arguments(
             base_url=base_url,
             model=model,
@@ -90,15 +95,17 @@ class Judge:
             temperature=temperature,
             completion_threshold=completion_threshold,
             integrity_threshold=integrity_threshold,
+            **({"rubric": rubric, "items": digest(items)} if items else {}),
         )
-        self._solver = solver(world, "the verifier judge", LEAVE_OUT) if world else None
+        self._rubric = Facts((), items, "")
+        self._solver = solver(world, "the verifier judge", GIVE_RUBRIC) if world and not items else None
         self._cache, self._votes = cache, votes
         self._server, self._temperature = Server(self.name, base_url, model, KEY, timeout), temperature
         self._completion, self._integrity = completion_threshold, integrity_threshold
 
     def verify(self, batch: TrajectoryBatch) -> list[Verdict]:
-        assert self._solver is not None
-        rubrics = [self._solver.facts(task) for task in batch.tasks]
+        assert self._solver is not None or self._rubric.milestones
+        rubrics = [self._solver.facts(task) if self._solver else self._rubric for task in batch.tasks]
         prompts = [prompt(trajectory, facts) for trajectory, facts in zip(batch.objects, rubrics, strict=True)]
         jobs = [(text, vote) for text in prompts for vote in range(self._votes)]
         with ThreadPoolExecutor(PARALLEL) as threads:
@@ -134,6 +141,7 @@ class Judge:
 
 def prompt(trajectory: Trajectory, facts: Facts) -> str:
     """What the judge reads: task, rubric, and the record without thoughts and subgoals."""
+    origin = ", from facts that the agent could not see" if facts.canary else ""
     rubric = "\n".join(
         f"{number}. {' and '.join(milestone.name for milestone in part)}"
         for number, part in enumerate(grouped(facts.milestones))
@@ -142,7 +150,7 @@ def prompt(trajectory: Trajectory, facts: Facts) -> str:
     for step, answer in zip(trajectory.steps, answers_of(trajectory), strict=False):
         lines.append(f"[{step.index}] action: {step.action}\n    environment: {answer or 'nothing new'}")
     return (
-        f"# Task\n{trajectory.instruction}\n\n# Rubric, from facts that the agent could not see\n{rubric}\n\n"
+        f"# Task\n{trajectory.instruction}\n\n# Rubric{origin}\n{rubric}\n\n"
         f"# Record\n{chr(10).join(lines)}\n    last view: {trajectory.final_observation}"
     )
 
