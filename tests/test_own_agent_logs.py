@@ -1,4 +1,4 @@
-"""An agent's own logs, as docs/howto/own-agent-logs.md tells it: imported, judged, exported, read by TRL as they were."""
+"""An agent's own logs, as docs/howto/own-agent-logs.md tells it: imported, judged, exported, and read by TRL."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from flywheel.agents.contexts.prompts import Piece, Window
 def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[str]:
     """Things that actions name and that some documents mention while others do not. Each document is read once.
 
-    What every recipe or none speaks of (`meal`, `fridge`) has a fixed part in the world; the rest are instances.
+    What every document or none mentions has a fixed part in the world; the rest are instances.
     """
     mentions: Counter[str] = Counter()
     count = 0

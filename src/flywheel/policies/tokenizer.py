@@ -2,7 +2,7 @@
 
 Environments speak in templates. Splitting only after sentence and list punctuation lets merges cross words, so that
 a whole template becomes one token. What actions name is kept apart from its surroundings: `red onion` is the same
-token in a recipe, in a room and in an action, which is what lets a small student learn to point at things. Bytes
+token in a document, in a view and in an action, which is what lets a small student learn to point at things. Bytes
 underneath keep it lossless for text it has never met.
 """
 
