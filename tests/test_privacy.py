@@ -250,3 +250,28 @@ def test_a_persons_data_leaves_every_file_and_snapshot(lake: Lake, golden: list[
     again = runner.invoke(app, call)
     assert again.exit_code != 0
     assert "nothing to purge" in str(again.exception)
+
+
+def test_secrets_in_messages_and_tool_calls_are_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    secret = "ghp_" + "a1B2c3D4e5F6g7H8i9J0" * 2
+    function = {"name": "login", "arguments": json.dumps({"token": secret})}
+    call = {"id": "call_9pw1qnYScqvGrCH58HWCvFH6", "function": function}
+    tool = {"type": "function", "function": {"name": "login", "description": f"as {secret}"}}
+    parts = [{"type": "text", "text": "listen"}, {"type": "input_audio", "input_audio": {"note": secret}}]
+    messages = [
+        {"role": "system", "content": f"the token is {secret}"},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": "", "reasoning_content": f"with {secret}", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": f"welcome {secret}"},
+        {"role": "assistant", "content": "done"},
+    ]
+    (tmp_path / "log.jsonl").write_text(json.dumps({"messages": messages, "tools": [tool]}) + "\n")
+    with Lake(tmp_path / "lake", create=True) as lake:
+        import_files(lake, [tmp_path / "log.jsonl"], "chat")
+        stored = lake.sql("from messages").to_pylist()
+        (used,) = lake.sql("select * from tool_calls").to_pylist()
+        (run,) = lake.trajectories(lake.sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist())
+    assert secret not in str((stored, used, run))
+    assert json.loads(used["arguments"]) == {"token": "[REDACTED:github token]"}
+    assert (used["id"], used["result"]) == (call["id"], "welcome [REDACTED:github token]")
+    assert run.final_inputs == ()
