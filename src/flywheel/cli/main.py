@@ -29,6 +29,7 @@ from flywheel.cli.console import (
     open_lake,
     say,
 )
+from flywheel.cli.environments import environment_commands
 from flywheel.cli.flows import deploy, doctor, history, metrics, pause, resume, serve, status, trigger
 from flywheel.cli.formats import export, import_
 from flywheel.cli.lake import dataset as dataset_commands
@@ -290,6 +291,7 @@ app.add_typer(dataset_commands, name="dataset")
 app.add_typer(lake_commands, name="lake")
 app.command(epilog="Example: flywheel reverify configs/quickstart.toml replay --since 12")(reverify)
 app.add_typer(verifier_commands, name="verifiers")
+app.add_typer(environment_commands, name="env")
 
 
 def main() -> None:
