@@ -326,7 +326,8 @@ def test_sft_rows_have_one_file_a_role(curated: Lake, golden: list[Trajectory], 
     )
     assert done.exit_code == 0, done.output
     rows = {
-        path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in (tmp_path / "sft").iterdir()
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (tmp_path / "sft").glob("*.jsonl")
     }
     completed = [[part for part in segment(trajectory) if part.completed] for trajectory in golden]
     assert len(rows["flat"]) == len(golden)

@@ -53,7 +53,7 @@ def test_columns_say_what_the_messages_say(tool_run: Trajectory) -> None:
         dataclasses.replace(first, action="something else")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(some=st.lists(episodes, min_size=1, max_size=3, unique_by=lambda trajectory: trajectory.trajectory_id))
 def test_sql_says_what_python_says(tmp_path_factory: pytest.TempPathFactory, some: list[Trajectory]) -> None:
     with Lake(tmp_path_factory.mktemp("lake"), create=True) as lake:
