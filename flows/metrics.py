@@ -45,11 +45,13 @@ def _metrics(lake: Lake) -> Iterator[Metric]:
     ).to_pylist():
         trajectories.add_metric([row["policy"], row["purpose"], row["route"]], row["n"])
     for row in lake.sql(
-        """select policy, purpose, coalesce(sum(tokens), 0) as tokens, coalesce(sum(cost), 0) as cost
+        """select policy, purpose, case when bool_and(tokens is not null) then sum(tokens) end as tokens,
+                  case when bool_and(cost is not null) then sum(cost) end as cost
            from trajectories group by all"""
     ).to_pylist():
-        tokens.add_metric([row["policy"], row["purpose"]], float(row["tokens"]))
-        cost.add_metric([row["policy"], row["purpose"]], float(row["cost"]))
+        for family, spent in ((tokens, row["tokens"]), (cost, row["cost"])):
+            if spent is not None:  # unknown is not free
+                family.add_metric([row["policy"], row["purpose"]], float(spent))
     yield from (trajectories, tokens, cost)
     turns = iterations(lake)
     finished = [turn for turn in turns if turn.finished]

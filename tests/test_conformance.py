@@ -100,6 +100,15 @@ def test_a_broken_promise_is_told(fault: str, promise: str) -> None:
     assert all(broken.values())
 
 
+def test_without_tasks_there_is_nothing_more_to_see() -> None:
+    class Empty(CorridorWorld):
+        def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]:
+            raise KeyError(split)
+
+    (only,) = conformance(Empty())
+    assert (only.ok, only.detail) == (False, "KeyError: <Split.TRAIN: 'train'>")
+
+
 def test_a_new_environment_works_and_has_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app, ["env", "new", "my_shop"]).exit_code == 0

@@ -127,6 +127,31 @@ def test_an_id_that_is_used_again_means_the_next_answer(lake: Lake, tool_run: Tr
     assert rows == [{"result": "a b", "error": None}, {"result": "c", "error": "gone"}]
 
 
+def test_calls_without_ids_are_answered_in_their_order_and_unanswered_ones_by_nobody(
+    lake: Lake, tool_run: Trajectory
+) -> None:
+    def called(*ids: str) -> Message:
+        return Message("assistant", tool_calls=tuple(ToolCall(name, "ls", "{}") for name in ids))
+
+    inputs = [ASKED, (Message("tool", "RA"), Message("tool", "RB")), (), (Message("tool", "late", tool_call_id="c"),)]
+    outputs = [called("", ""), called("c"), called("c"), SAID]
+    steps = tuple(
+        dataclasses.replace(
+            tool_run.steps[0],
+            index=index,
+            observation=text_of_inputs(said),
+            action=action_of(answer),
+            thought=thought_of(answer),
+            inputs=said,
+            output=answer,
+        )
+        for index, (said, answer) in enumerate(zip(inputs, outputs, strict=True))
+    )
+    lake.append([dataclasses.replace(tool_run, steps=steps, length=4)], "episode")
+    rows = lake.sql('select "index", result from tool_calls order by "index", position').to_pylist()
+    assert [(row["index"], row["result"]) for row in rows] == [(0, "RA"), (0, "RB"), (1, None), (2, "late")]
+
+
 def test_a_column_of_messages_can_be_streamed_alone(lake: Lake, tool_run: Trajectory, tmp_path: Path) -> None:
     lake.append([tool_run], "episode")
     (part,) = lake.parts_of([tool_run.trajectory_id])

@@ -15,7 +15,7 @@ from flywheel.datasets.formats.exporting import export, select_ids
 from flywheel.datasets.formats.importing import import_files
 from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.lake.lake import Lake
-from flywheel.messages import Message, ToolCall
+from flywheel.messages import Message, ToolCall, openai_message
 from flywheel.trajectory import Split, StopReason, Trajectory
 
 PNG = b"\x89PNG\r\n\x1a\n and no more"
@@ -446,7 +446,7 @@ def test_items_of_one_answer_are_one_turn() -> None:
     assert [message.tool_call_id for message in run.steps[1].inputs or ()] == ["a", "b"]
     assert (run.steps[1].action, run.system, run.total_reward, run.tokens) == ("two", "Be brief.", -1.0, 7)
     assert json.loads(run.tools or "")[0]["function"]["name"] == "ls"
-    assert context.unread == {"extra": 1, "an item of type web_search_call": 1}
+    assert context.unread == {"extra": 1, "a content part of type web_search_call": 1}
 
 
 @pytest.mark.parametrize(
@@ -508,3 +508,65 @@ def test_a_session_is_one_run_and_its_side_chain_another(lake: Lake, tmp_path: P
 def test_thinking_in_tags_is_reasoning() -> None:
     run = chat(user("six times seven"), assistant("<think>\n6*7\n</think>\n\n42"))
     assert run.steps[0].output == Message("assistant", "42", reasoning="6*7")
+
+
+def test_what_came_before_a_traces_first_span_is_context() -> None:
+    before = [{"role": "system", "content": "Be brief."}, user("do A"), assistant("did A"), user("do B")]
+    (run,) = read("otel", exported(span(1, text(before), text(PARTS_OUT))), Split.TRAIN, ReadContext())
+    assert (run.system, run.instruction) == ("Be brief.", "do A")
+    assert [(step.action, step.trainable) for step in run.steps] == [("did A", False), ("two", True)]
+
+
+def test_blocks_of_one_answer_are_one_turn_whatever_stands_between_them(lake: Lake, tmp_path: Path) -> None:
+    def use(name: str) -> dict[str, Any]:
+        block = {"type": "tool_use", "id": name, "name": "Read", "input": {}}
+        return {"id": "m", "role": "assistant", "content": [block], "usage": {"input_tokens": 100, "output_tokens": 10}}
+
+    def result(name: str) -> dict[str, Any]:
+        return user([{"type": "tool_result", "tool_use_id": name, "content": f"of {name}"}])
+
+    entries = [user("read both"), use("a"), result("a"), use("b"), result("b")]
+    lines = [entry(number, message) for number, message in enumerate(entries)]
+    lines.append(entry(6, {"id": "n", "role": "assistant", "content": "done"}))
+    (tmp_path / "session.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    import_files(lake, [tmp_path / "session.jsonl"], "claude-code")
+    steps = lake.sql('select prompt_tokens, observation from steps order by "index"').to_pylist()
+    assert steps == [
+        {"prompt_tokens": 100, "observation": "read both"},
+        {"prompt_tokens": None, "observation": "of a\n\nof b"},
+    ]
+
+
+def test_a_tools_output_and_its_error_are_both_told() -> None:
+    answer = {"role": "tool", "tool_call_id": "c", "content": "partial", "error": {"message": "timed out"}}
+    run = inspect(
+        messages=[user("wait"), assistant("", tool_calls=[{"id": "c", "function": "x"}]), answer, assistant("b")]
+    )
+    (message,) = run.steps[1].inputs or ()
+    assert openai_message(message)["content"] == run.steps[1].observation == "partial\ntimed out"
+
+
+def test_what_else_a_model_did_is_kept_and_its_answer_not_taught() -> None:
+    put_out = [
+        {"type": "custom_tool_call", "call_id": "a", "name": "patch", "input": "*** Begin"},
+        {"type": "custom_tool_call_output", "call_id": "a", "output": "applied"},
+        {"type": "reasoning", "summary": "hm"},
+        {"type": "web_search_call", "id": "w"},
+        {"type": "message", "role": "assistant", "content": "done"},
+    ]
+    record = {"input": "fix it", "output": put_out, "usage": {"input_tokens": 5, "output_tokens": 7}}
+    (run,) = read("responses", record, Split.TRAIN, ReadContext())
+    assert [(step.action, step.trainable) for step in run.steps] == [("patch *** Begin", True), ("done", False)]
+    assert (run.steps[1].observation, run.steps[1].thought, run.tokens) == ("applied", "hm", 12)
+
+
+def test_every_image_of_a_run_survives_atif(lake: Lake, tmp_path: Path) -> None:
+    other = f"data:image/png;base64,{base64.b64encode(PNG + b'!').decode()}"
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in (URL, other)]
+    record = {"messages": [user([{"type": "text", "text": "compare"}, *pictures]), assistant("a"), user(pictures[:1])]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(record) + "\n")
+    import_files(lake, [tmp_path / "log.jsonl"], "chat")
+    export(lake, tmp_path / "out", "atif", select_ids(lake, "true"))
+    with Lake(tmp_path / "other", create=True) as back:
+        import_files(back, [tmp_path / "out"], "atif")
+        assert back.sql("select count(*) as n from images").to_pylist() == [{"n": 2}]

@@ -70,6 +70,8 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
         "final_metrics": {"total_steps": trajectory.length},
         "extra": {OWN: {name: _plain(getattr(trajectory, name)) for name in _ROOT_EXTRA}},
     }
+    if images:
+        document["extra"][OWN]["images"] = [image_path(image) for image in images.values()]
     if any(step.subgoal for step in trajectory.steps):
         document["subagent_trajectories"] = _delegate(trajectory, document["steps"], images)
     else:
@@ -216,7 +218,8 @@ def _restored(document: atif.Trajectory, extra: Any, folder: Path) -> Trajectory
         seen = [user_steps[-1].message, *map(_first_result, acted)]
         contents = [_restored_parts(content, folder) for content in seen]
         steps = tuple(_step(step, *content) for step, content in zip(acted, contents, strict=False))
-        images = {image.sha256: image for _, image in contents if image is not None}
+        named = [image_at(folder, str(path)) for path in extra.get("images") or ()]
+        images = {image.sha256: image for image in (*named, *(image for _, image in contents)) if image is not None}
         root = {name: extra.get(name) if name in MAY_BE_ABSENT else extra[name] for name in _ROOT_EXTRA}
         if root["final_inputs"] is not None:
             root["final_inputs"] = tuple(map(message_of, root["final_inputs"]))

@@ -82,9 +82,9 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
     """The whole conversation: what was said and what was answered, tools included."""
     if (original := verbatim(trajectory, NAME)) is not None:
         return dict(original)
-    closing = [_written(message, images) for message in closing_of(trajectory)]
+    messages = [*opening(trajectory, images), *messages_of(trajectory.steps, images), *closing(trajectory, images)]
     return {
-        "messages": [*opening(trajectory, images), *messages_of(trajectory.steps, images), *closing],
+        "messages": messages,
         **offered(trajectory),
         "model": trajectory.policy_id,
         "success": trajectory.success,
@@ -96,6 +96,11 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
 def opening(trajectory: Trajectory, images: Mapping[str, Image]) -> list[dict[str, Any]]:
     """What stands before the first step."""
     return [_written(message, images) for message in opening_of(trajectory)]
+
+
+def closing(trajectory: Trajectory, images: Mapping[str, Image]) -> list[dict[str, Any]]:
+    """What was said after the last answer."""
+    return [_written(message, images) for message in closing_of(trajectory)]
 
 
 def offered(trajectory: Trajectory) -> dict[str, Any]:

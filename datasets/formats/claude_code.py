@@ -87,23 +87,25 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
     yield episode(NAME, run, split)
 
 
-def _merged(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Entries, those that hold blocks of one answer as one."""
-    pending: dict[str, Any] | None = None
+def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries, those that hold blocks of one answer as one, where the first of them stood: results between its blocks
+    follow it."""
+    merged: list[dict[str, Any]] = []
+    places: dict[Any, int] = {}
     for entry in entries:
         message = entry.get("message")
         if not isinstance(message, dict):
             raise RecordError("an entry without its message")
         name = message.get("id")
-        if pending and name is not None and pending["message"].get("id") == name:
-            blocks = [*_blocks(pending["message"].get("content")), *_blocks(message.get("content"))]
-            pending = {**entry, "message": {**message, "content": blocks}}
+        if isinstance(name, str) and name in places:
+            before = merged[places[name]]
+            blocks = [*_blocks(before["message"].get("content")), *_blocks(message.get("content"))]
+            merged[places[name]] = {**before, "message": {**message, "content": blocks}}
             continue
-        if pending:
-            yield pending
-        pending = entry
-    if pending:
-        yield pending
+        if isinstance(name, str):
+            places[name] = len(merged)
+        merged.append(entry)
+    return merged
 
 
 def _blocks(content: Any) -> list[Any]:

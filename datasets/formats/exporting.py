@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from flywheel.arrow import ARROW_SCHEMAS, segments_from_arrow
+from flywheel.conversation import names_images
 from flywheel.datasets.formats.catalog import DOCUMENTS, LINES, TUNING
 from flywheel.datasets.formats.images import image_path
 from flywheel.datasets.formats.tuning import dpo_row, sft_rows, sharegpt_row
@@ -127,8 +128,7 @@ def _texts(
         if format == "dpo":
             yield from ((name, _json(pair)) for name, pair in _pairs(lake, trajectories))
         for episode in trajectories if format != "dpo" else ():
-            seen = any(step.screenshot for step in episode.steps)
-            images = lake.images(episode.trajectory_id) if seen else {}
+            images = lake.images(episode.trajectory_id) if names_images(episode) else {}
             try:
                 rows = list(_of(format, episode, segments.get(episode.trajectory_id, ()), images))
                 texts = [(name, _json(row)) for name, row in rows]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from flywheel.datasets.formats.chat import messages_of, opening
+from flywheel.datasets.formats.chat import closing, messages_of, opening
 from flywheel.datasets.formats.chat_messages import ChatMessage, Lenient, read_messages, tools_of
 from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, seconds_of, verbatim
 from flywheel.datasets.formats.turns import conversation_of
@@ -189,7 +189,7 @@ def write(trajectory: Trajectory, images: Mapping[str, Image]) -> dict[str, Any]
         header = {name: value for name, value in original.items() if name != "sample"}
         return {**header, "samples": [original["sample"]]}
     created = datetime.fromtimestamp(max(0.0, trajectory.started_at), UTC).isoformat()
-    messages = [*opening(trajectory, {}), *messages_of(trajectory.steps, {})]
+    messages = [*opening(trajectory, {}), *messages_of(trajectory.steps, {}), *closing(trajectory, {})]
     return {
         "version": 2,
         "status": "success",

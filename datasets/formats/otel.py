@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from flywheel.datasets.formats.parts import ContentParts
 from flywheel.datasets.formats.records import ReadContext, Run, compact, episode, explain
 from flywheel.datasets.formats.turns import ImportedTurn, ReadMessage, conversation_of
 from flywheel.errors import RecordError
-from flywheel.messages import Message, ToolCall
+from flywheel.messages import Message, ToolCall, text_of_inputs
 from flywheel.trajectory import Image, Split, Trajectory, digest
 
 NAME = "otel"
@@ -98,7 +99,7 @@ def _run(spans: list[_Span], source: ReadContext) -> Run:
         if system and not read:
             read.append(_read_message("system", system, source))
         last = max((place for place, message in enumerate(inputs) if message.role == "assistant"), default=-1)
-        for message in inputs[last + 1 :]:
+        for message in inputs[last + 1 if span is not spans[0] else 0 :]:
             read += _read_messages(message, source)
         answer = _answer(outputs, source)
         seconds = max(0.0, _seconds(span.endTimeUnixNano, source) - _seconds(span.startTimeUnixNano, source))
@@ -165,14 +166,17 @@ def _parts_of(value: Any) -> list[dict[str, Any]]:
 
 
 def _read_messages(message: _Message, source: ReadContext) -> list[ReadMessage]:
-    """A message of the input; results of several tools are a message each."""
+    """A message of the input; results of several tools are a message each. Earlier answers are context."""
     parts = message.parts or _parts_of(message.content)
     results = [part for part in parts if part.get("type") == "tool_call_response"]
     rest = [part for part in parts if part.get("type") != "tool_call_response"]
     read = [
         ReadMessage(Message("tool", _shown(_response(part)), tool_call_id=_name(part.get("id")))) for part in results
     ]
-    return read if results and not rest else [*read, _read_message(message.role, rest, source)]
+    if results and not rest:
+        return read
+    said = _read_message(message.role, rest, source)
+    return [*read, replace(said, turn=replace(said.turn, trainable=False))]
 
 
 def _answer(outputs: Sequence[_Message], source: ReadContext) -> ReadMessage:
@@ -265,7 +269,7 @@ def _written(message: Message) -> dict[str, Any]:
     if message.reasoning:
         parts.append({"type": "reasoning", "content": message.reasoning})
     if message.role == "tool":
-        response = message.content or message.error or ""
+        response = text_of_inputs([message])
         parts.append({"type": "tool_call_response", "id": message.tool_call_id, "response": response})
     elif message.content or not message.tool_calls:
         parts.append({"type": "text", "content": message.content})

@@ -18,8 +18,11 @@ from flywheel.datasets.formats.records import ReadContext, Run, episode, explain
 from flywheel.datasets.formats.turns import conversation_of
 from flywheel.errors import RecordError
 from flywheel.trajectory import Split, Trajectory
+from flywheel.unknowns import known_sum
 
 NAME = "responses"
+_TOLD = ("function_call_output", "custom_tool_call_output")
+"""Items that answer a call."""
 
 
 class _Usage(Lenient):
@@ -54,7 +57,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         request, response = rollout.responses_create_params, rollout.response
         asked = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
         begin = [{"role": "system", "content": request.instructions}] if request.instructions else []
-        raw = list(_messages([*begin, *_flat(asked), *_flat(response.output)], source))
+        raw = list(_messages([*begin, *_flat(asked), *_flat(response.output)]))
     except ValidationError as error:
         raise RecordError(explain(error)) from error
     for name in rollout.model_extra or ():
@@ -71,11 +74,17 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         system=conversation.system,
         tools=tools_of(request.tools),
         reward=source.number("reward", rollout.reward, least=-math.inf),
-        tokens=source.count("usage.total_tokens", usage.total_tokens),
+        tokens=_used(usage, source),
         started_at=source.number("created_at", response.created_at) or 0.0,
         images=conversation.images,
     )
     yield episode(NAME, run, split)
+
+
+def _used(usage: _Usage, source: ReadContext) -> int | None:
+    total = source.count("usage.total_tokens", usage.total_tokens)
+    counts = [source.count(f"usage.{name}", getattr(usage, name)) for name in ("input_tokens", "output_tokens")]
+    return known_sum(counts) if total is None else total
 
 
 def _as_rollout(record: Any) -> Any:
@@ -100,30 +109,28 @@ def _flat(items: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
             raise RecordError("an item that is no object")
 
 
-def _messages(items: Iterable[Mapping[str, Any]], source: ReadContext) -> Iterator[ChatMessage]:
-    """Items as chat messages, those of one answer together."""
+def _messages(items: Iterable[Mapping[str, Any]]) -> Iterator[ChatMessage]:
+    """Items as chat messages, those of one answer together. What else the model did stays among its parts."""
     answer: dict[str, Any] = {}
     for item in items:
         kind = item.get("type", "message")
-        if kind == "reasoning" or kind == "function_call" or (kind == "message" and item.get("role") == "assistant"):
+        if kind not in _TOLD and (kind != "message" or item.get("role") == "assistant"):
             answer = answer or {"role": "assistant", "content": [], "tool_calls": [], "reasoning": []}
             if kind == "reasoning":
-                answer["reasoning"] += [*(item.get("summary") or []), *(item.get("content") or [])]
-            elif kind == "function_call":
-                function = {"name": item.get("name"), "arguments": item.get("arguments")}
+                answer["reasoning"] += [*_parts(item.get("summary")), *_parts(item.get("content"))]
+            elif kind in ("function_call", "custom_tool_call"):
+                function = {"name": item.get("name"), "arguments": item.get("arguments", item.get("input"))}
                 answer["tool_calls"].append({"id": item.get("call_id"), "function": function})
             else:
-                answer["content"] += _parts(item.get("content"))
+                answer["content"] += _parts(item.get("content")) if kind == "message" else [item]
             continue
         if answer:
             yield _answer(answer)
             answer = {}
-        if kind == "function_call_output":
+        if kind in _TOLD:
             yield ChatMessage(role="tool", content=item.get("output"), tool_call_id=item.get("call_id"))
-        elif kind == "message":
-            yield ChatMessage.model_validate({"role": item.get("role"), "content": item.get("content")})
         else:
-            source.count_unread(f"an item of type {kind}")
+            yield ChatMessage.model_validate({"role": item.get("role"), "content": item.get("content")})
     if answer:
         yield _answer(answer)
 

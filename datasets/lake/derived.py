@@ -70,21 +70,33 @@ MESSAGES = f"""
     select trajectory_id, "index", position, unnest(message) from numbered"""
 """A row a message."""
 TOOL_CALLS = """
-    with calls as (
+    with told as (
         select trajectory_id, "index", policy_id, unnest("output".tool_calls) as call,
                unnest(range(len("output".tool_calls))) as position
         from raw_steps where "output" is not null),
-    answers as (
-        select trajectory_id, "index", unnest(list_filter(inputs, lambda message: message.role = 'tool')) as answer
-        from raw_steps
+    numbered as (
+        select *, call.id as id,
+               row_number() over (partition by trajectory_id, "index", call.id order by position) as ordinal
+        from told),
+    calls as (
+        select *, lead("index") over (partition by trajectory_id, id, ordinal order by "index") as again from numbered),
+    said as (
+        select trajectory_id, "index", unnest(inputs) as answer, unnest(range(len(inputs))) as position from raw_steps
         union all
-        select trajectory_id, length, unnest(list_filter(final_inputs, lambda message: message.role = 'tool'))
-        from raw_trajectories)
-    select c.trajectory_id, c."index", c.position, c.policy_id, call.id as id, call.name as name,
-           call.arguments as arguments, r.answer.content as result, r.answer.error as error
-    from calls c asof left join answers r on r.trajectory_id = c.trajectory_id
-        and coalesce(r.answer.tool_call_id, '') = c.call.id and c."index" < r."index" """
-"""A row a tool call; ids may be used again in later steps, so the next answer to one counts."""
+        select trajectory_id, length, unnest(final_inputs), unnest(range(len(final_inputs))) from raw_trajectories),
+    answers as (
+        select *, coalesce(answer.tool_call_id, '') as id, row_number() over (
+            partition by trajectory_id, "index", coalesce(answer.tool_call_id, '') order by position) as ordinal
+        from said where answer.role = 'tool')
+    select c.trajectory_id, c."index", c.position, c.policy_id, c.id, c.call.name as name,
+           c.call.arguments as arguments, case when due then r.answer.content end as result,
+           case when due then r.answer.error end as error
+    from (select *, coalesce(again, 2147483647) as until from calls) c
+    asof left join answers r on r.trajectory_id = c.trajectory_id and r.id = c.id and r.ordinal = c.ordinal
+        and c."index" < r."index",
+    lateral (select r."index" <= c.until as due)"""
+"""A row a tool call. Ids may be used again, also within a step: a call is answered by the next answer to its id, before
+that id is called again."""
 SOURCES = {"observation": "inputs", "action": "output", "thought": "output"}
 """A step's column → the column of messages that it is derived from."""
 

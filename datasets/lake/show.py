@@ -66,6 +66,7 @@ def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
     matches = lake.sql(
         f"select {', '.join(FACTS)} from trajectories where starts_with(trajectory_id, {quoted(safe)})"
     ).to_pylist()
+    matches = [match for match in matches if match["trajectory_id"] == safe] or matches
     if not safe or len(matches) != 1:
         problem = f"{len(matches)} trajectories begin with" if safe and matches else "no trajectory"
         raise LakeError(

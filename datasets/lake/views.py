@@ -62,7 +62,7 @@ VIEWS: dict[str, View] = {
             "policy_id": "who called",
             "id": "its id, unique in most episodes",
             "name": "the tool",
-            "arguments": "JSON as the agent wrote it; name ->> '$.path' reads a value where it is valid",
+            "arguments": "JSON as the agent wrote it; arguments ->> '$.path' reads a value where it is valid",
             "result": "the text that the tool answered, or NULL",
             "error": "what it reported as its error, or NULL",
         },

@@ -20,7 +20,7 @@ from flywheel.filters.verifiers.privileged import MOST_ITEMS
 class _Item(BaseModel):
     model_config = ConfigDict(extra="forbid")
     text: str = Field(min_length=1)
-    points: float = Field(default=1.0, gt=0)
+    points: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 
 class _Rubric(BaseModel):

@@ -37,6 +37,12 @@ def closing_of(trajectory: Trajectory) -> tuple[Message, ...]:
     return (Message("user", render_sections(texts, None)),) if any(texts.values()) else ()
 
 
+def names_images(trajectory: Trajectory) -> bool:
+    """May one of its messages or screenshots name an image?"""
+    said = [*(trajectory.final_inputs or ()), *messages_of(trajectory.steps)]
+    return any(step.screenshot for step in trajectory.steps) or any(message.parts for message in said)
+
+
 def messages_of(steps: Sequence[Step]) -> list[Message]:
     """What was said and answered over some steps, in order."""
     return [message for step in steps for message in (*inputs_of(step), output_of(step))]

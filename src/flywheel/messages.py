@@ -75,11 +75,10 @@ def message_of(values: Mapping[str, Any]) -> Message:
 
 def openai_message(message: Message, parts: Sequence[Any] | None = None) -> dict[str, Any]:
     """A message in OpenAI's chat form. `parts`: its content parts with images put in place, where it has any."""
-    content: Any = message.content
+    content: Any = text_of_inputs([message])
     if message.parts is not None:
         content = list(parts) if parts is not None else json.loads(message.parts)
-    if message.error and not message.content:
-        content = message.error
+        content += [{"type": "text", "text": message.error}] if message.error else []
     written: dict[str, Any] = {"role": message.role, "content": content}
     if message.reasoning:
         written["reasoning_content"] = message.reasoning

@@ -83,7 +83,7 @@ class FlatAgent:
                 Decision(
                     pick.text,
                     prompt_tokens=len(context),
-                    completion_tokens=len(pick.tokens),
+                    completion_tokens=max(len(pick.tokens), len(pick.logprobs)),
                     logprobs=pick.logprobs,
                 )
             )
@@ -206,7 +206,7 @@ class HierarchicalAgent:
                 subgoal=episode.context.subgoal,
                 new_subgoal=not may_end,
                 prompt_tokens=len(context) + episode.spoken,
-                completion_tokens=len(pick.tokens),
+                completion_tokens=max(len(pick.tokens), len(pick.logprobs)),
                 logprobs=pick.logprobs,
             )
             episode.spoken = 0

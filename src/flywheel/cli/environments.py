@@ -111,8 +111,10 @@ def check(
 
     with open_world(name, canonical(_parameters(param or []))) as world:
         checks = conformance(world, action or ())
-        (task,) = world.tasks(Split.TRAIN, 0, 1)
-        able = describe_capabilities(world, world.environments(1)[0].reset(task))
+        able = []
+        if checks[0].ok:
+            (task,) = world.tasks(Split.TRAIN, 0, 1)
+            able = describe_capabilities(world, world.environments(1)[0].reset(task))
     if as_json:
         capabilities = [{"capability": what, "has": has, "for": use} for what, has, use in able]
         say({"checks": [asdict(each) for each in checks], "capabilities": capabilities}, as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -66,10 +67,10 @@ def compare(
     pairs = compare_policies(lake, first, second, where)
     counts = Counter(pair.result for pair in pairs)
     parted = [pair for pair in pairs if pair.result in ("won", "lost")][:contexts]
-    parts = {pair.task_id: divergence(lake, pair) for pair in parted}
+    parts = [(pair, divergence(lake, pair)) for pair in parted]
     if as_json:
         rows = [{**asdict(pair), "result": pair.result} for pair in pairs]
-        told = {task_id: part and asdict(part) for task_id, part in parts.items()}
+        told = {pair.task_id: part and asdict(part) for pair, part in parts}
         say({"counts": counts, "tasks": rows, "divergences": told}, as_json)
         return
     show_table(
@@ -78,8 +79,7 @@ def compare(
     )
     say(dict(counts), as_json)
     console = plain_console()
-    for pair in parted:
-        part = parts[pair.task_id]
+    for pair, part in parts:
         if part is None:
             continue
         _line(console, f"\n{pair.task_id}, {pair.result}: they part at step {part.index}", "bold")
@@ -103,6 +103,7 @@ def _paged() -> Iterator[Console]:
     """A console whose output is paged on a terminal."""
     console = plain_console()
     if sys.stdout.isatty():
+        os.environ.setdefault("LESS", "-R")  # the pager shows colours instead of their escapes
         with console.pager(styles=True):
             yield console
     else:

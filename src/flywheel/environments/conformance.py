@@ -39,11 +39,16 @@ class _Probe:
 
 
 def conformance(world: World, actions: Sequence[str] = ()) -> list[Check]:
-    """Every check; one that raises has failed with its reason. `actions` are tried where the world lists none and knows
-    no solution."""
+    """Every check; one that raises has failed with its reason, and without tasks there is nothing more to see.
+
+    `actions` are tried where the world lists none and knows no solution.
+    """
+    whole = "tasks of a split are as many as asked for, each once"
+    first = _checked(whole, partial(_tasks, _Probe(world, (), actions)))
+    if not first.ok:
+        return [first]
     probe = _Probe(world, list(world.tasks(Split.TRAIN, 0, TASKS)), actions)
     checks: dict[str, Callable[[_Probe], str | None]] = {
-        "tasks of a split are as many as asked for, each once": _tasks,
         "no task lies in two splits": _splits,
         "find gives the task of a seed": _finds,
         "a task begins the same each time": _begins,
@@ -55,7 +60,7 @@ def conformance(world: World, actions: Sequence[str] = ()) -> list[Check]:
         "the solution solves the task": _solution,
         "doing nothing does not solve it": _nothing,
     }
-    return [_checked(promise, partial(look, probe)) for promise, look in checks.items()]
+    return [first, *(_checked(promise, partial(look, probe)) for promise, look in checks.items())]
 
 
 class _NotSeenError(Exception):

@@ -94,7 +94,7 @@ def outcomes(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tup
     uncurated ones are left out."""
     ordered = ", ".join(str(RETRY_STRIDE * retry) for retry in range(1 + INFRASTRUCTURE_RETRIES))
     rows = lake.sql(
-        f"""select task_id, arg_max(verified, attempt) as verified, arg_max(score, attempt) as score
+        f"""select task_id, unnest(arg_max({{'verified': verified, 'score': coalesce(score, 0.0)}}, attempt))
             from trajectories
             where ours and purpose = 'evaluate' and policy_id = {quoted(policy_id)} and verified is not null
               and attempt in ({ordered}) and stop_reason <> '{StopReason.INFRASTRUCTURE}'
