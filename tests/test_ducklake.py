@@ -42,7 +42,7 @@ QUERIES = (
 )
 
 
-@pytest.mark.minutes
+@pytest.mark.slow
 def test_ducklake_reads_our_files_where_they_lie(lake: Lake, golden: list[Trajectory], tmp_path: Path) -> None:
     lake.append(golden[:3], "some")
     said = [

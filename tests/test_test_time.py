@@ -23,7 +23,7 @@ from tests.servers import chat_server
 
 ROOT = Path(__file__).parents[1]
 FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
-pytestmark = pytest.mark.minutes
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
