@@ -66,20 +66,24 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def to_jsonl(folder: Path) -> Callable[[Batch], None]:
+AsRecord = Callable[[Any], dict[str, Any]]
+"""A trajectory as a peer stores it."""
+
+
+def to_jsonl(folder: Path, record: AsRecord = asdict) -> Callable[[Batch], None]:
     def work(batch: Batch) -> None:
         with (folder / "episodes.jsonl").open("a") as file:
-            file.writelines(json.dumps(asdict(one)) + "\n" for one in batch)
+            file.writelines(json.dumps(record(trajectory)) + "\n" for trajectory in batch)
             file.flush()
             os.fsync(file.fileno())
 
     return work
 
 
-def to_hugging_face(folder: Path) -> Callable[[Batch], None]:
+def to_hugging_face(folder: Path, record: AsRecord = asdict) -> Callable[[Batch], None]:
     def work(batch: Batch) -> None:
         path = folder / f"{batch[0].trajectory_id}.parquet"
-        Dataset.from_list([asdict(one) for one in batch]).to_parquet(str(path))
+        Dataset.from_list([record(trajectory) for trajectory in batch]).to_parquet(str(path))
         sync(path)
 
     return work

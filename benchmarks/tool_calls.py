@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, disable_progress_bars
-from lake import Batch, best, cpu_seconds, ratios, size, sync
+from datasets import disable_progress_bars
+from lake import Batch, best, cpu_seconds, ratios, size, to_hugging_face, to_jsonl
 from made_up import WORDS
 
 from flywheel.datasets.formats import chat
@@ -70,25 +70,6 @@ def row(trajectory: Trajectory) -> dict[str, Any]:
     return {"trajectory_id": trajectory.trajectory_id, **record, "tools": json.dumps(record["tools"])}
 
 
-def to_jsonl(folder: Path) -> Callable[[Batch], None]:
-    def work(batch: Batch) -> None:
-        with (folder / "runs.jsonl").open("a") as file:
-            file.writelines(json.dumps(row(run)) + "\n" for run in batch)
-            file.flush()
-            os.fsync(file.fileno())
-
-    return work
-
-
-def to_hugging_face(folder: Path) -> Callable[[Batch], None]:
-    def work(batch: Batch) -> None:
-        path = folder / f"{batch[0].trajectory_id}.parquet"
-        Dataset.from_list([row(run) for run in batch]).to_parquet(str(path))
-        sync(path)
-
-    return work
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trajectories", type=int, default=2_000)
@@ -107,8 +88,8 @@ def main() -> None:
         lake = Lake(folders["flywheel"], create=True)
         writers: dict[str, Callable[[Batch], object]] = {
             "flywheel": lambda batch: lake.append(batch, "benchmark"),
-            "jsonl": to_jsonl(folders["jsonl"]),
-            "hugging_face": to_hugging_face(folders["hugging_face"]),
+            "jsonl": to_jsonl(folders["jsonl"], row),
+            "hugging_face": to_hugging_face(folders["hugging_face"], row),
         }
         speed = {name: rows / cpu_seconds(work, batches) for name, work in writers.items()}
         sizes = {name: size(folders[name]) / rows for name in speed}

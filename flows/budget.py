@@ -100,9 +100,9 @@ class BudgetTracker:
             self._spent = (row["tokens"], row["cost"]) if row["played"] else (0, 0.0)
         tokens, cost = self._spent
         if spent(tokens, budget.tokens):
-            told = "some server does not say how many it used" if tokens is None else str(tokens)
-            return f"the budget of {budget.tokens} tokens is spent ({told}); raise budget.tokens"
+            amount = "some server does not say how many it used" if tokens is None else str(tokens)
+            return f"the budget of {budget.tokens} tokens is spent ({amount}); raise budget.tokens"
         if spent(cost, budget.cost):
-            told = "what some episodes cost is unknown, see chat.price_prompt" if cost is None else f"{cost:g}"
-            return f"the budget of {budget.cost:g} is spent ({told}); raise budget.cost"
+            amount = "what some episodes cost is unknown, see chat.price_prompt" if cost is None else f"{cost:g}"
+            return f"the budget of {budget.cost:g} is spent ({amount}); raise budget.cost"
         return ""

@@ -12,13 +12,16 @@ import pytest
 
 from flywheel.collect.stage import collect
 from flywheel.config.flows import BudgetConfig
-from flywheel.config.root import Config
+from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
-from flywheel.errors import BudgetError
+from flywheel.environments.protocol import World
+from flywheel.errors import BudgetError, ConfigError
+from flywheel.evaluation.test_time import audited
 from flywheel.flows.budget import BudgetTracker
+from flywheel.policies.factory import make_policy
 from flywheel.policies.registry import RANDOM
 from flywheel.rollouts.play import RolloutHooks
-from flywheel.trajectory import Trajectory
+from flywheel.trajectory import Split, Trajectory
 from tests.served import FLYWHEEL, ROOT, SMOKE
 
 
@@ -95,3 +98,15 @@ def _run(*more: str) -> subprocess.CompletedProcess[str]:
     root, rest = (more[:2], more[2:]) if more[0] == "--log" else ((), more)
     command = [FLYWHEEL, *root, "run", str(SMOKE), "--json", *rest]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_a_budget_of_money_is_refused_where_prices_are_unknown(smoke: Config, lake: Lake, world: World) -> None:
+    limited = _with(smoke, cost=1.0)
+    with pytest.raises(ConfigError, match=r"needs chat\.price_prompt"):
+        make_policy(limited, lake, world, "chat")
+    with pytest.raises(ConfigError, match=r"needs auditor\.price_prompt"):
+        audited(limited, lake, "random", Split.DEV, 1, "chat")
+    with pytest.raises(ConfigError, match=r"needs chat\.price_prompt"):
+        load(ROOT / "configs" / "smoke.toml", ["budget.cost=1.0", "collect.teachers={chat=1}"])
+    free = ["budget.cost=1.0", "collect.teachers={chat=1}", "chat.price_prompt=0", "chat.price_completion=0"]
+    assert load(ROOT / "configs" / "smoke.toml", free).budget.cost == 1.0

@@ -91,8 +91,8 @@ def test_a_model_plays_and_its_words_are_kept(model: Model, url: str) -> None:
 
 
 def test_a_cost_without_prices_is_unknown_and_no_budget_holds_it(model: Model, url: str) -> None:
-    one = walk(ChatConfig(base_url=url, model="m"))[0]
-    assert (one.cost, one.steps[0].cost, one.tokens) == (None, None, 107 * LENGTH)
+    episode = walk(ChatConfig(base_url=url, model="m"))[0]
+    assert (episode.cost, episode.steps[0].cost, episode.tokens) == (None, None, 107 * LENGTH)
     (stopped,) = walk(ChatConfig(base_url=url, model="m"), budget=Budget(20, cost=1.0))
     assert (stopped.stop_reason, stopped.length) == (StopReason.COST_LIMIT, 1)
 

@@ -61,12 +61,12 @@ class FaultyWorld(CorridorWorld):
 
     def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]:
         first = 0 if self.fault == "splits" else 100 * list(Split).index(split)
-        found = super().tasks(split, first + start, count)
-        return found[:1] if self.fault == "few" else found
+        tasks = super().tasks(split, first + start, count)
+        return tasks[:1] if self.fault == "few" else tasks
 
     def find(self, split: Split, seed: int) -> Task:
-        found = super().find(split, seed)
-        return replace(found, instruction="Something else.") if self.fault == "find" else found
+        task = super().find(split, seed)
+        return replace(task, instruction="Something else.") if self.fault == "find" else task
 
     def facts(self, task: Task) -> Any:
         known = super().facts(task)
@@ -113,10 +113,10 @@ def test_a_new_environment_works_and_has_a_test(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app, ["env", "new", "my_shop"]).exit_code == 0
     done = CliRunner().invoke(app, ["env", "check", "my_shop", "--json"])
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert done.exit_code == 0
-    assert {check["ok"] for check in told["checks"]} <= {True, None}
-    assert {each["capability"] for each in told["capabilities"] if each["has"]} >= {"state keys"}
+    assert {check["ok"] for check in report["checks"]} <= {True, None}
+    assert {each["capability"] for each in report["capabilities"] if each["has"]} >= {"state keys"}
     call = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_shop.py"]
     assert subprocess.run(call, cwd=tmp_path, capture_output=True).returncode == 0
     again = CliRunner().invoke(app, ["env", "new", "my_shop"])

@@ -12,6 +12,7 @@ from typing import Any
 import atif
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -329,6 +330,9 @@ def test_sft_rows_have_one_file_a_role(curated: Lake, golden: list[Trajectory], 
         path.stem: [json.loads(line) for line in path.read_text().splitlines()]
         for path in (tmp_path / "sft").glob("*.jsonl")
     }
+    for role in rows:
+        loaded = load_dataset(str(tmp_path / "sft"), role, cache_dir=str(tmp_path / "cache"))["train"]
+        assert list(loaded["trajectory_id"]) == [row["trajectory_id"] for row in rows[role]]
     completed = [[part for part in segment(trajectory) if part.completed] for trajectory in golden]
     assert len(rows["flat"]) == len(golden)
     assert len(rows["planner"]) == sum(bool(parts) for parts in completed)

@@ -69,17 +69,17 @@ def test_an_episode_shows_subgoals_and_verdicts(smoke: Config, lake: Lake, golde
     first = golden[0].steps[0]
     assert first.observation.split(".")[0] in shown
     assert "█ " in shown and "passed: completion" in shown
-    told = json.loads(run(lake, "show", golden[0].trajectory_id, "--json").stdout)
-    assert [step["action"] for step in told["steps"]] == [step.action for step in golden[0].steps]
-    assert all(step["subgoal"] for step in told["steps"])
+    description = json.loads(run(lake, "show", golden[0].trajectory_id, "--json").stdout)
+    assert [step["action"] for step in description["steps"]] == [step.action for step in golden[0].steps]
+    assert all(step["subgoal"] for step in description["steps"])
 
 
-def played(one: Trajectory, policy_id: str, *, success: bool) -> Trajectory:
+def played(episode: Trajectory, policy_id: str, *, success: bool) -> Trajectory:
     """An evaluation of a task by a policy that acts like the expert, and stops half-way where it fails."""
-    steps = one.steps if success else one.steps[: one.length // 2]
+    steps = episode.steps if success else episode.steps[: episode.length // 2]
     return dataclasses.replace(
-        one,
-        trajectory_id=trajectory_id(one.task, policy_id, "1", "evaluate", 0),
+        episode,
+        trajectory_id=trajectory_id(episode.task, policy_id, "1", "evaluate", 0),
         policy_id=policy_id,
         purpose="evaluate",
         steps=steps,
@@ -92,13 +92,13 @@ def played(one: Trajectory, policy_id: str, *, success: bool) -> Trajectory:
 def test_policies_are_compared_task_by_task(lake: Lake, world: World, play: Play) -> None:
     tasks = play(Expert(world), 4, split=Split.DEV)
     results = [(True, True), (True, False), (False, True), (False, False)]
-    for one, (ours, theirs) in zip(tasks, results, strict=True):
-        lake.append([played(one, "a-1", success=ours), played(one, "b-1", success=theirs)], "evaluated")
-    told = json.loads(run(lake, "compare", "a-1", "b-1", "--contexts", "2", "--json").stdout)
-    assert told["counts"] == {"both": 1, "won": 1, "lost": 1, "neither": 1}
-    assert len(told["divergences"]) == 2
-    won = next(row for row in told["tasks"] if row["result"] == "won")
-    part = told["divergences"][won["task_id"]]
+    for episode, (ours, theirs) in zip(tasks, results, strict=True):
+        lake.append([played(episode, "a-1", success=ours), played(episode, "b-1", success=theirs)], "evaluated")
+    comparison = json.loads(run(lake, "compare", "a-1", "b-1", "--contexts", "2", "--json").stdout)
+    assert comparison["counts"] == {"both": 1, "won": 1, "lost": 1, "neither": 1}
+    assert len(comparison["divergences"]) == 2
+    won = next(row for row in comparison["tasks"] if row["result"] == "won")
+    part = comparison["divergences"][won["task_id"]]
     assert (part["index"], part["second"]) == (won["second_steps"], None)
     assert part["first"]["action"]
     shown = run(lake, "compare", "a-1", "b-1").stdout

@@ -54,17 +54,17 @@ def test_columns_say_what_the_messages_say(tool_run: Trajectory) -> None:
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(some=st.lists(episodes, min_size=1, max_size=3, unique_by=lambda trajectory: trajectory.trajectory_id))
-def test_sql_says_what_python_says(tmp_path_factory: pytest.TempPathFactory, some: list[Trajectory]) -> None:
+@given(trajectories=st.lists(episodes, min_size=1, max_size=3, unique_by=lambda trajectory: trajectory.trajectory_id))
+def test_sql_says_what_python_says(tmp_path_factory: pytest.TempPathFactory, trajectories: list[Trajectory]) -> None:
     with Lake(tmp_path_factory.mktemp("lake"), create=True) as lake:
-        lake.append(some, "episodes")
+        lake.append(trajectories, "episodes")
         steps = lake.sql('select observation, action, thought from steps order by trajectory_id, "index"').to_pylist()
         ends = lake.sql("select final_observation as seen from trajectories order by trajectory_id").to_pylist()
-        told = lake.sql(
+        rows = lake.sql(
             """select trajectory_id, role, content, reasoning, tool_calls, error from messages
                order by trajectory_id, "index", position"""
         ).to_pylist()
-    ordered = sorted(some, key=lambda trajectory: trajectory.trajectory_id)
+    ordered = sorted(trajectories, key=lambda trajectory: trajectory.trajectory_id)
     assert steps == [
         {"observation": step.observation, "action": step.action, "thought": step.thought}
         for trajectory in ordered
@@ -80,10 +80,10 @@ def test_sql_says_what_python_says(tmp_path_factory: pytest.TempPathFactory, som
             *closing_of(trajectory),
         )
     ]
-    assert [(row["trajectory_id"], row["role"], row["content"], row["reasoning"], row["error"]) for row in told] == [
+    assert [(row["trajectory_id"], row["role"], row["content"], row["reasoning"], row["error"]) for row in rows] == [
         (owner, message.role, message.content, message.reasoning, message.error) for owner, message in expected
     ]
-    assert [row["tool_calls"] for row in told] == [
+    assert [row["tool_calls"] for row in rows] == [
         [dataclasses.asdict(call) for call in message.tool_calls] for _, message in expected
     ]
 
@@ -139,13 +139,13 @@ def test_calls_without_ids_are_answered_in_their_order_and_unanswered_ones_by_no
         dataclasses.replace(
             tool_run.steps[0],
             index=index,
-            observation=text_of_inputs(said),
+            observation=text_of_inputs(messages),
             action=action_of(answer),
             thought=thought_of(answer),
-            inputs=said,
+            inputs=messages,
             output=answer,
         )
-        for index, (said, answer) in enumerate(zip(inputs, outputs, strict=True))
+        for index, (messages, answer) in enumerate(zip(inputs, outputs, strict=True))
     )
     lake.append([dataclasses.replace(tool_run, steps=steps, length=4)], "episode")
     rows = lake.sql('select "index", result from tool_calls order by "index", position').to_pylist()

@@ -30,7 +30,7 @@ from transformers import AutoTokenizer
 from trl.data_utils import apply_chat_template, is_conversational
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
 tokenizer.chat_template = "{{ {'messages': messages, 'tools': tools} | tojson }}"
-for row in load_dataset(sys.argv[1], "flat", cache_dir=sys.argv[3])["train"]:
+for row in load_dataset(sys.argv[1], cache_dir=sys.argv[3])["train"]:
     assert is_conversational(row)
     example = {"messages": row["messages"], "tools": json.loads(row["tools"])}
     print(apply_chat_template(example, tokenizer, tools=example["tools"])["text"])
@@ -77,16 +77,23 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path / "out" / "sft"
 
 
-def told(row: dict[str, Any]) -> dict[str, Any]:
+def conversation_of(row: dict[str, Any]) -> dict[str, Any]:
     return {"messages": row["messages"], "tools": row["tools"]}
+
+
+def good_logs() -> list[dict[str, Any]]:
+    """What the judge passes."""
+    return [conversation_of(log(number)) for number in range(60) if number % 3]
+
+
+def in_order(conversations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(conversations, key=lambda conversation: str(conversation["messages"]))
 
 
 def test_logs_are_imported_judged_and_exported_as_they_were(rows: Path) -> None:
     exported = [json.loads(line) for line in (rows / "flat.jsonl").read_text().splitlines()]
-    good = [told(log(number)) for number in range(60) if number % 3]
-    assert sorted(
-        ({**told(row), "tools": json.loads(row["tools"])} for row in exported), key=lambda row: str(row["messages"])
-    ) == sorted(good, key=lambda row: str(row["messages"]))
+    conversations = [{**conversation_of(row), "tools": json.loads(row["tools"])} for row in exported]
+    assert in_order(conversations) == in_order(good_logs())
 
 
 @pytest.mark.slow
@@ -105,11 +112,11 @@ def test_trl_reads_the_rows_as_they_were(rows: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(packages)})
     assert done.returncode == 0, done.stderr[-2000:]
     read = [json.loads(line) for line in done.stdout.splitlines()]
-    good = [told(log(number)) for number in range(60) if number % 3]
-    plain = [{"messages": [_said(message) for message in row["messages"]], "tools": row["tools"]} for row in read]
-    assert sorted(plain, key=lambda row: str(row["messages"])) == sorted(good, key=lambda row: str(row["messages"]))
+    for row in read:
+        row["messages"] = [_without_nulls(message) for message in row["messages"]]
+    assert in_order(read) == in_order(good_logs())
 
 
-def _said(message: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
     """A message without the columns that it has only because others have them."""
     return {name: value for name, value in message.items() if value is not None}

@@ -30,8 +30,8 @@ def teach(request: dict[str, Any], key: str) -> tuple[int, str]:
     """A scripted teacher: reads the file, then writes its word into the other one."""
     spoken = "\n".join(message["content"] for message in request["messages"] if message["role"] == "user")
     source, target = re.findall(r"Copy the word of (\w+)\.txt into (\w+)\.txt", spoken)[-1]
-    found = re.findall(r"says: (\w+)", spoken)
-    call = {"tool": "write", "path": f"{target}.txt", "text": found[-1]} if found else None
+    words = re.findall(r"says: (\w+)", spoken)
+    call = {"tool": "write", "path": f"{target}.txt", "text": words[-1]} if words else None
     action = json.dumps(call or {"tool": "read", "path": f"{source}.txt"})
     return 200, f"Thought: step by step\nAction: {action}"
 
@@ -49,9 +49,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]
 
 
 def test_doctor_says_what_the_environment_lacks(project: Config) -> None:
-    (found,) = (finding for finding in diagnose(project) if finding.check == "environment")
-    assert found.ok, found
-    assert "it lacks solutions" in found.detail
+    (accepted,) = (finding for finding in diagnose(project) if finding.check == "environment")
+    assert accepted.ok, accepted
+    assert "it lacks solutions" in accepted.detail
     with_expert = project.model_copy(
         update={"collect": project.collect.model_copy(update={"teachers": {"expert": 1.0}})}
     )

@@ -146,9 +146,15 @@ def test_what_nobody_said_is_unknown() -> None:
     (step,) = run.steps
     assert (step.reward, step.progress, step.prompt_tokens, step.completion_tokens, step.cost) == (None,) * 5
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "cost": 0.25}
-    told = chat(user("a"), assistant("b"), reward=0.5, success=True, score=1, usage=usage)
-    assert (told.success, told.score, told.total_reward, told.tokens, told.cost) == (True, 1.0, 0.5, 7, 0.25)
-    assert told.steps[0].reward == 0.5
+    counted = chat(user("a"), assistant("b"), reward=0.5, success=True, score=1, usage=usage)
+    assert (
+        counted.success,
+        counted.score,
+        counted.total_reward,
+        counted.tokens,
+        counted.cost,
+    ) == (True, 1.0, 0.5, 7, 0.25)
+    assert counted.steps[0].reward == 0.5
 
 
 def test_what_was_said_last_is_kept() -> None:
@@ -183,7 +189,7 @@ def test_a_tuning_row_says_what_the_log_said(lake: Lake, tmp_path: Path) -> None
     assert [turn["value"] for turn in turns if turn.get("weight") == 0] == ["three"]
 
 
-def test_hugging_face_loads_each_role_and_keeps_tools_apart(lake: Lake, tmp_path: Path) -> None:
+def test_hugging_face_loads_a_lone_file_and_keeps_tools_apart(lake: Lake, tmp_path: Path) -> None:
     def record(name: str, parameter: str) -> dict[str, Any]:
         function = {"name": name, "parameters": {"type": "object", "properties": {parameter: {"type": "string"}}}}
         call = {"id": "c", "type": "function", "function": {"name": name, "arguments": json.dumps({parameter: "x"})}}
@@ -194,7 +200,7 @@ def test_hugging_face_loads_each_role_and_keeps_tools_apart(lake: Lake, tmp_path
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
     import_files(lake, [tmp_path / "log.jsonl"], "chat")
     export(lake, tmp_path / "sft", "sft", select_ids(lake, "true"))
-    rows = load_dataset(str(tmp_path / "sft"), "flat", cache_dir=str(tmp_path / "cache"))["train"]
+    rows = load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))["train"]
     tools = {row["messages"][0]["content"]: json.loads(row["tools"]) for row in rows}
     assert tools == {each["messages"][0]["content"]: each["tools"] for each in records}
 
@@ -336,8 +342,8 @@ def test_a_limit_that_ended_a_sample_is_told() -> None:
 def test_one_score_that_is_no_number_costs_one_sample(lake: Lake, tmp_path: Path) -> None:
     header = '{"version": 2, "status": "success", "eval": {"task": "t", "model": "m"}, "samples": ['
     sample = '{"id": %d, "epoch": 1, "messages": [%s], "scores": {"m": {"value": %s}}}'
-    said = ", ".join(json.dumps(message) for message in (user("q"), assistant("a")))
-    text = header + ", ".join(sample % (number, said, value) for number, value in ((1, '"C"'), (2, "NaN"))) + "]}"
+    messages = ", ".join(json.dumps(message) for message in (user("q"), assistant("a")))
+    text = header + ", ".join(sample % (number, messages, value) for number, value in ((1, '"C"'), (2, "NaN"))) + "]}"
     (tmp_path / "log.json").write_text(text)
     done = import_files(lake, [tmp_path / "log.json"], "inspect")
     assert (done.trajectories, done.quarantined) == (1, 1)

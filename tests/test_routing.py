@@ -98,7 +98,7 @@ def test_reasons_are_few_and_each_has_an_example(curated: Lake, golden: list[Tra
 
 
 def test_episodes_without_steps_are_curated_and_again(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
-    empty = [replace(cut(one, 0), stop_reason=StopReason.NO_ACTION, final_inputs=None) for one in golden[:2]]
+    empty = [replace(cut(episode, 0), stop_reason=StopReason.NO_ACTION, final_inputs=None) for episode in golden[:2]]
     lake.append(empty, "nobody knew what to do")
     assert curate(smoke, lake) == {"continual": 2}
     lake.append(golden[2:3], "one that went on")

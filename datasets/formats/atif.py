@@ -124,7 +124,7 @@ def _turns(
         seen = (
             _content(after.observation, after.screenshot, images) if after is not None else trajectory.final_observation
         )
-        told = after.inputs if after is not None else trajectory.final_inputs
+        inputs_after = after.inputs if after is not None else trajectory.final_inputs
         metrics = {name: getattr(step, name) for name in ("prompt_tokens", "completion_tokens")}
         metrics |= {} if step.logprobs is None else {"logprobs": list(step.logprobs)}
         entry: dict[str, Any] = {
@@ -132,7 +132,7 @@ def _turns(
             "source": "agent",
             "message": step.output.content if step.output else "",
             "tool_calls": calls,
-            "observation": {"results": _results(calls, told, seen)},
+            "observation": {"results": _results(calls, inputs_after, seen)},
             "metrics": {name: value for name, value in metrics.items() if value is not None},
             "extra": {OWN: {name: _plain(getattr(step, name)) for name in _STEP_EXTRA}},
         }
@@ -163,16 +163,18 @@ def _arguments(text: str) -> dict[str, Any]:
     return arguments if isinstance(arguments, dict) else {"arguments": text}
 
 
-def _results(calls: Sequence[Mapping[str, Any]], told: Sequence[Message] | None, seen: Any) -> list[dict[str, Any]]:
+def _results(
+    calls: Sequence[Mapping[str, Any]], inputs_after: Sequence[Message] | None, seen: Any
+) -> list[dict[str, Any]]:
     """What came of a step: of each call what its tool answered, or else all that was seen."""
     ids = {call["tool_call_id"] for call in calls}
-    if told is None or isinstance(seen, list) or not calls:
+    if inputs_after is None or isinstance(seen, list) or not calls:
         return [{"source_call_id": calls[0]["tool_call_id"], "content": seen} if calls else {"content": seen}]
     return [
         {"source_call_id": message.tool_call_id, "content": text_of_inputs([message])}
         if message.tool_call_id in ids
         else {"content": text_of_inputs([message])}
-        for message in told
+        for message in inputs_after
     ]
 
 
@@ -290,24 +292,24 @@ def _policy(agent: atif.Agent, model: str | None) -> str:
 
 def _messages(step: atif.Step, agent: atif.Agent, source: ReadContext) -> Iterator[ReadMessage]:
     """What a step says, then what came of it: of its calls in their order, whatever the order of the results."""
-    said = _read_message(step.message, "assistant" if step.source == "agent" else step.source, source)
+    message = _read_message(step.message, "assistant" if step.source == "agent" else step.source, source)
     calls = tuple(
         ToolCall(call.tool_call_id, call.function_name, compact(call.arguments)) for call in step.tool_calls or ()
     )
     if step.source == "agent":
         metrics = step.metrics or atif.Metrics()
         turn = replace(
-            said.turn,
+            message.turn,
             prompt_tokens=source.count("metrics.prompt_tokens", metrics.prompt_tokens),
             completion_tokens=source.count("metrics.completion_tokens", metrics.completion_tokens),
             cost=source.number("metrics.cost_usd", metrics.cost_usd),
             logprobs=None if metrics.logprobs is None else tuple(metrics.logprobs),
-            trainable=said.turn.trainable and not step.is_copied_context and step.llm_call_count != 0,
+            trainable=message.turn.trainable and not step.is_copied_context and step.llm_call_count != 0,
             policy=_policy(agent, step.model_name) if step.model_name else "",
         )
-        answer = replace(said.message, reasoning=step.reasoning_content or None, tool_calls=calls)
-        said = replace(said, message=answer, turn=turn)
-    yield said
+        answer = replace(message.message, reasoning=step.reasoning_content or None, tool_calls=calls)
+        message = replace(message, message=answer, turn=turn)
+    yield message
     names = {call.id: call.name for call in calls}
     results = []
     for result in step.observation.results if step.observation else ():

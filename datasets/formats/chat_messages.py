@@ -82,7 +82,7 @@ def _in_parts(raw: ChatMessage, parts: Sequence[Any], source: ReadContext) -> Re
         elif kind == "refusal":
             content.add_text(str(part.get("refusal") or ""))
         elif kind == "tool_use":
-            calls.append(ToolCall(str(part.get("id") or ""), str(part.get("name")), _arguments(part.get("input"))))
+            calls.append(ToolCall(str(part.get("id") or ""), str(part.get("name")), arguments_text(part.get("input"))))
         elif kind in _IMAGE:
             content.add_image(partial(image_in, _address(part)))
         else:
@@ -150,11 +150,11 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call(call_id: str | None, function: _Function) -> ToolCall:
-    return ToolCall(call_id or "", function.name, _arguments(function.arguments))
+    return ToolCall(call_id or "", function.name, arguments_text(function.arguments))
 
 
-def _arguments(arguments: Any) -> str:
-    """Arguments as the JSON text that they are, or would be."""
+def arguments_text(arguments: Any) -> str:
+    """Arguments of a call as the JSON text that they are, or would be."""
     if arguments is None:
         return "{}"
     return arguments if isinstance(arguments, str) else compact(arguments)

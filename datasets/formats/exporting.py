@@ -80,7 +80,7 @@ def export(
                 if format == "dpo"
                 else f"nothing to export: {format} can hold none of {len(ids)} trajectories"
             )
-        if format in TUNING:
+        if format in TUNING and len(counts) > 1:
             (draft / "README.md").write_text(_card(format, counts), encoding="utf-8")
         if folder.exists():
             folder.rmdir()
@@ -89,7 +89,7 @@ def export(
 
 
 def _card(format: str, counts: Mapping[str, int]) -> str:
-    """A dataset card, by which `datasets.load_dataset(folder, "planner")` finds each file."""
+    """A dataset card, by which `datasets.load_dataset(folder, "planner")` tells files apart; a lone one needs none."""
     names = sorted(counts)
     configs = "\n".join(f"- config_name: {Path(name).stem}\n  data_files: {name}" for name in names)
     rows = "\n".join(f"| `{name}` | {counts[name]} |" for name in names)

@@ -13,10 +13,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from flywheel.conversation import inputs_of, opening_of, output_of
-from flywheel.datasets.formats.chat_messages import tools_of
+from flywheel.datasets.formats.chat_messages import Lenient, arguments_text, tools_of
 from flywheel.datasets.formats.images import image_in
 from flywheel.datasets.formats.parts import ContentParts
 from flywheel.datasets.formats.records import ReadContext, Run, compact, episode, explain
@@ -32,39 +32,35 @@ INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_
 TOOLS = "gen_ai.tool.definitions"
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class _Attribute(_Lenient):
+class _Attribute(Lenient):
     key: str
     value: dict[str, Any]
 
 
-class _Span(_Lenient):
+class _Span(Lenient):
     traceId: str
     name: str = ""
     startTimeUnixNano: int = 0
     endTimeUnixNano: int = 0
-    attributes: list[_Attribute] = []
+    attributes: list[_Attribute] = Field(default_factory=list)
 
 
-class _Scope(_Lenient):
-    spans: list[_Span] = []
+class _Scope(Lenient):
+    spans: list[_Span] = Field(default_factory=list)
 
 
-class _Resource(_Lenient):
-    scopeSpans: list[_Scope] = []
+class _Resource(Lenient):
+    scopeSpans: list[_Scope] = Field(default_factory=list)
 
 
-class _Export(_Lenient):
+class _Export(Lenient):
     resourceSpans: list[_Resource]
 
 
-class _Message(_Lenient):
+class _Message(Lenient):
     role: str
     content: Any = None
-    parts: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = Field(default_factory=list)
 
 
 def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]:
@@ -175,8 +171,8 @@ def _read_messages(message: _Message, source: ReadContext) -> list[ReadMessage]:
     ]
     if results and not rest:
         return read
-    said = _read_message(message.role, rest, source)
-    return [*read, replace(said, turn=replace(said.turn, trainable=False))]
+    context = _read_message(message.role, rest, source)
+    return [*read, replace(context, turn=replace(context.turn, trainable=False))]
 
 
 def _answer(outputs: Sequence[_Message], source: ReadContext) -> ReadMessage:
@@ -195,7 +191,9 @@ def _read_message(role: str, parts: Sequence[Mapping[str, Any]], source: ReadCon
         elif kind == "reasoning":
             thoughts.append(_shown(inner))
         elif kind == "tool_call":
-            calls.append(ToolCall(_name(part.get("id")) or "", str(part.get("name", "")), _arguments(part)))
+            calls.append(
+                ToolCall(_name(part.get("id")) or "", str(part.get("name", "")), arguments_text(part.get("arguments")))
+            )
         elif kind in ("blob", "uri") and part.get("modality", "image") == "image":
             inline = f"data:{part.get('mime_type', 'image/png')};base64,{inner}"
             content.add_image(partial(image_in, inline if kind == "blob" else str(part.get("uri"))))
@@ -215,11 +213,6 @@ def _shown(content: Any) -> str:
 
 def _name(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _arguments(part: Mapping[str, Any]) -> str:
-    arguments = part.get("arguments")
-    return arguments if isinstance(arguments, str) else compact(arguments or {})
 
 
 def _seconds(nanoseconds: int, source: ReadContext) -> float:

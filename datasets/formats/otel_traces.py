@@ -41,9 +41,9 @@ def join_traces(records: Callable[[], Iterator[Raw]], most: int) -> Iterator[Raw
             if chats or not spans or not spans.keys() <= lines.keys():
                 yield raw
             continue
-        for trace, some in chats.items():
+        for trace, chat_spans in chats.items():
             held = waiting.setdefault(trace, _Trace(raw))
-            held.spans += some
+            held.spans += chat_spans
             held.bytes += len(raw.text)
             if lines[trace][-1] == raw.line:
                 yield _record(waiting.pop(trace), most)
@@ -72,8 +72,8 @@ def _spans(raw: Raw) -> Spans:
 
 def _chats(spans: Spans) -> Spans:
     """Of each trace the spans that hold what a model put out."""
-    chats = {trace: [span for span in some if _is_chat(span)] for trace, some in spans.items()}
-    return {trace: some for trace, some in chats.items() if some}
+    chats = {trace: [span for span in trace_spans if _is_chat(span)] for trace, trace_spans in spans.items()}
+    return {trace: trace_spans for trace, trace_spans in chats.items() if trace_spans}
 
 
 def _is_chat(span: Any) -> bool:

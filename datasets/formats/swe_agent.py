@@ -66,11 +66,11 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
     for entry in document.history:
         if entry.role == "assistant" and not entry.is_demo:
             break
-        for said in read_messages(entry, source):
-            opening.append(said.message)
-            images += said.images
+        for read in read_messages(entry, source):
+            opening.append(read.message)
+            images += read.images
             if entry.role == "user" and not entry.is_demo and not instruction:
-                instruction = said.message.content
+                instruction = read.message.content
     turns, inputs = list[ImportedTurn](), tuple(opening)
     for turn in document.trajectory:
         answer = Message("assistant", turn.action.rstrip("\n"), reasoning=turn.thought or None)

@@ -48,8 +48,8 @@ class Conversation:
     @property
     def instruction(self) -> str:
         """The first words of the user."""
-        told = [*(message for turn in self.turns for message in turn.inputs), *self.rest]
-        return next((message.content for message in told if message.role == "user"), "")
+        messages = [*(message for turn in self.turns for message in turn.inputs), *self.rest]
+        return next((message.content for message in messages if message.role == "user"), "")
 
     @property
     def system(self) -> str | None:

@@ -52,7 +52,7 @@ def _message(role: str, content: str, reasoning: str = "null") -> str:
 
 
 MESSAGES = f"""
-    with told as (
+    with conversation as (
         select trajectory_id, "index", list_append(coalesce(inputs, [{_message("user", _SECTIONS)}]),
                    coalesce("output", {_message("assistant", "action", "nullif(thought, '')")})) as messages
         from raw_steps
@@ -66,28 +66,29 @@ MESSAGES = f"""
         from raw_trajectories t left join raw_steps s on s.trajectory_id = t.trajectory_id and s."index" = 0
         where s.inputs is null),
     numbered as (
-        select trajectory_id, "index", unnest(messages) as message, unnest(range(len(messages))) as position from told)
+        select trajectory_id, "index", unnest(messages) as message, unnest(range(len(messages))) as position
+        from conversation)
     select trajectory_id, "index", position, unnest(message) from numbered"""
 """A row a message."""
 TOOL_CALLS = """
-    with told as (
+    with every_call as (
         select trajectory_id, "index", policy_id, unnest("output".tool_calls) as call,
                unnest(range(len("output".tool_calls))) as position
         from raw_steps where "output" is not null),
     numbered as (
         select *, call.id as id,
                row_number() over (partition by trajectory_id, "index", call.id order by position) as ordinal
-        from told),
+        from every_call),
     calls as (
         select *, lead("index") over (partition by trajectory_id, id, ordinal order by "index") as again from numbered),
-    said as (
+    every_input as (
         select trajectory_id, "index", unnest(inputs) as answer, unnest(range(len(inputs))) as position from raw_steps
         union all
         select trajectory_id, length, unnest(final_inputs), unnest(range(len(final_inputs))) from raw_trajectories),
     answers as (
         select *, coalesce(answer.tool_call_id, '') as id, row_number() over (
             partition by trajectory_id, "index", coalesce(answer.tool_call_id, '') order by position) as ordinal
-        from said where answer.role = 'tool')
+        from every_input where answer.role = 'tool')
     select c.trajectory_id, c."index", c.position, c.policy_id, c.id, c.call.name as name,
            c.call.arguments as arguments, case when due then r.answer.content end as result,
            case when due then r.answer.error end as error

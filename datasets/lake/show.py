@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from flywheel.conversation import answers_of
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
 from flywheel.errors import LakeError
@@ -93,7 +92,7 @@ def _steps(lake: Lake, trajectory: Trajectory) -> list[dict[str, Any]]:
         for call in lake.sql(f'select "index", position, result, error from tool_calls where {mine}').to_pylist()
     }
     described = []
-    for step, answer in zip(trajectory.steps, answers_of(trajectory), strict=True):
+    for step in trajectory.steps:
         cut = next((row["subgoal"] for row in segments if row["start"] <= step.index < row["end"]), "")
         calls = step.output.tool_calls if step.output else ()
         described.append(
@@ -101,7 +100,6 @@ def _steps(lake: Lake, trajectory: Trajectory) -> list[dict[str, Any]]:
                 **{name: getattr(step, name) for name in SHOWN},
                 "subgoal": step.subgoal or cut,
                 "tool_calls": [{**asdict(call), **results[step.index, place]} for place, call in enumerate(calls)],
-                "answer": answer,
                 "credit": credit.get(step.index, {}),
             }
         )

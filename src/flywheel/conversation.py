@@ -38,9 +38,11 @@ def closing_of(trajectory: Trajectory) -> tuple[Message, ...]:
 
 
 def names_images(trajectory: Trajectory) -> bool:
-    """May one of its messages or screenshots name an image?"""
-    said = [*(trajectory.final_inputs or ()), *messages_of(trajectory.steps)]
-    return any(step.screenshot for step in trajectory.steps) or any(message.parts for message in said)
+    """Does a screenshot name an image, or may a content part?"""
+    for step in trajectory.steps:
+        if step.screenshot or any(message.parts for message in (*(step.inputs or ()), *filter(None, [step.output]))):
+            return True
+    return any(message.parts for message in trajectory.final_inputs or ())
 
 
 def messages_of(steps: Sequence[Step]) -> list[Message]:

@@ -70,8 +70,8 @@ def compare(
     parts = [(pair, divergence(lake, pair)) for pair in parted]
     if as_json:
         rows = [{**asdict(pair), "result": pair.result} for pair in pairs]
-        told = {pair.task_id: part and asdict(part) for pair, part in parts}
-        say({"counts": counts, "tasks": rows, "divergences": told}, as_json)
+        divergences = {pair.task_id: part and asdict(part) for pair, part in parts}
+        say({"counts": counts, "tasks": rows, "divergences": divergences}, as_json)
         return
     show_table(
         ["task", "result", f"{first}: steps", f"{second}: steps"],

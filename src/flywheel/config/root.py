@@ -261,13 +261,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _costs_are_known(self) -> Config:
-        """A budget of money cannot hold what nobody counts."""
-        limited = self.budget.cost or self.environment.max_cost
-        if limited and "chat" in self.collect.teachers and None in (self.chat.price_prompt, self.chat.price_completion):
-            raise ValueError(
-                "a budget of money needs chat.price_prompt and chat.price_completion; 0 where tokens are free"
-            )
+        if "chat" in self.collect.teachers and (problem := self.unpriced("chat", self.chat)):
+            raise ValueError(problem)
         return self
+
+    def unpriced(self, name: str, server: ChatConfig) -> str:
+        """Why a budget of money cannot hold what a server takes, whose prices nobody told; empty where it can."""
+        limited = self.budget.cost or self.environment.max_cost
+        if not limited or None not in (server.price_prompt, server.price_completion):
+            return ""
+        return f"a budget of money needs {name}.price_prompt and {name}.price_completion; 0 where tokens are free"
 
     def identity(self) -> str:
         """Digest of all that decides results; where they lie, when they run and how they are measured does not. Nor

@@ -79,11 +79,11 @@ def _checked(promise: str, look: Callable[[], str | None]) -> Check:
 
 def _tasks(probe: _Probe) -> str | None:
     for split in Split:
-        some = probe.world.tasks(split, 0, TASKS)
-        different = len({task.task_id for task in some})
-        if len(some) != TASKS or different != TASKS:
-            return f"tasks({split}, 0, {TASKS}) gave {len(some)} tasks, {different} of them different"
-        if any(task.split is not split for task in some):
+        drawn = probe.world.tasks(split, 0, TASKS)
+        different = len({task.task_id for task in drawn})
+        if len(drawn) != TASKS or different != TASKS:
+            return f"tasks({split}, 0, {TASKS}) gave {len(drawn)} tasks, {different} of them different"
+        if any(task.split is not split for task in drawn):
             return f"tasks({split}, …) gave a task of another split"
     return None
 

@@ -37,12 +37,12 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What playing took, per task."""
+    """What playing took, per task; None where it is not known of every episode."""
 
     steps: float
-    tokens: float
+    tokens: float | None
     seconds: float
-    money: float
+    money: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ class Gain:
     def cost_ratio(self) -> float:
         """Tokens with over tokens without, or steps where tokens are not counted."""
         with_it, without = self.scaled_cost, self.plain_cost
-        return with_it.tokens / without.tokens if without.tokens else with_it.steps / without.steps
+        if with_it.tokens is not None and without.tokens:
+            return with_it.tokens / without.tokens
+        return with_it.steps / without.steps
 
     def to_dict(self) -> dict[str, object]:
         return {**asdict(self), "cost_ratio": self.cost_ratio}
@@ -89,6 +91,8 @@ def audited(
 ) -> Gain:
     """Let an auditor look at whatever the policy calls done: `chat`, the model of the config; or `value`, a head on the
     student's own model, or on the champion's where the policy is no student."""
+    if by == "chat" and (problem := config.unpriced("auditor", config.auditor)):
+        raise ConfigError(problem)
     auditor = ChatAuditor(config.auditor) if by == "chat" else _value_auditor(config, lake, name, progress)
     purpose = f"evaluate+auditor {auditor.identity[:8]}"
     hooks = RolloutHooks(auditor)
@@ -259,11 +263,18 @@ def _gain(
 def _cost(lake: Lake, ids: Sequence[str], tasks: int) -> Cost:
     """What some trajectories took, per task; an auditor's rulings stand among their decisions."""
     row = lake.sql(
-        f"""select sum(length) as steps, sum(tokens) as tokens, sum(s.seconds) as seconds, sum(cost) as money
+        f"""select sum(length) as steps, sum(s.seconds) as seconds,
+                   case when bool_and(tokens is not null) then sum(tokens) end as tokens,
+                   case when bool_and(cost is not null) then sum(cost) end as money
             from trajectories left join (select trajectory_id, sum(seconds) as seconds from steps group by all) s
               using (trajectory_id) where trajectory_id in ({_listed(ids)})"""
     ).to_pylist()[0]
-    return Cost(**{name: float(value or 0) / tasks for name, value in row.items()})
+    return Cost(
+        steps=float(row["steps"] or 0) / tasks,
+        tokens=None if row["tokens"] is None else float(row["tokens"]) / tasks,
+        seconds=float(row["seconds"] or 0) / tasks,
+        money=None if row["money"] is None else float(row["money"]) / tasks,
+    )
 
 
 def _listed(ids: Sequence[str]) -> str:

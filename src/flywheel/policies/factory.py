@@ -16,7 +16,7 @@ from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import World
-from flywheel.errors import PolicyError
+from flywheel.errors import ConfigError, PolicyError
 from flywheel.policies.card import ROLES, read_card
 from flywheel.policies.models import load_tokenizer
 from flywheel.policies.registry import RANDOM, champion, policy_directory, registered
@@ -43,6 +43,8 @@ def make_policy(config: Config, lake: Lake, world: World, name: str, champion_id
     if name == RANDOM:
         return RandomPolicy(seed=config.seed, max_repeats=config.student.max_repeats)
     if name == CHAT:
+        if problem := config.unpriced(CHAT, config.chat):
+            raise ConfigError(problem)
         return ChatPolicy(config.chat)
     if name == SERVED:
         return ServedPolicy(config.served)

@@ -128,30 +128,16 @@ class LocalLanguageModel:
         return [answers.get(row) for row in range(len(options))]
 
     def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
-        answers: dict[int, str | Fault] = dict(self._too_long(contexts))
-        rows = [row for row in range(len(slots)) if row not in answers]
-        if not rows:
-            return [answers[row] for row in range(len(slots))]
-        row_slots = [slots[row] for row in rows]
-        generations = generate(
-            self._reader,
-            row_slots,
-            [contexts[row] for row in rows],
-            end=self._end,
-            max_tokens=self._decoding.max_subgoal_tokens,
-            never=self._markers,
-            temperature=self._decoding.temperature,
-            chances=self._drawing(row_slots),
-        )
-        for row, generation in zip(rows, generations, strict=True):
-            if isinstance(generation, Fault):
-                answers[row] = generation
-            else:
-                answers[row] = str(self._tokenizer.decode(list(generation[0]))).strip()
-        return [answers[row] for row in range(len(slots))]
+        answers = self._generate(slots, contexts, self._decoding.max_subgoal_tokens, may_end=False)
+        return [answer if isinstance(answer, Fault) else (answer.text or "").strip() for answer in answers]
 
     def write(
         self, slots: Sequence[int], contexts: Sequence[list[int]], *, may_end: bool = False
+    ) -> list[Written | Fault]:
+        return self._generate(slots, contexts, self._decoding.max_action_tokens, may_end=may_end)
+
+    def _generate(
+        self, slots: Sequence[int], contexts: Sequence[list[int]], max_tokens: int, *, may_end: bool
     ) -> list[Written | Fault]:
         answers: dict[int, Written | Fault] = dict(self._too_long(contexts))
         rows = [row for row in range(len(slots)) if row not in answers]
@@ -163,8 +149,8 @@ class LocalLanguageModel:
             row_slots,
             [contexts[row] for row in rows],
             end=self._end,
-            max_tokens=self._decoding.max_action_tokens,
-            never=[marker for marker in self._markers if marker != self._done] if may_end else self._markers,
+            max_tokens=max_tokens,
+            never=[marker for marker in self._markers if not may_end or marker != self._done],
             only_first=self._done if may_end else None,
             temperature=self._decoding.temperature,
             chances=self._drawing(row_slots),
