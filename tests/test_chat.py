@@ -377,8 +377,17 @@ def test_other_words_are_a_view(text: str) -> None:
 
 @given(strategies.text, strategies.text, strategies.text)
 def test_an_answer_is_understood_as_it_was_spoken(action: str, subgoal: str, thought: str) -> None:
-    said = ParsedAnswer(action.strip() or "go", subgoal.strip(), thought.strip())
-    assert parse_answer(render_answer(said), (said.action,)) == said
+    answer = ParsedAnswer(action.strip() or "go", subgoal.strip(), thought.strip())
+    assert parse_answer(render_answer(answer, (answer.action,)), (answer.action,)) == answer
+    assert parse_answer(render_answer(answer)) == answer
+
+
+def test_a_free_action_travels_word_for_word() -> None:
+    action = '{"text": "a\\nb",\n "path": "C:\\\\new"}'
+    answer = ParsedAnswer(action, thought="two\nlines")
+    assert render_answer(answer).endswith(f"Action: {action}")
+    assert parse_answer(render_answer(answer)) == answer
+    assert parse_answer(f"Let me write it.\n**Action:** {action}\n") == ParsedAnswer(action)
 
 
 @pytest.mark.parametrize(

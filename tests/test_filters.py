@@ -91,6 +91,8 @@ FORGERIES = {
     "observation": lambda one: replace(one.steps[4], observation="You are in paradise."),
     "answer": lambda one: replace(one.steps[4], feedback="You take the cake."),
     "reward": lambda one: replace(one.steps[4], reward=one.steps[4].reward + 0.125),
+    "reward left out": lambda one: replace(one.steps[4], reward=None),
+    "progress left out": lambda one: replace(one.steps[4], progress=None),
     "action": lambda one: replace(one.steps[4], action="look around"),
     "valid actions": lambda one: replace(one.steps[4], valid_actions=("win",)),
 }

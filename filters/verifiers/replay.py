@@ -83,14 +83,14 @@ class Replay:
                 return observation, progress, success, (place, difference)
             transition = environment.step(step.action)
             observation, progress, success = transition.observation, transition.progress, transition.success
-            if step.reward is not None and not math.isclose(transition.reward, step.reward, abs_tol=1e-9):
+            if not _close(step.reward, transition.reward):
                 return (
                     observation,
                     progress,
                     success,
                     (place, f"reward {step.reward} on record, {transition.reward} on replay"),
                 )
-            if step.progress is not None and not math.isclose(progress, step.progress, abs_tol=1e-9):
+            if not _close(step.progress, progress):
                 return (
                     observation,
                     progress,
@@ -120,6 +120,11 @@ def _differs(step: Step, seen: Observation) -> str | None:
     if recorded == offered or (len(recorded) == len(offered) and all(map(_same, recorded, offered))):
         return None
     return "the valid actions differ"
+
+
+def _close(recorded: float | None, replayed: float) -> bool:
+    """Equal, and told: a record that leaves out what its world tells is not what was played."""
+    return recorded is not None and math.isclose(replayed, recorded, abs_tol=1e-9)
 
 
 def _same(recorded: str, seen: str) -> bool:
