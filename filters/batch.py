@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flywheel.arrow import ARROW_SCHEMAS, steps_to_arrow, trajectories_from_arrow, trajectories_to_arrow
 from flywheel.datasets.lake.derived import steps_with_text, trajectories_with_text
 from flywheel.datasets.lake.lake import Lake
-from flywheel.trajectory import Task, Trajectory
+from flywheel.trajectory import TASK_COLUMNS, Task, Trajectory, task_of
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -123,8 +123,7 @@ class TrajectoryBatch:
     @cached_property
     def tasks(self) -> list[Task]:
         """The task that each trajectory says it played."""
-        columns = ["environment", "parameters", "split", "seed", "instruction"]
-        return [Task(**row) for row in self.trajectories.select(columns).to_pylist()]
+        return [task_of(row) for row in self.trajectories.select(TASK_COLUMNS).to_pylist()]
 
     @cached_property
     def objects(self) -> list[Trajectory]:

@@ -22,7 +22,17 @@ from flywheel.filters.duplicates import Repeats, compared, repeats
 from flywheel.filters.routing import Case, route
 from flywheel.filters.verifiers.pool import Findings, verify_batches
 from flywheel.text import printable
-from flywheel.trajectory import OURS, Route, Split, StopReason, Task, TrajectoryOrigin, Verdict
+from flywheel.trajectory import (
+    OURS,
+    TASK_COLUMNS,
+    Route,
+    Split,
+    StopReason,
+    Task,
+    TrajectoryOrigin,
+    Verdict,
+    task_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -179,9 +189,11 @@ def _unrouted(lake: Lake, config: Config, condition: str) -> list[tuple[str, int
 def check_splits(lake: Lake) -> None:
     """Refuse a lake in which a task group lies in more than one split. What an import claims decides nothing."""
     leaks = lake.sql(
-        """select environment || ' seed ' || seed as task, list(distinct split order by split) as splits
+        """select environment || coalesce(' task ' || any_value(task_name), ' seed ' || any_value(seed)) as task,
+                  list(distinct split order by split) as splits
            from trajectories where claims is null
-           group by environment, parameters, seed having count(distinct split) > 1 limit 1"""
+           group by environment, parameters, case when task_name is null then seed::varchar else task_group end
+           having count(distinct split) > 1 limit 1"""
     ).to_pylist()
     if leaks:
         raise ContaminationError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
@@ -191,12 +203,12 @@ def unteachable(config: Config, lake: Lake, condition: str = "route is null") ->
     """Imports of more steps than an episode may have here, or that claim a split which their task does not belong to:
     id → why they may not teach."""
     rows = lake.sql(
-        f"""select trajectory_id, environment, parameters, split, seed, length from trajectories
+        f"""select trajectory_id, length, {", ".join(TASK_COLUMNS)} from trajectories
             where claims is not null and {condition}"""
     ).to_pylist()
     most, tasks, problems = config.environment.max_steps, dict[str, Task](), dict[str, str]()
     for row in rows:
-        tasks[row["trajectory_id"]] = Task(row["environment"], row["parameters"], Split(row["split"]), row["seed"])
+        tasks[row["trajectory_id"]] = task_of(row)
         if row["length"] > most:
             problems[row["trajectory_id"]] = f"{row['length']} steps, where an episode has at most {most}"
     return conflicts(lake, tasks) | problems

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flywheel.config.root import Config
-from flywheel.errors import ConfigError, FlywheelError, PrerequisiteError
+from flywheel.errors import ConfigError, ContaminationError, FlywheelError, PrerequisiteError
+from flywheel.trajectory import Task
 
 FREE_BYTES = 1 << 30
 
@@ -60,10 +61,12 @@ def _environment(config: Config) -> str:
     from flywheel.filters.verifiers.catalog import Tools, make_verifiers
     from flywheel.policies.factory import EXPERT, NOISY_EXPERT
     from flywheel.policies.registry import RANDOM
+    from flywheel.rollouts.tasks import task_source
     from flywheel.trajectory import Split
 
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
-        task = world.tasks(Split.TRAIN, 0, 1)[0]
+        tasks = task_source(config, world)
+        (task,) = tasks.draw(Split.TRAIN, 0, 1)
         seen = world.environments(1)[0].reset(task)
         able = describe_capabilities(world, seen)
         for name in config.collect.teachers:
@@ -72,8 +75,22 @@ def _environment(config: Config) -> str:
             if name == RANDOM and seen.valid_actions is None:
                 raise ConfigError("the teacher random needs an environment that lists valid actions; name another one")
         make_verifiers(config.curate.verifiers, Tools(world, config.data_dir))
+    if tasks.listed is not None:
+        _agrees(config, [task for split in Split for task in tasks.listed[split]])
+    if tasks.listed is not None:
+        _agrees(config, [task for split in Split for task in tasks.listed[split]])
     lacks = ", ".join(name for name, has, _ in able if not has)
     return f"{config.environment.name} starts and resets{'; it lacks ' if lacks else ''}{lacks}"
+
+
+def _agrees(config: Config, tasks: Sequence[Task]) -> None:
+    """Raises `ContaminationError` for a list whose splits are not those that the lake knows of its tasks."""
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.datasets.lake.splits import conflicts
+
+    if Lake.exists(config) and (wrong := conflicts(Lake.of(config), {task.name: task for task in tasks})):
+        name, why = next(iter(wrong.items()))
+        raise ContaminationError(f"task '{name}': {why}; {len(wrong)} of the list's tasks are in another split now")
 
 
 def _teachers(config: Config) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.collect.curriculum import choose, success_by_horizon
-from flywheel.collect.stage import plan, tasks_of
+from flywheel.collect.stage import jobs_of, plan
 from flywheel.config.root import BalanceConfig, Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.data.sample_weights import draw_weights
@@ -20,6 +20,8 @@ from flywheel.environments.protocol import World
 from flywheel.filters.balance import effective_share, horizon_buckets, shares, weights
 from flywheel.filters.curate import curate
 from flywheel.policies.registry import RANDOM
+from flywheel.rollouts.episode import Job
+from flywheel.rollouts.tasks import task_source
 from flywheel.trajectory import Split, Task, Trajectory
 
 NOTHING = BalanceConfig(horizon=0, family=0, difficulty=0, novelty=0)
@@ -108,17 +110,17 @@ def test_the_lake_gives_the_columns(smoke: Config, lake: Lake, golden: list[Traj
     assert draw_weights(lake, ids, NOTHING, 1) == pytest.approx(dict.fromkeys(sorted(ids), 1.0))
 
 
-def tasks(count: int) -> list[Task]:
-    return [Task("made-up", "{}", Split.TRAIN, seed) for seed in range(count)]
+def made_up_jobs(count: int) -> list[Job]:
+    return [Job(Task("made-up", "{}", Split.TRAIN, seed)) for seed in range(count)]
 
 
 def test_uncertain_tasks_are_chosen_more_often_and_none_twice() -> None:
     """Horizon 3 is sure, 4 is even, 5 hopeless."""
-    some = tasks(300)
+    some = made_up_jobs(300)
     horizons = [3 + place % 3 for place in range(300)]
     chosen = choose(some, horizons, {3: 0.99, 4: 0.5, 5: 0.01}, 60, seed=0)
-    assert len({trajectory.seed for trajectory in chosen}) == 60
-    count = Counter(horizons[trajectory.seed] for trajectory in chosen)
+    assert len({job.task.seed for job in chosen}) == 60
+    count = Counter(horizons[job.task.seed] for job in chosen)
     assert count[4] > 50
     assert choose(some, horizons, {3: 0.99, 4: 0.5, 5: 0.01}, 60, seed=0) == chosen
     assert choose(some, horizons, {3: 0.99, 4: 0.5, 5: 0.01}, 60, seed=1) != chosen
@@ -140,12 +142,13 @@ def test_an_iteration_divides_its_tasks_once_and_for_all(
     early = [replace(trajectory, policy_id=champion, iteration=1) for trajectory in golden]
     lake.append(early, "the champion before")
     curate(smoke, lake)
-    first = tasks_of(smoke, lake, world, 2, champion)
+    tasks = task_source(smoke, world)
+    first = jobs_of(smoke, lake, tasks, 2, champion)
     counts = {share.policy: share.count for share in plan(smoke, 2, champion)}
     assert {name: len(some) for name, some in first.items()} == counts
-    seeds = [task.seed for some in first.values() for task in some]
+    seeds = [job.task.seed for some in first.values() for job in some]
     assert sorted(seeds) == list(range(smoke.collect.episodes, smoke.collect.episodes + smoke.collect.later_episodes))
     late = [replace(trajectory, trajectory_id=f"{trajectory.trajectory_id[:-1]}x", iteration=2) for trajectory in early]
     lake.append(late, "of this iteration, before a kill")
-    assert tasks_of(smoke, lake, world, 2, champion) == first
-    assert RANDOM not in tasks_of(smoke, lake, world, 2, RANDOM)
+    assert jobs_of(smoke, lake, tasks, 2, champion) == first
+    assert RANDOM not in jobs_of(smoke, lake, tasks, 2, RANDOM)

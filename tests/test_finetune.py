@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flywheel.agents.scripted import Expert, Mistakes
 from flywheel.cli.main import app
-from flywheel.collect.stage import tasks_of
+from flywheel.collect.stage import jobs_of
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.maintenance.lineage import revoke
@@ -24,6 +24,7 @@ from flywheel.errors import ConfigError, ContaminationError, FlywheelError, Trai
 from flywheel.filters.curate import curate
 from flywheel.policies.models import load_tokenizer
 from flywheel.policies.registry import RANDOM, policy_directory
+from flywheel.rollouts.tasks import task_source
 from flywheel.trajectory import Split, Trajectory
 from tests.conftest import Play
 
@@ -117,12 +118,10 @@ def test_without_pairs_preference_says_how_to_get_some(smoke: Config, lake: Lake
 
 def test_overlap_gives_both_experts_the_same_tasks(smoke: Config, lake: Lake, world: World) -> None:
     half = smoke.model_copy(update={"collect": smoke.collect.model_copy(update={"overlap": 0.5})})
-    tasks = tasks_of(half, lake, world, 1, RANDOM)
-    shared = {trajectory.task_id for trajectory in tasks["expert"]} & {
-        trajectory.task_id for trajectory in tasks["noisy_expert"]
-    }
-    assert len(shared) == round(0.5 * len(tasks["noisy_expert"]))
-    assert {name: len(own) for name, own in tasks.items()} == {"expert": 12, "noisy_expert": 12}
+    jobs = jobs_of(half, lake, task_source(half, world), 1, RANDOM)
+    shared = {job.task.task_id for job in jobs["expert"]} & {job.task.task_id for job in jobs["noisy_expert"]}
+    assert len(shared) == round(0.5 * len(jobs["noisy_expert"]))
+    assert {name: len(some) for name, some in jobs.items()} == {"expert": 12, "noisy_expert": 12}
 
 
 def test_a_critic_is_ridge_regression_and_tells_what_it_is_worth() -> None:

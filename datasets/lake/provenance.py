@@ -76,6 +76,9 @@ TRAJECTORY_EVIDENCE: Mapping[str, Evidence] = {
     "parameters": Evidence.REPLAYED,
     "split": Evidence.REPLAYED,
     "seed": Evidence.REPLAYED,
+    "task_name": Evidence.REPLAYED,
+    "task_data": Evidence.REPLAYED,
+    "family": Evidence.WRITTEN,
     "instruction": Evidence.REPLAYED,
     "stop_reason": Evidence.UNREAD,
     "success": Evidence.REPLAYED,
@@ -181,6 +184,7 @@ def as_claim(trajectory: Trajectory, identity: str, source: str, by: str) -> Tra
     task = trajectory.task
     named = replace(
         trajectory,
+        family="",
         task_id=task.task_id,
         task_group=task.group,
         policy=IMPORTED,

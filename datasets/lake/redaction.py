@@ -32,6 +32,8 @@ NAMES = frozenset(
         "split",
         "task_id",
         "task_group",
+        "task_name",
+        "family",
         "policy",
         "policy_id",
         "policy_version",

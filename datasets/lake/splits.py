@@ -11,7 +11,7 @@ from sqlalchemy import Connection, insert, or_, select
 from flywheel.datasets.lake.catalog import ASSIGNMENT
 from flywheel.datasets.lake.lake import LOOKUP, Lake
 from flywheel.errors import ContaminationError
-from flywheel.trajectory import Split, Task, digest
+from flywheel.trajectory import NAMED, Split, Task, digest
 
 By = Literal["task", "template", "environment"]
 """What belongs to one split as a whole: a seed, all seeds under the same parameters, or the whole environment."""
@@ -20,7 +20,8 @@ By = Literal["task", "template", "environment"]
 def units_of(task: Task) -> dict[By, str]:
     """The names of what a task belongs to, the smallest first; they say nothing of the split."""
     template = f"{task.environment}@{digest(task.parameters, size=4)}"
-    return {"task": f"{template}/{task.seed}", "template": template, "environment": task.environment}
+    one = f"{template}{NAMED}{task.unit or task.name}" if task.name else f"{template}/{task.seed}"
+    return {"task": one, "template": template, "environment": task.environment}
 
 
 def assign(lake: Lake, tasks: Iterable[Task], by: By = "task") -> None:
@@ -78,7 +79,7 @@ def _decided(connection: Connection, units: Sequence[str]) -> dict[str, str]:
 
 
 def _agree_inside(connection: Connection, unit: str, split: Split) -> None:
-    inside = or_(*(ASSIGNMENT.c.unit.startswith(unit + mark, autoescape=True) for mark in "@/"))
+    inside = or_(*(ASSIGNMENT.c.unit.startswith(unit + mark, autoescape=True) for mark in f"@/{NAMED}"))
     other = connection.execute(select(ASSIGNMENT).where(inside, ASSIGNMENT.c.split != str(split)).limit(1)).first()
     if other is not None:
         _agree(other.unit, other.split, split)

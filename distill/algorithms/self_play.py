@@ -23,6 +23,7 @@ from flywheel.policies.registry import policy_directory
 from flywheel.policies.students import load_policy
 from flywheel.rollouts.episode import Job, Origin
 from flywheel.rollouts.play import RETRY_STRIDE, play
+from flywheel.rollouts.tasks import task_source
 from flywheel.runtime.devices import pick_device
 from flywheel.runtime.distributed import barrier, broadcast, is_main
 from flywheel.trajectory import RouteTo, Split
@@ -64,7 +65,7 @@ def _play(config: Config, lake: Lake, policy_id: str, tasks: range, attempts: in
         student = load_policy(policy_directory(lake, policy_id), pick_device(config.train.device), temperature=1.0)
         jobs = [
             Job(task, attempt)
-            for task in world.tasks(Split.TRAIN, tasks.start, len(tasks))
+            for task in task_source(config, world).draw(Split.TRAIN, tasks.start, len(tasks))
             for attempt in range(attempts)
         ]
         ids = play(config, lake, world, student, jobs, Origin(0, PURPOSE, config.identity()))

@@ -20,11 +20,11 @@ def draw_weights(lake: Lake, ids: Sequence[str], settings: BalanceConfig, iterat
     try:
         connection.register("given", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
         rows = connection.sql(
-            """select trajectory_id, length, environment || ' ' || parameters as family
+            """select trajectory_id, length, coalesce(family, environment || ' ' || parameters) as family
                from trajectories semi join given using (trajectory_id) order by trajectory_id"""
         ).to_arrow_table()
         played = connection.sql(
-            f"""select length, environment || ' ' || parameters as family, verified from trajectories
+            f"""select length, coalesce(family, environment || ' ' || parameters) as family, verified from trajectories
                 where ours and policy_id = (select champion_id from iterations where iteration = {iteration})
                   and iteration < {iteration} and split <> 'test' and verified is not null"""
         ).to_arrow_table()

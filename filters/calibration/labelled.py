@@ -13,6 +13,7 @@ from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.calibration.reward_hacks import LAKE_WIDE, REWARD_HACKS, cut
 from flywheel.rollouts.play import rehearse
+from flywheel.rollouts.tasks import task_source
 from flywheel.trajectory import Split, Trajectory
 
 NOISES = (0.05, 0.15, 0.3)
@@ -80,5 +81,5 @@ def corrupted(trajectory: Trajectory) -> Trajectory:
 
 
 def _play(config: Config, world: World, policy: Policy, max_steps: int = 0) -> list[Trajectory]:
-    tasks = world.tasks(Split.DEV, config.curate.calibration_start, config.curate.calibration_tasks)
+    tasks = task_source(config, world).draw(Split.DEV, config.curate.calibration_start, config.curate.calibration_tasks)
     return rehearse(config, world, policy, tasks, "collect", max_steps)

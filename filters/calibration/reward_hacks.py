@@ -137,20 +137,17 @@ def swapped_task(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Tra
 
 def swapped_seed(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Trajectory:
     """The same with every name put right."""
-    task = Task(
-        trajectory.environment, trajectory.parameters, trajectory.split, other.seed + 500, trajectory.instruction
-    )
+    task = replace(trajectory.task, seed=other.seed + 500, name="", unit="")
     named = replace(trajectory, seed=task.seed, task_id=task.task_id, task_group=task.group)
     return replace(named, trajectory_id=_id(named, task, named.attempt))
 
 
 def played_again(trajectory: Trajectory, other: Trajectory, facts: Facts) -> Trajectory:
     """A playing that is in the lake already, under a new id."""
-    task = Task(
-        trajectory.environment, trajectory.parameters, trajectory.split, trajectory.seed, trajectory.instruction
-    )
     return replace(
-        trajectory, attempt=trajectory.attempt + 1, trajectory_id=_id(trajectory, task, trajectory.attempt + 1)
+        trajectory,
+        attempt=trajectory.attempt + 1,
+        trajectory_id=_id(trajectory, trajectory.task, trajectory.attempt + 1),
     )
 
 

@@ -30,6 +30,7 @@ from flywheel.filters.fingerprints import empty_fingerprints, fingerprints
 from flywheel.filters.segments import segments_of
 from flywheel.filters.verifiers.catalog import Tools, make_verifiers, needs_world
 from flywheel.filters.verifiers.protocol import Verifier
+from flywheel.rollouts.tasks import task_source
 from flywheel.runtime.workers import in_order, open_workers
 from flywheel.trajectory import Segment, Split, Verdict
 
@@ -134,7 +135,8 @@ class BatchVerifier:
     def _probe_world(self) -> None:
         """Raises `InfrastructureError` if the world cannot begin a task of its own either: no record is to blame."""
         if self._world is not None:
-            self._world.environments(1)[0].reset(self._world.tasks(Split.TRAIN, 0, 1)[0])
+            (task,) = task_source(self._config, self._world).draw(Split.TRAIN, 0, 1)
+            self._world.environments(1)[0].reset(task)
 
 
 def judge_cache(config: Config) -> Path:

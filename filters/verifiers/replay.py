@@ -55,9 +55,9 @@ class Replay:
 
     def _judge(self, trajectory: Trajectory, task: Task) -> tuple[float, float, float, str]:
         """(completion, integrity, confidence, what differs)."""
-        if any(MARK in step.action for step in trajectory.steps):
-            return 0.0, 1.0, 0.0, "actions were redacted, so nothing can be replayed"
-        if trajectory.origin not in OURS and not isinstance(self._world, FindsTasks):
+        if MARK in task.data or any(MARK in step.action for step in trajectory.steps):
+            return 0.0, 1.0, 0.0, "the task or its actions were redacted, so nothing can be replayed"
+        if trajectory.origin not in OURS and (task.name or not isinstance(self._world, FindsTasks)):
             return 0.0, 1.0, 0.0, "the environment cannot tell which task this is (find), only the record does"
         played = self._play(trajectory, task)
         _, progress, success, difference = played
@@ -71,7 +71,7 @@ class Replay:
     def _play(self, trajectory: Trajectory, task: Task) -> tuple[Observation, float, bool, Difference | None]:
         """(what was seen last, progress reached, success, first difference or None)."""
         instruction = task.instruction
-        if isinstance(self._world, FindsTasks):
+        if isinstance(self._world, FindsTasks) and not task.name:
             instruction = self._world.find(task.split, task.seed).instruction
         environment = self._world.environments(1)[0]
         observation = environment.reset(task)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from flywheel.messages import Message, action_of, text_of_inputs, thought_of
 
@@ -98,23 +99,39 @@ class RouteTo(StrEnum):
     """Infrastructure failure, or evidence that contradicts the record."""
 
 
+NAMED = "#"
+"""Stands between an environment and the name of a task."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One problem instance. `parameters` is canonical JSON; `group` is the unit that splits and statistics respect."""
+    """One problem instance, made from split and seed or named in a list. `parameters` is canonical JSON."""
 
     environment: str
     parameters: str
     split: Split
     seed: int
     instruction: str = ""
+    name: str = ""
+    """Its id in a list of tasks, which is then its identity; empty for a task that is made from split and seed."""
+    unit: str = ""
+    """Named tasks of one unit never lie in two splits; empty: each is one of its own."""
+    family: str = ""
+    """The kind of task, by which balance and slices go; empty: the environment under its parameters."""
+    data: str = ""
+    """Whatever else the environment is told, as JSON; empty for nothing."""
 
     @property
     def group(self) -> str:
+        """What splits and statistics respect."""
+        if self.name:
+            return f"{self.environment}{NAMED}{self.unit or self.name}"
         return f"{self.environment}/{self.split}/{self.seed}"
 
     @property
     def task_id(self) -> str:
-        return f"{self.group}@{digest(self.parameters, size=4)}"
+        named = f"{self.environment}{NAMED}{self.name}" if self.name else self.group
+        return f"{named}@{digest(self.parameters, size=4)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +246,7 @@ class Trajectory:
     parameters: Annotated[str, Column("the environment's settings, canonical JSON")]
     split: Annotated[Split, Column("train, dev or test")]
     seed: Annotated[int, Column("what the environment was reset with", "int64")]
-    task_id: Annotated[str, Column("digest of environment, parameters, split and seed")]
+    task_id: Annotated[str, Column("environment, split and seed, or its name in a list; with a digest of parameters")]
     task_group: Annotated[str, Column("tasks of one group never lie in two splits")]
     instruction: Annotated[str, Column("the task in words, as the agent was given it")]
     policy: Annotated[
@@ -286,6 +303,15 @@ class Trajectory:
         Column("the messages after its last answer; NULL: final_observation says it all"),
     ] = None
     parent_trajectory_id: Annotated[str | None, Column("whose sub-agent's run this is, or NULL")] = None
+    task_name: Annotated[
+        str, Column("the task's id in a list of tasks; NULL: it is made from split and seed", empty_is_null=True)
+    ] = ""
+    task_data: Annotated[
+        str, Column("what else the task tells the environment, JSON; NULL: nothing", empty_is_null=True)
+    ] = ""
+    family: Annotated[
+        str, Column("the kind of task; NULL: the environment under its parameters", empty_is_null=True)
+    ] = ""
     steps: tuple[Step, ...] = ()
     images: tuple[Image, ...] = ()
     """What the steps' `screenshot` names. Written once with the trajectory; read with `Lake.images`."""
@@ -298,7 +324,7 @@ class Trajectory:
     @property
     def task(self) -> Task:
         """The task that it says it played."""
-        return Task(self.environment, self.parameters, self.split, self.seed, self.instruction)
+        return task_of({name: getattr(self, name) for name in TASK_COLUMNS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +366,27 @@ class Route:
     reason: Annotated[str, Column("why")]
     source: Annotated[str, Column("what decided, with its version and pipeline; the newest decision is in force")]
     created_at: Annotated[float, Column("when")] = 0.0
+
+
+TASK_COLUMNS = tuple("environment parameters split seed instruction task_group task_name task_data family".split())
+"""The columns of a trajectory that say which task it is."""
+
+
+def task_of(row: Mapping[str, Any]) -> Task:
+    """The task of a row that has `TASK_COLUMNS`."""
+    name = row["task_name"] or ""
+    unit = row["task_group"].partition(NAMED)[2]
+    return Task(
+        environment=row["environment"],
+        parameters=row["parameters"],
+        split=Split(row["split"]),
+        seed=row["seed"],
+        instruction=row["instruction"],
+        name=name,
+        unit=unit if name and unit != name else "",
+        family=row["family"] or "",
+        data=row["task_data"] or "",
+    )
 
 
 def digest(*parts: object, size: int = 8) -> str:

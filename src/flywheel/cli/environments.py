@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,10 +96,11 @@ def new(name: Annotated[str, typer.Argument(help="The module's name, as my_shop.
 @environment_commands.command(epilog="Example: flywheel env check my_shop --param floors=3 --action 'add one'")
 def check(
     name: Annotated[str, typer.Argument(help="A name from docs/extending.md, or a module of yours.")],
-    param: Annotated[list[str] | None, typer.Option(metavar="KEY=NUMBER", help="A parameter of the world.")] = None,
+    param: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A parameter of the world.")] = None,
     action: Annotated[
         list[str] | None, typer.Option(help="What to try where it lists no actions; more than once for several.")
     ] = None,
+    tasks: Annotated[str, typer.Option(help="A file or folder of tasks, where it makes none of its own.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Hold an environment to its word, and say what it can do. Exit code 1: a promise is broken."""
@@ -107,13 +109,17 @@ def check(
     from flywheel.environments.capabilities import describe_capabilities
     from flywheel.environments.catalog import canonical, open_world
     from flywheel.environments.conformance import conformance
+    from flywheel.environments.task_lists import read_tasks
+    from flywheel.rollouts.tasks import TaskSource
     from flywheel.trajectory import Split
 
-    with open_world(name, canonical(_parameters(param or []))) as world:
-        checks = conformance(world, action or ())
+    parameters = canonical(_parameters(param or []))
+    with open_world(name, parameters) as world:
+        listed = read_tasks(tasks, name, parameters, {}, {}) if tasks else None
+        checks = conformance(world, action or (), listed)
         able = []
         if checks[0].ok:
-            (task,) = world.tasks(Split.TRAIN, 0, 1)
+            (task,) = TaskSource(world, listed, again=False).draw(Split.TRAIN, 0, 1)
             able = describe_capabilities(world, world.environments(1)[0].reset(task))
     if as_json:
         capabilities = [{"capability": what, "has": has, "for": use} for what, has, use in able]
@@ -126,9 +132,15 @@ def check(
         raise typer.Exit(BROKEN)
 
 
-def _parameters(given: list[str]) -> dict[str, int]:
-    pairs = [entry.partition("=") for entry in given]
-    try:
-        return {key: int(value) for key, _, value in pairs}
-    except ValueError:
-        raise ConfigError("--param is KEY=NUMBER, as floors=3") from None
+def _parameters(given: list[str]) -> dict[str, Any]:
+    """Values are JSON, or else text."""
+    parameters: dict[str, Any] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise ConfigError("--param is KEY=VALUE, as floors=3")
+        try:
+            parameters[key] = json.loads(value)
+        except ValueError:
+            parameters[key] = value
+    return parameters

@@ -13,6 +13,7 @@ import numpy as np
 
 from flywheel.environments.capabilities import KnowsSolutions
 from flywheel.filters.balance import horizon_buckets
+from flywheel.rollouts.episode import Job
 from flywheel.trajectory import Task, digest
 
 
@@ -33,16 +34,17 @@ def success_by_horizon(world: KnowsSolutions, played: Iterable[tuple[Task, bool]
 
 
 def choose(
-    tasks: Sequence[Task], horizons: Sequence[int], rates: Mapping[int, float], count: int, seed: int
-) -> list[Task]:
-    """Draw tasks without replacement by p (1 - p), a horizon never tried counting as even odds.
+    jobs: Sequence[Job], horizons: Sequence[int], rates: Mapping[int, float], count: int, seed: int
+) -> list[Job]:
+    """Draw episodes without replacement by p (1 - p), a horizon never tried counting as even odds.
 
     Efraimidis & Spirakis 2006: the largest u^(1 / weight) are a weighted sample. The same for the same seed.
     """
     keys = []
-    for task, bucket in zip(tasks, horizons, strict=True):
+    for job, bucket in zip(jobs, horizons, strict=True):
         chance = rates.get(bucket, 0.5)
-        draw = (int(digest("curriculum", seed, task.task_id), 16) + 0.5) / 2**64
+        drawn = digest("curriculum", seed, job.task.task_id, job.attempt)
+        draw = (int(drawn, 16) + 0.5) / 2**64
         keys.append(np.log(draw) / max(chance * (1 - chance), 1e-9))
     chosen = sorted(np.argsort(keys)[::-1][:count].tolist())
-    return [tasks[place] for place in chosen]
+    return [jobs[place] for place in chosen]

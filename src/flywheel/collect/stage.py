@@ -10,14 +10,15 @@ from flywheel.collect.curriculum import choose, horizon, success_by_horizon
 from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.splits import assign
 from flywheel.environments.capabilities import KnowsSolutions
 from flywheel.environments.catalog import canonical, open_world
-from flywheel.environments.protocol import World
 from flywheel.policies.factory import EXPERT, NOISY_EXPERT, TUTORED, make_policy
 from flywheel.policies.registry import RANDOM
 from flywheel.rollouts.episode import Job, Origin
 from flywheel.rollouts.play import NO_HOOKS, RolloutHooks
-from flywheel.trajectory import Split, Task
+from flywheel.rollouts.tasks import TaskSource, task_source
+from flywheel.trajectory import TASK_COLUMNS, Split, Task, task_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,49 +65,51 @@ def collect(
     """Collect an iteration's training episodes; what is in the lake already is not played again. Counts by policy."""
     counts: dict[str, int] = {}
     with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
-        for name, tasks in tasks_of(config, lake, world, iteration, champion_id).items():
+        tasks = task_source(config, world)
+        if tasks.listed is not None:
+            assign(lake, [task for split in Split for task in tasks.listed[split]])
+        for name, jobs in jobs_of(config, lake, tasks, iteration, champion_id).items():
             policy = make_policy(config, lake, world, name, champion_id)
-            jobs = [Job(task) for task in tasks]
             origin = Origin(iteration, "collect", config.identity(), champion_id)
             counts[policy.name] = len(play_parallel(config, lake, world, policy, jobs, origin, progress, hooks))
     return counts
 
 
-def tasks_of(config: Config, lake: Lake, world: World, iteration: int, champion_id: str) -> dict[str, list[Task]]:
-    """Policy → its tasks. The champion gets those that it can learn most from, teachers the rest, in order.
+def jobs_of(config: Config, lake: Lake, tasks: TaskSource, iteration: int, champion_id: str) -> dict[str, list[Job]]:
+    """Policy → its episodes. The champion gets those that it can learn most from, teachers the rest, in order.
 
     Only episodes of earlier iterations decide, so that a resumed iteration divides its tasks as before.
     """
-    return _overlapping(_divided(config, lake, world, iteration, champion_id), config.collect.overlap)
+    return _overlapping(_divided(config, lake, tasks, iteration, champion_id), config.collect.overlap)
 
 
-def _overlapping(tasks: dict[str, list[Task]], share: float) -> dict[str, list[Task]]:
+def _overlapping(jobs: dict[str, list[Job]], share: float) -> dict[str, list[Job]]:
     """The noisy expert plays some of the expert's tasks instead of its own: a success and a failure of one task."""
-    expert, noisy = tasks.get(EXPERT, []), tasks.get(NOISY_EXPERT, [])
+    expert, noisy = jobs.get(EXPERT, []), jobs.get(NOISY_EXPERT, [])
     common = min(round(share * len(noisy)), len(expert))
-    return {**tasks, NOISY_EXPERT: [*expert[:common], *noisy[common:]]} if common else tasks
+    return {**jobs, NOISY_EXPERT: [*expert[:common], *noisy[common:]]} if common else jobs
 
 
-def _divided(config: Config, lake: Lake, world: World, iteration: int, champion_id: str) -> dict[str, list[Task]]:
-    shares = plan(config, iteration, champion_id)
+def _divided(config: Config, lake: Lake, tasks: TaskSource, iteration: int, champion_id: str) -> dict[str, list[Job]]:
+    shares, world = plan(config, iteration, champion_id), tasks.world
     by_horizon = config.collect.curriculum and shares and shares[-1].policy == champion_id
     if not (by_horizon and isinstance(world, KnowsSolutions)):
-        return {share.policy: list(world.tasks(Split.TRAIN, share.start, share.count)) for share in shares}
-    tasks = world.tasks(Split.TRAIN, shares[0].start, sum(share.count for share in shares))
+        jobs = tasks.training_jobs(shares[0].start, sum(share.count for share in shares)) if shares else []
+        ends = accumulate((share.count for share in shares), initial=0)
+        return {share.policy: jobs[start : start + share.count] for share, start in zip(shares, ends, strict=False)}
+    jobs = tasks.training_jobs(shares[0].start, sum(share.count for share in shares))
     rates = success_by_horizon(world, _played(lake, champion_id, iteration))
-    horizons = [horizon(world, task) for task in tasks]
-    champion_tasks = choose(tasks, horizons, rates, shares[-1].count, config.seed)
-    mine = {task.task_id for task in champion_tasks}
-    rest = iter([task for task in tasks if task.task_id not in mine])
-    return {share.policy: list(islice(rest, share.count)) for share in shares[:-1]} | {champion_id: champion_tasks}
+    horizons = [horizon(world, job.task) for job in jobs]
+    champion_jobs = choose(jobs, horizons, rates, shares[-1].count, config.seed)
+    rest = iter([job for job in jobs if job not in champion_jobs])
+    return {share.policy: list(islice(rest, share.count)) for share in shares[:-1]} | {champion_id: champion_jobs}
 
 
 def _played(lake: Lake, policy_id: str, iteration: int) -> list[tuple[Task, bool]]:
     """What a policy played in training and at gates before an iteration, and whether it was verified."""
     rows = lake.sql(
-        f"""select environment, parameters, split, seed, instruction, verified from trajectories
+        f"""select verified, {", ".join(TASK_COLUMNS)} from trajectories
             where ours and policy_id = '{policy_id}' and iteration < {iteration} and split <> 'test'
               and verified is not null and stop_reason <> 'infrastructure' order by trajectory_id"""
     ).to_pylist()
-    verified = [bool(row.pop("verified")) for row in rows]
-    return list(zip((Task(**{**row, "split": Split(row["split"])}) for row in rows), verified, strict=True))
+    return [(task_of(row), bool(row["verified"])) for row in rows]

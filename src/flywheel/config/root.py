@@ -15,6 +15,7 @@ from flywheel.config.agents import AuditorConfig, ChatConfig, MistakesConfig, Mi
 from flywheel.config.flows import BudgetConfig, ClusterConfig, NotifyConfig, ServeConfig, TriggersConfig
 from flywheel.config.section import Count, Section, Share
 from flywheel.config.student import StudentConfig
+from flywheel.config.tasks import TasksConfig
 from flywheel.config.train import TrainConfig
 from flywheel.errors import ConfigError
 from flywheel.trajectory import digest
@@ -42,7 +43,9 @@ class EnvironmentConfig(Section):
     """Which simulator, how hard, how many episodes at once."""
 
     name: str = Field(default="cookingworld", description="A name from environments.catalog.")
-    parameters: dict[str, int] = Field(default_factory=dict, description="The simulator's own parameters.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="The simulator's own parameters: numbers, texts, lists, tables."
+    )
     max_steps: Count = Field(default=60, description="Steps after which an episode is truncated.")
     max_tokens: int = Field(default=0, ge=0, description="Tokens after which it is truncated; 0: any number.")
     max_seconds: float = Field(default=0.0, ge=0, description="Seconds after which it is truncated; 0: any number.")
@@ -231,6 +234,7 @@ class Config(Section):
     seed: int = 0
     iterations: Count = 2
     environment: EnvironmentConfig = EnvironmentConfig()
+    tasks: TasksConfig = TasksConfig()
     collect: CollectConfig = CollectConfig()
     curate: CurateConfig = CurateConfig()
     balance: BalanceConfig = BalanceConfig()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import ConfigError
 from flywheel.trajectory import Split, Task
+
+
+@runtime_checkable
+class MakesTasks(World, Protocol):
+    """Makes tasks of its own. Without it, tasks come from a list."""
+
+    def tasks(self, split: Split, start: int, count: int) -> Sequence[Task]:
+        """Tasks [start, start + count) of a split. Raises `ConfigError` where there are not so many."""
+        ...
 
 
 @runtime_checkable
@@ -51,6 +61,7 @@ def undo_of(world: World, action: str) -> str | None:
 def describe_capabilities(world: World, seen: Observation) -> list[tuple[str, bool, str]]:
     """(capability, has it, what it makes possible) of a world, and of what its first task showed."""
     return [
+        ("makes tasks: tasks(split, start, count)", isinstance(world, MakesTasks), "play without a list of tasks"),
         (
             "solutions: facts(task)",
             isinstance(world, KnowsSolutions),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
+from typing import Any
 
 from flywheel.environments.protocol import OpenWorld, World
 from flywheel.errors import ConfigError
@@ -17,7 +18,7 @@ ENVIRONMENTS = {
 }
 
 
-def canonical(parameters: Mapping[str, int]) -> str:
+def canonical(parameters: Mapping[str, Any]) -> str:
     """The one spelling of a set of parameters, as tasks and ids carry it."""
     return json.dumps(dict(parameters), sort_keys=True, separators=(",", ":"))
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from flywheel.environments.capabilities import FindsTasks, KnowsSolutions
+from flywheel.environments.capabilities import FindsTasks, KnowsSolutions, MakesTasks
 from flywheel.environments.protocol import Environment, Observation, Transition, World
+from flywheel.errors import ConfigError
 from flywheel.trajectory import Split, Task
 
 TASKS, STEPS, LISTED = 3, 12, 50
@@ -36,18 +37,29 @@ class _Probe:
     world: World
     tasks: Sequence[Task]
     actions: Sequence[str]
+    listed: Mapping[Split, Sequence[Task]] | None
+
+    def draw(self, split: Split, count: int) -> Sequence[Task]:
+        """The first tasks of a split."""
+        if self.listed is not None:
+            return self.listed[split][:count]
+        if not isinstance(self.world, MakesTasks):
+            raise ConfigError("the world has no tasks(split, start, count), and no list was given")
+        return self.world.tasks(split, 0, count)
 
 
-def conformance(world: World, actions: Sequence[str] = ()) -> list[Check]:
+def conformance(
+    world: World, actions: Sequence[str] = (), listed: Mapping[Split, Sequence[Task]] | None = None
+) -> list[Check]:
     """Every check; one that raises has failed with its reason, and without tasks there is nothing more to see.
 
-    `actions` are tried where the world lists none and knows no solution.
+    `actions` are tried where the world lists none and knows no solution. `listed`: tasks where it makes none.
     """
     whole = "tasks of a split are as many as asked for, each once"
-    first = _checked(whole, partial(_tasks, _Probe(world, (), actions)))
+    first = _checked(whole, partial(_tasks, _Probe(world, (), actions, listed)))
     if not first.ok:
         return [first]
-    probe = _Probe(world, list(world.tasks(Split.TRAIN, 0, TASKS)), actions)
+    probe = _Probe(world, _Probe(world, (), actions, listed).draw(Split.TRAIN, TASKS), actions, listed)
     checks: dict[str, Callable[[_Probe], str | None]] = {
         "no task lies in two splits": _splits,
         "find gives the task of a seed": _finds,
@@ -78,28 +90,31 @@ def _checked(promise: str, look: Callable[[], str | None]) -> Check:
 
 
 def _tasks(probe: _Probe) -> str | None:
-    for split in Split:
-        drawn = probe.world.tasks(split, 0, TASKS)
+    for split in Split if probe.listed is None else ():
+        drawn = probe.draw(split, TASKS)
         different = len({task.task_id for task in drawn})
         if len(drawn) != TASKS or different != TASKS:
             return f"tasks({split}, 0, {TASKS}) gave {len(drawn)} tasks, {different} of them different"
         if any(task.split is not split for task in drawn):
             return f"tasks({split}, …) gave a task of another split"
+    if not probe.draw(Split.TRAIN, TASKS):
+        return "there is no training task"
     return None
 
 
 def _splits(probe: _Probe) -> str | None:
-    seen: dict[tuple[str, str, int], Split] = {}
+    seen: dict[tuple[str, str, str], Split] = {}
     for split in Split:
-        for task in probe.world.tasks(split, 0, LISTED):
-            other = seen.setdefault((task.environment, task.parameters, task.seed), split)
+        for task in probe.draw(split, LISTED):
+            unit = task.group if task.name else f"seed {task.seed}"
+            other = seen.setdefault((task.environment, task.parameters, unit), split)
             if other is not split:
-                return f"seed {task.seed} lies in {other} and in {split}"
+                return f"{unit} lies in {other} and in {split}"
     return None
 
 
 def _finds(probe: _Probe) -> str | None:
-    if not isinstance(probe.world, FindsTasks):
+    if not isinstance(probe.world, FindsTasks) or probe.listed is not None:
         raise _NotSeenError("the world has no find(split, seed)")
     wrong = [task.seed for task in probe.tasks if probe.world.find(task.split, task.seed) != task]
     return f"find gives another task for seed {wrong[0]}" if wrong else None

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from flywheel.trajectory import Split, Task
+from flywheel.trajectory import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,12 @@ class Environment(Protocol):
 
 
 class World(Protocol):
-    """A running simulator: it hands out environments that step independently, and makes tasks.
+    """A running simulator: it hands out environments that step independently.
 
-    What else a world may offer, `capabilities` says: solutions, tasks by their seed, actions that take others back.
+    What else a world may offer, `capabilities` says: tasks of its own, solutions, actions that take others back.
     """
 
     def environments(self, count: int) -> Sequence[Environment]: ...
-
-    def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]: ...
 
 
 class OpenWorld(Protocol):

@@ -27,6 +27,7 @@ from flywheel.policies.factory import make_policy
 from flywheel.policies.registry import champion, crown
 from flywheel.rollouts.episode import Job, Origin
 from flywheel.rollouts.play import INFRASTRUCTURE_RETRIES, NO_HOOKS, RETRY_STRIDE
+from flywheel.rollouts.tasks import task_source
 from flywheel.trajectory import Split, StopReason, Task, digest
 
 
@@ -48,15 +49,19 @@ class Rate:
 
 
 def held_out_tasks(config: Config, world: World, split: Split, iteration: int) -> tuple[Task, ...]:
-    """The test tasks are the same for ever. Each iteration's gate gets dev tasks that no gate has seen before."""
+    """The test tasks are the same for ever. Each iteration's gate gets dev tasks that no gate has seen before, as far
+    as a list of tasks goes."""
+    tasks, settings = task_source(config, world), config.evaluate
     if split is Split.TEST:
-        return world.tasks(split, config.evaluate.test_start, config.evaluate.test_tasks)
-    count = config.evaluate.dev_tasks
+        return tasks.held_out(split, settings.test_start, settings.test_tasks)
+    count = settings.dev_tasks
+    if tasks.listed is not None:
+        return tasks.held_out(split, (iteration - 1) * count, count, config.curate.calibration_start)
     if iteration * count > config.curate.calibration_start:
         raise ConfigError(
             f"the gate of iteration {iteration} would draw the dev tasks of calibration; raise curate.calibration_start"
         )
-    return world.tasks(split, (iteration - 1) * count, count)
+    return tasks.draw(split, (iteration - 1) * count, count)
 
 
 def evaluate(
@@ -152,7 +157,7 @@ def gate(
 
 def slices_of(world: World, task: Task) -> tuple[str, ...]:
     """Names of the parts that a task belongs to: environment and family, and its horizon where the world knows it."""
-    family = (task.environment, f"{task.environment} {task.parameters}")
+    family = (task.environment, task.family or f"{task.environment} {task.parameters}")
     if not isinstance(world, KnowsSolutions):
         return family
     low = 2 ** horizon(world, task)

@@ -152,6 +152,9 @@ class Episode:
             started_at=self.started_at,
             tokens=self.tokens,
             cost=self.cost,
+            task_name=task.name,
+            task_data=task.data,
+            family=task.family,
             steps=tuple(self.steps),
         )
 
