@@ -28,7 +28,8 @@ from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import LakeError, RecordError
 from flywheel.filters.segments import segment
-from flywheel.trajectory import Image, Route, RouteTo, Split, StopReason, Trajectory, TrajectoryOrigin
+from flywheel.messages import Image
+from flywheel.trajectory import Route, RouteTo, Split, StopReason, Trajectory, TrajectoryOrigin
 from tests.strategies import episodes
 
 PIXEL = Image("image/png", b"\x89PNG\r\n\x1a\n and no more")

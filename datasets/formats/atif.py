@@ -34,8 +34,8 @@ from flywheel.datasets.formats.records import (
 from flywheel.datasets.formats.turns import ImportedTurn, ReadMessage, conversation_of
 from flywheel.datasets.lake.provenance import claims_of, with_claims
 from flywheel.errors import RecordError
-from flywheel.messages import Message, ToolCall, action_of, message_of, text_of_inputs, thought_of
-from flywheel.trajectory import Image, Split, Step, StopReason, Trajectory
+from flywheel.messages import Image, Message, ToolCall, action_of, message_of, text_of_inputs, thought_of
+from flywheel.trajectory import Split, Step, StopReason, Trajectory
 from flywheel.unknowns import known_sum
 
 NAME = "atif"

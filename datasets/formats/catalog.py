@@ -10,7 +10,8 @@ from flywheel.datasets.formats.otel_traces import join_traces
 from flywheel.datasets.formats.parsing import Raw
 from flywheel.datasets.formats.records import ReadContext
 from flywheel.errors import RecordError, named_reason
-from flywheel.trajectory import Image, Split, Trajectory
+from flywheel.messages import Image
+from flywheel.trajectory import Split, Trajectory
 
 Reader = Callable[[Any, Split, ReadContext], Iterator[Trajectory]]
 Writer = Callable[[Trajectory, Mapping[str, Image]], dict[str, Any]]

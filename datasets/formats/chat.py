@@ -15,8 +15,8 @@ from flywheel.datasets.formats.images import with_images
 from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, verbatim
 from flywheel.datasets.formats.turns import conversation_of
 from flywheel.errors import RecordError
-from flywheel.messages import Message, openai_message
-from flywheel.trajectory import Image, Split, Step, Trajectory
+from flywheel.messages import Image, Message, openai_message
+from flywheel.trajectory import Split, Step, Trajectory
 from flywheel.unknowns import known_sum
 
 NAME = "chat"

@@ -20,7 +20,8 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
 from flywheel.datasets.lake.reading import check_condition, literal
 from flywheel.errors import LakeError, named_reason
-from flywheel.trajectory import Image, Segment, Trajectory
+from flywheel.messages import Image
+from flywheel.trajectory import Segment, Trajectory
 
 CHUNK = 32
 """Trajectories in memory at once."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.errors import RecordError
-from flywheel.trajectory import Image
+from flywheel.messages import Image
 
 LARGEST = 32 << 20
 """Bytes of an image."""

@@ -14,7 +14,8 @@ from flywheel.datasets.formats.chat_messages import ChatMessage, Lenient, read_m
 from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, seconds_of, verbatim
 from flywheel.datasets.formats.turns import conversation_of
 from flywheel.errors import RecordError
-from flywheel.trajectory import Image, Split, StopReason, Trajectory
+from flywheel.messages import Image
+from flywheel.trajectory import Split, StopReason, Trajectory
 from flywheel.unknowns import known_sum
 
 NAME = "inspect"

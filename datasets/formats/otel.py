@@ -22,8 +22,8 @@ from flywheel.datasets.formats.parts import ContentParts
 from flywheel.datasets.formats.records import ReadContext, Run, compact, episode, explain
 from flywheel.datasets.formats.turns import ImportedTurn, ReadMessage, conversation_of
 from flywheel.errors import RecordError
-from flywheel.messages import Message, ToolCall, text_of_inputs
-from flywheel.trajectory import Image, Split, Trajectory, digest
+from flywheel.messages import Image, Message, ToolCall, text_of_inputs
+from flywheel.trajectory import Split, Trajectory, digest
 
 NAME = "otel"
 CONVENTIONS = "1.37"

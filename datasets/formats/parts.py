@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flywheel.datasets.formats.records import ReadContext, compact
-from flywheel.trajectory import Image
+from flywheel.messages import Image
 
 
 class ContentParts:

@@ -18,8 +18,8 @@ from flywheel.datasets.formats.images import UnreadableImageError
 from flywheel.datasets.formats.turns import ImportedTurn
 from flywheel.datasets.lake.provenance import IMPORTED
 from flywheel.errors import RecordError
-from flywheel.messages import Message, action_of, text_of_inputs, thought_of
-from flywheel.trajectory import BUDGET_STOPS, Image, Split, Step, StopReason, Task, Trajectory, digest
+from flywheel.messages import Image, Message, action_of, text_of_inputs, thought_of
+from flywheel.trajectory import BUDGET_STOPS, Split, Step, StopReason, Task, Trajectory, digest
 from flywheel.unknowns import known_sum
 
 

@@ -11,8 +11,8 @@ from flywheel.datasets.formats.chat_messages import ChatMessage, Lenient, read_m
 from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, verbatim
 from flywheel.datasets.formats.turns import ImportedTurn
 from flywheel.errors import RecordError
-from flywheel.messages import Message
-from flywheel.trajectory import Image, Split, Trajectory
+from flywheel.messages import Image, Message
+from flywheel.trajectory import Split, Trajectory
 from flywheel.unknowns import known_sum
 
 NAME = "swe-agent"

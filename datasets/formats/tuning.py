@@ -8,8 +8,8 @@ from typing import Any
 from flywheel.conversation import output_of
 from flywheel.datasets.formats.chat import messages_of, opening
 from flywheel.datasets.formats.records import compact
-from flywheel.messages import openai_message
-from flywheel.trajectory import Image, Segment, Trajectory
+from flywheel.messages import Image, openai_message
+from flywheel.trajectory import Segment, Trajectory
 
 PLANNER, EXECUTOR, FLAT = "planner", "executor", "flat"
 _SPEAKER = {"system": "system", "developer": "system", "assistant": "gpt", "tool": "observation"}

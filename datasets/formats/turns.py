@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from flywheel.messages import Message
-from flywheel.trajectory import Image
+from flywheel.messages import Image, Message
 
 
 @dataclass(frozen=True, slots=True)

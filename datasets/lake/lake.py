@@ -48,7 +48,8 @@ from flywheel.datasets.lake.storage import is_read_only, source, storage_at
 from flywheel.datasets.lake.url import LakeUrl, parse_lake_url, refuse_lost_catalog
 from flywheel.datasets.lake.views import PARQUET_KINDS, kinds_of
 from flywheel.errors import LakeError
-from flywheel.trajectory import Image, Trajectory
+from flywheel.messages import Image
+from flywheel.trajectory import Trajectory
 
 CHEAP_BYTES = 16 << 20
 """So much is held against its checksums before every query of the command line."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
-from flywheel.messages import Message, action_of, text_of_inputs, thought_of
+from flywheel.messages import Image, Message, action_of, text_of_inputs, thought_of
 
 SCHEMA_VERSION = 6
 
@@ -212,18 +212,6 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """A screenshot, named by its content."""
-
-    media_type: str
-    data: bytes
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
 class Segment:
     """The run of steps [start, end) that one subgoal spans."""
 
@@ -368,7 +356,17 @@ class Route:
     created_at: Annotated[float, Column("when")] = 0.0
 
 
-TASK_COLUMNS = tuple("environment parameters split seed instruction task_group task_name task_data family".split())
+TASK_COLUMNS = (
+    "environment",
+    "parameters",
+    "split",
+    "seed",
+    "instruction",
+    "task_group",
+    "task_name",
+    "task_data",
+    "family",
+)
 """The columns of a trajectory that say which task it is."""
 
 
