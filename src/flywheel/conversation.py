@@ -24,9 +24,13 @@ def output_of(step: Step) -> Message:
 
 
 def opening_of(trajectory: Trajectory) -> tuple[Message, ...]:
-    """What stands before the first step: a text environment's task, as the system's message."""
-    is_chat = bool(trajectory.steps) and trajectory.steps[0].inputs is not None
-    return () if is_chat else (Message("system", trajectory.system or trajectory.instruction),)
+    """What stands before the first step: the system's message, which is the task of a text environment, where the
+    messages of the first step hold none."""
+    first = trajectory.steps[0].inputs if trajectory.steps else None
+    if first is None:
+        return (Message("system", trajectory.system or trajectory.instruction),)
+    told = trajectory.system is None or any(message.role == "system" for message in first)
+    return () if told else (Message("system", trajectory.system or ""),)
 
 
 def closing_of(trajectory: Trajectory) -> tuple[Message, ...]:

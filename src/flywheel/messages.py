@@ -54,6 +54,7 @@ class Message:
     error: str | None = None
 
 
+_DECODER = json.JSONDecoder()
 _THINK = re.compile(r"\s*<think(?:ing)?>(.*?)</think(?:ing)?>\s*", re.DOTALL)
 
 
@@ -73,6 +74,25 @@ def action_of(answer: Message) -> str:
     """What the agent did: its tool calls as `name arguments`, a line each, or else its text."""
     calls = [f"{call.name} {call.arguments}" for call in answer.tool_calls]
     return "\n".join(calls) if calls else answer.content
+
+
+def calls_of(action: str) -> tuple[ToolCall, ...]:
+    """The calls that an action of `name arguments` lines makes: what `action_of` wrote, without ids.
+
+    Arguments that are no JSON are kept as they are, with all that follows.
+    """
+    calls: list[ToolCall] = []
+    while action:
+        name, _, rest = action.partition(" ")
+        try:
+            _, end = _DECODER.raw_decode(rest)
+        except (ValueError, RecursionError):
+            end = len(rest)
+        if rest[end : end + 1] not in ("", "\n"):
+            end = len(rest)
+        calls.append(ToolCall("", name, rest[:end]))
+        action = rest[end + 1 :]
+    return tuple(calls)
 
 
 def thought_of(answer: Message) -> str:

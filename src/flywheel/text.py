@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +57,15 @@ def json_value(value: Any, non_finite: Callable[[float], str | None] = lambda va
     if isinstance(value, list | tuple):
         return [json_value(inner, non_finite) for inner in value]
     return value
+
+
+def strict_json(text: str) -> Any:
+    """JSON as its standard has it: NaN and Infinity, which Python would read, are refused with `ValueError`."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def unique(names: Sequence[str]) -> list[str]:

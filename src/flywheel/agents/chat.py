@@ -19,6 +19,7 @@ from flywheel.agents.contexts.chat_format import (
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.inference.endpoint import Answer, Endpoint
 from flywheel.agents.policy import AsyncPolicy, Decision, Past, Turn
+from flywheel.agents.tool_dialogue import COMPLAINT, ToolDialogue, answer_of, decision_of, told_by
 from flywheel.config.agents import ChatConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import InfrastructureError
@@ -115,12 +116,17 @@ class ChatPolicy:
         self._settings = settings
         self._endpoint = Endpoint("chat policy", settings)
         self._dialogues: dict[int, Dialogue] = {}
+        self._tool_dialogues: dict[int, ToolDialogue] = {}
         self._seeds: dict[int, int] = {}
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         dialogue = self._dialogues[slot] = Dialogue(task.instruction, self._settings.window)
+        tool_dialogue = self._tool_dialogues[slot] = ToolDialogue(task.instruction, self._settings.window)
         self._seeds[slot] = int(digest(task.task_id, attempt, size=3), 16)
         for observation, decision in past:
+            if observation.tools is not None:
+                tool_dialogue.add(observation, told_by(decision))
+                continue
             parsed = ParsedAnswer(
                 decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
             )
@@ -130,6 +136,8 @@ class ChatPolicy:
         return asyncio.run(_together(self, turns))
 
     async def decide(self, turn: Turn) -> Decision:
+        if turn.observation.tools is not None:
+            return await self._call(turn, turn.observation.tools)
         dialogue, seen = self._dialogues[turn.slot], turn.observation
         text, asked = render_observation(seen, audit=turn.audit), _Asked()
         messages = dialogue.messages(seen.finish, text)
@@ -146,6 +154,24 @@ class ChatPolicy:
             complaint = f"No action could be read from this. {CUE}"
             messages = [*messages, {"role": "assistant", "content": unread}, {"role": "user", "content": complaint}]
         return asked.decision(None, seen.finish, f"no action in: {unread[:EXCERPT]}")
+
+    async def _call(self, turn: Turn, tools: str) -> Decision:
+        """The next tool calls, by the API's own means."""
+        dialogue, asked = self._tool_dialogues[turn.slot], _Asked()
+        messages = dialogue.messages(turn.observation, turn.audit)
+        options = {"temperature": self._settings.temperature, "seed": self._seeds[turn.slot]}
+        for _ in range(1 + self._settings.corrections):
+            answer = await self._endpoint.complete(messages, tools=json.loads(tools), **options)
+            asked.answers.append(answer)
+            if message := answer_of(answer, tools):
+                dialogue.add(turn.observation, message)
+                return decision_of(message, asked.decision(ParsedAnswer(""), ""))
+            messages = [
+                *messages,
+                {"role": "assistant", "content": answer.text},
+                {"role": "user", "content": COMPLAINT},
+            ]
+        return asked.decision(None, None, f"no tool call in: {answer.text[:EXCERPT]}")
 
     async def close(self) -> None:
         await self._endpoint.close()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
-from flywheel.agents.policy import Decision, Policy, Turn
+from flywheel.agents.policy import AdvisedPolicy, Decision, Policy, Turn
 from flywheel.agents.student import HierarchicalAgent
 from flywheel.environments.protocol import Observation
 from flywheel.trajectory import Task, digest
@@ -101,6 +101,7 @@ class Mixture:
         parts = [(policy.policy_id, policy.version) for policy in (student, teacher)]
         self.policy_id = f"tutored-{digest(parts, type(rule).__name__, asdict(rule), seed, size=4)}"  # type: ignore[call-overload]
         self.version = "2"
+        self.takes_advice = isinstance(teacher, AdvisedPolicy) and teacher.takes_advice
         self._parts = {"student": student, "teacher": teacher}
         self._rule, self._seed = rule, seed
         self._episodes: dict[int, Watched] = {}
@@ -113,7 +114,7 @@ class Mixture:
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         student = self._parts["student"]
         led_turns = [turn for turn in turns if self._rule.student_acts(self._episodes[turn.slot], turn.slot, student)]
-        led = self._ask("student", led_turns)
+        led = self._ask("student", [replace(turn, advice=None) for turn in led_turns])
         stranded = [turn for turn in turns if turn.slot not in led or led[turn.slot].action is None]
         taught = self._ask("teacher", turns if self._rule.labels else stranded)
         return [self._settled(turn, led.get(turn.slot), taught.get(turn.slot)) for turn in turns]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from flywheel.environments.protocol import Observation
+from flywheel.messages import Message
 from flywheel.trajectory import StopReason, Task
 
 
@@ -18,6 +19,8 @@ class Turn:
     observation: Observation
     audit: str = ""
     """Why an auditor refused the last decision, which said that the task was done; empty otherwise."""
+    advice: str | None = None
+    """What the environment's live expert would do; told to policies that take advice, and to no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Decision:
     policy_id: str = ""
     """Who decided, where it was not the policy that was asked: a mixture's part, a server's champion of the moment."""
     policy_version: str = ""
+    output: Message | None = None
+    """The answer as a message, where the action is tool calls and the policy has ids for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,13 @@ class Policy(Protocol):
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None: ...
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]: ...
+
+
+@runtime_checkable
+class AdvisedPolicy(Policy, Protocol):
+    """A teacher that speaks for the environment's live expert, or a mixture with one."""
+
+    takes_advice: bool
 
 
 @runtime_checkable

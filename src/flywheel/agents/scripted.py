@@ -113,6 +113,36 @@ class Expert:
             plan.append(undo)
 
 
+class LiveExpert:
+    """Does what the environment's live expert says, from any state; sometimes any valid action in its place."""
+
+    takes_advice = True
+
+    def __init__(self, mistakes: Mistakes | None = None, *, seed: int = 0) -> None:
+        self.name = "noisy_expert" if mistakes else "expert"
+        self._mistakes = mistakes or Mistakes()
+        self.policy_id = f"{self.name}-{digest('live expert', astuple(self._mistakes), seed, size=4)}"
+        self.version = "1"
+        self._seed = seed
+        self._chance: dict[int, random.Random] = {}
+
+    def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
+        self._chance[slot] = random.Random(f"{self._seed}/{task.task_id}/{attempt}")
+        for _ in past:
+            self._chance[slot].random()
+
+    def act(self, turns: Sequence[Turn]) -> list[Decision]:
+        return [self._decide(turn) for turn in turns]
+
+    def _decide(self, turn: Turn) -> Decision:
+        draw, kinds, valid = self._chance[turn.slot].random(), self._mistakes, turn.observation.valid_actions
+        if valid and draw < kinds.wrong_action:
+            return Decision(self._chance[turn.slot].choice(valid), trainable=False)
+        if not turn.audit and 0 <= draw - kinds.wrong_action < kinds.early_stop:
+            return Decision(turn.observation.finish, trainable=False, stop=StopReason.GAVE_UP)
+        return Decision(turn.advice)
+
+
 class RandomPolicy:
     """Any valid action that the action mask still offers: the floor that the first student must beat."""
 

@@ -71,7 +71,7 @@ class FlatAgent:
             for episode, turn in zip(episodes, turns, strict=True)
         ]
         offers = [_offer(episode.mask, turn) for episode, turn in zip(episodes, turns, strict=True)]
-        picks = _decided(self._language_model, [turn.slot for turn in turns], contexts, offers)
+        picks = _decided(self._language_model, turns, contexts, offers)
         decisions = []
         for episode, turn, context, pick in zip(episodes, turns, contexts, picks, strict=True):
             if not isinstance(pick, Written) or pick.text is None:
@@ -191,7 +191,7 @@ class HierarchicalAgent:
         contexts = [self._executor.context(window, ACT) for window in windows if window is not None]
         offers = [_offer(episode.mask, turn) for episode, turn in zip(episodes, turns, strict=True)]
         decided: dict[int, Decision] = {}
-        picks = _decided(self._executor, [turn.slot for turn in turns], contexts, offers, may_end=may_end)
+        picks = _decided(self._executor, turns, contexts, offers, may_end=may_end)
         for turn, episode, context, pick in zip(turns, episodes, contexts, picks, strict=True):
             if not isinstance(pick, Written):
                 decided[turn.slot] = _no_decision(pick)
@@ -215,17 +215,19 @@ class HierarchicalAgent:
 
 def _decided(
     model: LanguageModel,
-    slots: Sequence[int],
+    turns: Sequence[Turn],
     contexts: Sequence[list[int]],
     offers: Sequence[list[str] | None],
     *,
     may_end: bool = False,
 ) -> list[Written | Fault | None]:
-    """What the model does in each row: one of the actions on offer, or one of its own where the environment lists none.
-    No text: it is done. None: nothing was on offer."""
+    """What the model does in each row: one of the actions on offer, a call of its tools, or text of its own where the
+    environment lists nothing. No text: it is done. None: nothing was on offer."""
     decided: dict[int, Written | Fault | None] = {}
+    slots = [turn.slot for turn in turns]
     if free := [row for row, offer in enumerate(offers) if offer is None]:
-        texts = model.write([slots[row] for row in free], [contexts[row] for row in free], may_end=may_end)
+        tools = [turns[row].observation.tools for row in free]
+        texts = model.write([slots[row] for row in free], [contexts[row] for row in free], tools, may_end=may_end)
         decided |= zip(free, texts, strict=True)
     if listed := [(row, offer) for row, offer in enumerate(offers) if offer is not None]:
         rows, options = [row for row, _ in listed], [offer for _, offer in listed]

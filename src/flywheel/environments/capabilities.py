@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from flywheel.environments.privileged import Facts
-from flywheel.environments.protocol import Observation, World
+from flywheel.environments.protocol import Environment, Observation, World
 from flywheel.errors import ConfigError
 from flywheel.trajectory import Split, Task
 
@@ -25,6 +25,15 @@ class KnowsSolutions(Protocol):
     """Has an expert. `facts` is the privileged door: only teachers and verifiers may open it."""
 
     def facts(self, task: Task) -> Facts: ...
+
+
+@runtime_checkable
+class AdvisesLive(Environment, Protocol):
+    """An environment with an expert that can be asked from any state. Privileged: teachers alone hear of it."""
+
+    def advise(self) -> str | None:
+        """What the expert would do now; None where it knows nothing. Raises `InfrastructureError` where it breaks."""
+        ...
 
 
 @runtime_checkable
@@ -53,6 +62,11 @@ def solver(world: World | None, who: str, instead: str = "") -> KnowsSolutions:
     raise ConfigError(f"{problem}; {instead}" if instead else problem)
 
 
+def advises(world: World) -> bool:
+    """Can an expert be asked from any state of this world?"""
+    return isinstance(world.environments(1)[0], AdvisesLive)
+
+
 def undo_of(world: World, action: str) -> str | None:
     """The action that takes another one back, where the world knows one."""
     return world.undo(action) if isinstance(world, TakesBack) else None
@@ -66,6 +80,11 @@ def describe_capabilities(world: World, seen: Observation) -> list[tuple[str, bo
             "solutions: facts(task)",
             isinstance(world, KnowsSolutions),
             "the teachers expert and noisy_expert; the verifiers privileged and judge; curriculum, calibration",
+        ),
+        (
+            "live expert: Environment.advise()",
+            advises(world),
+            "the teachers expert and noisy_expert from any state, also in tutored play",
         ),
         ("finds tasks: find(split, seed)", isinstance(world, FindsTasks), "replay of imported records"),
         ("takes back: undo(action)", isinstance(world, TakesBack), "experts that recover; loops of noisy experts"),

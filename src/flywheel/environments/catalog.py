@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from flywheel.environments.protocol import OpenWorld, World
 from flywheel.errors import ConfigError
+from flywheel.named_objects import named_module
 
 ENVIRONMENTS = {
     "cookingworld": "flywheel.environments.cookingworld",
+    "gymnasium": "flywheel.environments.gymnasium_adapter",
+    "functions": "flywheel.environments.functions_adapter",
+    "trl": "flywheel.environments.trl_adapter",
+    "mcp": "flywheel.environments.mcp_adapter",
 }
 
 
@@ -23,24 +25,12 @@ def canonical(parameters: Mapping[str, Any]) -> str:
     return json.dumps(dict(parameters), sort_keys=True, separators=(",", ":"))
 
 
-@contextmanager
-def _current_folder_last() -> Iterator[None]:
-    """A module that was named is also looked for in the current folder, behind everything else: nothing hides there."""
-    before = list(sys.path)
-    sys.path.append(os.getcwd())  # noqa: PTH109
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
 def open_world(name: str, parameters: str) -> AbstractContextManager[World]:
     """Start a simulator by its name here, or by the name of a module of yours. The module's `open_world` does
     the work."""
     module = ENVIRONMENTS.get(name, name)
     try:
-        with _current_folder_last():
-            start: OpenWorld = import_module(module).open_world
+        start: OpenWorld = named_module(module).open_world
     except ModuleNotFoundError as error:
         if error.name == module:
             known = ", ".join(ENVIRONMENTS)

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from flywheel.messages import Message
 from flywheel.trajectory import Task
 
 
@@ -25,6 +26,12 @@ class Observation:
     valid_actions: tuple[str, ...] | None = None
     finish: str | None = None
     """The action that says "I am done", where the environment waits for one."""
+    tools: str | None = None
+    """The tools that may be called, JSON in OpenAI's form, where actions are tool calls: `name arguments`, a line a
+    call (`flywheel.messages.calls_of`)."""
+    messages: tuple[Message, ...] | None = None
+    """What was said as messages, where it came as such: `text` is their text. Results of tools stand in the order of
+    the calls; ids are put in by whoever records them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.errors import ConfigError
+from flywheel.text import strict_json
 from flywheel.trajectory import Split, Task, digest
 
 FIELDS = ("id", "instruction", "split", "group", "family", "seed", "data")
@@ -159,13 +160,9 @@ def _json_lines(path: Path) -> Iterator[Row]:
                 continue
             place = f"{path}:{number}"
             try:
-                yield place, json.loads(line, parse_constant=_no_number)
+                yield place, strict_json(line)
             except (ValueError, RecursionError) as error:
                 raise ConfigError(f"{place} is no JSON: {error}") from None
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _csv(path: Path) -> Iterator[Row]:
@@ -183,7 +180,7 @@ def _parsed(row: dict[str, Any]) -> dict[str, Any]:
 
 def _maybe_json(value: str) -> Any:
     try:
-        return json.loads(value, parse_constant=_no_number) if value else None
+        return strict_json(value) if value else None
     except ValueError:
         return value
 

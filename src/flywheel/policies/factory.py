@@ -12,9 +12,10 @@ from flywheel.agents.inference.language_model import LanguageModel
 from flywheel.agents.inference.remote import RemoteLanguageModel
 from flywheel.agents.mixture import Coin, Escalation, Mixture, Rule, Stretch
 from flywheel.agents.policy import Policy
-from flywheel.agents.scripted import Expert, Mistakes, RandomPolicy
+from flywheel.agents.scripted import Expert, LiveExpert, Mistakes, RandomPolicy
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
+from flywheel.environments.capabilities import advises
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, PolicyError
 from flywheel.policies.card import ROLES, read_card
@@ -36,10 +37,11 @@ def make_policy(config: Config, lake: Lake, world: World, name: str, champion_id
     """
     if name == CHAMPION_NAME:
         name = champion_id or champion(lake)
-    if name == EXPERT:
-        return Expert(world, seed=config.seed)
-    if name == NOISY_EXPERT:
-        return Expert(world, Mistakes(**config.collect.mistakes.model_dump()), seed=config.seed)
+    if name in (EXPERT, NOISY_EXPERT):
+        mistakes = Mistakes(**config.collect.mistakes.model_dump()) if name == NOISY_EXPERT else None
+        if advises(world):
+            return LiveExpert(mistakes, seed=config.seed)
+        return Expert(world, mistakes, seed=config.seed)
     if name == RANDOM:
         return RandomPolicy(seed=config.seed, max_repeats=config.student.max_repeats)
     if name == CHAT:

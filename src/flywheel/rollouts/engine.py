@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from flywheel.agents.inference.batching import Batcher
-from flywheel.agents.policy import AsyncPolicy, Decision, Policy, Turn
+from flywheel.agents.policy import AdvisedPolicy, AsyncPolicy, Decision, Policy, Turn
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import InfrastructureError
 from flywheel.rollouts.environment_workers import EnvironmentWorker, inline_workers
@@ -196,7 +196,7 @@ class Rollout:
                 episode.observation = await worker.reset(episode.job.task)
                 self.clock.environment += time.perf_counter() - began
                 while True:
-                    turn, decision, seconds = await self._believed(running)
+                    turn, decision, seconds = await self._believed(running, worker)
                     if decision.action is None:
                         episode.spend(decision)
                         return episode.finished(decision.stop, decision.error)
@@ -216,10 +216,11 @@ class Rollout:
         except InfrastructureError as broken:
             return episode.finished(StopReason.INFRASTRUCTURE, str(broken))
 
-    async def _believed(self, running: _Running) -> tuple[Turn, Decision, float]:
+    async def _believed(self, running: _Running, worker: EnvironmentWorker) -> tuple[Turn, Decision, float]:
         """The next decision, and the turn and seconds that it took; "done" only as far as the auditor believes it."""
         episode = running.episode
-        turn = Turn(running.slot, episode.observation)
+        takes_advice = isinstance(self.policy, AdvisedPolicy) and self.policy.takes_advice
+        turn = Turn(running.slot, episode.observation, advice=await worker.advise() if takes_advice else None)
         spent = 0.0
         refused: list[Decision] = []
         rulings: list[Ruling] = []

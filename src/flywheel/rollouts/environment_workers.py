@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from flywheel.environments.capabilities import AdvisesLive
 from flywheel.environments.catalog import open_world
 from flywheel.environments.protocol import Environment, Observation, Transition, World
 from flywheel.errors import FlywheelError, InfrastructureError, named_reason
@@ -20,6 +21,7 @@ from flywheel.trajectory import Task
 
 Answer = TypeVar("Answer")
 _OBSERVATION, _TRANSITION = TypeAdapter(Observation), TypeAdapter(Transition)
+_ADVICE: TypeAdapter[str | None] = TypeAdapter(str | None)
 
 
 class EnvironmentWorker(Protocol):
@@ -28,6 +30,10 @@ class EnvironmentWorker(Protocol):
     async def reset(self, task: Task) -> Observation: ...
 
     async def step(self, action: str) -> Transition: ...
+
+    async def advise(self) -> str | None:
+        """What the environment's live expert would do; None without one."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,9 @@ class InlineWorker:
 
     async def step(self, action: str) -> Transition:
         return sound(self.environment.step(action))
+
+    async def advise(self) -> str | None:
+        return self.environment.advise() if isinstance(self.environment, AdvisesLive) else None
 
 
 def inline_workers(world: World, count: int) -> list[InlineWorker]:
@@ -74,9 +83,14 @@ class EnvironmentHost:
     def step(self, slot: int, action: str) -> str:
         return self._answer(lambda: self._environments[slot].step(action))
 
-    def _answer(self, play: Callable[[], Observation | Transition]) -> str:
+    def advise(self, slot: int) -> str:
+        environment = self._environments[slot]
+        return self._answer(lambda: environment.advise() if isinstance(environment, AdvisesLive) else None)
+
+    def _answer(self, play: Callable[[], Observation | Transition | str | None]) -> str:
         try:
-            return json.dumps(asdict(play()))
+            answer = play()
+            return json.dumps(answer if isinstance(answer, str | None) else asdict(answer))
         except FlywheelError:
             raise
         except Exception as error:
@@ -99,8 +113,12 @@ class RemoteWorker:
         assert self.process is not None, "reset comes first"
         return sound(_parsed(_TRANSITION, await self._ask(self.process, "step", action)))
 
-    async def _ask(self, process: WorkerProcess, method: str, argument: Task | str) -> str:
-        answer: str = await asyncio.wrap_future(process.submit(method, self._slot, argument))
+    async def advise(self) -> str | None:
+        assert self.process is not None, "reset comes first"
+        return _parsed(_ADVICE, await self._ask(self.process, "advise"))
+
+    async def _ask(self, process: WorkerProcess, method: str, *arguments: Task | str) -> str:
+        answer: str = await asyncio.wrap_future(process.submit(method, self._slot, *arguments))
         return answer
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.config.root import EnvironmentConfig
 from flywheel.environments.protocol import Observation, Transition
+from flywheel.environments.tools import names_of
+from flywheel.messages import Message, calls_of
 from flywheel.trajectory import BUDGET_STOPS, Step, StopReason, Task, Trajectory, trajectory_id
 from flywheel.unknowns import known_sum, spent
 
@@ -60,6 +62,11 @@ class Episode:
     cost: float | None = 0.0
 
     @property
+    def tools(self) -> str | None:
+        """The tools that it began with."""
+        return self.past[0][0].tools if self.past else self.observation.tools
+
+    @property
     def trajectory_id(self) -> str:
         return id_of(self.job, self.policy, self.origin)
 
@@ -71,7 +78,8 @@ class Episode:
         self.spend(decision)
         stop = self._stop(transition, budget)
         seen = turn.observation
-        self.past.append((seen, decision))
+        output = _output(decision, seen, len(self.steps))
+        self.past.append((seen, replace(decision, output=output)))
         self.steps.append(
             Step(
                 index=len(self.steps),
@@ -101,9 +109,11 @@ class Episode:
                 cost=decision.cost,
                 top_tokens=decision.top_tokens,
                 top_logprobs=decision.top_logprobs,
+                inputs=seen.messages,
+                output=output,
             )
         )
-        self.observation, self.progress = transition.observation, transition.progress
+        self.observation, self.progress = _answered(transition.observation, output), transition.progress
         return stop
 
     def spend(self, decision: Decision) -> None:
@@ -152,11 +162,41 @@ class Episode:
             started_at=self.started_at,
             tokens=self.tokens,
             cost=self.cost,
+            system=task.instruction if self.tools is not None else None,
+            tools=self.tools,
+            final_inputs=last.messages,
             task_name=task.name,
             task_data=task.data,
             family=task.family,
             steps=tuple(self.steps),
         )
+
+
+def _output(decision: Decision, seen: Observation, index: int) -> Message | None:
+    """The answer as a message, where actions are tool calls; calls of an answer that has no ids are given some."""
+    if seen.tools is None or decision.output is not None:
+        return decision.output
+    assert decision.action is not None
+    calls, known = calls_of(decision.action), names_of(seen.tools)
+    reasoning = decision.thought or None
+    if not calls or any(call.name not in known for call in calls):
+        return Message("assistant", decision.action, reasoning=reasoning)
+    named = (replace(call, id=f"call-{index}-{place}") for place, call in enumerate(calls))
+    return Message("assistant", reasoning=reasoning, tool_calls=tuple(named))
+
+
+def _answered(observation: Observation, output: Message | None) -> Observation:
+    """The observation whose results of tools name the calls that they answer."""
+    if observation.messages is None or output is None:
+        return observation
+    ids = iter([call.id for call in output.tool_calls])
+    messages = [
+        replace(message, tool_call_id=next(ids, None))
+        if message.role == "tool" and message.tool_call_id is None
+        else message
+        for message in observation.messages
+    ]
+    return replace(observation, messages=tuple(messages))
 
 
 def id_of(job: Job, policy: Policy, origin: Origin) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.responses import JSONResponse
 
-from flywheel.text import printable, printable_line
+from flywheel.text import printable, printable_line, strict_json
 
 MAX_TOKENS = 4096
 MAX_ANSWERS = 16
@@ -240,7 +240,7 @@ class ChatRequest(_CommonRequest):
 def parse_request(kind: type[_Request], body: bytes) -> _Request:
     """The request that a body holds. Raises `RequestError`, which names the first thing that is wrong with it."""
     try:
-        data = json.loads(body.decode(), parse_constant=_refuse_constant)
+        data = strict_json(body.decode())
         if _SURROGATE.search(body):
             json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -257,10 +257,6 @@ def error_response(status: int, message: str) -> JSONResponse:
     """An error as OpenAI's API has them."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse({"error": {"message": printable(message), "type": kind, "code": status}}, status)
-
-
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
 
 
 def _first(errors: Sequence[Any]) -> str:

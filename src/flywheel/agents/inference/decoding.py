@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flywheel.agents.inference.grammars import Matcher
 from flywheel.agents.inference.prefix_cache import PrefixCache
 
 
@@ -146,6 +147,7 @@ def generate(
     max_tokens: int,
     never: Sequence[int] = (),
     only_first: int | None = None,
+    matchers: Sequence[Matcher | None] | None = None,
     temperature: float = 0.0,
     chances: Sequence[torch.Generator] | None = None,
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]] | Fault]:
@@ -153,7 +155,8 @@ def generate(
     log-probabilities).
 
     Tokens in `never` are not said: markers in an agent's own words would forge the structure of its contexts.
-    `only_first` may be said as the first token alone, and ends the text.
+    `only_first` may be said as the first token alone, and ends the text. `matchers`: a grammar a row, or None for any
+    text; log-probabilities are then those among the tokens that it allows.
     """
     generated: list[list[int]] = [[] for _ in contexts]
     faulty: set[int] = set()
@@ -163,6 +166,13 @@ def generate(
     while rows:
         later = any(generated[row] for row in rows)
         logits_BV[:, [*never, *([only_first] if later and only_first is not None else [])]] = -torch.inf
+        for place, row in enumerate(rows):
+            if matchers and (matcher := matchers[row]):
+                allowed_V = torch.from_numpy(matcher.allowed())
+                if only_first is not None and not later:
+                    allowed_V[only_first] = True
+                logits_BV[place, : len(allowed_V)].masked_fill_(~allowed_V, -torch.inf)
+                logits_BV[place, len(allowed_V) :] = -torch.inf
         logprobs_BV = logits_BV.log_softmax(-1).numpy()
         going = []
         for row, logprobs_V in zip(rows, logprobs_BV, strict=True):
@@ -173,6 +183,8 @@ def generate(
             logprobs[row].append(float(logprobs_V[token]))
             if token != end:
                 generated[row].append(token)
+            if token not in (end, only_first) and matchers and (matcher := matchers[row]):
+                matcher.take(token)
             if token not in (end, only_first):
                 going.append(row)
         rows = [row for row in going if len(generated[row]) < max_tokens]

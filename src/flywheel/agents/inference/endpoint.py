@@ -21,6 +21,7 @@ from flywheel.errors import (
     RefusedError,
     UnreachableError,
 )
+from flywheel.messages import ToolCall
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, BadRequestError
@@ -51,11 +52,12 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer with what it took. `arguments`: of its tool call, if it made one."""
+    """One answer with what it took. `arguments`: of its first tool call, if it made one."""
 
     text: str
     model: str
     thought: str = ""
+    calls: tuple[ToolCall, ...] = ()
     arguments: Mapping[str, Any] | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -202,6 +204,7 @@ def _answer(reply: ChatCompletion, settings: ChatConfig) -> Answer:
         text=message.text,
         model=reply.model or settings.model,
         thought=message.thought,
+        calls=message.calls,
         arguments=message.arguments,
         prompt_tokens=read,
         completion_tokens=written,

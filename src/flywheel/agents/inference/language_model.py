@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
 from flywheel.agents.contexts.prompts import DONE, END, SPECIAL_TOKENS, Window
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
 from flywheel.agents.inference.decoding import Choice, Fault, Options, Written, choose, generate, options_of
+from flywheel.agents.inference.grammars import Grammars, Matcher
 from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.agents.policy import Decoding
 from flywheel.trajectory import Task, digest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 UNBOUNDED = 1 << 20
@@ -65,9 +66,15 @@ class LanguageModel(Protocol):
         """A few words for each row."""
 
     def write(
-        self, slots: Sequence[int], contexts: Sequence[list[int]], *, may_end: bool = False
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        tools: Sequence[str | None],
+        *,
+        may_end: bool = False,
     ) -> list[Written | Fault]:
-        """An action in free text for each row. `may_end`: "done" may stand in its place."""
+        """An action in text for each row: calls of its tools, or whatever it likes where it has none. `may_end`: "done"
+        may stand in its place."""
 
 
 class LocalLanguageModel:
@@ -86,6 +93,7 @@ class LocalLanguageModel:
         """Windows by identity, with the pieces of them that are tokenised already: they only grow."""
         self._end = token_id(tokenizer, END)
         self._done = token_id(tokenizer, DONE)
+        self._grammars: Grammars | None = None
         self._markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
 
     def begin(self, slot: int, task: Task, attempt: int) -> None:
@@ -128,16 +136,28 @@ class LocalLanguageModel:
         return [answers.get(row) for row in range(len(options))]
 
     def say(self, slots: Sequence[int], contexts: Sequence[list[int]]) -> list[str | Fault]:
-        answers = self._generate(slots, contexts, self._decoding.max_subgoal_tokens, may_end=False)
+        free = [None] * len(slots)
+        answers = self._generate(slots, contexts, self._decoding.max_subgoal_tokens, free, may_end=False)
         return [answer if isinstance(answer, Fault) else (answer.text or "").strip() for answer in answers]
 
     def write(
-        self, slots: Sequence[int], contexts: Sequence[list[int]], *, may_end: bool = False
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        tools: Sequence[str | None],
+        *,
+        may_end: bool = False,
     ) -> list[Written | Fault]:
-        return self._generate(slots, contexts, self._decoding.max_action_tokens, may_end=may_end)
+        return self._generate(slots, contexts, self._decoding.max_action_tokens, tools, may_end=may_end)
 
     def _generate(
-        self, slots: Sequence[int], contexts: Sequence[list[int]], max_tokens: int, *, may_end: bool
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        max_tokens: int,
+        tools: Sequence[str | None],
+        *,
+        may_end: bool,
     ) -> list[Written | Fault]:
         answers: dict[int, Written | Fault] = dict(self._too_long(contexts))
         rows = [row for row in range(len(slots)) if row not in answers]
@@ -152,6 +172,7 @@ class LocalLanguageModel:
             max_tokens=max_tokens,
             never=[marker for marker in self._markers if not may_end or marker != self._done],
             only_first=self._done if may_end else None,
+            matchers=[self._matcher(tools[row]) for row in rows],
             temperature=self._decoding.temperature,
             chances=self._drawing(row_slots),
         )
@@ -160,6 +181,13 @@ class LocalLanguageModel:
                 generation if isinstance(generation, Fault) else written(self._tokenizer, *generation, self._done)
             )
         return [answers[row] for row in range(len(slots))]
+
+    def _matcher(self, tools: str | None) -> Matcher | None:
+        if tools is None:
+            return None
+        if self._grammars is None:
+            self._grammars = Grammars(cast("PreTrainedTokenizerFast", self._tokenizer), self._end)
+        return self._grammars.matcher(tools)
 
     def _too_long(self, contexts: Sequence[list[int]]) -> dict[int, Fault]:
         """Rows whose context is longer than what the model can read: row → why it has no answer."""

@@ -77,8 +77,14 @@ class RemoteLanguageModel:
         return list(self._threads.map(self._say, slots, contexts))
 
     def write(
-        self, slots: Sequence[int], contexts: Sequence[list[int]], *, may_end: bool = False
+        self,
+        slots: Sequence[int],
+        contexts: Sequence[list[int]],
+        tools: Sequence[str | None],
+        *,
+        may_end: bool = False,
     ) -> list[Written | Fault]:
+        """Calls of tools are not constrained on the server: the environment answers those that do not fit."""
         return list(self._threads.map(partial(self._write, may_end=may_end), slots, contexts))
 
     def _write(self, slot: int, context: list[int], *, may_end: bool) -> Written | Fault:

@@ -10,18 +10,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flywheel.messages import without_thinking
+from flywheel.messages import ToolCall, without_thinking
 
 _TEXTS, _THOUGHTS = ("text", "output_text"), ("thinking", "reasoning", "summary_text", "reasoning_text")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One message of a model: its text, its reasoning, and the arguments of its first tool call, if it made one."""
+    """One message of a model: its text, its reasoning and its tool calls."""
 
     text: str
     thought: str = ""
-    arguments: Mapping[str, Any] | None = None
+    calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def arguments(self) -> Mapping[str, Any] | None:
+        """What its first tool call hands over; empty where that cannot be read, None where there is no call."""
+        if not self.calls:
+            return None
+        try:
+            parsed = json.loads(self.calls[0].arguments)
+        except (ValueError, RecursionError):
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
 
 
 def reply_of(message: Any) -> Reply:
@@ -37,7 +48,7 @@ def reply_of(message: Any) -> Reply:
     refusal = getattr(message, "refusal", None)
     if not text and isinstance(refusal, str):
         text = refusal
-    return Reply(text, "\n".join(filter(None, thoughts)), _arguments(message))
+    return Reply(text, "\n".join(filter(None, thoughts)), _calls(message))
 
 
 def error_of(reply: Any) -> tuple[int, str] | None:
@@ -74,22 +85,20 @@ def _parts(content: Any) -> tuple[list[str], list[str]]:
     return texts, thoughts
 
 
-def _arguments(message: Any) -> Mapping[str, Any] | None:
-    """Arguments of the first call, as JSON text or as an object; empty where they are neither."""
+def _calls(message: Any) -> tuple[ToolCall, ...]:
+    """Its tool calls, or the one function call of older servers; arguments are JSON text, or an object, or nothing."""
     calls = getattr(message, "tool_calls", None)
-    call = calls[0] if isinstance(calls, list) and calls else None
-    function = getattr(call, "function", None) if call is not None else getattr(message, "function_call", None)
-    if isinstance(call, dict):
-        function = call.get("function")
-    if function is None:
-        return None if call is None else {}
-    arguments = function.get("arguments") if isinstance(function, dict) else getattr(function, "arguments", None)
-    if isinstance(arguments, dict):
-        return arguments
-    if not isinstance(arguments, str):
-        return {}
-    try:
-        parsed = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
+    if not isinstance(calls, list) or not calls:
+        function = getattr(message, "function_call", None)
+        return () if function is None else (_call("", function),)
+    return tuple(_call(_field(call, "id"), _field(call, "function")) for call in calls)
+
+
+def _call(call_id: Any, function: Any) -> ToolCall:
+    arguments = _field(function, "arguments")
+    text = json.dumps(arguments) if isinstance(arguments, dict) else arguments if isinstance(arguments, str) else ""
+    return ToolCall(str(call_id or ""), str(_field(function, "name") or ""), text)
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)

@@ -1,0 +1,76 @@
+"""What a chat model is shown where actions are tool calls: messages as the API has them, the newest of them in full."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flywheel.agents.inference.endpoint import Answer
+from flywheel.agents.policy import Decision
+from flywheel.environments.protocol import Observation
+from flywheel.environments.tools import ANSWER, names_of
+from flywheel.messages import Message, ToolCall, action_of, openai_message, thought_of
+
+COMPLAINT = "No tool was called. Call one of the tools."
+Messages = list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class ToolDialogue:
+    """One episode: the task, what was said first, and the last `window` answers with what came of them (0: all)."""
+
+    instruction: str
+    window: int
+    _opening: Messages | None = None
+    _turns: list[Messages] = field(default_factory=list)
+    """An answer and what came of it; the last one waits for its results."""
+
+    def messages(self, seen: Observation, audit: str = "") -> Messages:
+        """What to send for the next answer."""
+        told = _told(seen)
+        if audit:
+            told.append({"role": "user", "content": audit})
+        system = {"role": "system", "content": self.instruction}
+        if self._opening is None:
+            return [system, *told]
+        return [system, *self._opening, *(message for turn in self._turns for message in turn), *told]
+
+    def add(self, seen: Observation, answer: Message) -> None:
+        """What was seen, and what was answered to it."""
+        if self._opening is None:
+            self._opening = _told(seen)
+        else:
+            self._turns[-1] += _told(seen)
+        self._turns.append([openai_message(replace(answer, reasoning=None))])
+        if self.window:
+            self._turns = self._turns[-self.window :]
+
+
+def _told(seen: Observation) -> Messages:
+    messages = [Message("user", seen.text)] if seen.messages is None else seen.messages
+    return [openai_message(message) for message in messages]
+
+
+def answer_of(answer: Answer, tools: str) -> Message | None:
+    """A model's answer as a message with calls. Plain text is the call that answers, where there is one for that; else
+    no call can be read from it."""
+    calls, content = answer.calls, answer.text
+    if not calls and content.strip() and ANSWER in names_of(tools):
+        calls, content = (ToolCall("", ANSWER, json.dumps({"text": content}, ensure_ascii=False)),), ""
+    if not calls:
+        return None
+    named = (call if call.id else replace(call, id=f"call-{place}") for place, call in enumerate(calls))
+    return Message("assistant", content, reasoning=answer.thought or None, tool_calls=tuple(named))
+
+
+def told_by(decision: Decision) -> Message:
+    """The answer behind a decision of any policy."""
+    return decision.output or Message("assistant", decision.action or "")
+
+
+def decision_of(message: Message, decision: Decision) -> Decision:
+    """A decision about what it took, with the answer in it."""
+    return replace(
+        decision, action=action_of(message), thought=thought_of(message), output=message, subgoal="", new_subgoal=False
+    )

@@ -1,0 +1,179 @@
+"""Tool calls as actions: told wrong ones, recorded as messages, written by students under the tools' schemas."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flywheel.agents.contexts.memory import Memory
+from flywheel.agents.contexts.prompts import ACT, DONE, END, open_window
+from flywheel.agents.contexts.tokenization import encode_plain, token_id
+from flywheel.agents.inference.grammars import Grammars, tool_grammar
+from flywheel.agents.inference.language_model import LocalLanguageModel
+from flywheel.agents.policy import Decoding
+from flywheel.environments.protocol import Observation
+from flywheel.environments.tools import ANSWER_TOOL, Toolbox
+from flywheel.errors import ConfigError
+from flywheel.messages import Message, ToolCall, action_of, calls_of
+from flywheel.policies.tokenizer import train_tokenizer
+
+WRITE = {
+    "type": "function",
+    "function": {
+        "name": "write",
+        "parameters": {
+            "type": "object",
+            "properties": {"path": {"type": "string"}, "lines": {"type": "array", "items": {"type": "integer"}}},
+            "required": ["path"],
+            "additionalProperties": False,
+        },
+    },
+}
+TOOLBOX = Toolbox([WRITE, ANSWER_TOOL])
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+names = st.text(st.characters(categories=["L", "N"], include_characters="_-."), min_size=1)
+
+
+@given(st.lists(st.tuples(names, anything, st.booleans()), min_size=1, max_size=4))
+def test_calls_travel_as_text_and_come_back(calls: list[tuple[str, Any, bool]]) -> None:
+    """Line breaks and quotes inside arguments are JSON's own."""
+    made = tuple(
+        ToolCall("", name, json.dumps(value, indent=1 if wide else None, ensure_ascii=wide))
+        for name, value, wide in calls
+    )
+    assert calls_of(action_of(Message("assistant", tool_calls=made))) == made
+
+
+@given(st.text())
+def test_any_text_is_read_as_some_calls_and_none_of_it_is_lost(text: str) -> None:
+    calls = calls_of(text)
+    assert all(" " not in call.name for call in calls)
+    if text and not text.endswith("\n"):
+        assert "\n".join(f"{call.name} {call.arguments}" for call in calls).rstrip() == text.rstrip() or " " not in text
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
+        ('write {"path": ', "the arguments of write are no JSON"),
+        ('write {"lines": [1]}', "the arguments of write do not fit: 'path' is a required property"),
+        ('write {"path": "a", "lines": [1, "x"]}', r"the arguments of write\['lines'\]\[1\] do not fit: 'x' is not"),
+        ("write [1]", "the arguments of write do not fit: \\[1\\] is not of type 'object'"),
+        ('erase {"path": "a"}', "there is no tool 'erase'; there are: write, answer"),
+        ("I would rather not.", "there is no tool 'I'"),
+        ('write {"path": "a", "lines": NaN}', "the arguments of write are no JSON: NaN"),
+        ("", "no tool was called; there are: write, answer"),
+    ],
+)
+def test_a_call_that_cannot_be_made_is_answered(action: str, says: str) -> None:
+    (result,) = TOOLBOX.results(action, lambda name, arguments: pytest.fail("it was made"))
+    assert result.error is not None
+    assert re.search(says, result.error)
+
+
+def test_calls_are_made_in_order_and_what_they_raise_is_told() -> None:
+    def run(name: str, arguments: dict[str, Any]) -> str:
+        return f"{len('done') // len(arguments.get('lines', [1]))}"
+
+    action = 'write {"path": "a"}\nwrite {"path": "b", "lines": []}\nanswer {"text": "x"}'
+    results = TOOLBOX.results(action, run)
+    assert [(result.content, result.error) for result in results] == [
+        ("4", None),
+        ("", "ZeroDivisionError: integer division or modulo by zero"),
+        ("4", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tools", "says"),
+    [
+        ([WRITE, WRITE], "a tool is called 'write'"),
+        ([{"function": {"name": "a b"}}], "a tool is called 'a b'"),
+        ([{"function": {"name": "a", "parameters": {"type": "thing"}}}], "tool 'a': its parameters are no JSON schema"),
+    ],
+)
+def test_tools_at_fault_are_refused(tools: list[Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Toolbox(tools)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(['write {"path": "notes.txt"}', "answer it"], [], 400)
+
+
+@pytest.mark.parametrize(
+    ("action", "fits"),
+    [
+        ('write {"path": "a b"}', True),
+        ('write {"path":"a","lines":[1, 2]}', True),
+        ('write {"path": "a"}\nanswer {"text": "é\\n"}', True),
+        ('write {"lines": [1]}', False),
+        ('write { "path": "a"}', False),
+        ('write {"path": "a", "more": 1}', False),
+        ('erase {"path": "a"}', False),
+        ('write {"path": "a"} ', False),
+    ],
+)
+def test_the_grammar_is_the_schema(tokenizer: Any, action: str, fits: bool) -> None:
+    end = token_id(tokenizer, END)
+    matcher = Grammars(tokenizer, end).matcher(TOOLBOX.text)
+    for token in [*encode_plain(tokenizer, action), end]:
+        if not matcher.allowed()[token]:
+            assert not fits
+            return
+        matcher.take(token)
+    assert fits
+
+
+def test_a_schema_that_no_grammar_can_follow_is_told(tokenizer: Any) -> None:
+    odd = {"function": {"name": "a", "parameters": {"type": "object", "properties": {"x": {"format": "odd"}}}}}
+    with pytest.raises(ConfigError, match="cannot guide a student"):
+        Grammars(tokenizer, token_id(tokenizer, END)).matcher(Toolbox([odd]).text)
+    assert tool_grammar(TOOLBOX.text).startswith("start: call")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_an_untrained_student_calls_tools_as_they_are_declared(tokenizer: Any, temperature: float) -> None:
+    """Random weights, and high temperature: whatever is written in full is a call that fits."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **size))
+    student = LocalLanguageModel(model, tokenizer, Decoding(temperature=temperature, max_action_tokens=200))
+    flag = {
+        "type": "object",
+        "properties": {"on": {"type": "boolean"}},
+        "required": ["on"],
+        "additionalProperties": False,
+    }
+    tools = Toolbox([{"function": {"name": name, "parameters": flag}} for name in ("light", "fan")])
+    window = open_window("Do it.", Memory(), Observation("It is dark."))
+    slots = list(range(8))
+    for slot in slots:
+        student.begin(slot, _task(slot), 0)
+    contexts = [student.context(window, ACT) for _ in slots]
+    written = student.write(slots, contexts, [tools.text] * 7 + [None], may_end=True)
+    texts = [answer.text for answer in written[:7] if answer.text is not None]
+    whole = [call for text in texts for call in calls_of(text)[: None if text.endswith("}") else -1]]
+    assert whole
+    assert all(set(tools.arguments(call)) == {"on"} for call in whole)
+    assert all(value <= 0 for answer in written for value in answer.logprobs)
+    done = token_id(tokenizer, DONE)
+    assert all(done not in answer.tokens[1:] for answer in written)
+
+
+def _task(seed: int) -> Any:
+    from flywheel.trajectory import Split, Task
+
+    return Task("e", "{}", Split.TRAIN, seed)
