@@ -24,7 +24,7 @@ from flywheel.agents.inference.decoding import generate
 from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.batching.examples import hierarchical_windows
-from flywheel.distill.subgoals.segmentation import by_plan
+from flywheel.filters.segments import by_plan
 from flywheel.policies.card import read_card
 from flywheel.policies.models import load_part
 from flywheel.policies.registry import champion, policy_directory, registered

@@ -8,10 +8,12 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flywheel.arrow import batched, routes_to_arrow, segments_to_arrow, verdicts_to_arrow
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.provenance import teachable
 from flywheel.datasets.lake.reading import quoted
 from flywheel.datasets.lake.splits import conflicts
 from flywheel.environments.catalog import canonical
@@ -20,12 +22,14 @@ from flywheel.filters.batch import read_batch
 from flywheel.filters.calibration.calibrate import gating
 from flywheel.filters.duplicates import Repeats, compared, repeats
 from flywheel.filters.routing import Case, route
+from flywheel.filters.segments import by_plan
 from flywheel.filters.verifiers.pool import Findings, verify_batches
 from flywheel.text import printable
 from flywheel.trajectory import (
     OURS,
     TASK_COLUMNS,
     Route,
+    Segment,
     Split,
     StopReason,
     Task,
@@ -214,8 +218,16 @@ def unteachable(config: Config, lake: Lake, condition: str = "route is null") ->
     return conflicts(lake, tasks) | problems
 
 
+def _plans(findings: Findings) -> list[Segment]:
+    """Segments of the plans that agents named as they went, where a word of theirs counts."""
+    if not pc.any(pc.not_equal(findings.batch.steps["subgoal"], "")).as_py():
+        return []
+    return [part for trajectory in findings.batch.objects for part in by_plan(teachable(trajectory))]
+
+
 def _append(lake: Lake, group: Sequence[Findings], echo: Repeats, routes: Sequence[Route]) -> None:
     segments = [part for findings in group for row in findings.segments for part in row]
+    segments += [part for findings in group for part in _plans(findings)]
     verdicts = [verdict for findings in group for row in findings.verdicts for verdict in row]
     prints = echo.marked(pa.concat_tables([findings.fingerprints for findings in group]))
     lake.append_facts("segments", segments_to_arrow(segments), "segments", key=("source",))

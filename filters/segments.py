@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from flywheel.filters.batch import Bools, TrajectoryBatch, batch_of, codes
-from flywheel.trajectory import Segment, Trajectory
+from flywheel.trajectory import Segment, Step, Trajectory
 
-SOURCE = "milestones/1"
+SOURCE, LIVED = "milestones/1", "lived/1"
 EXPLORE = "explore"
 _WORDS = re.compile(r"[a-z]+")
 _CONNECTIVES = frozenset({"in", "on", "to", "with", "from", "the", "a"})
@@ -45,6 +46,42 @@ def segments_of(batch: TrajectoryBatch) -> list[list[Segment]]:
             reward = float(rewards[start + first : start + last].sum())
             segments[row].append(Segment(trajectory_id, number, first, last, name, done, reward, SOURCE))
     return segments
+
+
+def by_plan(trajectory: Trajectory) -> list[Segment]:
+    """The teacher's or planner's own subgoals, as they were in force; none for an episode without a plan.
+
+    A subgoal counts as completed unless it is the last of an unsolved episode.
+    """
+    if not any(step.subgoal for step in trajectory.steps):
+        return []
+    changed = [
+        step.index for before, step in pairwise(trajectory.steps) if step.new_subgoal or step.subgoal != before.subgoal
+    ]
+    starts = [0, *changed]
+    return segments_at(trajectory, starts, [trajectory.steps[start].subgoal for start in starts], LIVED)
+
+
+def segments_at(trajectory: Trajectory, starts: Sequence[int], subgoals: Sequence[str], source: str) -> list[Segment]:
+    """Segments that begin at the given steps and cover all of them; the last is completed where the task is solved."""
+    ends = [*starts[1:], len(trajectory.steps)]
+    return [
+        Segment(
+            trajectory.trajectory_id,
+            index,
+            start,
+            end,
+            subgoal,
+            end < len(trajectory.steps) or bool(trajectory.success),
+            _earned(trajectory.steps[start:end]),
+            source,
+        )
+        for index, (start, end, subgoal) in enumerate(zip(starts, ends, subgoals, strict=True))
+    ]
+
+
+def _earned(steps: Sequence[Step]) -> float:
+    return float(sum(step.reward or 0.0 for step in steps))
 
 
 def _parts(

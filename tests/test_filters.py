@@ -27,8 +27,8 @@ from flywheel.trajectory import Split, StopReason, Task, Trajectory, Verdict
 from tests.conftest import Play
 
 ROOT = Path(__file__).parents[1]
-LOCAL = sorted(VERIFIERS.keys() - {"judge"})
-"""The judge asks a server; tests/test_judge.py has one."""
+LOCAL = sorted(VERIFIERS.keys() - {"judge", "program"})
+"""The judge asks a server, which tests/test_judge.py has; a program is the user's own."""
 
 
 def made(name: str, world: World | None, **arguments: Any) -> Verifier:

@@ -25,7 +25,6 @@ from flywheel.distill.subgoals.segmentation import (
     accords,
     boundary_f1,
     by_changes,
-    by_plan,
     checked,
     mean_overlap,
     segment_lake,
@@ -33,6 +32,7 @@ from flywheel.distill.subgoals.segmentation import (
 from flywheel.environments.protocol import World
 from flywheel.errors import LakeError, TrainingError
 from flywheel.filters.curate import curate
+from flywheel.filters.segments import by_plan
 from flywheel.filters.segments import segment as by_milestones
 from flywheel.trajectory import Segment, Trajectory
 from tests.conftest import Play

@@ -15,10 +15,10 @@ from flywheel.datasets.lake.reading import quoted
 from flywheel.datasets.versions.contamination import refuse_contamination
 from flywheel.distill.algorithms.protocol import Finetuning
 from flywheel.distill.data.corpus import Corpus
-from flywheel.distill.subgoals.segmentation import by_plan
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.errors import TrainingError
 from flywheel.filters.curate import curate
+from flywheel.filters.segments import by_plan
 from flywheel.policies.registry import policy_directory
 from flywheel.policies.students import load_policy
 from flywheel.rollouts.episode import Job, Origin

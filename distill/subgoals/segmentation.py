@@ -1,15 +1,14 @@
 """Segmentation of finished trajectories into subgoals, by several sources whose agreement is measured.
 
-`milestones` cuts where the environment's progress shows a gain (`filters.segments`, which curation runs). Here are the
-others: `lived`, the plan that was in force as the episode ran; `changes`, which needs neither plan nor progress; and
-`chat` (`distill.labelling`), a model that reads the finished episode.
+`milestones` cuts where the environment's progress shows a gain, `lived` where the plan that was in force as the episode
+ran named another subgoal (`filters.segments`, which curation runs). Here are the others: `changes`, which needs neither
+plan nor progress; and `chat` (`distill.labelling`), a model that reads the finished episode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -18,32 +17,18 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
 from flywheel.datasets.lake.reading import check_condition, quoted
 from flywheel.errors import LakeError
-from flywheel.filters.segments import EXPLORE
+from flywheel.filters.segments import EXPLORE, LIVED, by_plan, segments_at
 from flywheel.filters.segments import SOURCE as MILESTONES
 from flywheel.filters.segments import segment as by_milestones
-from flywheel.trajectory import Segment, Step, Trajectory
+from flywheel.trajectory import Segment, Trajectory
 
-LIVED, CHANGES = "lived/1", "changes/1"
+CHANGES = "changes/1"
 ALIKE = 0.5
 """Observations that share fewer of their words show another state, where the environment names no places."""
 TOGETHER = 64
 NEAR = 1
 """Boundaries so many steps apart are one."""
 Segmenter = Callable[[Trajectory], list[Segment]]
-
-
-def by_plan(trajectory: Trajectory) -> list[Segment]:
-    """The teacher's or planner's own subgoals, as they were in force; none for an episode without a plan.
-
-    A subgoal counts as completed unless it is the last of an unsolved episode.
-    """
-    if not any(step.subgoal for step in trajectory.steps):
-        return []
-    changed = [
-        step.index for before, step in pairwise(trajectory.steps) if step.new_subgoal or step.subgoal != before.subgoal
-    ]
-    starts = [0, *changed]
-    return _segments(trajectory, starts, [trajectory.steps[start].subgoal for start in starts], LIVED)
 
 
 def by_changes(trajectory: Trajectory) -> list[Segment]:
@@ -58,7 +43,7 @@ def by_changes(trajectory: Trajectory) -> list[Segment]:
     else:
         starts = [0, *(at for at in range(1, len(seen)) if _likeness(seen[at - 1], seen[at]) < ALIKE)]
     ends = [*starts[1:], len(trajectory.steps)]
-    return _segments(trajectory, starts, [trajectory.steps[end - 1].action for end in ends], CHANGES)
+    return segments_at(trajectory, starts, [trajectory.steps[end - 1].action for end in ends], CHANGES)
 
 
 SOURCES: Mapping[str, tuple[str, Segmenter]] = {
@@ -173,28 +158,7 @@ def checked(trajectory: Trajectory, parts: Sequence[tuple[int, int, str]], sourc
         expected = last + 1
     if expected != trajectory.length:
         raise LakeError(f"the segments cover {expected} of {trajectory.length} steps")
-    return _segments(trajectory, [first for first, _, _ in parts], [subgoal.strip() for *_, subgoal in parts], source)
-
-
-def _segments(trajectory: Trajectory, starts: Sequence[int], subgoals: Sequence[str], source: str) -> list[Segment]:
-    ends = [*starts[1:], len(trajectory.steps)]
-    return [
-        Segment(
-            trajectory.trajectory_id,
-            index,
-            start,
-            end,
-            subgoal,
-            end < len(trajectory.steps) or bool(trajectory.success),
-            _earned(trajectory.steps[start:end]),
-            source,
-        )
-        for index, (start, end, subgoal) in enumerate(zip(starts, ends, subgoals, strict=True))
-    ]
-
-
-def _earned(steps: Sequence[Step]) -> float:
-    return float(sum(step.reward or 0.0 for step in steps))
+    return segments_at(trajectory, [first for first, _, _ in parts], [subgoal.strip() for *_, subgoal in parts], source)
 
 
 def _likeness(left: str, right: str) -> float:

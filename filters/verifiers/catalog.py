@@ -18,6 +18,7 @@ from flywheel.filters.verifiers.judge import Judge
 from flywheel.filters.verifiers.outcome import Outcome
 from flywheel.filters.verifiers.privileged import Privileged
 from flywheel.filters.verifiers.process import Process
+from flywheel.filters.verifiers.program import Program
 from flywheel.filters.verifiers.protocol import Verifier
 from flywheel.filters.verifiers.replay import Replay
 
@@ -32,6 +33,7 @@ class Tools:
 
 VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "outcome": lambda tools, **given: Outcome(**given),
+    "program": lambda tools, **given: Program(**given),
     "privileged": lambda tools, **given: Privileged(tools.world, **given),
     "replay": lambda tools, **given: Replay(tools.world, **given),
     "integrity": lambda tools, **given: Integrity(**given),
@@ -39,7 +41,7 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "judge": lambda tools, **given: Judge(tools.world, tools.cache, **given),
     "ensemble": lambda tools, members=(), **given: Ensemble(make_verifiers(_members(members), tools), **given),
 }
-WORLDLESS = frozenset({"outcome", "integrity"})
+WORLDLESS = frozenset({"outcome", "integrity", "program"})
 
 
 def needs_world(pipeline: Sequence[VerifierConfig]) -> bool:

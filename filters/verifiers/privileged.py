@@ -29,7 +29,8 @@ _WORDS = re.compile(r"[a-z]+")
 
 
 class Privileged:
-    """Completion: points of the checklist, each earned by a rewarded action. Integrity: 0 where hidden facts leaked.
+    """Completion: points of the checklist, each earned where its milestone was reached. Integrity: 0 where hidden facts
+    leaked.
 
     `completion_threshold` in points of 100.
     """
@@ -69,19 +70,14 @@ def grouped(milestones: Sequence[Milestone]) -> list[tuple[Milestone, ...]]:
 
 
 def _credit(trajectory: Trajectory, facts: Facts) -> list[Item]:
-    rewarded: dict[str, int] = {}
-    for step in trajectory.steps:
-        if (step.reward or 0.0) > 0:
-            rewarded.setdefault(step.action, step.index)
     items = []
     for part in grouped(facts.milestones):
         points = sum(milestone.points for milestone in part)
-        earned = sum(milestone.points for milestone in part if milestone.action in rewarded)
+        steps = [_step_of(milestone, trajectory) for milestone in part]
+        earned = sum(milestone.points for milestone, step in zip(part, steps, strict=True) if step is not None)
         evidence = ", ".join(
-            f"{milestone.name}: step {rewarded[milestone.action]}"
-            if milestone.action in rewarded
-            else f"{milestone.name}: never rewarded"
-            for milestone in part
+            f"{milestone.name}: never reached" if step is None else f"{milestone.name}: step {step}"
+            for milestone, step in zip(part, steps, strict=True)
         )
         items.append(
             Item(
@@ -89,6 +85,20 @@ def _credit(trajectory: Trajectory, facts: Facts) -> list[Item]:
             )
         )
     return items
+
+
+def _step_of(milestone: Milestone, trajectory: Trajectory) -> int | None:
+    """The step that reached a milestone, or None."""
+    if milestone.reached is not None:
+        return milestone.reached(trajectory)
+    if milestone.state_key:
+        after = [*(step.state_key for step in trajectory.steps[1:]), trajectory.final_state_key]
+        return next((place for place, key in enumerate(after[: trajectory.length]) if key == milestone.state_key), None)
+    if milestone.progress is not None:
+        mark = milestone.progress
+        return next((step.index for step in trajectory.steps if (step.progress or 0.0) >= mark - 1e-9), None)
+    rewarded = (step for step in trajectory.steps if (step.reward or 0.0) > 0)
+    return next((step.index for step in rewarded if step.action == milestone.action), None)
 
 
 def pasted(trajectory: Trajectory, facts: Facts) -> str:
@@ -109,7 +119,7 @@ def pasted(trajectory: Trajectory, facts: Facts) -> str:
         leaked = [
             milestone.name
             for milestone in facts.milestones
-            if milestone.action in words and not seen.issuperset(_WORDS.findall(milestone.action))
+            if milestone.action and milestone.action in words and not seen.issuperset(_WORDS.findall(milestone.action))
         ]
         if len(leaked) >= PASTED:
             return f"step {step.index} names {' and '.join(leaked[:PASTED])} before they were in sight"

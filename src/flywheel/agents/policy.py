@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from flywheel.environments.capabilities import Advice
 from flywheel.environments.protocol import Observation
 from flywheel.messages import Message
 from flywheel.trajectory import StopReason, Task
@@ -19,7 +20,7 @@ class Turn:
     observation: Observation
     audit: str = ""
     """Why an auditor refused the last decision, which said that the task was done; empty otherwise."""
-    advice: str | None = None
+    advice: Advice | None = None
     """What the environment's live expert would do; told to policies that take advice, and to no others."""
 
 

@@ -125,9 +125,11 @@ class LiveExpert:
         self.version = "1"
         self._seed = seed
         self._chance: dict[int, random.Random] = {}
+        self._subgoals: dict[int, str] = {}
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         self._chance[slot] = random.Random(f"{self._seed}/{task.task_id}/{attempt}")
+        self._subgoals[slot] = past[-1][1].subgoal if past else ""
         for _ in past:
             self._chance[slot].random()
 
@@ -140,7 +142,11 @@ class LiveExpert:
             return Decision(self._chance[turn.slot].choice(valid), trainable=False)
         if not turn.audit and 0 <= draw - kinds.wrong_action < kinds.early_stop:
             return Decision(turn.observation.finish, trainable=False, stop=StopReason.GAVE_UP)
-        return Decision(turn.advice)
+        if turn.advice is None:
+            return Decision(None)
+        subgoal = turn.advice.subgoal
+        new, self._subgoals[turn.slot] = subgoal != self._subgoals[turn.slot], subgoal
+        return Decision(turn.advice.action, subgoal=subgoal, new_subgoal=new and subgoal != "")
 
 
 class RandomPolicy:

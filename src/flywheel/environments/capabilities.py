@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from flywheel.environments.privileged import Facts
 from flywheel.environments.protocol import Environment, Observation, World
 from flywheel.errors import ConfigError
 from flywheel.trajectory import Split, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a live expert would do, and what for, where it can name that."""
+
+    action: str
+    subgoal: str = ""
 
 
 @runtime_checkable
@@ -31,7 +40,7 @@ class KnowsSolutions(Protocol):
 class AdvisesLive(Environment, Protocol):
     """An environment with an expert that can be asked from any state. Privileged: teachers alone hear of it."""
 
-    def advise(self) -> str | None:
+    def advise(self) -> Advice | None:
         """What the expert would do now; None where it knows nothing. Raises `InfrastructureError` where it breaks."""
         ...
 

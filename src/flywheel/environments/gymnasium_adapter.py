@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from flywheel.environments.capabilities import Advice
 from flywheel.environments.protocol import Observation, Transition
 from flywheel.environments.tool_environment import settings_of
 from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError, TaskError, named_reason
@@ -84,7 +85,7 @@ class AdvisedEnvironment(GymnasiumEnvironment):
     def __init__(self, settings: dict[str, Any], environment: Any) -> None:
         super().__init__(settings, environment)
         self._make_expert: Callable[[Any], Callable[[Any], Any]] = named_object(settings["expert"])
-        self._advice: str | None = None
+        self._advice: Advice | None = None
         self._fault = ""
 
     def reset(self, task: Task) -> Observation:
@@ -103,7 +104,7 @@ class AdvisedEnvironment(GymnasiumEnvironment):
             self._think(self._names.index(action))
         return transition
 
-    def advise(self) -> str | None:
+    def advise(self) -> Advice | None:
         if self._fault:
             raise InfrastructureError(f"the expert broke: {self._fault}")
         return self._advice
@@ -113,8 +114,9 @@ class AdvisedEnvironment(GymnasiumEnvironment):
         if self._fault:
             return
         try:
-            action = self._expert(last)
-            self._advice = None if action is None else self._named(int(action))
+            word = self._expert(last)
+            action, subgoal = word if isinstance(word, tuple) else (word, "")
+            self._advice = None if action is None else Advice(self._named(int(action)), subgoal)
         except Exception as error:
             self._fault = named_reason(error)
 
@@ -156,8 +158,9 @@ class GymnasiumWorld:
 def open_world(parameters: str) -> Iterator[GymnasiumWorld]:
     """`id` and `options`: for `gymnasium.make`; `imports`: modules that register it. `actions`: names of the discrete
     ones. `render(environment, observation)`: the text to show, as module:function. `expert(environment)`: makes a
-    function that is given the last action, or None, and says the next one. A task counts as solved when it ends with a
-    reward above 0, or of at least `success_reward`. `whole_state`: does the text show all of the state?"""
+    function that is given the last action, or None, and says the next one, or (the next one, its subgoal). A task
+    counts as solved when it ends with a reward above 0, or of at least `success_reward`. `whole_state`: does the text
+    show all of the state?"""
     settings = settings_of(parameters, NAME, PARAMETERS, ("id",))
     try:
         import gymnasium

@@ -6,18 +6,29 @@ that neither prompts nor training rows can reach it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from flywheel.trajectory import Task, digest
+from flywheel.trajectory import Task, Trajectory, digest
 
 
 @dataclass(frozen=True, slots=True)
 class Milestone:
-    """One thing that every full solution does, with the points it is worth; points of a task sum to 100."""
+    """One thing that every full solution does, with the points it is worth; points of a task sum to 100.
+
+    It is reached where `reached` says so, in a state, at a mark of progress, or, without any of these, by a rewarded
+    action: the first of them that is given counts.
+    """
 
     name: str
     action: str
     points: float
+    progress: float | None = None
+    """The progress from which it is reached."""
+    state_key: str = ""
+    """The state in which it is reached."""
+    reached: Callable[[Trajectory], int | None] | None = None
+    """The step that reached it, by a function of yours; None where none did."""
 
 
 @dataclass(frozen=True, slots=True)

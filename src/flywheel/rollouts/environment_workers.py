@@ -8,11 +8,11 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from flywheel.environments.capabilities import AdvisesLive
+from flywheel.environments.capabilities import Advice, AdvisesLive
 from flywheel.environments.catalog import open_world
 from flywheel.environments.protocol import Environment, Observation, Transition, World
 from flywheel.errors import FlywheelError, InfrastructureError, named_reason
@@ -21,7 +21,7 @@ from flywheel.trajectory import Task
 
 Answer = TypeVar("Answer")
 _OBSERVATION, _TRANSITION = TypeAdapter(Observation), TypeAdapter(Transition)
-_ADVICE: TypeAdapter[str | None] = TypeAdapter(str | None)
+_ADVICE: TypeAdapter[Advice | None] = TypeAdapter(Advice | None)
 
 
 class EnvironmentWorker(Protocol):
@@ -31,7 +31,7 @@ class EnvironmentWorker(Protocol):
 
     async def step(self, action: str) -> Transition: ...
 
-    async def advise(self) -> str | None:
+    async def advise(self) -> Advice | None:
         """What the environment's live expert would do; None without one."""
         ...
 
@@ -43,13 +43,16 @@ class InlineWorker:
     environment: Environment
 
     async def reset(self, task: Task) -> Observation:
-        return self.environment.reset(task)
+        return _readable(_played(lambda: self.environment.reset(task), Observation))
 
     async def step(self, action: str) -> Transition:
-        return sound(self.environment.step(action))
+        transition = sound(_played(lambda: self.environment.step(action), Transition))
+        _readable(transition.observation)
+        return transition
 
-    async def advise(self) -> str | None:
-        return self.environment.advise() if isinstance(self.environment, AdvisesLive) else None
+    async def advise(self) -> Advice | None:
+        environment = self.environment
+        return _played(environment.advise, Advice | None) if isinstance(environment, AdvisesLive) else None
 
 
 def inline_workers(world: World, count: int) -> list[InlineWorker]:
@@ -59,11 +62,34 @@ def inline_workers(world: World, count: int) -> list[InlineWorker]:
 
 def sound(transition: Transition) -> Transition:
     """The transition, if its numbers are possible. Raises `InfrastructureError`."""
-    if not (math.isfinite(transition.reward) and 0 <= transition.progress <= 1):
-        raise InfrastructureError(
-            f"the environment answers nonsense: reward {transition.reward}, progress {transition.progress}"
-        )
+    reward, progress = transition.reward, transition.progress
+    numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (reward, progress))
+    if not numbers or not 0 <= progress <= 1:
+        raise InfrastructureError(f"the environment answers nonsense: reward {reward}, progress {progress}")
     return transition
+
+
+def _readable(seen: Observation) -> Observation:
+    """The observation, if it is text. Raises `InfrastructureError`."""
+    texts = (seen.text, seen.feedback, seen.document, seen.location, seen.state_key, *(seen.valid_actions or ()))
+    if not all(isinstance(text, str) for text in texts):
+        wrong = next(text for text in texts if not isinstance(text, str))
+        raise InfrastructureError(f"the environment answers nonsense: {wrong!r:.80} in place of text")
+    return seen
+
+
+def _played(play: Callable[[], Answer], kind: Any) -> Answer:
+    """What the environment answers, if it is that. Whatever it raises breaks the episode, and says so."""
+    try:
+        answer = play()
+    except FlywheelError:
+        raise
+    except Exception as error:
+        raise InfrastructureError(f"the environment raised {named_reason(error)}") from error
+    if not isinstance(answer, kind):
+        wanted = getattr(kind, "__name__", "advice")
+        raise InfrastructureError(f"the environment answers nonsense: {answer!r:.80} in place of {wanted}")
+    return answer
 
 
 class EnvironmentHost:
@@ -78,23 +104,15 @@ class EnvironmentHost:
     def reset(self, slot: int, task: Task) -> str:
         if slot >= len(self._environments):
             self._environments += self._world.environments(slot + 1)[len(self._environments) :]
-        return self._answer(lambda: self._environments[slot].reset(task))
+        return json.dumps(asdict(_played(lambda: self._environments[slot].reset(task), Observation)))
 
     def step(self, slot: int, action: str) -> str:
-        return self._answer(lambda: self._environments[slot].step(action))
+        return json.dumps(asdict(_played(lambda: self._environments[slot].step(action), Transition)))
 
     def advise(self, slot: int) -> str:
         environment = self._environments[slot]
-        return self._answer(lambda: environment.advise() if isinstance(environment, AdvisesLive) else None)
-
-    def _answer(self, play: Callable[[], Observation | Transition | str | None]) -> str:
-        try:
-            answer = play()
-            return json.dumps(answer if isinstance(answer, str | None) else asdict(answer))
-        except FlywheelError:
-            raise
-        except Exception as error:
-            raise InfrastructureError(f"the environment raised {named_reason(error)}") from error
+        advice = _played(environment.advise, Advice | None) if isinstance(environment, AdvisesLive) else None
+        return json.dumps(None if advice is None else asdict(advice))
 
 
 class RemoteWorker:
@@ -113,7 +131,7 @@ class RemoteWorker:
         assert self.process is not None, "reset comes first"
         return sound(_parsed(_TRANSITION, await self._ask(self.process, "step", action)))
 
-    async def advise(self) -> str | None:
+    async def advise(self) -> Advice | None:
         assert self.process is not None, "reset comes first"
         return _parsed(_ADVICE, await self._ask(self.process, "advise"))
 
