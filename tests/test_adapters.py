@@ -17,10 +17,10 @@ from flywheel.agents.scripted import LiveExpert, Mistakes, RandomPolicy
 from flywheel.config.agents import ChatConfig
 from flywheel.datasets.formats import chat
 from flywheel.datasets.lake.lake import Lake
+from flywheel.environments.adapters.gymnasium import FIRST
 from flywheel.environments.capabilities import advises
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.conformance import conformance
-from flywheel.environments.gymnasium_adapter import FIRST
 from flywheel.errors import ConfigError
 from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.environment_workers import remote_workers

@@ -530,7 +530,36 @@ SESSION = {
         },
     ],
 }
+EVENTS = {
+    "history": [
+        {"id": 0, "source": "agent", "action": "system", "args": {"content": "Be brief.", "tools": [{"name": "run"}]}},
+        {"id": 1, "source": "user", "action": "message", "args": {"content": "count"}},
+        {"id": 2, "source": "agent", "action": "run", "args": {"command": "ls", "thought": "look"}},
+        {"id": 3, "source": "environment", "observation": "run", "content": "a b", "cause": 2},
+        {"id": 4, "source": "agent", "action": "message", "args": {"content": "two"}},
+    ],
+    "resolved": True,
+}
+GENERATION = {
+    "traceId": "t",
+    "type": "GENERATION",
+    "input": [{"role": "user", "content": "count"}],
+    "output": {"role": "assistant", "content": "two"},
+    "usageDetails": {"input": 3, "output": 1},
+    "startTime": "2026-01-31T11:00:00Z",
+}
+LLM_RUN = {
+    "trace_id": "t",
+    "run_type": "llm",
+    "inputs": {"messages": [[{"lc": 1, "id": ["langchain", "HumanMessage"], "kwargs": {"content": "count"}}]]},
+    "outputs": {"generations": [[{"text": "two", "message": {"id": ["AIMessage"], "kwargs": {"content": "two"}}}]]},
+    "prompt_tokens": 3,
+}
 SEEDS = {
+    "openhands": EVENTS,
+    "harbor": ATIF,
+    "langfuse": {"observations": [GENERATION], "scores": [{"name": "reward", "value": 1}]},
+    "langsmith": {"runs": [LLM_RUN]},
     "atif": ATIF,
     "chat": CHAT,
     "swe-agent": SWE,

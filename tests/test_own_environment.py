@@ -39,10 +39,11 @@ def teach(request: dict[str, Any], key: str) -> tuple[int, str]:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     """The page's two files in a folder of their own, and a teacher that answers."""
-    blocks = dict(re.findall(r"```(python|toml)\n(.*?)```", PAGE, re.DOTALL))
-    (tmp_path / "notes.py").write_text(blocks["python"])
-    (tmp_path / "notes.toml").write_text(blocks["toml"])
+    environment, make_tasks, settings = re.findall(r"```(?:python|toml)\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "notes.py").write_text(environment)
+    (tmp_path / "notes.toml").write_text(settings)
     monkeypatch.chdir(tmp_path)
+    exec(make_tasks, {})
     with chat_server(teach) as url:
         yield load(tmp_path / "notes.toml", [f"chat.base_url={url}", f"data_dir={tmp_path / 'lake'}"])
     sys.modules.pop("notes", None)

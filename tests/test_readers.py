@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -576,3 +577,141 @@ def test_every_image_of_a_run_survives_atif(lake: Lake, tmp_path: Path) -> None:
     with Lake(tmp_path / "other", create=True) as back:
         import_files(back, [tmp_path / "out"], "atif")
         assert back.sql("select count(*) as n from images").to_pylist() == [{"n": 2}]
+
+
+def test_openhands_events_are_the_models_own_answers(lake: Lake, tmp_path: Path) -> None:
+    """Two calls of one answer are one turn; observations meet their calls; what is no event is quarantined."""
+    calls = [
+        {"id": name, "type": "function", "function": {"name": "run", "arguments": f'{{"command":"{name}"}}'}}
+        for name in ("a", "b")
+    ]
+    message = {"role": "assistant", "content": "both", "tool_calls": calls}
+    response = {"id": "r", "model": "m", "choices": [{"message": message}], "usage": {"prompt_tokens": 9}}
+
+    def asked(number: int, name: str) -> dict[str, Any]:
+        metadata = {"function_name": "run", "tool_call_id": name, "model_response": response}
+        return {"id": number, "source": "agent", "action": "run", "args": {}, "tool_call_metadata": metadata}
+
+    def came(number: int, name: str, kind: str) -> dict[str, Any]:
+        metadata = {"function_name": "run", "tool_call_id": name, "model_response": response}
+        seen = {"observation": kind, "content": f"of {name}", "extras": {}, "tool_call_metadata": metadata}
+        return {"id": number, "source": "agent", **seen}
+
+    events = [
+        {"id": 0, "source": "agent", "action": "system", "args": {"content": "Be brief.", "tools": [{"name": "run"}]}},
+        {"id": 1, "source": "user", "action": "message", "args": {"content": "run both", "image_urls": None}},
+        {"id": 2, "source": "environment", "observation": "agent_state_changed", "content": "", "extras": {}},
+        asked(3, "a"),
+        came(4, "a", "run"),
+        asked(5, "b"),
+        came(6, "b", "error"),
+        {"id": 7, "source": "agent", "action": "finish", "args": {"thought": "done", "outputs": {}}, "timestamp": "x"},
+    ]
+    (tmp_path / "run.json").write_text(json.dumps([*events, {"no": "event"}]))
+    done = import_files(lake, [tmp_path / "run.json"], "openhands")
+    assert (done.trajectories, done.quarantined) == (1, 1)
+    assert done.unread["an event agent_state_changed"] == 1
+    rows = lake.sql('select name, arguments, result, error from tool_calls order by "index", position').to_pylist()
+    assert [(row["name"], row["result"], row["error"]) for row in rows] == [
+        ("run", "of a", None),
+        ("run", "", "of b"),
+        ("finish", None, None),
+    ]
+    (run,) = lake.sql("select system, instruction, policy_id, length, tools from trajectories").to_pylist()
+    assert (run["system"], run["instruction"], run["length"]) == ("Be brief.", "run both", 2)
+    assert json.loads(run["tools"])[0]["function"]["name"] == "run"
+
+
+@pytest.mark.parametrize("spelling", ["camel", "snake"])
+def test_langfuse_generations_of_a_trace_are_one_run(lake: Lake, tmp_path: Path, spelling: str) -> None:
+    tool = {"type": "function", "function": {"name": "ls", "arguments": "{}"}, "id": "c"}
+    said = {"role": "assistant", "content": None, "tool_calls": [tool]}
+    asked = [{"role": "system", "content": "Be brief."}, user("count")]
+    first = {
+        "traceId": "t",
+        "type": "GENERATION",
+        "model": "m",
+        "input": {"messages": asked, "tools": [{"name": "ls"}]},
+    }
+    first |= {"output": said, "usageDetails": {"input": 5, "output": 2}, "totalCost": 0.5}
+    first |= {"startTime": "2026-01-31T11:00:00Z", "endTime": "2026-01-31T11:00:02Z"}
+    result = {"role": "tool", "tool_call_id": "c", "content": "a b"}
+    second = {**first, "input": json.dumps([*asked, said, result]), "output": "two", "totalCost": None}
+    second |= {"startTime": "2026-01-31T11:00:03Z"}
+    span = {"traceId": "t", "type": "SPAN", "name": "agent"}
+    rows = [second, span, first]
+    if spelling == "snake":
+        rows = [{re.sub("([A-Z])", r"_\1", key).lower(): value for key, value in row.items()} for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = import_files(lake, [tmp_path / "rows.jsonl"], "langfuse")
+    assert (done.trajectories, done.quarantined) == (1, 0)
+    assert done.unread["an observation of type SPAN"] == 1
+    steps = lake.sql('select action, observation, cost, seconds, prompt_tokens from steps order by "index"').to_pylist()
+    assert steps == [
+        {"action": "ls {}", "observation": "Be brief.\n\ncount", "cost": 0.5, "seconds": 2.0, "prompt_tokens": 5},
+        {"action": "two", "observation": "a b", "cost": None, "seconds": 0.0, "prompt_tokens": 5},
+    ]
+    (run,) = lake.sql("select cost, tokens, tools from trajectories").to_pylist()
+    assert (run["cost"], run["tokens"]) == (None, 14)
+    assert json.loads(run["tools"])[0]["function"]["name"] == "ls"
+
+
+def test_a_downloaded_langfuse_trace_brings_its_scores(lake: Lake, tmp_path: Path) -> None:
+    row = {"type": "GENERATION", "input": "count", "output": {"content": "two"}, "startTime": "2026-01-31T11:00:00Z"}
+    trace = {"id": "t", "observations": [row], "scores": [{"name": "reward", "value": 0.75}]}
+    (tmp_path / "trace.json").write_text(json.dumps(trace))
+    import_files(lake, [tmp_path / "trace.json"], "langfuse")
+    assert lake.sql("select total_reward as reward, success from trajectories").to_pylist() == [
+        {"reward": 0.75, "success": None}
+    ]
+
+
+def test_langsmith_runs_of_a_trace_are_one_run(lake: Lake, tmp_path: Path) -> None:
+    def constructor(kind: str, **given: Any) -> dict[str, Any]:
+        return {"lc": 1, "type": "constructor", "id": ["langchain", "schema", kind], "kwargs": given}
+
+    called = constructor("AIMessage", content="", tool_calls=[{"name": "ls", "args": {"path": "a"}, "id": "c"}])
+    asked = [constructor("SystemMessage", content="Be brief."), constructor("HumanMessage", content="count")]
+    first = {"id": "1", "trace_id": "t", "run_type": "llm", "parent_run_id": "0", "dotted_order": "a.1"}
+    first |= {"inputs": {"messages": [asked]}, "outputs": {"generations": [[{"message": called}]]}}
+    first |= {"extra": {"invocation_params": {"model": "m", "tools": [{"name": "ls"}]}}, "total_cost": 0.1}
+    told = constructor("ToolMessage", content="x y", tool_call_id="c")
+    second = {**first, "id": "2", "dotted_order": "a.2", "inputs": {"messages": [[*asked, called, told]]}}
+    second |= {"outputs": {"role": "assistant", "content": "two"}}
+    root = {"id": "0", "trace_id": "t", "run_type": "chain", "inputs": {}, "outputs": {}, "error": "late"}
+    rows = [root, second, first, {"neither": "run"}]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = import_files(lake, [tmp_path / "runs.jsonl"], "langsmith")
+    assert (done.trajectories, done.quarantined) == (1, 1)
+    (call,) = lake.sql("select name, arguments, result from tool_calls").to_pylist()
+    assert call == {"name": "ls", "arguments": '{"path":"a"}', "result": "x y"}
+    (run,) = lake.sql("select system, instruction, length, error, cost from trajectories").to_pylist()
+    assert run == {"system": "Be brief.", "instruction": "count", "length": 2, "error": "late", "cost": 0.2}
+
+
+@pytest.mark.parametrize("beside", ["result.json", "verifier/reward.txt", "verifier/reward.json"])
+def test_a_harbor_trial_is_its_trajectory_with_the_verifiers_reward(lake: Lake, tmp_path: Path, beside: str) -> None:
+    told = {
+        "result.json": json.dumps({"verifier_result": {"rewards": {"reward": 1.0}}}),
+        "verifier/reward.txt": "1\n",
+        "verifier/reward.json": json.dumps({"reward": 1}),
+    }
+    trial = tmp_path / "job" / "task__a1"
+    (trial / "agent").mkdir(parents=True)
+    (trial / "verifier").mkdir()
+    document = {
+        "schema_version": "ATIF-v1.5",
+        "session_id": "s",
+        "agent": {"name": "a", "version": "1", "model_name": "m"},
+        "steps": [
+            {"step_id": 1, "source": "user", "message": "count"},
+            {"step_id": 2, "source": "agent", "message": "two"},
+        ],
+    }
+    (trial / "agent" / "trajectory.json").write_text(json.dumps(document))
+    (trial / beside).write_text(told[beside])
+    (tmp_path / "job" / "config.json").write_text("{}")
+    done = import_files(lake, [tmp_path / "job"], "harbor")
+    assert (done.trajectories, done.quarantined) == (1, 0)
+    rows = lake.sql("select instruction, success, score, total_reward as reward from trajectories").to_pylist()
+    assert rows == [{"instruction": "count", "success": True, "score": 1.0, "reward": 1.0}]

@@ -7,7 +7,7 @@ import pytest
 from flywheel.agents.policy import Policy
 from flywheel.agents.scripted import LOOPS, Expert, Mistakes, RandomPolicy
 from flywheel.config.root import load
-from flywheel.environments.cookingworld import FINISH
+from flywheel.environments.adapters.cookingworld import FINISH
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import batch_of

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flywheel.datasets.formats import atif, chat, claude_code, inspect_log, otel, responses, swe_agent
+from flywheel.datasets.formats import (
+    atif,
+    chat,
+    claude_code,
+    harbor,
+    inspect_log,
+    langfuse,
+    langsmith,
+    openhands,
+    otel,
+    responses,
+    swe_agent,
+)
 from flywheel.datasets.formats.otel_traces import join_traces
 from flywheel.datasets.formats.parsing import Raw
 from flywheel.datasets.formats.records import ReadContext
@@ -24,6 +36,10 @@ READERS: dict[str, Reader] = {
     "otel": otel.read,
     "responses": responses.read,
     "claude-code": claude_code.read,
+    "openhands": openhands.read,
+    "harbor": harbor.read,
+    "langfuse": langfuse.read,
+    "langsmith": langsmith.read,
 }
 
 
@@ -45,13 +61,20 @@ SUFFIXES = {
     "otel": (".jsonl", ".json"),
     "responses": (".jsonl", ".json"),
     "claude-code": (".jsonl",),
+    "openhands": (".json", ".jsonl"),
+    "harbor": (f"/{harbor.TRAJECTORY}",),
+    "langfuse": (".jsonl", ".json"),
+    "langsmith": (".jsonl", ".json"),
 }
-"""What is looked for in a folder."""
+"""How files of a folder end that are looked for."""
 SPLITTERS: dict[str, Callable[[Any], list[Any]]] = {"inspect": inspect_log.split}
 """Formats whose documents hold many records."""
 JOINERS: dict[str, Callable[[Callable[[], Iterator[Raw]], int], Iterator[Raw]]] = {
     "otel": join_traces,
     "claude-code": claude_code.join_session,
+    "openhands": openhands.join_events,
+    "langfuse": langfuse.join_traces,
+    "langsmith": langsmith.join_traces,
 }
 """Formats whose files hold records in pieces."""
 DOCUMENTS: dict[str, tuple[Writer, str]] = {

@@ -221,7 +221,7 @@ def find_files(paths: Sequence[Path], format: str) -> list[tuple[Path, Path]]:
 
 def _files(path: Path, format: str) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES[format] and not file.is_dir())
+        files = sorted(file for file in path.rglob("*") if str(file).endswith(SUFFIXES[format]) and not file.is_dir())
         if not files:
             raise LakeError(f"no {' or '.join(SUFFIXES[format])} files in {path}")
         return files

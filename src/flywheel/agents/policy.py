@@ -54,7 +54,8 @@ class Decision:
 class Decoding:
     """How a student's words are chosen; part of the policy's version. Temperature 0 is greedy, for both levels."""
 
-    max_repeats: int = 2
+    max_repeats: int = 0
+    """Times an action is offered from one state; 0: always."""
     max_subgoal_tokens: int = 16
     max_action_tokens: int = 128
     """Tokens of an action that is written freely, where the environment lists none."""

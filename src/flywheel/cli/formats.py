@@ -30,6 +30,10 @@ class From(StrEnum):
     OTEL = "otel"
     RESPONSES = "responses"
     CLAUDE_CODE = "claude-code"
+    OPENHANDS = "openhands"
+    HARBOR = "harbor"
+    LANGFUSE = "langfuse"
+    LANGSMITH = "langsmith"
 
 
 class To(StrEnum):

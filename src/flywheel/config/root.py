@@ -42,7 +42,7 @@ _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&](password|passfile|sslpassword)="
 class EnvironmentConfig(Section):
     """Which simulator, how hard, how many episodes at once."""
 
-    name: str = Field(default="cookingworld", description="A name from environments.catalog.")
+    name: str = Field(description="A name from environments.catalog, or of a module of yours.")
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="The simulator's own parameters: numbers, texts, lists, tables."
     )
@@ -233,7 +233,7 @@ class Config(Section):
     data_dir: Path
     seed: int = 0
     iterations: Count = 2
-    environment: EnvironmentConfig = EnvironmentConfig()
+    environment: EnvironmentConfig
     tasks: TasksConfig = TasksConfig()
     collect: CollectConfig = CollectConfig()
     curate: CurateConfig = CurateConfig()

@@ -25,7 +25,15 @@ class StudentConfig(Section):
     )
     planner_window: Count = Field(default=10, description="Subgoals before the planner's context starts anew.")
     segment_steps: Count = Field(default=16, description="Steps after which an unfinished subgoal times out.")
-    max_repeats: Count = Field(default=2, description="Times an action is offered from one and the same state.")
+    max_repeats: int = Field(
+        default=0,
+        ge=0,
+        description="Times an action is offered from one and the same state; 0: always. For environments where an "
+        "equal state and action lead to the same again.",
+    )
+    stuck_after: int = Field(
+        default=0, ge=0, description="Steps without a change of state after which a subgoal is stuck; 0: never."
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> StudentConfig:

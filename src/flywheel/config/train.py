@@ -22,7 +22,9 @@ class TrainConfig(Section):
         description="Passes in later iterations, which start from the student before.",
     )
     renamed: Share = Field(
-        default=0.8, description="Share of episodes, drawn anew each epoch, whose things change names consistently."
+        default=0.0,
+        description="Share of episodes, drawn anew each epoch, whose things change names consistently: where names say "
+        "nothing of what to do with them.",
     )
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)

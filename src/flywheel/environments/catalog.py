@@ -12,11 +12,11 @@ from flywheel.errors import ConfigError
 from flywheel.named_objects import named_module
 
 ENVIRONMENTS = {
-    "cookingworld": "flywheel.environments.cookingworld",
-    "gymnasium": "flywheel.environments.gymnasium_adapter",
-    "functions": "flywheel.environments.functions_adapter",
-    "trl": "flywheel.environments.trl_adapter",
-    "mcp": "flywheel.environments.mcp_adapter",
+    "cookingworld": "flywheel.environments.adapters.cookingworld",
+    "gymnasium": "flywheel.environments.adapters.gymnasium",
+    "functions": "flywheel.environments.adapters.functions",
+    "trl": "flywheel.environments.adapters.trl",
+    "mcp": "flywheel.environments.adapters.mcp",
 }
 
 

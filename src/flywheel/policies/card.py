@@ -57,7 +57,7 @@ class PolicyCard:
 
 
 def limits_of(config: StudentConfig) -> Limits:
-    return Limits(config.window_steps, config.planner_window, config.segment_steps)
+    return Limits(config.window_steps, config.planner_window, config.segment_steps, config.stuck_after)
 
 
 def decoding_of(config: StudentConfig, seed: int) -> Decoding:

@@ -23,8 +23,8 @@ class Limits:
     """Subgoals before the planner's window starts anew."""
     segment_steps: int = 16
     """Steps after which an unfinished subgoal counts as timed out."""
-    stuck_after: int = 4
-    """Steps in a row that changed nothing, after which a subgoal counts as stuck."""
+    stuck_after: int = 0
+    """Steps in a row that changed nothing, after which a subgoal counts as stuck; 0: never."""
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class HierarchicalContext(FlatContext):
             return None
         if self.steps_in_segment >= self.limits.segment_steps:
             return SubgoalOutcome.TIMEOUT
-        return SubgoalOutcome.STUCK if self.idle_steps >= self.limits.stuck_after else None
+        return SubgoalOutcome.STUCK if self.idle_steps >= self.limits.stuck_after > 0 else None
 
     def plan(self, observation: Observation) -> Window:
         """The planner's window, ready for its next subgoal."""

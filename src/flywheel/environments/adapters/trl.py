@@ -13,7 +13,7 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from flywheel.environments.functions_adapter import schemas_of
+from flywheel.environments.adapters.functions import schemas_of
 from flywheel.environments.tool_environment import ToolWorld, asked, data_of, settings_of, tool_world
 from flywheel.environments.tools import ANSWER_TOOL, Toolbox
 from flywheel.errors import InfrastructureError, named_reason

@@ -1,0 +1,147 @@
+"""Logged calls of a model, each with its whole history, as the run that they were.
+
+Tracing tools log a call as what was sent and what came back. Of each call only what is new since the answer before is
+what the agent was told then; answers before the first call are context and no steps to learn from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages
+from flywheel.datasets.formats.parsing import Raw, too_long
+from flywheel.datasets.formats.records import ReadContext
+from flywheel.datasets.formats.turns import Conversation, ReadMessage, conversation_of
+from flywheel.errors import RecordError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One call: what was sent, what came back, and what it took. Unknown counts are None."""
+
+    sent: Sequence[ChatMessage]
+    answer: ChatMessage
+    model: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: float | None = None
+    seconds: float = 0.0
+
+
+def conversation_of_calls(calls: Sequence[ModelCall], source: ReadContext) -> Conversation:
+    """The run of calls in their order."""
+    read: list[ReadMessage] = []
+    for place, call in enumerate(calls):
+        answers = [number for number, message in enumerate(call.sent) if message.role == "assistant"]
+        for message in call.sent[(answers[-1] + 1 if answers and place else 0) :]:
+            read += [_context(each) for each in read_messages(message, source)]
+        *_, answer = read_messages(call.answer, source)
+        turn = replace(
+            answer.turn,
+            prompt_tokens=call.prompt_tokens,
+            completion_tokens=call.completion_tokens,
+            cost=call.cost,
+            seconds=call.seconds,
+        )
+        read.append(replace(answer, turn=turn))
+    return conversation_of(read)
+
+
+def _context(message: ReadMessage) -> ReadMessage:
+    return replace(message, turn=replace(message.turn, trainable=False))
+
+
+def chat_messages(value: Any) -> list[ChatMessage]:
+    """Messages of a log: a list, a list of lists, an object with `messages`, JSON text of these, or plain text."""
+    value = _parsed(value)
+    if isinstance(value, dict):
+        value = value.get("messages", value.get("input", [value] if "role" in value else None))
+    if isinstance(value, str):
+        return [ChatMessage(role="user", content=value)]
+    if not isinstance(value, list):
+        raise RecordError("a call without messages")
+    inner = value[0] if len(value) == 1 and isinstance(value[0], list) else value
+    return [_chat_message(message) for message in inner]
+
+
+def answer_message(value: Any) -> ChatMessage:
+    """What came back: a message, a completion with `choices`, LangChain's `generations`, or plain text."""
+    value = _parsed(value)
+    if isinstance(value, dict) and isinstance(value.get("choices"), list) and value["choices"]:
+        value = value["choices"][0].get("message")
+    if isinstance(value, dict) and isinstance(value.get("generations"), list):
+        generations = value["generations"]
+        while isinstance(generations, list) and generations:
+            generations = generations[0]
+        value = generations.get("message", generations.get("text")) if isinstance(generations, dict) else None
+    if isinstance(value, dict) and "role" not in value and isinstance(value.get("messages"), list):
+        value = value["messages"][-1] if value["messages"] else None
+    if isinstance(value, str):
+        return ChatMessage(role="assistant", content=value)
+    if not isinstance(value, dict):
+        raise RecordError("a call without an answer")
+    return _chat_message({"role": "assistant", **value}).model_copy(update={"role": "assistant"})
+
+
+_ROLES = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "function": "tool"}
+"""How LangChain calls the roles."""
+
+
+def _chat_message(raw: Any) -> ChatMessage:
+    """A message in OpenAI's form, or in LangChain's two: `{type, content}`, and `{lc, id, kwargs}`."""
+    if not isinstance(raw, dict):
+        raise RecordError("a message that is no object")
+    if isinstance(raw.get("kwargs"), dict):
+        kind = str((raw.get("id") or [""])[-1]).removesuffix("Message").removesuffix("MessageChunk").lower()
+        raw = {"type": kind, **raw["kwargs"]}
+    role = raw.get("role") or raw.get("type") or "user"
+    calls = [
+        {"id": call.get("id"), "function": {"name": call.get("name"), "arguments": call.get("args")}}
+        if isinstance(call, dict) and "function" not in call
+        else call
+        for call in raw.get("tool_calls") or ()
+    ]
+    known = {name: value for name, value in raw.items() if name in ChatMessage.model_fields}
+    return ChatMessage.model_validate({**known, "role": _ROLES.get(str(role), str(role)), "tool_calls": calls or None})
+
+
+def _parsed(value: Any) -> Any:
+    """What text holds, where it is JSON of an object or a list."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def join_by(key: Callable[[Any], str | None], name: str) -> Callable[[Callable[[], Iterator[Raw]], int], Iterator[Raw]]:
+    """How rows of a file that share a key become one record, `{name: [row, …]}`, where the first of them stood. What
+    has no key comes as it is."""
+
+    def join(records: Callable[[], Iterator[Raw]], most: int) -> Iterator[Raw]:
+        rows: dict[str, list[Any]] = {}
+        first: dict[str, Raw] = {}
+        size = 0
+        for raw in records():
+            try:
+                row = json.loads(raw.text) if not raw.problem else None
+                shared = key(row)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                shared = None
+            if shared is None:
+                yield raw
+                continue
+            size += len(raw.text)
+            if size > most:
+                yield Raw(raw.path, raw.line, b"", too_long(most))
+                return
+            rows.setdefault(shared, []).append(row)
+            first.setdefault(shared, raw)
+        for shared, together in rows.items():
+            yield Raw(first[shared].path, first[shared].line, json.dumps({name: together}).encode())
+
+    return join
