@@ -15,6 +15,7 @@ from flywheel.agents.mixture import Coin, Mixture
 from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.agents.scripted import LiveExpert, Mistakes, RandomPolicy
 from flywheel.config.agents import ChatConfig
+from flywheel.config.root import make
 from flywheel.datasets.formats import chat
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.adapters.gymnasium import FIRST
@@ -27,6 +28,7 @@ from flywheel.rollouts.environment_workers import remote_workers
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
 from tests.servers import chat_server
+from tests.tool_house import tasks
 
 TAXI: dict[str, Any] = {
     "id": "Taxi-v4",
@@ -265,3 +267,49 @@ def test_an_mcp_server_is_an_environment_and_a_chat_model_calls_its_tools() -> N
     assert "outside the allowed repository '{folder}/repository'" in played.steps[1].observation
     assert played.steps[-1].action == 'answer {"text": "It is committed."}'
     assert " ".join(message["role"] for message in seen[-1]) == "system user" + 3 * " assistant tool"
+
+
+@pytest.mark.slow
+def test_a_student_learns_to_call_tools(tmp_path: Path) -> None:
+    """A scripted model calls tools by the API; the student that is distilled from it solves held-out tasks."""
+    from flywheel.flows.run import run
+
+    def model(request: dict[str, Any], key: str) -> tuple[int, Any]:
+        told = [message["content"] for message in request["messages"] if message["role"] == "tool"]
+        words = request["messages"][0]["content"].rstrip(".").split()
+        look = ("look", {"house": words[4], "door": words[-1]})
+        name, arguments = ("answer", {"text": told[0].split()[-1]}) if told else look
+        call = {"id": "c", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+        return 200, {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    source = tmp_path / "tasks.jsonl"
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in tasks()))
+    parameters = {"factory": "tests.tool_house:House"}
+    with chat_server(model) as url:
+        config = make(
+            {
+                "name": "tools",
+                "data_dir": str(tmp_path / "lake"),
+                "iterations": 1,
+                "environment": {"name": "trl", "parameters": parameters, "max_steps": 4, "parallel": 16},
+                "tasks": {"source": str(source)},
+                "collect": {"episodes": 400, "teachers": {"chat": 1}},
+                "chat": {"base_url": url, "model": "teacher"},
+                "curate": {"verifiers": ["outcome", "integrity", "replay"], "workers": 1, "leak": 1.0},
+                "student": {"hidden": 96},
+                "train": {"epochs": {"planner": 1, "executor": 1, "flat": 12}},
+                "evaluate": {"dev_tasks": 30, "test_tasks": 30},
+            }
+        )
+        run(config)
+    with Lake.of(config) as lake:
+        rates = lake.sql("select policy, split, verified, tasks from evaluations order by all").to_pylist()
+        calls = lake.sql(
+            """select name, count(*) as n, count(*) filter (tool_calls.error is not null) as wrong from tool_calls
+               join trajectories using (trajectory_id) where policy = 'flat' group by name order by name"""
+        ).to_pylist()
+    print(rates, calls)
+    (flat,) = (row for row in rates if row["policy"] == "flat" and row["split"] == "test")
+    assert flat["verified"] > flat["tasks"] / 2
+    assert {call["name"] for call in calls} == {"look", "answer"}
+    assert sum(call["wrong"] for call in calls) == 0

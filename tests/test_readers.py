@@ -510,6 +510,11 @@ def test_a_session_is_one_run_and_its_side_chain_another(lake: Lake, tmp_path: P
         {"thought": "", "action": "done", "observation": "text of a", "prompt_tokens": None, "completion_tokens": None},
     ]
     assert import_files(lake, [path], "claude-code").known == 2
+    sides = lake.sql(
+        """select side.instruction as side, main.instruction as main from trajectories side
+           join trajectories main on side.parent_trajectory_id = main.trajectory_id"""
+    ).to_pylist()
+    assert sides == [{"side": "look around", "main": "read a"}]
 
 
 def test_thinking_in_tags_is_reasoning() -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages
 from flywheel.datasets.formats.parsing import Raw, too_long
-from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, seconds_of
+from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, identity_of, seconds_of
 from flywheel.datasets.formats.turns import ReadMessage, conversation_of
 from flywheel.errors import RecordError
 from flywheel.trajectory import Split, Trajectory
@@ -28,8 +28,8 @@ READ = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"
 
 
 def join_session(records: Callable[[], Iterator[Raw]], most: int) -> Iterator[Raw]:
-    """The entries of a file, a record for each session, and one for the side chain of each. Lines that are no entries
-    come as they are, to be quarantined with their place."""
+    """The entries of a file, a record for each session, and one for the side chain of each, which names it. Lines that
+    are no entries come as they are, to be quarantined with their place."""
     sessions: dict[tuple[str, bool], list[Any]] = {}
     first: dict[tuple[str, bool], Raw] = {}
     size = 0
@@ -48,7 +48,11 @@ def join_session(records: Callable[[], Iterator[Raw]], most: int) -> Iterator[Ra
         sessions.setdefault(key, []).append(entry)
         first.setdefault(key, raw)
     for key, entries in sessions.items():
-        yield Raw(first[key].path, first[key].line, json.dumps({"session": key[0], "entries": entries}).encode())
+        session, is_side = key
+        record = {"session": session, "entries": entries}
+        if is_side and (main := sessions.get((session, False))):
+            record["parent"] = identity_of(NAME, {"session": session, "entries": main})
+        yield Raw(first[key].path, first[key].line, json.dumps(record).encode())
 
 
 def _is_aside(raw: Raw) -> bool:
@@ -83,6 +87,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         system=conversation.system,
         started_at=seconds_of(next((str(e["timestamp"]) for e in spoken if "timestamp" in e), None), source),
         images=conversation.images,
+        parent=str(record["parent"]) if record.get("parent") else None,
     )
     yield episode(NAME, run, split)
 

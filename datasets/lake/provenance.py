@@ -55,6 +55,7 @@ STEP_EVIDENCE: Mapping[str, Evidence] = {
     "location": Evidence.REPLAYED,
     "state_key": Evidence.REPLAYED,
     "valid_actions": Evidence.REPLAYED,
+    "whole_view": Evidence.REPLAYED,
     "action": Evidence.REPLAYED,
     "reward": Evidence.REPLAYED,
     "progress": Evidence.REPLAYED,

@@ -36,7 +36,13 @@ Weigh = Callable[[Piece], float]
 
 def observation_of(step: Step) -> Observation:
     return Observation(
-        step.observation, step.feedback, step.document, step.location, step.state_key, step.valid_actions
+        step.observation,
+        step.feedback,
+        step.document,
+        step.location,
+        step.state_key,
+        step.valid_actions,
+        step.whole_view,
     )
 
 

@@ -114,6 +114,8 @@ def _differs(step: Step, seen: Observation) -> str | None:
         return "the environment's answer differs"
     if not (_same(step.location, seen.location) and _same(step.state_key, seen.state_key)):
         return "the state differs"
+    if bool(step.whole_view) != seen.whole:
+        return "the kind of view differs"
     if (step.valid_actions is None) != (seen.valid_actions is None):
         return "the valid actions differ"
     recorded, offered = step.valid_actions or (), seen.valid_actions or ()

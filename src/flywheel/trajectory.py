@@ -194,6 +194,7 @@ class Step:
     top_logprobs: Annotated[
         tuple[tuple[float, ...], ...] | None, Column("their log-probabilities, in the same shape")
     ] = None
+    whole_view: Annotated[bool, Column("is observation a whole view, shown anew at each step?")] = False
     inputs: Annotated[
         tuple[Message, ...] | None,
         Column("the messages since the last decision: (role, content, parts, …); NULL where observation says it all"),

@@ -144,7 +144,7 @@ class CurateConfig(Section):
     )
     leak: Share = Field(
         default=LEAK,
-        description="Share of a held-out task's own n-grams, or likeness to its playing, that gives it away.",
+        description="Share of a held-out task's own n-grams, or likeness to its playing, that gives it away; 1: none.",
     )
     calibration_tasks: int = Field(default=24, ge=2, description="Labelled tasks of a calibration.")
     calibration_start: int = Field(

@@ -24,6 +24,9 @@ class Observation:
     location: str = ""
     state_key: str = ""
     valid_actions: tuple[str, ...] | None = None
+    whole: bool = False
+    """Is `text` a view of its own at every step, as of an agent that turns around? Students are then shown all of it
+    each time; else what stayed the same is not said again, and the view is not shown beside feedback."""
     finish: str | None = None
     """The action that says "I am done", where the environment waits for one."""
     tools: str | None = None
@@ -49,8 +52,11 @@ class Transition:
 
 
 class Environment(Protocol):
-    """One running episode at a time. Raises `InfrastructureError` when it breaks, never for a bad action, and
-    `TaskError` for a task that is not its world's."""
+    """One running episode at a time, called by one thread at a time: the one that plays, or the one that replays.
+
+    Raises `InfrastructureError` when it breaks, never for a bad action, and `TaskError` for a task that is not its
+    world's.
+    """
 
     def reset(self, task: Task) -> Observation: ...
 
@@ -58,7 +64,8 @@ class Environment(Protocol):
 
 
 class World(Protocol):
-    """A running simulator: it hands out environments that step independently.
+    """A running simulator: it hands out environments that step independently. In one process its methods are never
+    called by two threads at once, but `facts` and `undo` may be called by another thread than the one that opened it.
 
     What else a world may offer, `capabilities` says: tasks of its own, solutions, actions that take others back.
     """

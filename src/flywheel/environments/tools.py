@@ -88,7 +88,7 @@ class Toolbox:
 
     def observation(self, messages: Sequence[Message]) -> Observation:
         """What the agent is told, with the tools that it may call."""
-        return Observation(text_of_inputs(messages), tools=self.text, messages=tuple(messages))
+        return Observation(text_of_inputs(messages), whole=True, tools=self.text, messages=tuple(messages))
 
 
 def names_of(tools: str) -> list[str]:

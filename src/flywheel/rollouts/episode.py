@@ -109,6 +109,7 @@ class Episode:
                 cost=decision.cost,
                 top_tokens=decision.top_tokens,
                 top_logprobs=decision.top_logprobs,
+                whole_view=seen.whole,
                 inputs=seen.messages,
                 output=output,
             )

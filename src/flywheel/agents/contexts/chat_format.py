@@ -24,7 +24,7 @@ from flywheel.sections import (
     render_sections,
 )
 
-LOCATION, STATE, FINISH = "location", "state", "finish"
+LOCATION, STATE, FINISH, WHOLE = "location", "state", "finish", "whole"
 STOP = "stop"
 """What a model answers as its action when it is done and the environment has no action for that."""
 _FIELD = re.compile(r"^[\s*_>#-]*(thought|subgoal|action)[*_]*\s*:[*_]*\s*(.*?)\s*$", re.IGNORECASE)
@@ -44,6 +44,7 @@ def render_observation(observation: Observation, *, audit: str = "", whole: bool
     texts = {FEEDBACK: observation.feedback, DOCUMENT: observation.document, VIEW: observation.text}
     if whole:
         texts |= {LOCATION: observation.location, STATE: observation.state_key, FINISH: observation.finish or ""}
+        texts |= {WHOLE: WHOLE if observation.whole else ""}
     return render_sections({**texts, AUDIT: audit}, observation.valid_actions)
 
 
@@ -57,6 +58,7 @@ def parse_observation(text: str) -> tuple[Observation, str]:
         location=sections.get(LOCATION, ""),
         state_key=sections.get(STATE, ""),
         valid_actions=actions,
+        whole=WHOLE in sections,
         finish=sections.get(FINISH) or None,
     )
     return observation, sections.get(AUDIT, "")

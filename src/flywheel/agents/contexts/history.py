@@ -65,9 +65,9 @@ class FlatContext:
         self.memory = self.memory.read(observation.document).moved(before.location, action, observation.location)
         if self.window is None:
             return
-        if observation.feedback or observation.text == before.text:
+        if observation.feedback or (observation.text == before.text and not observation.whole):
             self.window.feedback(observation)
-        else:
+        if observation.whole or not (observation.feedback or observation.text == before.text):
             self.window.look(observation)
 
     def _roll(self, window: Window | None, limit: int, observation: Observation) -> Window:

@@ -8,7 +8,8 @@ Pieces are tokenised one by one, so a prefix of a context is always a prefix of 
     planner    header · (document? · view · subgoal · outcome)*
 
 Where an environment answers nothing but shows something else than before, the view stands in place of the feedback.
-Tokens are the budget: what the same location showed before in this window is not said again, sentence by sentence.
+Tokens are the budget: what the same location showed before in this window is not said again, sentence by sentence, but
+for views that are whole ones at every step.
 A window holds at most `window` decisions, then a new one starts with a fresh header: bounded, whatever the horizon.
 """
 
@@ -104,7 +105,8 @@ class Window:
     _shown: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def look(self, observation: Observation) -> None:
-        """The current view, less what the last look at the same location showed; its first sentence always stays."""
+        """The current view, less what the last look at the same location showed, unless it is a whole one; its first
+        sentence always stays."""
         self._show(VIEW, observation.text, observation)
 
     def read(self, document: str) -> None:
@@ -139,7 +141,7 @@ class Window:
 
     def _show(self, marker: str, text: str, observation: Observation) -> None:
         first, *rest = sentences(text) or [""]
-        known = self._shown.get(observation.location, frozenset())
+        known = frozenset[str]() if observation.whole else self._shown.get(observation.location, frozenset())
         shown = " ".join([first, *(part for part in rest if part not in known)])
         self.pieces.append(Piece(shown, marker=marker))
         self._shown[observation.location] = frozenset(sentences(observation.text))

@@ -63,7 +63,7 @@ class GymnasiumEnvironment:
         if self._names is not None and mask is not None:
             offered = tuple(name for name, allowed in zip(self._names, mask, strict=True) if allowed)
         key = digest(text) if self._settings.get("whole_state") else ""
-        return Observation(text, feedback, state_key=key, valid_actions=offered)
+        return Observation(text, feedback, whole=True, state_key=key, valid_actions=offered)
 
     def _text(self, seen: Any) -> str:
         """The user's words, the environment's own, or its drawing in letters, where colour becomes brackets."""
