@@ -1,24 +1,10 @@
-"""What a user writes beside the adapters: renderings, experts, tools and scores."""
+"""What a user writes beside the adapters: an expert, tools and scores."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 from typing import Any
-
-from minigrid.core.actions import Actions
-from minigrid.utils.baby_ai_bot import BabyAIBot
-
-
-def babyai_text(environment: Any, seen: dict[str, Any]) -> str:
-    """The mission, and the grid in letters."""
-    return f"Mission: {seen['mission']}.\n{environment.unwrapped.pprint_grid()}"
-
-
-def babyai_expert(environment: Any) -> Any:
-    """BabyAI's own bot, which plans anew from wherever it has got to."""
-    bot = BabyAIBot(environment.unwrapped)
-    return lambda last: bot.replan(None if last is None else Actions(last))
 
 
 def broken_expert(environment: Any) -> Any:

@@ -23,6 +23,7 @@ from flywheel.environments.capabilities import advises
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.conformance import conformance
 from flywheel.errors import ConfigError
+from flywheel.filters.segments import by_plan
 from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.environment_workers import remote_workers
 from flywheel.rollouts.episode import Budget, Job, Origin
@@ -40,8 +41,8 @@ BABYAI: dict[str, Any] = {
     "id": "BabyAI-GoToLocalS5N2-v0",
     "imports": ["minigrid"],
     "actions": ["left", "right", "forward", "pick up", "drop", "toggle", "done"],
-    "render": "tests.adapted:babyai_text",
-    "expert": "tests.adapted:babyai_expert",
+    "render": "flywheel.environments.adapters.babyai:text",
+    "expert": "flywheel.environments.adapters.babyai:expert",
     "instruction": "Do what the mission says.",
 }
 FUNCTIONS: dict[str, Any] = {
@@ -141,6 +142,9 @@ def test_a_live_expert_is_asked_from_any_state_also_in_a_worker_process() -> Non
         noisy = play(world, LiveExpert(Mistakes(wrong_action=0.25)), tasks)
         assert sum(bool(trajectory.success) for trajectory in noisy) >= 7
         assert any(not step.trainable for trajectory in noisy for step in trajectory.steps)
+        named = {step.subgoal for trajectory in noisy for step in trajectory.steps} - {""}
+        assert all(subgoal.startswith("go to the ") for subgoal in named)
+        assert by_plan(noisy[0])[0].subgoal in named
 
     def crew() -> Any:
         return remote_workers("gymnasium", canonical(BABYAI), environments=2, processes=1, timeout=60)

@@ -19,6 +19,7 @@ from flywheel.datasets.versions.versions import find, selected
 from flywheel.distill.data.renaming import exchangeable_names
 from flywheel.distill.data.sample_weights import draw_weights
 from flywheel.errors import ContaminationError, TrainingError
+from flywheel.filters.segments import LIVED
 from flywheel.policies.factory import NOISY_EXPERT, TUTORED
 from flywheel.policies.tokenizer import named_things
 from flywheel.runtime.distributed import broadcast
@@ -83,7 +84,8 @@ def load_corpus(
     failed episode teaches nobody, its way to a milestone is mostly its own wandering. Of an import, what only a policy
     can have written is read as absent. Raises `ContaminationError` where one of them is of a
     held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is left, or
-    where a hierarchy would learn from an episode without segments.
+    where a hierarchy would learn from an episode without segments. Where agents' own plans are the segments, an
+    episode whose agent named no subgoal is left out of a hierarchy's corpus.
     """
     snapshot = broadcast(lake.snapshot())
     if dataset:
@@ -99,7 +101,10 @@ def load_corpus(
         raise TrainingError(f"{problem}; run `flywheel collect` and `flywheel curate`")
     source = quoted(config.train.segments)
     cut = lake.sql(f"select distinct trajectory_id from segmentations where source = {source}", at=snapshot)
-    if hierarchical and (uncut := sorted(routes.keys() - set(cut["trajectory_id"].to_pylist()))):
+    uncut = sorted(routes.keys() - set(cut["trajectory_id"].to_pylist())) if hierarchical else []
+    if config.train.segments == LIVED and len(uncut) < len(routes):
+        routes, uncut = {name: route for name, route in routes.items() if name not in set(uncut)}, []
+    if uncut:
         raise TrainingError(
             f"{len(uncut)} of {len(routes)} trajectories have no segments of {config.train.segments}, as {uncut[0]}; "
             f"run: flywheel segment {config.train.segments.partition('/')[0]}"

@@ -6,8 +6,9 @@ Seeds carry the split. An expert that looks at the running environment, as BabyA
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from flywheel.environments.capabilities import Advice
@@ -39,7 +40,8 @@ class GymnasiumEnvironment:
         self._render: Callable[[Any, Any], str] | None = named_object(render) if render else None
 
     def reset(self, task: Task) -> Observation:
-        seen, info = self._gym.reset(seed=task.seed - FIRST[task.split])
+        with redirect_stdout(sys.stderr):  # some environments print while they draw a task
+            seen, info = self._gym.reset(seed=task.seed - FIRST[task.split])
         return self._look(seen, info)
 
     def step(self, action: str) -> Transition:
