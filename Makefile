@@ -32,7 +32,7 @@ test: $(STAMP)  ## Lint, types and the tests, but for the slowest proofs
 test-fast: $(STAMP)  ## The tests that take seconds
 	"$(BIN)/python" -m pytest -m "not slow and not minutes"
 
-test-slow: $(STAMP)  ## The slowest proofs: a hundred kills, schedules, Ray, a real instruct model
+test-slow: $(STAMP)  ## The slowest proofs: kills, several processes, schedules, Ray, wheels of other environments
 	"$(BIN)/python" -m pytest -m slow
 
 test-reliability: $(STAMP)  ## Kill -9 writers a hundred times on each backend

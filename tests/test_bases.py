@@ -86,6 +86,7 @@ def test_a_student_goes_on_from_a_local_checkpoint(filled: Lake, checkpoint: Pat
     assert evaluate(settings, filled, card.policy_id, Split.DEV, 1).tasks == settings.evaluate.dev_tasks
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
 def test_planner_and_executor_can_be_adapters_of_one_base(filled: Lake, checkpoint: Path) -> None:
     settings = config(filled, checkpoint, "student.lora_rank=4", "train.finetune.algorithm=bc")

@@ -141,7 +141,7 @@ def test_children_import_nothing_of_the_current_folder(trap: Path) -> None:
     assert not (trap / "sprung").exists()
 
 
-@pytest.mark.minutes
+@pytest.mark.slow
 def test_a_whole_turn_runs_no_file_of_the_current_folder(trap: Path, tmp_path: Path) -> None:
     sets = ["collect.episodes=8", "iterations=1", "environment.workers=1", "environment.processes=2"]
     sets += ["evaluate.dev_tasks=2", "evaluate.test_tasks=2", f"data_dir={tmp_path / 'lake'}"]

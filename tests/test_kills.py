@@ -110,7 +110,7 @@ def turning(folder: Path, postgresql: PostgreSQL, sets: tuple[str, ...]) -> Iter
 @pytest.mark.parametrize(
     ("kills", "sets"),
     [
-        pytest.param(5, FEW, marks=pytest.mark.minutes, id="few"),
+        pytest.param(5, FEW, marks=pytest.mark.slow, id="few"),
         pytest.param(MOST, MANY, marks=pytest.mark.slow, id="many"),
     ],
 )

@@ -106,6 +106,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_of_all_of_it_and_again(taught: tuple[Config, str]) -> None:
     settings, student = taught
     count = 60

@@ -114,6 +114,7 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path, parallelism: str) 
             assert local == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallelism", ["replicated", "sharded"])
 def test_two_processes_resume_to_the_same_weights(tmp_path: Path, parallelism: str) -> None:
     whole = _train(2, parallelism, tmp_path / "whole")
@@ -124,6 +125,7 @@ def test_two_processes_resume_to_the_same_weights(tmp_path: Path, parallelism: s
         torch.testing.assert_close(one, resumed[name], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_is_distilled_by_two_processes_of_the_command_line(
     smoke: Config, lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]
 ) -> None:

@@ -112,7 +112,7 @@ class Compactor:
 
 
 @pytest.mark.minutes
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["sqlite", *(pytest.param(name, marks=pytest.mark.slow) for name in BACKENDS[1:])])
 def test_nothing_is_lost_doubled_or_left_half(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url, chance = lake_url(backend, request, tmp_path), random.Random(ROUNDS)
     writers = [Writer(url, number, tmp_path / f"writer-{number}", PAUSES[backend]) for number in range(WRITERS)]

@@ -103,7 +103,7 @@ def test_what_a_row_recalls_is_what_the_rollout_stored(filled: Lake, kind: str) 
     )
 
 
-@pytest.mark.parametrize("kind", ["flat", "hierarchical"])
+@pytest.mark.parametrize("kind", [pytest.param("flat", marks=pytest.mark.slow), "hierarchical"])
 def test_rounds_are_students_whose_parent_played_them(filled: Lake, kind: str) -> None:
     settings = config(filled, *PPO)
     card = distill(settings, filled, kind, 1)
@@ -126,7 +126,11 @@ def test_rounds_are_students_whose_parent_played_them(filled: Lake, kind: str) -
     ("kind", "options"),
     [
         ("flat", []),
-        ("flat", ["train.finetune.average=token", "train.finetune.scale_by_std=false", "train.finetune.kl_weight=0.1"]),
+        pytest.param(
+            "flat",
+            ["train.finetune.average=token", "train.finetune.scale_by_std=false", "train.finetune.kl_weight=0.1"],
+            marks=pytest.mark.slow,
+        ),
         ("hierarchical", []),
     ],
 )

@@ -178,6 +178,7 @@ def test_kill_9_in_a_stage_and_resume(tmp_path: Path, turned: Path, stage: str) 
     assert ours.sql(PAYLOAD).equals(whole.sql(PAYLOAD))
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_everything_resumable(tmp_path: Path) -> None:
     data = tmp_path / "stopped"
     process = _start_and_reach(data, "collect")
