@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -127,6 +127,7 @@ def test_shaping_moves_all_returns_from_a_start_by_the_same(batch: dict[str, Any
         assert moved_N == pytest.approx(gamma**runs.length_N * kept_N, abs=1e-9)
 
 
+@settings(max_examples=30)
 @given(batches(), st.randoms(use_true_random=False))
 def test_the_order_of_trajectories_changes_nothing(batch: dict[str, Any], chance: Any) -> None:
     table = steps_table(batch)
