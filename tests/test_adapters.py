@@ -94,6 +94,17 @@ def test_gymnasium_keeps_its_word_and_plays_by_name() -> None:
         assert "\x1b" not in played.steps[0].observation
 
 
+def test_splits_do_not_share_their_seeds() -> None:
+    """Of ten tasks of a split hardly any begins as one of another's."""
+    with open_world("gymnasium", canonical(BABYAI)) as world:
+        (environment,) = world.environments(1)
+        begins = [
+            {environment.reset(task).text for task in world.tasks(split, 0, 10)}  # type: ignore[attr-defined]
+            for split in (Split.TRAIN, Split.DEV, Split.TEST)
+        ]
+    assert len(begins[0] & begins[1]) + len(begins[1] & begins[2]) + len(begins[0] & begins[2]) < 3
+
+
 def test_taxi_counts_only_the_reward_that_says_so() -> None:
     """The shortest way by the simulator's own table of transitions."""
     import gymnasium
@@ -123,6 +134,7 @@ def test_taxi_counts_only_the_reward_that_says_so() -> None:
     [
         ({"id": "Nowhere-v0"}, "gymnasium: .*Nowhere"),
         ({"id": "Taxi-v4", "actions": ["a", "b"]}, "has 6 actions; name each"),
+        ({"id": "Pendulum-v1"}, "actions must be discrete or text"),
         ({"id": "Taxi-v4", "speed": 3}, "has no parameter 'speed'"),
         ({}, "needs environment.parameters.id"),
         ({"id": "Taxi-v4", "render": "nowhere:text"}, "No module named 'nowhere'"),

@@ -6,9 +6,9 @@ Seeds carry the split. An expert that looks at the running environment, as BabyA
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 from flywheel.environments.capabilities import Advice
@@ -21,7 +21,7 @@ from flywheel.trajectory import Split, Task, digest
 NAME = "gymnasium"
 PARAMETERS = ("id", "options", "imports", "actions", "render", "expert", "instruction", "success_reward", "whole_state")
 FIRST = {Split.TRAIN: 0, Split.DEV: 1_000_000_000, Split.TEST: 1_500_000_000}
-"""Where the seeds of a split begin."""
+"""Where the seeds of a split begin: none lies in two."""
 _COLOURED = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0m", re.DOTALL)
 
 
@@ -32,6 +32,10 @@ class GymnasiumEnvironment:
         self._settings, self._gym = settings, environment
         count = getattr(environment.action_space, "n", None)
         self._names: tuple[str, ...] | None = None
+        if count is None and type(environment.action_space).__name__ != "Text":
+            raise ConfigError(
+                f"{settings['id']} has actions of {environment.action_space}; actions must be discrete or text"
+            )
         if count is not None:
             self._names = tuple(settings.get("actions") or map(str, range(count)))
             if len(self._names) != count or len(set(self._names)) != count:
@@ -40,8 +44,8 @@ class GymnasiumEnvironment:
         self._render: Callable[[Any, Any], str] | None = named_object(render) if render else None
 
     def reset(self, task: Task) -> Observation:
-        with redirect_stdout(sys.stderr):  # some environments print while they draw a task
-            seen, info = self._gym.reset(seed=task.seed - FIRST[task.split])
+        with redirect_stdout(StringIO()):  # some environments print while they draw a task
+            seen, info = self._gym.reset(seed=task.seed)
         return self._look(seen, info)
 
     def step(self, action: str) -> Transition:
