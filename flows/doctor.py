@@ -12,6 +12,7 @@ from flywheel.errors import ConfigError, ContaminationError, FlywheelError, Prer
 from flywheel.trajectory import Task
 
 FREE_BYTES = 1 << 30
+PRIVILEGED = "privileged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def check(config: Config) -> None:
 
 def _environment(config: Config) -> str:
     """It starts, and offers what teachers and verifiers need."""
-    from flywheel.environments.capabilities import advises, describe_capabilities, solver
+    from flywheel.environments.capabilities import KnowsSolutions, advises, describe_capabilities, solver
     from flywheel.environments.catalog import canonical, open_world
     from flywheel.filters.verifiers.catalog import Tools, make_verifiers
     from flywheel.policies.factory import EXPERT, NOISY_EXPERT
@@ -80,7 +81,9 @@ def _environment(config: Config) -> str:
     if tasks.listed is not None:
         _agrees(config, [task for split in Split for task in tasks.listed[split]])
     lacks = ", ".join(name for name, has, _ in able if not has)
-    return f"{config.environment.name} starts and resets{'; it lacks ' if lacks else ''}{lacks}"
+    unused = isinstance(world, KnowsSolutions) and PRIVILEGED not in [each.name for each in config.curate.verifiers]
+    hint = f"; it knows solutions: {PRIVILEGED} in curate.verifiers would hold runs against them" if unused else ""
+    return f"{config.environment.name} starts and resets{'; it lacks ' if lacks else ''}{lacks}{hint}"
 
 
 def _agrees(config: Config, tasks: Sequence[Task]) -> None:

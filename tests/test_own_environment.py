@@ -61,6 +61,15 @@ def test_doctor_says_what_the_environment_lacks(project: Config) -> None:
     assert "the teacher expert needs solutions" in refused.detail
 
 
+def test_doctor_says_where_a_stricter_verifier_would_do() -> None:
+    lax = load(ROOT / "configs" / "smoke.toml", ['curate.verifiers=["outcome"]'])
+    (hinted,) = (finding for finding in diagnose(lax) if finding.check == "environment")
+    assert hinted.ok
+    assert "it knows solutions: privileged in curate.verifiers" in hinted.detail
+    (strict,) = (found for found in diagnose(load(ROOT / "configs" / "smoke.toml")) if found.check == "environment")
+    assert "privileged" not in strict.detail
+
+
 @pytest.mark.parametrize("name", ["privileged", "process", "judge"])
 def test_a_verifier_that_needs_solutions_is_refused_by_name(project: Config, name: str) -> None:
     (entry,) = load(Path("notes.toml"), [f'curate.verifiers=["{name}"]']).curate.verifiers

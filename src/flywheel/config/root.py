@@ -126,12 +126,13 @@ class CurateConfig(Section):
 
     verifiers: tuple[VerifierConfig, ...] = Field(
         default=(
-            VerifierConfig(name="privileged"),
+            VerifierConfig(name="outcome"),
             VerifierConfig(name="integrity"),
             VerifierConfig(name="replay"),
         ),
         min_length=1,
-        description="Names, or tables of name, arguments, gate and bar.",
+        description="Names, or tables of name, arguments, gate and bar. The default asks for no solutions; where the "
+        "environment knows them, privileged in place of outcome is the stricter one.",
     )
     vouch: tuple[str, ...] = Field(
         default=(),
