@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +32,7 @@ from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.environment_workers import remote_workers
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
-from tests.servers import chat_server
+from tests.servers import chat_server, free_port
 from tests.tool_house import tasks
 
 TAXI: dict[str, Any] = {
@@ -329,3 +333,39 @@ def test_a_student_learns_to_call_tools(tmp_path: Path) -> None:
     assert flat["verified"] > flat["tasks"] / 2
     assert {call["name"] for call in calls} == {"look", "answer"}
     assert sum(call["wrong"] for call in calls) == 0
+
+
+@pytest.mark.slow
+def test_what_trl_makes_of_an_openreward_server_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install openreward trl`, which pin other packages than ours, in an environment of its own."""
+    pytest.importorskip("openreward")
+    port = free_port()
+    for name in ("OPENREWARD_API_URL", "OPENREWARD_SESSION_URL"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("OPENREWARD_DISABLE_UPDATE_CHECK", "1")
+    server = subprocess.Popen([sys.executable, str(Path(__file__).parent / "openreward_server.py"), str(port)])
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        from trl.experimental.openreward import OpenRewardSpec
+
+        spec = OpenRewardSpec(f"http://127.0.0.1:{port}", split="train")
+        monkeypatch.setattr("tests.adapted.openreward_factory", spec.environment_factory, raising=False)
+        settings = {"factory": "tests.adapted:openreward_factory"}
+        columns = {name: value for name, value in spec.train_dataset[1].items() if name != "prompt"}
+        with open_world("trl", canonical(settings)) as world:
+            actions = ['add {"amount": 2}', 'add {"amount": "x"}', 'add {"amount": 1}']
+            (won,) = play(world, Scripted(actions), [listed("trl", settings, "Count.", columns)])
+    finally:
+        server.terminate()
+        server.wait()
+    assert (won.success, won.total_reward, won.steps[0].observation) == (True, 1.0, "Reach 4 from 1.")
+    assert won.steps[1].observation == "value=3"
+    assert "do not fit: 'x' is not of type 'integer'" in won.steps[2].observation
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
