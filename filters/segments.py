@@ -8,8 +8,8 @@ things that this action names had not been seen yet, the agent was exploring, an
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -51,15 +51,22 @@ def segments_of(batch: TrajectoryBatch) -> list[list[Segment]]:
 def by_plan(trajectory: Trajectory) -> list[Segment]:
     """The teacher's or planner's own subgoals, as they were in force; none for an episode without a plan.
 
-    A subgoal counts as completed unless it is the last of an unsolved episode.
+    A subgoal counts as completed unless it is the last of an unsolved episode. A step that names none goes on with the
+    one before; what comes before the first is exploring.
     """
     if not any(step.subgoal for step in trajectory.steps):
         return []
+    subgoals: Iterator[str] = accumulate(
+        (step.subgoal for step in trajectory.steps), lambda before, name: name or before
+    )
+    named = list(subgoals)
     changed = [
-        step.index for before, step in pairwise(trajectory.steps) if step.new_subgoal or step.subgoal != before.subgoal
+        step.index
+        for step, (before, name) in zip(trajectory.steps[1:], pairwise(named), strict=True)
+        if name != before or (step.new_subgoal and step.subgoal)
     ]
     starts = [0, *changed]
-    return segments_at(trajectory, starts, [trajectory.steps[start].subgoal for start in starts], LIVED)
+    return segments_at(trajectory, starts, [named[start] or EXPLORE for start in starts], LIVED)
 
 
 def segments_at(trajectory: Trajectory, starts: Sequence[int], subgoals: Sequence[str], source: str) -> list[Segment]:

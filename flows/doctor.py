@@ -78,8 +78,6 @@ def _environment(config: Config) -> str:
         make_verifiers(config.curate.verifiers, Tools(world, config.data_dir))
     if tasks.listed is not None:
         _agrees(config, [task for split in Split for task in tasks.listed[split]])
-    if tasks.listed is not None:
-        _agrees(config, [task for split in Split for task in tasks.listed[split]])
     lacks = ", ".join(name for name, has, _ in able if not has)
     unused = isinstance(world, KnowsSolutions) and PRIVILEGED not in [each.name for each in config.curate.verifiers]
     hint = f"; it knows solutions: {PRIVILEGED} in curate.verifiers would hold runs against them" if unused else ""

@@ -138,7 +138,7 @@ def test_taxi_counts_only_the_reward_that_says_so() -> None:
     [
         ({"id": "Nowhere-v0"}, "gymnasium: .*Nowhere"),
         ({"id": "Taxi-v4", "actions": ["a", "b"]}, "has 6 actions; name each"),
-        ({"id": "Pendulum-v1"}, "actions must be discrete or text"),
+        ({"id": "Pendulum-v1"}, "actions must be discrete, or text"),
         ({"id": "Taxi-v4", "speed": 3}, "has no parameter 'speed'"),
         ({}, "needs environment.parameters.id"),
         ({"id": "Taxi-v4", "render": "nowhere:text"}, "No module named 'nowhere'"),

@@ -75,3 +75,25 @@ def test_identity_ignores_where_and_when_but_not_what() -> None:
     assert load(path, [*measured, barred]).identity() == base
     assert load(path, ['curate.verifiers=["privileged", "replay"]']).identity() != base
     assert load(path, ["train.learning_rate=0.1"]).identity() != base
+
+
+@pytest.mark.parametrize(
+    ("parameter", "held"),
+    [
+        ('url = "https://host/mcp?api_key=sk-1"', True),
+        ('options = { token = "t" }', True),
+        ('command = ["server", "--password=p"]', True),
+        ('url = "https://host/mcp?api_key=${KEY}"', False),
+        ('options = { token = "${KEY}" }', False),
+        ("options = { max_tokens = 5 }", False),
+    ],
+)
+def test_parameters_hold_no_secrets(tmp_path: Path, parameter: str, held: bool) -> None:
+    """They stand in every trajectory."""
+    path = tmp_path / "c.toml"
+    path.write_text(f'name = "c"\ndata_dir = "d"\n[environment]\nname = "mcp"\n[environment.parameters]\n{parameter}\n')
+    if held:
+        with pytest.raises(ConfigError, match="must not hold a secret"):
+            load(path)
+    else:
+        load(path)

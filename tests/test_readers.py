@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
+from flywheel.conversation import opening_of
 from flywheel.datasets.formats.catalog import read
 from flywheel.datasets.formats.exporting import export, select_ids
 from flywheel.datasets.formats.importing import import_files
 from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.lake.lake import Lake
+from flywheel.errors import RecordError
 from flywheel.messages import Message, ToolCall, openai_message
 from flywheel.trajectory import Split, StopReason, Trajectory
 
@@ -720,3 +722,64 @@ def test_a_harbor_trial_is_its_trajectory_with_the_verifiers_reward(lake: Lake, 
     assert (done.trajectories, done.quarantined) == (1, 0)
     rows = lake.sql("select instruction, success, score, total_reward as reward from trajectories").to_pylist()
     assert rows == [{"instruction": "count", "success": True, "score": 1.0, "reward": 1.0}]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "two",
+        {"output": "two"},
+        {"message": {"role": "assistant", "content": "two"}},
+        {"text": "two"},
+        [{"role": "assistant", "content": "two"}],
+        {"choices": [{"message": {"content": "two"}}]},
+        json.dumps({"content": "two"}),
+    ],
+)
+def test_an_answer_is_found_under_whatever_name(output: Any) -> None:
+    record = {"observations": [{"type": "GENERATION", "input": "count", "output": output}]}
+    (run,) = read("langfuse", record, Split.TRAIN, ReadContext())
+    assert [step.action for step in run.steps] == ["two"]
+
+
+def test_a_call_that_came_to_nothing_is_left_out_and_the_rest_is_read() -> None:
+    failed = {"type": "GENERATION", "input": "count", "output": None, "level": "ERROR", "startTime": "1"}
+    fine = {"type": "GENERATION", "input": "count", "output": "two", "startTime": "2"}
+    source = ReadContext()
+    scores = [{"name": "toxicity", "value": 0.9}]
+    record = {"observations": [failed, fine], "scores": scores}
+    (run,) = read("langfuse", record, Split.TRAIN, source)
+    assert (run.length, run.total_reward, source.unread["a call without an answer"]) == (1, None, 1)
+    with pytest.raises(RecordError, match="with an answer"):
+        read("langfuse", {"observations": [failed]}, Split.TRAIN, ReadContext())
+
+
+def test_a_call_that_stands_twice_in_a_message_is_one() -> None:
+    """LangChain tells Anthropic's calls as parts and as tool_calls; its older form has them among other arguments."""
+    parts = [{"type": "tool_use", "id": "c", "name": "ls", "input": {}}]
+    twice = {"content": parts, "tool_calls": [{"id": "c", "name": "ls", "args": {}}]}
+    older = {
+        "content": "",
+        "additional_kwargs": {"tool_calls": [{"id": "c", "function": {"name": "ls", "arguments": "{}"}}]},
+    }
+    for answer in (twice, older):
+        record = {"observations": [{"type": "GENERATION", "input": "count", "output": answer}]}
+        (run,) = read("langfuse", record, Split.TRAIN, ReadContext())
+        assert [step.action for step in run.steps] == ["ls {}"]
+
+
+def test_a_developers_prompt_is_told_once() -> None:
+    run = chat({"role": "developer", "content": "Be brief."}, user("count"), assistant("two"))
+    assert [message.role for message in opening_of(run)] == []
+
+
+def test_what_openhands_does_of_its_own_is_no_action_of_the_agent() -> None:
+    events = [
+        {"id": 1, "source": "user", "action": "message", "args": {"content": "count"}},
+        {"id": 2, "source": "agent", "action": "condensation", "args": {"forgotten_events_start_id": 1}},
+        {"id": 3, "source": "agent", "action": "message", "args": {"content": "two"}},
+    ]
+    source = ReadContext()
+    (run,) = read("openhands", {"history": events}, Split.TRAIN, source)
+    assert [step.action for step in run.steps] == ["two"]
+    assert source.unread["an action condensation"] == 1

@@ -119,7 +119,24 @@ def test_columns_may_be_called_otherwise_and_the_rest_is_data(tmp_path: Path) ->
     path = written(tmp_path / "a.jsonl", [{"key": 7, "question": "1 + 1?", "answer": "2", "split": "validation"}])
     (task,) = read(path, {"id": "key", "instruction": "question"})[Split.DEV]
     assert (task.name, task.instruction, json.loads(task.data)) == ("7", "1 + 1?", {"answer": "2"})
-    assert (task.group, task.task_id) == ("e#7", "e#7@" + Task("e", "{}", Split.TRAIN, 0).task_id.partition("@")[2])
+    assert (task.group, task.task_id.partition("@")[0]) == ("e#7", "e#7")
+
+
+def test_a_corrected_row_is_another_task_of_the_same_group(tmp_path: Path) -> None:
+    """And so is a row of another list that happens to have the same id."""
+    first, second = ({"id": "0", "instruction": "1 + 1?", "split": "train", "data": answer} for answer in (3, 2))
+    (wrong,), (right,) = (read(written(tmp_path / "a.jsonl", [row]))[Split.TRAIN] for row in (first, second))
+    assert wrong.task_id != right.task_id
+    assert wrong.group == right.group
+
+
+def test_files_of_a_folder_that_name_no_split_are_refused_beside_those_that_do(tmp_path: Path) -> None:
+    written(tmp_path / "train.jsonl", rows(2))
+    written(tmp_path / "test.jsonl", [{**row, "id": f"x{row['id']}", "split": None} for row in rows(4)])
+    assert len(read(tmp_path)[Split.TEST]) == 4
+    written(tmp_path / "test_hard.jsonl", [])
+    with pytest.raises(ConfigError, match=r"test_hard.jsonl names no split, as other files"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(

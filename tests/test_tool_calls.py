@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.contexts.prompts import ACT, DONE, END, open_window
 from flywheel.agents.contexts.tokenization import encode_plain, token_id
+from flywheel.agents.inference.endpoint import Answer
 from flywheel.agents.inference.grammars import Grammars, tool_grammar
 from flywheel.agents.inference.language_model import LocalLanguageModel
-from flywheel.agents.policy import Decoding
+from flywheel.agents.policy import Decision, Decoding
+from flywheel.agents.tool_dialogue import answer_of
 from flywheel.environments.protocol import Observation
-from flywheel.environments.tools import ANSWER_TOOL, Toolbox
+from flywheel.environments.tools import ANSWER_TOOL, Toolbox, with_answer
 from flywheel.errors import ConfigError
-from flywheel.messages import Message, ToolCall, action_of, calls_of
+from flywheel.messages import Message, ToolCall, action_of, calls_of, thought_of
 from flywheel.policies.tokenizer import train_tokenizer
+from flywheel.rollouts.episode import as_calls
 
 WRITE = {
     "type": "function",
@@ -54,11 +57,10 @@ def test_calls_travel_as_text_and_come_back(calls: list[tuple[str, Any, bool]]) 
 
 
 @given(st.text())
-def test_any_text_is_read_as_some_calls_and_none_of_it_is_lost(text: str) -> None:
+def test_any_text_is_read_as_some_calls_that_are_spelt_in_one_way(text: str) -> None:
     calls = calls_of(text)
     assert all(" " not in call.name for call in calls)
-    if text and not text.endswith("\n"):
-        assert "\n".join(f"{call.name} {call.arguments}" for call in calls).rstrip() == text.rstrip() or " " not in text
+    assert calls_of(action_of(Message("assistant", tool_calls=calls))) == calls
 
 
 @pytest.mark.parametrize(
@@ -177,3 +179,36 @@ def _task(seed: int) -> Any:
     from flywheel.trajectory import Split, Task
 
     return Task("e", "{}", Split.TRAIN, seed)
+
+
+@pytest.mark.parametrize(
+    ("words", "acted", "called"),
+    [
+        ("write", "write {}", ["write"]),
+        ('write {"path": "a"}\n', 'write {"path": "a"}', ["write"]),
+        ("Let me think.", "Let me think.", []),
+    ],
+)
+def test_text_that_calls_tools_is_spelt_as_the_record_spells_it(words: str, acted: str, called: list[str]) -> None:
+    decision = as_calls(Decision(words, thought="hm"), TOOLBOX.observation([Message("user", "Go.")]), 0)
+    assert decision.output is not None
+    assert (decision.action, thought_of(decision.output)) == (acted, "hm")
+    assert [call.name for call in decision.output.tool_calls] == called
+    assert action_of(decision.output) == decision.action
+
+
+def test_what_follows_a_broken_call_is_not_called() -> None:
+    """One result answers one call, or the API refuses the next request."""
+    calls = (ToolCall("1", "write", '{"path'), ToolCall("2", "write", '{"path": "b"}'))
+    message = answer_of(Answer("", "m", calls=calls), TOOLBOX.text)
+    assert message is not None
+    assert [call.id for call in message.tool_calls] == ["1"]
+    assert len(TOOLBOX.results(action_of(message), lambda name, arguments: "fine")) == 1
+    both = answer_of(Answer("", "m", calls=(ToolCall("1", "write", "{}"), calls[1])), TOOLBOX.text)
+    assert both is not None
+    assert len(TOOLBOX.results(action_of(both), lambda name, arguments: "fine")) == len(both.tool_calls) == 2
+
+
+def test_a_tool_that_has_the_answers_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a tool is called 'answer', which is how a task ends here"):
+        with_answer([ANSWER_TOOL])

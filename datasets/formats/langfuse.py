@@ -40,14 +40,13 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
             source.count_unread(f"an observation of type {row.get('type')}")
     generations.sort(key=lambda row: str(_field(row, "startTime") or ""))
     try:
-        calls = [_call(row, source) for row in generations]
+        calls = [call for row in generations if (call := _call(row, source))]
     except ValidationError as error:
         raise RecordError(explain(error)) from error
     if not calls:
-        raise RecordError("no observation of type GENERATION in the trace")
+        raise RecordError("no observation of type GENERATION with an answer in the trace")
     conversation = conversation_of_calls(calls, source)
     scores = {str(score.get("name")): score.get("value") for score in record.get("scores") or () if "name" in score}
-    reward = scores.get("reward", next(iter(scores.values()), None))
     run = Run(
         conversation.instruction,
         conversation.turns,
@@ -57,7 +56,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         conversation.rest,
         system=conversation.system,
         tools=next((tools for row in generations if (tools := _tools(row))), None),
-        reward=source.number("scores", reward, least=-float("inf")),
+        reward=source.number("the score reward", scores.get("reward"), least=-float("inf")),
         cost=known_sum(call.cost for call in calls),
         tokens=known_sum(count for call in calls for count in (call.prompt_tokens, call.completion_tokens)),
         started_at=seconds_of(str(_field(generations[0], "startTime") or "") or None, source),
@@ -66,7 +65,12 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
     yield episode(NAME, run, split)
 
 
-def _call(row: Mapping[str, Any], source: ReadContext) -> ModelCall:
+def _call(row: Mapping[str, Any], source: ReadContext) -> ModelCall | None:
+    """The call behind a row; None for one that came to nothing."""
+    answer = answer_message(row.get("output"))
+    if answer is None:
+        source.count_unread("a call without an answer")
+        return None
     usage = _field(row, "usageDetails") or _field(row, "usage") or {}
     costs = _field(row, "costDetails") or {}
     cost = _field(row, "totalCost", "calculatedTotalCost")
@@ -75,7 +79,7 @@ def _call(row: Mapping[str, Any], source: ReadContext) -> ModelCall:
     written = source.count("usage.output", _first(usage, "output", "completionTokens", "completion_tokens"))
     return ModelCall(
         chat_messages(row.get("input")),
-        answer_message(row.get("output")),
+        answer,
         str(_field(row, "model", "providedModelName") or ""),
         prompt_tokens=read,
         completion_tokens=written,

@@ -38,11 +38,11 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         if row not in rows:
             source.count_unread(f"a run of type {row.get('run_type')}")
     try:
-        calls = [_call(row, source) for row in rows]
+        calls = [call for row in rows if (call := _call(row, source))]
     except ValidationError as error:
         raise RecordError(explain(error)) from error
     if not calls:
-        raise RecordError("no run of type llm in the trace")
+        raise RecordError("no run of type llm with an answer in the trace")
     conversation = conversation_of_calls(calls, source)
     root = next((row for row in runs if not row.get("parent_run_id")), rows[0])
     run = Run(
@@ -63,12 +63,17 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
     yield episode(NAME, run, split)
 
 
-def _call(row: Mapping[str, Any], source: ReadContext) -> ModelCall:
+def _call(row: Mapping[str, Any], source: ReadContext) -> ModelCall | None:
+    """The call behind a row; None for one that came to nothing."""
+    answer = answer_message(row.get("outputs"))
+    if answer is None:
+        source.count_unread("a call without an answer")
+        return None
     began, ended = (seconds_of(str(row.get(name) or "") or None, source) for name in ("start_time", "end_time"))
     settings = _settings(row)
     return ModelCall(
         chat_messages(row.get("inputs")),
-        answer_message(row.get("outputs")),
+        answer,
         str(settings.get("model") or settings.get("model_name") or row.get("name") or ""),
         prompt_tokens=source.count("prompt_tokens", row.get("prompt_tokens")),
         completion_tokens=source.count("completion_tokens", row.get("completion_tokens")),

@@ -67,25 +67,26 @@ def chat_messages(value: Any) -> list[ChatMessage]:
     return [_chat_message(message) for message in inner]
 
 
-def answer_message(value: Any) -> ChatMessage:
-    """What came back: a message, a completion with `choices`, LangChain's `generations`, or plain text."""
+def answer_message(value: Any) -> ChatMessage | None:
+    """What came back: a message, a completion with `choices`, LangChain's `generations`, what stands under `message`,
+    `output` or `text`, or plain text. None where nothing did, as of a call that failed."""
     value = _parsed(value)
-    if isinstance(value, dict) and isinstance(value.get("choices"), list) and value["choices"]:
-        value = value["choices"][0].get("message")
-    if isinstance(value, dict) and isinstance(value.get("generations"), list):
-        generations = value["generations"]
-        while isinstance(generations, list) and generations:
-            generations = generations[0]
-        value = generations.get("message", generations.get("text")) if isinstance(generations, dict) else None
-    if isinstance(value, dict) and "role" not in value and isinstance(value.get("messages"), list):
-        value = value["messages"][-1] if value["messages"] else None
+    while isinstance(value, list):
+        value = value[-1] if value else None
     if isinstance(value, str):
         return ChatMessage(role="assistant", content=value)
     if not isinstance(value, dict):
-        raise RecordError("a call without an answer")
-    return _chat_message({"role": "assistant", **value}).model_copy(update={"role": "assistant"})
+        return None
+    if isinstance(value.get("kwargs"), dict) or any(value.get(name) for name in _SAID):
+        answer = _chat_message({"role": "assistant", **value}).model_copy(update={"role": "assistant"})
+        return answer if answer.content or answer.tool_calls or answer.function_call or answer.refusal else None
+    return answer_message(next((value[name] for name in _WRAPPED if value.get(name)), None))
 
 
+_SAID = ("content", "tool_calls", "function_call", "refusal", "additional_kwargs")
+"""What an answer holds."""
+_WRAPPED = ("message", "choices", "generations", "messages", "output", "text")
+"""Under what else an answer stands; of a list, it is the last."""
 _ROLES = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "function": "tool"}
 """How LangChain calls the roles."""
 
@@ -98,11 +99,16 @@ def _chat_message(raw: Any) -> ChatMessage:
         kind = str((raw.get("id") or [""])[-1]).removesuffix("Message").removesuffix("MessageChunk").lower()
         raw = {"type": kind, **raw["kwargs"]}
     role = raw.get("role") or raw.get("type") or "user"
+    more = raw.get("additional_kwargs")
+    raw = {**(more if isinstance(more, dict) else {}), **{name: value for name, value in raw.items() if value}}
+    parts = raw["content"] if isinstance(raw.get("content"), list) else []
+    used = {part.get("id") for part in parts if isinstance(part, dict) and part.get("type") == "tool_use"}
     calls = [
         {"id": call.get("id"), "function": {"name": call.get("name"), "arguments": call.get("args")}}
         if isinstance(call, dict) and "function" not in call
         else call
         for call in raw.get("tool_calls") or ()
+        if not (isinstance(call, dict) and call.get("id") in used)
     ]
     known = {name: value for name, value in raw.items() if name in ChatMessage.model_fields}
     return ChatMessage.model_validate({**known, "role": _ROLES.get(str(role), str(role)), "tool_calls": calls or None})

@@ -22,6 +22,11 @@ from flywheel.trajectory import Split, Trajectory
 
 NAME = "openhands"
 Event = Mapping[str, Any]
+ACTIONS = frozenset(
+    {"message", "run", "run_ipython", "read", "write", "edit", "browse", "browse_interactive", "delegate", "think"}
+    | {"finish", "reject", "call_tool_mcp", "task_tracking"}
+)
+"""What an agent does of its own; other actions are the harness's."""
 
 
 def _is_event(row: Any) -> bool:
@@ -69,10 +74,13 @@ def _messages(events: list[Event], source: ReadContext) -> Iterator[ReadMessage]
         assert isinstance(arguments, dict)
         if event.get("source") == "agent" and event.get("action") not in (None, "system"):
             answer = _response(event)
-            if answer is not None and answer.get("id") in answered:
+            if answer is None and event["action"] not in ACTIONS:
+                source.count_unread(f"an action {event['action']}")
+                continue
+            named = str(answer["id"]) if answer is not None and answer.get("id") else ""
+            if named in answered:
                 continue  # another call of an answer that is there already
-            if answer is not None:
-                answered.add(str(answer.get("id")))
+            answered |= {named} - {""}
             yield _answer(event, arguments, answer, source)
         elif event.get("action") in ("system", "message"):
             role = "system" if event["action"] == "system" else "user"

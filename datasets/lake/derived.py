@@ -64,8 +64,8 @@ MESSAGES = f"""
         union all
         select t.trajectory_id, -1, [{_message("system", "coalesce(t.system, t.instruction)")}]
         from raw_trajectories t left join raw_steps s on s.trajectory_id = t.trajectory_id and s."index" = 0
-        where s.inputs is null or (t.system is not null and not list_contains(
-            list_transform(s.inputs, lambda message: message.role), 'system'))),
+        where s.inputs is null or (t.system is not null and not list_has_any(
+            list_transform(s.inputs, lambda message: message.role), ['system', 'developer']))),
     numbered as (
         select trajectory_id, "index", unnest(messages) as message, unnest(range(len(messages))) as position
         from conversation)

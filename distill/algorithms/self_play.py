@@ -26,7 +26,7 @@ from flywheel.rollouts.play import RETRY_STRIDE, play
 from flywheel.rollouts.tasks import task_source
 from flywheel.runtime.devices import pick_device
 from flywheel.runtime.distributed import barrier, broadcast, is_main
-from flywheel.trajectory import RouteTo, Split
+from flywheel.trajectory import RouteTo
 
 PURPOSE, SEGMENTS = "self_play", "self_play/1"
 """The subgoals that the student ordered. All count as decided; whether they were reached, credit tells."""
@@ -47,13 +47,17 @@ def play_round(config: Config, lake: Lake, policy_id: str, tasks: range, attempt
     snapshot = broadcast(lake.snapshot())
     condition = f"policy_id = {quoted(policy_id)} and purpose = '{PURPOSE}' and attempt % {RETRY_STRIDE} < {attempts}"
     rows = lake.sql(
-        f"""select trajectory_id, task_id from trajectories where ours and {condition}
+        f"""select trajectory_id, task_id,
+                   trajectory_id in (select trajectory_id from steps where valid_actions is null) as unlisted
+            from trajectories where ours and {condition}
             and split = 'train' and route <> '{RouteTo.QUARANTINE}' and revoked is null
             and length > 0 order by trajectory_id""",
         at=snapshot,
     ).to_pylist()
     if not rows:
         raise TrainingError(f'no episode that {policy_id} played can be believed; see: flywheel sql "from verdicts"')
+    if any(row["unlisted"] for row in rows):
+        raise TrainingError("a student's own play teaches where actions are listed, and here some steps list none")
     task_of = {row["trajectory_id"]: row["task_id"] for row in rows}
     refuse_contamination(lake, list(task_of), config.curate.leak)
     routes = dict.fromkeys(task_of, RouteTo.SUPERVISED)
@@ -65,7 +69,7 @@ def _play(config: Config, lake: Lake, policy_id: str, tasks: range, attempts: in
         student = load_policy(policy_directory(lake, policy_id), pick_device(config.train.device), temperature=1.0)
         jobs = [
             Job(task, attempt)
-            for task in task_source(config, world).draw(Split.TRAIN, tasks.start, len(tasks))
+            for task in task_source(config, world).practice(tasks.start, len(tasks))
             for attempt in range(attempts)
         ]
         ids = play(config, lake, world, student, jobs, Origin(0, PURPOSE, config.identity()))

@@ -8,6 +8,9 @@ from flywheel.messages import Message
 from flywheel.sections import AUDIT, DOCUMENT, FEEDBACK, VIEW, render_sections
 from flywheel.trajectory import Step, Trajectory
 
+PROMPTS = ("system", "developer")
+"""Roles of the messages that begin a conversation."""
+
 
 def inputs_of(step: Step) -> tuple[Message, ...]:
     """What was said to the agent since its last decision. A text environment's observation is one message of the user:
@@ -29,7 +32,7 @@ def opening_of(trajectory: Trajectory) -> tuple[Message, ...]:
     first = trajectory.steps[0].inputs if trajectory.steps else None
     if first is None:
         return (Message("system", trajectory.system or trajectory.instruction),)
-    told = trajectory.system is None or any(message.role == "system" for message in first)
+    told = trajectory.system is None or any(message.role in PROMPTS for message in first)
     return () if told else (Message("system", trajectory.system or ""),)
 
 

@@ -79,7 +79,7 @@ def action_of(answer: Message) -> str:
 def calls_of(action: str) -> tuple[ToolCall, ...]:
     """The calls that an action of `name arguments` lines makes: what `action_of` wrote, without ids.
 
-    Arguments that are no JSON are kept as they are, with all that follows.
+    Without arguments there are none, `{}`; those that are no JSON are kept as they are, with all that follows.
     """
     calls: list[ToolCall] = []
     while action:
@@ -90,7 +90,7 @@ def calls_of(action: str) -> tuple[ToolCall, ...]:
             end = len(rest)
         if rest[end : end + 1] not in ("", "\n"):
             end = len(rest)
-        calls.append(ToolCall("", name, rest[:end]))
+        calls.append(ToolCall("", name, rest[:end] or "{}"))
         action = rest[end + 1 :]
     return tuple(calls)
 

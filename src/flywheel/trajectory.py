@@ -113,9 +113,9 @@ class Task:
     seed: int
     instruction: str = ""
     name: str = ""
-    """Its id in a list of tasks, which is then its identity; empty for a task that is made from split and seed."""
+    """Its id in a list of tasks, which with what it asks for is its identity; empty: made from split and seed."""
     unit: str = ""
-    """Named tasks of one unit never lie in two splits; empty: each is one of its own."""
+    """Named tasks of one unit never lie in two splits; empty: each is one."""
     family: str = ""
     """The kind of task, by which balance and slices go; empty: the environment under its parameters."""
     data: str = ""
@@ -124,14 +124,15 @@ class Task:
     @property
     def group(self) -> str:
         """What splits and statistics respect."""
-        if self.name:
-            return f"{self.environment}{NAMED}{self.unit or self.name}"
-        return f"{self.environment}/{self.split}/{self.seed}"
+        named = f"{self.environment}{NAMED}{self.unit or self.name}"
+        return named if self.name else f"{self.environment}/{self.split}/{self.seed}"
 
     @property
     def task_id(self) -> str:
-        named = f"{self.environment}{NAMED}{self.name}" if self.name else self.group
-        return f"{named}@{digest(self.parameters, size=4)}"
+        if self.name:
+            asked = digest(self.parameters, self.seed, self.instruction, self.data, size=4)
+            return f"{self.environment}{NAMED}{self.name}@{asked}"
+        return f"{self.group}@{digest(self.parameters, size=4)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,7 @@ class Trajectory:
     parameters: Annotated[str, Column("the environment's settings, canonical JSON")]
     split: Annotated[Split, Column("train, dev or test")]
     seed: Annotated[int, Column("what the environment was reset with", "int64")]
-    task_id: Annotated[str, Column("environment, split and seed, or its name in a list; with a digest of parameters")]
+    task_id: Annotated[str, Column("environment, split and seed, or its name in a list; with a digest of the rest")]
     task_group: Annotated[str, Column("tasks of one group never lie in two splits")]
     instruction: Annotated[str, Column("the task in words, as the agent was given it")]
     policy: Annotated[

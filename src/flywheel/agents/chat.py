@@ -127,10 +127,7 @@ class ChatPolicy:
             if observation.tools is not None:
                 tool_dialogue.add(observation, told_by(decision))
                 continue
-            parsed = ParsedAnswer(
-                decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
-            )
-            dialogue.add(observation, render_observation(observation), parsed)
+            dialogue.add(observation, render_observation(observation), _as_answer(decision))
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         return asyncio.run(_together(self, turns))
@@ -191,9 +188,7 @@ class ServedPolicy:
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
         messages = [{"role": "system", "content": task.instruction}]
         for observation, decision in past:
-            parsed = ParsedAnswer(
-                decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
-            )
+            parsed = _as_answer(decision)
             messages.append({"role": "user", "content": render_observation(observation, whole=True)})
             messages.append({"role": "assistant", "content": render_answer(parsed, observation.valid_actions)})
         self._histories[slot] = digest("episode", task.task_id, attempt), messages

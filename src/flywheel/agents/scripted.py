@@ -139,14 +139,15 @@ class LiveExpert:
     def _decide(self, turn: Turn) -> Decision:
         draw, kinds, valid = self._chance[turn.slot].random(), self._mistakes, turn.observation.valid_actions
         if valid and draw < kinds.wrong_action:
-            return Decision(self._chance[turn.slot].choice(valid), trainable=False)
+            action = self._chance[turn.slot].choice(valid)
+            return Decision(action, subgoal=self._subgoals[turn.slot], trainable=False)
         if not turn.audit and 0 <= draw - kinds.wrong_action < kinds.early_stop:
             return Decision(turn.observation.finish, trainable=False, stop=StopReason.GAVE_UP)
         if turn.advice is None:
             return Decision(None)
-        subgoal = turn.advice.subgoal
-        new, self._subgoals[turn.slot] = subgoal != self._subgoals[turn.slot], subgoal
-        return Decision(turn.advice.action, subgoal=subgoal, new_subgoal=new and subgoal != "")
+        before, subgoal = self._subgoals[turn.slot], turn.advice.subgoal or self._subgoals[turn.slot]
+        self._subgoals[turn.slot] = subgoal
+        return Decision(turn.advice.action, subgoal=subgoal, new_subgoal=subgoal != before)
 
 
 class RandomPolicy:

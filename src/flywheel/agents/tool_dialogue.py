@@ -10,7 +10,7 @@ from flywheel.agents.inference.endpoint import Answer
 from flywheel.agents.policy import Decision
 from flywheel.environments.protocol import Observation
 from flywheel.environments.tools import ANSWER, names_of
-from flywheel.messages import Message, ToolCall, action_of, openai_message, thought_of
+from flywheel.messages import Message, ToolCall, action_of, calls_of, openai_message, thought_of
 
 COMPLAINT = "No tool was called. Call one of the tools."
 Messages = list[dict[str, Any]]
@@ -54,12 +54,13 @@ def _told(seen: Observation) -> Messages:
 
 def answer_of(answer: Answer, tools: str) -> Message | None:
     """A model's answer as a message with calls. Plain text is the call that answers, where there is one for that; else
-    no call can be read from it."""
+    no call can be read from it. What follows a call whose arguments are no JSON is not called."""
     calls, content = answer.calls, answer.text
     if not calls and content.strip() and ANSWER in names_of(tools):
         calls, content = (ToolCall("", ANSWER, json.dumps({"text": content}, ensure_ascii=False)),), ""
     if not calls:
         return None
+    calls = tuple(call for call, _ in zip(calls, calls_of(action_of(Message("", tool_calls=calls))), strict=False))
     named = (call if call.id else replace(call, id=f"call-{place}") for place, call in enumerate(calls))
     return Message("assistant", content, reasoning=answer.thought or None, tool_calls=tuple(named))
 

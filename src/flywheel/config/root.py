@@ -36,6 +36,8 @@ APART = (
     ("collect", "teachers"),
 )
 """Settings that decide how something is done, and not what comes of it."""
+_SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|password|passwd|credential)s?$")
+_SECRET = re.compile(r"(?i)(api_?key|access_?token|token|secret|password)s?=(?!\$\{)[^&\s]+")
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@|[?&](password|passfile|sslpassword)=")
 
 
@@ -60,6 +62,24 @@ class EnvironmentConfig(Section):
     step_timeout: float = Field(
         default=60.0, gt=0, description="Seconds without an answer after which a worker's environment counts as hung."
     )
+
+    @field_validator("parameters")
+    @classmethod
+    def _no_secret(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        if _holds_secret(parameters):
+            raise ValueError("must not hold a secret, every trajectory keeps them; write ${NAME} for a variable")
+        return parameters
+
+
+def _holds_secret(value: Any, name: str = "") -> bool:
+    """Is there something in a setting that looks like a password or a key, by its name or within its text?"""
+    if isinstance(value, dict):
+        return any(_holds_secret(inner, str(key)) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return any(_holds_secret(inner, name) for inner in value)
+    if not isinstance(value, str) or value.startswith("${"):
+        return False
+    return bool(_PASSWORD.search(value) or _SECRET.search(value) or (value and _SECRET_NAME.search(name)))
 
 
 class CollectConfig(Section):

@@ -127,10 +127,13 @@ def _rows(source: Path) -> Iterator[Row]:
         files = [path for path in sorted(source.rglob("*")) if path.suffix in SUFFIXES]
         if not files:
             raise ConfigError(f"{source}: there is no file of tasks in it; known: {', '.join(SUFFIXES)}")
-        for path in files:
-            split = _named_split(path.relative_to(source))
+        splits = {path: _named_split(path.relative_to(source)) for path in files}
+        if any(splits.values()) and (unnamed := [path for path, split in splits.items() if not split]):
+            raise ConfigError(f"{unnamed[0]} names no split, as other files of {source} do; call it train, dev or test")
+        for path, split in splits.items():
             for place, row in _file(path):
-                yield place, {"split": split, **row} if split and isinstance(row, dict) else row
+                told = isinstance(row, dict) and row.get("split") not in (None, "")
+                yield place, {**row, "split": split} if split and isinstance(row, dict) and not told else row
         return
     yield from _file(source)
 

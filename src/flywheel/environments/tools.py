@@ -38,6 +38,13 @@ class CallError(ValueError):
     """A call that cannot be made, in one line that says why."""
 
 
+def with_answer(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tools, and the one that answers. Raises `ConfigError` where one of them has its name."""
+    if any(tool["function"]["name"] == ANSWER for tool in tools):
+        raise ConfigError(f"a tool is called '{ANSWER}', which is how a task ends here; rename it")
+    return [*tools, ANSWER_TOOL]
+
+
 class Toolbox:
     """The tools of a world, in OpenAI's form. Raises `ConfigError` for a tool without a name or with a bad schema."""
 

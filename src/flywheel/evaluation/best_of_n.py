@@ -30,7 +30,7 @@ from flywheel.rollouts.episode import Job, Origin
 from flywheel.rollouts.play import play
 from flywheel.rollouts.tasks import task_source
 from flywheel.runtime.devices import pick_device
-from flywheel.trajectory import Split, StopReason, Trajectory, digest
+from flywheel.trajectory import StopReason, Trajectory, digest
 
 VALUE = "value"
 FIT_START, FIT_TASKS = 8000, 200
@@ -151,7 +151,7 @@ def outcomes(
     config: Config, lake: Lake, world: World, student: Policy, progress: Callable[[int], None]
 ) -> list[Trajectory]:
     """How a student fares on training tasks that are kept for this."""
-    tasks = task_source(config, world).draw(Split.TRAIN, FIT_START, FIT_TASKS)
+    tasks = task_source(config, world).practice(FIT_START, FIT_TASKS)
     origin = Origin(0, FIT_PURPOSE, config.identity())
     ids = play(config, lake, world, student, [Job(task) for task in tasks], origin, progress)
     trajectories = lake.trajectories(sorted(lake.known_ids(ids)))

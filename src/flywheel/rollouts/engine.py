@@ -22,7 +22,7 @@ from flywheel.agents.policy import AdvisedPolicy, AsyncPolicy, Decision, Policy,
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import InfrastructureError
 from flywheel.rollouts.environment_workers import EnvironmentWorker, inline_workers
-from flywheel.rollouts.episode import Budget, Episode, Job, Origin
+from flywheel.rollouts.episode import Budget, Episode, Job, Origin, as_calls
 from flywheel.trajectory import StopReason, Task, Trajectory
 from flywheel.unknowns import known_sum
 
@@ -200,6 +200,8 @@ class Rollout:
                     if decision.action is None:
                         episode.spend(decision)
                         return episode.finished(decision.stop, decision.error)
+                    decision = as_calls(decision, turn.observation, len(episode.steps))
+                    assert decision.action is not None
                     began = time.perf_counter()
                     transition = await worker.step(decision.action)
                     took = time.perf_counter() - began

@@ -9,7 +9,7 @@ from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.config.root import EnvironmentConfig
 from flywheel.environments.protocol import Observation, Transition
 from flywheel.environments.tools import names_of
-from flywheel.messages import Message, calls_of
+from flywheel.messages import Message, action_of, calls_of
 from flywheel.trajectory import BUDGET_STOPS, Step, StopReason, Task, Trajectory, trajectory_id
 from flywheel.unknowns import known_sum, spent
 
@@ -78,8 +78,7 @@ class Episode:
         self.spend(decision)
         stop = self._stop(transition, budget)
         seen = turn.observation
-        output = _output(decision, seen, len(self.steps))
-        self.past.append((seen, replace(decision, output=output)))
+        self.past.append((seen, decision))
         self.steps.append(
             Step(
                 index=len(self.steps),
@@ -111,10 +110,10 @@ class Episode:
                 top_logprobs=decision.top_logprobs,
                 whole_view=seen.whole,
                 inputs=seen.messages,
-                output=output,
+                output=decision.output,
             )
         )
-        self.observation, self.progress = _answered(transition.observation, output), transition.progress
+        self.observation, self.progress = _answered(transition.observation, decision.output), transition.progress
         return stop
 
     def spend(self, decision: Decision) -> None:
@@ -173,17 +172,18 @@ class Episode:
         )
 
 
-def _output(decision: Decision, seen: Observation, index: int) -> Message | None:
-    """The answer as a message, where actions are tool calls; calls of an answer that has no ids are given some."""
-    if seen.tools is None or decision.output is not None:
-        return decision.output
-    assert decision.action is not None
+def as_calls(decision: Decision, seen: Observation, index: int) -> Decision:
+    """The decision with its answer as a message, where actions are tool calls; calls of an answer that has no ids are
+    given some, and are spelt as the record spells them. Text that calls no known tool stays text."""
+    if seen.tools is None or decision.output is not None or decision.action is None:
+        return decision
     calls, known = calls_of(decision.action), names_of(seen.tools)
     reasoning = decision.thought or None
     if not calls or any(call.name not in known for call in calls):
-        return Message("assistant", decision.action, reasoning=reasoning)
+        return replace(decision, output=Message("assistant", decision.action, reasoning=reasoning))
     named = (replace(call, id=f"call-{index}-{place}") for place, call in enumerate(calls))
-    return Message("assistant", reasoning=reasoning, tool_calls=tuple(named))
+    output = Message("assistant", reasoning=reasoning, tool_calls=tuple(named))
+    return replace(decision, action=action_of(output), output=output)
 
 
 def _answered(observation: Observation, output: Message | None) -> Observation:

@@ -54,6 +54,15 @@ class TaskSource:
             log.warning("the list has %d training tasks: %d of %d episodes are played", len(tasks), end - start, count)
         return [Job(tasks[place % len(tasks)], place // len(tasks)) for place in range(start, end)]
 
+    def practice(self, start: int, count: int) -> tuple[Task, ...]:
+        """Training tasks for a student's own play. Of a list, as many as there are, from its end."""
+        if self.listed is None:
+            return self.draw(Split.TRAIN, start, count)
+        tasks = self.listed[Split.TRAIN]
+        if len(tasks) < count:
+            log.warning("the list has %d training tasks of the %d that a student is to play", len(tasks), count)
+        return tuple(tasks[-count:])
+
     def held_out(self, split: Split, start: int, count: int, end: int | None = None) -> tuple[Task, ...]:
         """Tasks from `start` on. A list is gone through again and again, up to `end`; no task is drawn twice."""
         if self.listed is None:

@@ -97,6 +97,7 @@ def _calls(message: Any) -> tuple[ToolCall, ...]:
 def _call(call_id: Any, function: Any) -> ToolCall:
     arguments = _field(function, "arguments")
     text = json.dumps(arguments) if isinstance(arguments, dict) else arguments if isinstance(arguments, str) else ""
+    text = text or "{}"
     return ToolCall(str(call_id or ""), str(_field(function, "name") or ""), text)
 
 

@@ -5,12 +5,13 @@ The schema of a tool is read from type hints and from a Google docstring, as tra
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from flywheel.environments.tool_environment import ToolWorld, asked, data_of, settings_of, tool_world
-from flywheel.environments.tools import ANSWER_TOOL, Toolbox
+from flywheel.environments.tools import Toolbox, with_answer
 from flywheel.errors import ConfigError
 from flywheel.named_objects import named_object
 from flywheel.trajectory import Task
@@ -66,8 +67,12 @@ def open_world(parameters: str) -> AbstractContextManager[ToolWorld]:
     answer and its calls, and says how well it did; `success`: the score from which it counts, 1 if not told."""
     settings = settings_of(parameters, "functions", PARAMETERS, ("functions", "score"))
     functions = {function.__name__: function for function in map(named_object, settings["functions"])}
-    toolbox = Toolbox([*schemas_of(list(functions.values())), ANSWER_TOOL])
+    if len(functions) < len(settings["functions"]):
+        raise ConfigError("two functions have one name; tools need names of their own")
+    if waits := [name for name, function in functions.items() if inspect.iscoroutinefunction(function)]:
+        raise ConfigError(f"the function {waits[0]} is asynchronous; wrap it in one that waits, or use the adapter trl")
+    toolbox = Toolbox(with_answer(schemas_of(list(functions.values()))))
     score = named_object(settings["score"])
     return tool_world(
-        lambda task: FunctionSession(toolbox, functions, score, task), float(settings.get("success", 1.0))
+        lambda: lambda task: FunctionSession(toolbox, functions, score, task), float(settings.get("success", 1.0))
     )

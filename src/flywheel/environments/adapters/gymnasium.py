@@ -30,12 +30,12 @@ class GymnasiumEnvironment:
 
     def __init__(self, settings: dict[str, Any], environment: Any) -> None:
         self._settings, self._gym = settings, environment
-        count = getattr(environment.action_space, "n", None)
+        space = environment.action_space
+        kind = type(space).__name__
+        count, self._first = (int(space.n), int(space.start)) if kind == "Discrete" else (None, 0)
         self._names: tuple[str, ...] | None = None
-        if count is None and type(environment.action_space).__name__ != "Text":
-            raise ConfigError(
-                f"{settings['id']} has actions of {environment.action_space}; actions must be discrete or text"
-            )
+        if count is None and (kind != "Text" or settings.get("expert")):
+            raise ConfigError(f"{settings['id']} acts by {space}; actions must be discrete, or text without an expert")
         if count is not None:
             self._names = tuple(settings.get("actions") or map(str, range(count)))
             if len(self._names) != count or len(set(self._names)) != count:
@@ -52,7 +52,7 @@ class GymnasiumEnvironment:
         if self._names is not None and action not in self._names:
             unknown = f"There is no action '{action[:80]}'; there are: {', '.join(self._names)}."
             return Transition(self._look(*self._last, feedback=unknown), 0.0, 0.0, terminated=False, success=False)
-        chosen = action if self._names is None else self._names.index(action)
+        chosen = action if self._names is None else self._first + self._names.index(action)
         seen, reward, terminated, truncated, info = self._gym.step(chosen)
         least = self._settings.get("success_reward")
         solved = bool(terminated) and (float(reward) > 0 if least is None else float(reward) >= least)
@@ -107,7 +107,7 @@ class AdvisedEnvironment(GymnasiumEnvironment):
     def step(self, action: str) -> Transition:
         transition = super().step(action)
         if not transition.terminated and self._names is not None and action in self._names:
-            self._think(self._names.index(action))
+            self._think(self._first + self._names.index(action))
         return transition
 
     def advise(self) -> Advice | None:
@@ -128,7 +128,7 @@ class AdvisedEnvironment(GymnasiumEnvironment):
 
     def _named(self, action: int) -> str:
         assert self._names is not None
-        return self._names[action]
+        return self._names[action - self._first]
 
 
 class GymnasiumWorld:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from flywheel.environments.tool_environment import ToolWorld, asked, data_of, settings_of, tool_world
-from flywheel.environments.tools import ANSWER_TOOL, Toolbox
+from flywheel.environments.tools import Toolbox, with_answer
 from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError, named_reason
 from flywheel.named_objects import named_object
 from flywheel.trajectory import Task
@@ -48,7 +48,7 @@ class McpSession:
                 named_object(settings["setup"])(self._data, self._folder)
             connection = portal.wrap_async_context_manager(_client(settings, self._folder, self._timeout))
             self._client: Client = self._stack.enter_context(connection)
-            self.toolbox = Toolbox([*self._tools(), ANSWER_TOOL])
+            self.toolbox = Toolbox(with_answer(list(self._tools())))
         except ConfigError:
             self._stack.close()
             raise
@@ -133,8 +133,9 @@ def open_world(parameters: str) -> Iterator[ToolWorld]:
         import mcp  # noqa: F401
     except ImportError as error:
         raise PrerequisiteError("the mcp environment needs mcp: pip install 'trajectory-flywheel[mcp]'") from error
+    success = float(settings.get("success", 1.0))
     with (
         start_blocking_portal("asyncio") as portal,
-        tool_world(lambda task: McpSession(settings, portal, task), float(settings.get("success", 1.0))) as world,
+        tool_world(lambda: lambda task: McpSession(settings, portal, task), success) as world,
     ):
         yield world

@@ -14,8 +14,8 @@ from typing import Any
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from flywheel.environments.adapters.functions import schemas_of
-from flywheel.environments.tool_environment import ToolWorld, asked, data_of, settings_of, tool_world
-from flywheel.environments.tools import ANSWER_TOOL, Toolbox
+from flywheel.environments.tool_environment import Begin, ToolWorld, asked, data_of, settings_of, tool_world
+from flywheel.environments.tools import Toolbox, with_answer
 from flywheel.errors import InfrastructureError, named_reason
 from flywheel.named_objects import named_object
 from flywheel.trajectory import Task
@@ -33,7 +33,7 @@ class ContractSession:
         self._tools = {
             name: getattr(environment, name) for name in names if not name.startswith("_") and name not in NO_TOOLS
         }
-        self.toolbox = Toolbox([*schemas_of(list(self._tools.values())), ANSWER_TOOL])
+        self.toolbox = Toolbox(with_answer(schemas_of(list(self._tools.values()))))
         columns = data_of(task) or {}
         prompt = [{"role": "user", "content": task.instruction}]
         try:
@@ -65,6 +65,11 @@ class ContractSession:
         return self._portal.call(_wait, value) if inspect.isawaitable(value) else value
 
 
+def _seat(environment: Any, portal: BlockingPortal) -> Begin:
+    """One object for all episodes of an environment, which is reset for each, as TRL does it."""
+    return lambda task: ContractSession(environment, task, portal)
+
+
 async def _wait(value: Any) -> Any:
     return await value
 
@@ -84,6 +89,6 @@ def open_world(parameters: str) -> Iterator[ToolWorld]:
     factory = named_object(settings["factory"])
     with (
         start_blocking_portal("asyncio") as portal,
-        tool_world(lambda task: ContractSession(factory(), task, portal), float(settings.get("success", 1.0))) as world,
+        tool_world(lambda: _seat(factory(), portal), float(settings.get("success", 1.0))) as world,
     ):
         yield world
