@@ -19,7 +19,7 @@ from flywheel.agents.mixture import Coin, Mixture
 from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.agents.scripted import LiveExpert, Mistakes, RandomPolicy
 from flywheel.config.agents import ChatConfig
-from flywheel.config.root import make
+from flywheel.config.root import load
 from flywheel.datasets.formats import chat
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.adapters.gymnasium import FIRST
@@ -58,6 +58,19 @@ GIT: dict[str, Any] = {
     "setup": "tests.adapted:git_setup",
     "score": "tests.adapted:git_score",
 }
+WHEEL = """
+name = "tools"
+data_dir = "{folder}/lake"
+iterations = 1
+environment = {{ name = "trl", parameters = {{ factory = "tests.tool_house:House" }}, max_steps = 4, parallel = 16 }}
+tasks = {{ source = "{folder}/tasks.jsonl" }}
+collect = {{ episodes = 400, teachers = {{ chat = 1 }} }}
+chat = {{ base_url = "{url}", model = "teacher" }}
+curate = {{ workers = 1, leak = 1.0 }}
+student = {{ hidden = 96 }}
+train = {{ epochs = {{ planner = 1, executor = 1, flat = 12 }} }}
+evaluate = {{ dev_tasks = 30, test_tasks = 30 }}
+"""
 ORIGIN = Origin(1, "collect", "c")
 ROLES = "system user assistant tool tool assistant tool"
 
@@ -292,7 +305,6 @@ def test_an_mcp_server_is_an_environment_and_a_chat_model_calls_its_tools() -> N
 @pytest.mark.slow
 def test_a_student_learns_to_call_tools(tmp_path: Path) -> None:
     """A scripted model calls tools by the API; the student that is distilled from it solves held-out tasks."""
-    from flywheel.flows.run import run
 
     def model(request: dict[str, Any], key: str) -> tuple[int, Any]:
         told = [message["content"] for message in request["messages"] if message["role"] == "tool"]
@@ -304,24 +316,18 @@ def test_a_student_learns_to_call_tools(tmp_path: Path) -> None:
 
     source = tmp_path / "tasks.jsonl"
     source.write_text("".join(f"{json.dumps(row)}\n" for row in tasks()))
-    parameters = {"factory": "tests.tool_house:House"}
     with chat_server(model) as url:
-        config = make(
-            {
-                "name": "tools",
-                "data_dir": str(tmp_path / "lake"),
-                "iterations": 1,
-                "environment": {"name": "trl", "parameters": parameters, "max_steps": 4, "parallel": 16},
-                "tasks": {"source": str(source)},
-                "collect": {"episodes": 400, "teachers": {"chat": 1}},
-                "chat": {"base_url": url, "model": "teacher"},
-                "curate": {"verifiers": ["outcome", "integrity", "replay"], "workers": 1, "leak": 1.0},
-                "student": {"hidden": 96},
-                "train": {"epochs": {"planner": 1, "executor": 1, "flat": 12}},
-                "evaluate": {"dev_tasks": 30, "test_tasks": 30},
-            }
+        settings = tmp_path / "tools.toml"
+        settings.write_text(WHEEL.format(folder=tmp_path, url=url), encoding="utf-8")
+        turned = subprocess.run(
+            [str(Path(sys.executable).with_name("flywheel")), "run", str(settings)],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        run(config)
+        assert turned.returncode == 0, turned.stderr
+        config = load(settings)
     with Lake.of(config) as lake:
         rates = lake.sql("select policy, split, verified, tasks from evaluations order by all").to_pylist()
         calls = lake.sql(

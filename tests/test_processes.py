@@ -97,7 +97,7 @@ def _train(processes: int, parallelism: str, folder: Path, stop: int = -1) -> di
     return weights
 
 
-@pytest.mark.parametrize("parallelism", ["replicated", "sharded"])
+@pytest.mark.parametrize("parallelism", ["replicated", pytest.param("sharded", marks=pytest.mark.slow)])
 def test_two_processes_train_the_model_of_one(tmp_path: Path, parallelism: str) -> None:
     alone, both = (_train(count, parallelism, tmp_path / str(count)) for count in (1, 2))
     for name, one in alone.items():

@@ -131,7 +131,7 @@ def test_rounds_are_students_whose_parent_played_them(filled: Lake, kind: str) -
             ["train.finetune.average=token", "train.finetune.scale_by_std=false", "train.finetune.kl_weight=0.1"],
             marks=pytest.mark.slow,
         ),
-        ("hierarchical", []),
+        pytest.param("hierarchical", [], marks=pytest.mark.slow),
     ],
 )
 def test_attempts_at_one_task_teach_by_their_differences(filled: Lake, kind: str, options: list[str]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 from sqlalchemy import Row, func, insert, select
 
-from flywheel.config.root import LEAK
+from flywheel.config.defaults import LEAK
 from flywheel.datasets.lake.catalog import DATASET_VERSION
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import check_condition

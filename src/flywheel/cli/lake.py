@@ -9,7 +9,7 @@ import typer
 
 from flywheel.cli.console import DEFAULT_DATA, AsJson, DataDir, DryRun, open_lake, say
 from flywheel.cli.output import show_table
-from flywheel.config.root import LEAK
+from flywheel.config.defaults import LEAK
 from flywheel.errors import LakeError
 
 dataset = typer.Typer(

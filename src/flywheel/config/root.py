@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flywheel.config.agents import AuditorConfig, ChatConfig, MistakesConfig, MixingConfig, RemoteConfig, ServedConfig
+from flywheel.config.defaults import LEAK
 from flywheel.config.flows import BudgetConfig, ClusterConfig, NotifyConfig, ServeConfig, TriggersConfig
 from flywheel.config.section import Count, Section, Share
 from flywheel.config.student import StudentConfig
@@ -22,8 +23,6 @@ from flywheel.trajectory import digest
 
 TAG = "algorithm"
 """The key that tells the sections of a union apart."""
-LEAK = 0.8
-"""Likeness from which a training episode gives a held-out task away."""
 AT_WORK = frozenset({"serve", "triggers", "budget", "notify", "cluster"})
 """Sections that say when and where it is done."""
 APART = (
