@@ -52,7 +52,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]
 def test_doctor_says_what_the_environment_lacks(project: Config) -> None:
     (accepted,) = (finding for finding in diagnose(project) if finding.check == "environment")
     assert accepted.ok, accepted
-    assert "it lacks solutions" in accepted.detail
+    assert "it lacks tasks of its own" in accepted.detail
+    assert "solutions: facts(task)" in accepted.detail
     with_expert = project.model_copy(
         update={"collect": project.collect.model_copy(update={"teachers": {"expert": 1.0}})}
     )

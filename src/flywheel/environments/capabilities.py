@@ -84,7 +84,7 @@ def undo_of(world: World, action: str) -> str | None:
 def describe_capabilities(world: World, seen: Observation) -> list[tuple[str, bool, str]]:
     """(capability, has it, what it makes possible) of a world, and of what its first task showed."""
     return [
-        ("makes tasks: tasks(split, start, count)", isinstance(world, MakesTasks), "play without a list of tasks"),
+        ("tasks of its own: tasks(split, start, count)", isinstance(world, MakesTasks), "play without a list of tasks"),
         (
             "solutions: facts(task)",
             isinstance(world, KnowsSolutions),
