@@ -73,6 +73,7 @@ def config(lake: Lake, base: Path, *sets: str) -> Config:
     return load(SMOKE, [f"data_dir={lake.root}", f"student.base={base}", *sets])
 
 
+@pytest.mark.slow
 def test_a_student_goes_on_from_a_local_checkpoint(filled: Lake, checkpoint: Path) -> None:
     settings = config(filled, checkpoint)
     card = distill(settings, filled, "flat", 1)

@@ -49,6 +49,7 @@ def actions(lake: Lake, purpose: str) -> dict[str, list[str]]:
     return {row["task_id"]: row["actions"] for row in rows}
 
 
+@pytest.mark.slow
 def test_two_processes_play_what_one_plays(
     taught: tuple[Config, str], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ TRAINER = textwrap.dedent("""
     os._exit(0)  # as flywheel does: the interpreter's end is not what is tested
 """)
 
-pytestmark = pytest.mark.minutes
+pytestmark = pytest.mark.slow
 
 
 def torchrun(processes: int, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -97,7 +97,7 @@ def _train(processes: int, parallelism: str, folder: Path, stop: int = -1) -> di
     return weights
 
 
-@pytest.mark.parametrize("parallelism", ["replicated", pytest.param("sharded", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parallelism", ["replicated", "sharded"])
 def test_two_processes_train_the_model_of_one(tmp_path: Path, parallelism: str) -> None:
     alone, both = (_train(count, parallelism, tmp_path / str(count)) for count in (1, 2))
     for name, one in alone.items():
@@ -114,7 +114,6 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path, parallelism: str) 
             assert local == whole
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parallelism", ["replicated", "sharded"])
 def test_two_processes_resume_to_the_same_weights(tmp_path: Path, parallelism: str) -> None:
     whole = _train(2, parallelism, tmp_path / "whole")
@@ -125,7 +124,6 @@ def test_two_processes_resume_to_the_same_weights(tmp_path: Path, parallelism: s
         torch.testing.assert_close(one, resumed[name], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_student_is_distilled_by_two_processes_of_the_command_line(
     smoke: Config, lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]
 ) -> None:

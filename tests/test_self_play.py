@@ -103,7 +103,8 @@ def test_what_a_row_recalls_is_what_the_rollout_stored(filled: Lake, kind: str) 
     )
 
 
-@pytest.mark.parametrize("kind", [pytest.param("flat", marks=pytest.mark.slow), "hierarchical"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flat", "hierarchical"])
 def test_rounds_are_students_whose_parent_played_them(filled: Lake, kind: str) -> None:
     settings = config(filled, *PPO)
     card = distill(settings, filled, kind, 1)

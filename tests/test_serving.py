@@ -301,6 +301,7 @@ def test_an_episode_goes_on_under_the_next_champion(
     assert len(deciders) > 5
 
 
+@pytest.mark.slow
 def test_a_canary_answers_its_share_and_stays_with_an_episode(students: tuple[Config, Lake, list[str]]) -> None:
     _, lake, (hierarchical, flat, _) = students
     with serving(lake, "--canary", flat, "--canary-share", "0.3") as url, client(url) as talking:
