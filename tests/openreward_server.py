@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -36,6 +37,13 @@ class Counter(Environment):
         over = self.value >= self.goal
         reward = float(self.value == self.goal) if over else None
         return ToolOutput(blocks=[TextBlock(text=f"value={self.value}")], reward=reward, finished=over)
+
+
+def environment() -> Any:
+    """What TRL makes of the server at OPENREWARD_API_URL."""
+    from trl.experimental.openreward import OpenRewardSpec
+
+    return OpenRewardSpec(os.environ["OPENREWARD_API_URL"], split="train").environment_factory()
 
 
 if __name__ == "__main__":

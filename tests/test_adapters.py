@@ -358,8 +358,7 @@ def test_what_trl_makes_of_an_openreward_server_is_played(monkeypatch: pytest.Mo
         from trl.experimental.openreward import OpenRewardSpec
 
         spec = OpenRewardSpec(f"http://127.0.0.1:{port}", split="train")
-        monkeypatch.setattr("tests.adapted.openreward_factory", spec.environment_factory, raising=False)
-        settings = {"factory": "tests.adapted:openreward_factory"}
+        settings = {"factory": "tests.openreward_server:environment"}
         columns = {name: value for name, value in spec.train_dataset[1].items() if name != "prompt"}
         with open_world("trl", canonical(settings)) as world:
             actions = ['add {"amount": 2}', 'add {"amount": "x"}', 'add {"amount": 1}']

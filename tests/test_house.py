@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = ("datasets", "distill", "filters", "flows")
 ROOMS = (
-    "messages message_columns sections trajectory conversation text unknowns errors named_objects arrow",
+    "column messages message_columns sections trajectory conversation text unknowns errors named_objects arrow",
     "config",
     "runtime",
     "environments",

@@ -18,6 +18,8 @@ from flywheel.datasets.formats.importing import import_files
 from flywheel.datasets.formats.records import ReadContext
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import RecordError
+from flywheel.filters.batch import batch_of
+from flywheel.filters.verifiers.integrity import Integrity
 from flywheel.messages import Message, ToolCall, openai_message
 from flywheel.trajectory import Split, StopReason, Trajectory
 
@@ -720,6 +722,9 @@ def test_a_harbor_trial_is_its_trajectory_with_the_verifiers_reward(lake: Lake, 
     (tmp_path / "job" / "config.json").write_text("{}")
     done = import_files(lake, [tmp_path / "job"], "harbor")
     assert (done.trajectories, done.quarantined) == (1, 0)
+    ids = lake.sql("select trajectory_id from trajectories")["trajectory_id"].to_pylist()
+    (verdict,) = Integrity().verify(batch_of(lake.trajectories(ids)))
+    assert verdict.integrity == 1
     rows = lake.sql("select instruction, success, score, total_reward as reward from trajectories").to_pylist()
     assert rows == [{"instruction": "count", "success": True, "score": 1.0, "reward": 1.0}]
 

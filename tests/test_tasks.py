@@ -150,6 +150,8 @@ def test_files_of_a_folder_that_name_no_split_are_refused_beside_those_that_do(t
         ({"id": "x", "instruction": "x", "split": "held-out"}, "split is 'held-out'; known: train, dev"),
         ({"id": "x", "instruction": "x", "group": "g", "split": "test"}, "group 'g' lies in test here and in train"),
         ({"id": "x", "instruction": "x", "seed": "many"}, "seed is 'many'"),
+        ({"id": "x", "instruction": "x", "seed": 2**63}, "no whole number from 0 on"),
+        ({"id": "x", "instruction": "x", "seed": 2.5}, "no whole number from 0 on"),
         ({"id": "x", "instruction": "x", "data": {}, "colour": "red"}, "unknown field 'colour'; put it into data"),
         ({"id": "x", "instruction": "x", "data": float("nan")}, "a.jsonl:2 is no JSON: NaN"),
     ],
@@ -218,6 +220,20 @@ def test_an_environment_plays_a_list_and_the_lake_knows_each_task(
         with catalog.open_world(NAME, played[0]["parameters"]) as world:
             gates = [held_out_tasks(config, world, Split.DEV, iteration) for iteration in (1, 2)]
         assert {task.name for task in gates[0]} == {task.name for task in gates[1]} == {"dt0", "dt1", "dt2"}
+
+
+def test_what_the_lake_redacts_of_a_task_makes_it_no_other(tmp_path: Path) -> None:
+    """An address in its data is replaced; the episode stays its own, and is not replayed."""
+    rows_of_one = [{**rows(1)[0], "data": {"words": ["word"], "mail": "ada@example.org"}, "split": "train"}]
+    config = config_of(tmp_path, written(tmp_path / "a.jsonl", rows_of_one))
+    with Lake.of(config, create=True) as lake:
+        collect(config, lake, 1, RANDOM)
+        curate(config, lake)
+        (run,) = lake.sql("select task_data, trajectory_id, route from trajectories").to_pylist()
+        (integrity,) = lake.sql("select passed, integrity from verdicts where verifier = 'integrity'").to_pylist()
+    assert "REDACTED" in run["task_data"]
+    assert integrity["integrity"] == 1
+    assert run["route"] != "quarantine"
 
 
 def test_a_list_is_played_again_where_the_config_says_so(tmp_path: Path) -> None:

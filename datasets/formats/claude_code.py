@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages
-from flywheel.datasets.formats.parsing import Raw, too_long
+from flywheel.datasets.formats.joining import join_rows
+from flywheel.datasets.formats.parsing import Raw
 from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, identity_of, seconds_of
 from flywheel.datasets.formats.turns import ReadMessage, conversation_of
 from flywheel.errors import RecordError
@@ -30,29 +31,21 @@ READ = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"
 def join_session(records: Callable[[], Iterator[Raw]], most: int) -> Iterator[Raw]:
     """The entries of a file, a record for each session, and one for the side chain of each, which names it. Lines that
     are no entries come as they are, to be quarantined with their place."""
-    sessions: dict[tuple[str, bool], list[Any]] = {}
-    first: dict[tuple[str, bool], Raw] = {}
-    size = 0
-    for raw in records():
-        try:
-            entry = json.loads(raw.text)
-            key = str(entry["sessionId"]), bool(entry.get("isSidechain"))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            if raw.problem or not _is_aside(raw):
-                yield raw
-            continue
-        size += len(raw.text)
-        if size > most:
-            yield Raw(raw.path, raw.line, b"", too_long(most))
-            return
-        sessions.setdefault(key, []).append(entry)
-        first.setdefault(key, raw)
-    for key, entries in sessions.items():
-        session, is_side = key
-        record = {"session": session, "entries": entries}
-        if is_side and (main := sessions.get((session, False))):
-            record["parent"] = identity_of(NAME, {"session": session, "entries": main})
-        yield Raw(first[key].path, first[key].line, json.dumps(record).encode())
+    return join_rows(records, most, _key, _session, is_aside=_is_aside)
+
+
+def _key(entry: Any) -> tuple[str, bool]:
+    """(session, is it of a side chain?)."""
+    return str(entry["sessionId"]), bool(entry.get("isSidechain"))
+
+
+def _session(key: tuple[str, bool], entries: Mapping[tuple[str, bool], list[Any]]) -> dict[str, Any]:
+    """The record of a session, or of its side chain."""
+    name, is_side = key
+    record = {"session": name, "entries": entries[key]}
+    if is_side and (main := entries.get((name, False))):
+        record["parent"] = identity_of(NAME, {"session": name, "entries": main})
+    return record
 
 
 def _is_aside(raw: Raw) -> bool:

@@ -23,7 +23,10 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
     if reward is None:
         yield main
     else:
-        yield replace(main, total_reward=reward, success=reward >= 1, score=min(max(reward, 0.0), 1.0))
+        *before, last = main.steps
+        steps = (*(replace(step, reward=0.0) for step in before), replace(last, reward=reward, terminated=True))
+        score = min(max(reward, 0.0), 1.0)
+        yield replace(main, total_reward=reward, success=reward >= 1, score=score, steps=steps)
     yield from others
 
 
@@ -31,10 +34,10 @@ def _reward(trial: Path, source: ReadContext) -> float | None:
     """What the verifier said, in `result.json` or in a file of its own."""
     for path in (trial / "result.json", trial / "verifier" / "reward.json"):
         try:
-            told = json.loads(path.read_bytes())
+            result = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
-        verdict = told.get("verifier_result") if isinstance(told, dict) and "verifier_result" in told else told
+        verdict = result.get("verifier_result", result) if isinstance(result, dict) else None
         rewards = verdict.get("rewards", verdict) if isinstance(verdict, dict) else None
         if isinstance(rewards, dict) and "reward" in rewards:
             return source.number("reward", rewards["reward"], least=-math.inf)

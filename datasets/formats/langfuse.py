@@ -6,23 +6,18 @@ went.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from flywheel.datasets.formats.chat_messages import tools_of
-from flywheel.datasets.formats.model_calls import (
-    ModelCall,
-    answer_message,
-    chat_messages,
-    conversation_of_calls,
-    join_by,
-)
-from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, seconds_of
+from flywheel.datasets.formats.joining import join_by
+from flywheel.datasets.formats.model_calls import ModelCall, answer_message, chat_messages, run_of_calls
+from flywheel.datasets.formats.records import ReadContext, episode, explain, seconds_of
 from flywheel.errors import RecordError
 from flywheel.trajectory import Split, Trajectory
-from flywheel.unknowns import known_sum
 
 NAME = "langfuse"
 join_traces = join_by(lambda row: row.get("traceId") or row.get("trace_id"), "observations")
@@ -45,22 +40,14 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         raise RecordError(explain(error)) from error
     if not calls:
         raise RecordError("no observation of type GENERATION with an answer in the trace")
-    conversation = conversation_of_calls(calls, source)
     scores = {str(score.get("name")): score.get("value") for score in record.get("scores") or () if "name" in score}
-    run = Run(
-        conversation.instruction,
-        conversation.turns,
-        next((call.model for call in calls if call.model), "unknown"),
-        "1",
+    run = run_of_calls(
+        calls,
         record,
-        conversation.rest,
-        system=conversation.system,
-        tools=next((tools for row in generations if (tools := _tools(row))), None),
-        reward=source.number("the score reward", scores.get("reward"), least=-float("inf")),
-        cost=known_sum(call.cost for call in calls),
-        tokens=known_sum(count for call in calls for count in (call.prompt_tokens, call.completion_tokens)),
+        source,
+        tools=map(_tools, generations),
         started_at=seconds_of(str(_field(generations[0], "startTime") or "") or None, source),
-        images=conversation.images,
+        reward=source.number("the score reward", scores.get("reward"), least=-math.inf),
     )
     yield episode(NAME, run, split)
 

@@ -8,17 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from flywheel.datasets.formats.chat_messages import tools_of
-from flywheel.datasets.formats.model_calls import (
-    ModelCall,
-    answer_message,
-    chat_messages,
-    conversation_of_calls,
-    join_by,
-)
-from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, seconds_of
+from flywheel.datasets.formats.joining import join_by
+from flywheel.datasets.formats.model_calls import ModelCall, answer_message, chat_messages, run_of_calls
+from flywheel.datasets.formats.records import ReadContext, episode, explain, seconds_of
 from flywheel.errors import RecordError
 from flywheel.trajectory import Split, Trajectory
-from flywheel.unknowns import known_sum
 
 NAME = "langsmith"
 join_traces = join_by(lambda row: row["trace_id"] if "run_type" in row else None, "runs")
@@ -43,22 +37,14 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         raise RecordError(explain(error)) from error
     if not calls:
         raise RecordError("no run of type llm with an answer in the trace")
-    conversation = conversation_of_calls(calls, source)
     root = next((row for row in runs if not row.get("parent_run_id")), rows[0])
-    run = Run(
-        conversation.instruction,
-        conversation.turns,
-        next((call.model for call in calls if call.model), "unknown"),
-        "1",
+    run = run_of_calls(
+        calls,
         record,
-        conversation.rest,
-        system=conversation.system,
-        tools=next((tools for row in rows if (tools := tools_of(_settings(row).get("tools")))), None),
-        cost=known_sum(call.cost for call in calls),
-        tokens=known_sum(count for call in calls for count in (call.prompt_tokens, call.completion_tokens)),
-        error=str(root.get("error") or ""),
+        source,
+        tools=(tools_of(_settings(row).get("tools")) for row in rows),
         started_at=seconds_of(str(root.get("start_time") or "") or None, source),
-        images=conversation.images,
+        error=str(root.get("error") or ""),
     )
     yield episode(NAME, run, split)
 

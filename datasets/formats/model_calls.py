@@ -7,15 +7,15 @@ what the agent was told then; answers before the first call are context and no s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages
-from flywheel.datasets.formats.parsing import Raw, too_long
-from flywheel.datasets.formats.records import ReadContext
+from flywheel.datasets.formats.records import ReadContext, Run
 from flywheel.datasets.formats.turns import Conversation, ReadMessage, conversation_of
 from flywheel.errors import RecordError
+from flywheel.unknowns import known_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,36 @@ def conversation_of_calls(calls: Sequence[ModelCall], source: ReadContext) -> Co
         )
         read.append(replace(answer, turn=turn))
     return conversation_of(read)
+
+
+def run_of_calls(
+    calls: Sequence[ModelCall],
+    record: Any,
+    source: ReadContext,
+    *,
+    tools: Iterable[str | None],
+    started_at: float,
+    reward: float | None = None,
+    error: str = "",
+) -> Run:
+    """A trace as a run. `tools`: what each call was offered; the first that says so counts."""
+    conversation = conversation_of_calls(calls, source)
+    return Run(
+        conversation.instruction,
+        conversation.turns,
+        next((call.model for call in calls if call.model), "unknown"),
+        "1",
+        record,
+        conversation.rest,
+        system=conversation.system,
+        tools=next(filter(None, tools), None),
+        reward=reward,
+        cost=known_sum(call.cost for call in calls),
+        tokens=known_sum(count for call in calls for count in (call.prompt_tokens, call.completion_tokens)),
+        error=error,
+        started_at=started_at,
+        images=conversation.images,
+    )
 
 
 def _context(message: ReadMessage) -> ReadMessage:
@@ -100,7 +130,10 @@ def _chat_message(raw: Any) -> ChatMessage:
         raw = {"type": kind, **raw["kwargs"]}
     role = raw.get("role") or raw.get("type") or "user"
     more = raw.get("additional_kwargs")
-    raw = {**(more if isinstance(more, dict) else {}), **{name: value for name, value in raw.items() if value}}
+    raw = {
+        **(more if isinstance(more, dict) else {}),
+        **{name: value for name, value in raw.items() if value not in (None, "", [])},
+    }
     parts = raw["content"] if isinstance(raw.get("content"), list) else []
     used = {part.get("id") for part in parts if isinstance(part, dict) and part.get("type") == "tool_use"}
     calls = [
@@ -122,32 +155,3 @@ def _parsed(value: Any) -> Any:
         except (ValueError, RecursionError):
             return value
     return value
-
-
-def join_by(key: Callable[[Any], str | None], name: str) -> Callable[[Callable[[], Iterator[Raw]], int], Iterator[Raw]]:
-    """How rows of a file that share a key become one record, `{name: [row, …]}`, where the first of them stood. What
-    has no key comes as it is."""
-
-    def join(records: Callable[[], Iterator[Raw]], most: int) -> Iterator[Raw]:
-        rows: dict[str, list[Any]] = {}
-        first: dict[str, Raw] = {}
-        size = 0
-        for raw in records():
-            try:
-                row = json.loads(raw.text) if not raw.problem else None
-                shared = key(row)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                shared = None
-            if shared is None:
-                yield raw
-                continue
-            size += len(raw.text)
-            if size > most:
-                yield Raw(raw.path, raw.line, b"", too_long(most))
-                return
-            rows.setdefault(shared, []).append(row)
-            first.setdefault(shared, raw)
-        for shared, together in rows.items():
-            yield Raw(first[shared].path, first[shared].line, json.dumps({name: together}).encode())
-
-    return join

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages, tools_of
-from flywheel.datasets.formats.model_calls import join_by
+from flywheel.datasets.formats.joining import join_by
 from flywheel.datasets.formats.records import ReadContext, Run, episode, explain, seconds_of
 from flywheel.datasets.formats.turns import ReadMessage, conversation_of
 from flywheel.errors import RecordError
@@ -139,5 +139,5 @@ def _resolved(record: Mapping[str, Any]) -> bool | None:
     """What its evaluation says, where there is one."""
     result = record.get("test_result")
     report = result.get("report") if isinstance(result, dict) else None
-    told = record.get("resolved", report.get("resolved") if isinstance(report, dict) else None)
-    return told if isinstance(told, bool) else None
+    resolved = record.get("resolved", report.get("resolved") if isinstance(report, dict) else None)
+    return resolved if isinstance(resolved, bool) else None

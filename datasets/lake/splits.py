@@ -20,8 +20,8 @@ By = Literal["task", "template", "environment"]
 def units_of(task: Task) -> dict[By, str]:
     """The names of what a task belongs to, the smallest first; they say nothing of the split."""
     template = f"{task.environment}@{digest(task.parameters, size=4)}"
-    one = f"{template}{NAMED}{task.unit or task.name}" if task.name else f"{template}/{task.seed}"
-    return {"task": one, "template": template, "environment": task.environment}
+    unit = f"{template}{NAMED}{task.unit or task.name}" if task.name else f"{template}/{task.seed}"
+    return {"task": unit, "template": template, "environment": task.environment}
 
 
 def assign(lake: Lake, tasks: Iterable[Task], by: By = "task") -> None:

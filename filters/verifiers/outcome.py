@@ -55,12 +55,12 @@ class Outcome:
 
     def _by_field(self, batch: TrajectoryBatch, holds: Floats, items: list[list[Item]]) -> list[Verdict]:
         values = _values(batch, self._field, self._path)
-        told = ~np.isnan(values)
+        is_known_N = ~np.isnan(values)
         share = np.nan_to_num(values) / self._at_least
         where = f"{self._field} {self._path}".strip()
-        found = [
+        field_items = [
             Item(f"{where} is at least {self._at_least:g}", 100.0, float(done), f"{value:g}" if known else "not told")
-            for done, value, known in zip((share >= 1).tolist(), values.tolist(), told.tolist(), strict=True)
+            for done, value, known in zip((share >= 1).tolist(), values.tolist(), is_known_N.tolist(), strict=True)
         ]
         return verdicts(
             self,
@@ -68,8 +68,8 @@ class Outcome:
             completion=np.where(share >= 1, 100.0, np.clip(100 * share, 0.0, 99.0)),
             completion_threshold=100.0,
             integrity=holds,
-            items=[[item, *others] for item, others in zip(found, items, strict=True)],
-            confidence=told.astype(np.float64),
+            items=[[item, *others] for item, others in zip(field_items, items, strict=True)],
+            confidence=is_known_N.astype(np.float64),
         )
 
 

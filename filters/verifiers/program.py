@@ -51,21 +51,21 @@ class Program:
             items=[[Item("the program's score", 100.0, score, "")] for score in scores.tolist()],
         )
         return [
-            self._signed(word, own) if isinstance(word, Verdict) else own
-            for word, own in zip(words, plain, strict=True)
+            self._signed(word, by_score) if isinstance(word, Verdict) else by_score
+            for word, by_score in zip(words, plain, strict=True)
         ]
 
-    def _signed(self, word: Verdict, own: Verdict) -> Verdict:
+    def _signed(self, word: Verdict, by_score: Verdict) -> Verdict:
         """A verdict of the program's, under this verifier's name; it passes as its own numbers say."""
         passed = word.completion >= word.completion_threshold and word.integrity >= word.integrity_threshold
         return replace(
             word,
-            trajectory_id=own.trajectory_id,
+            trajectory_id=by_score.trajectory_id,
             verifier=self.name,
             version=self.version,
             arguments=self.arguments,
             passed=passed,
-            created_at=own.created_at,
+            created_at=by_score.created_at,
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import pyarrow as pa
 
+from flywheel.column import Column
 from flywheel.message_columns import (
     MESSAGE,
     MESSAGES,
@@ -21,7 +22,6 @@ from flywheel.message_columns import (
 )
 from flywheel.messages import Message
 from flywheel.trajectory import (
-    Column,
     Item,
     Route,
     RouteTo,

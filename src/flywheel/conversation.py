@@ -32,8 +32,8 @@ def opening_of(trajectory: Trajectory) -> tuple[Message, ...]:
     first = trajectory.steps[0].inputs if trajectory.steps else None
     if first is None:
         return (Message("system", trajectory.system or trajectory.instruction),)
-    told = trajectory.system is None or any(message.role in PROMPTS for message in first)
-    return () if told else (Message("system", trajectory.system or ""),)
+    is_complete = trajectory.system is None or any(message.role in PROMPTS for message in first)
+    return () if is_complete else (Message("system", trajectory.system or ""),)
 
 
 def closing_of(trajectory: Trajectory) -> tuple[Message, ...]:

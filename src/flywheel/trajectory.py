@@ -13,19 +13,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
+from flywheel.column import Column
 from flywheel.messages import Image, Message, action_of, text_of_inputs, thought_of
 
 SCHEMA_VERSION = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the lake, beside the field that it stores: what it holds, its Arrow type where Python's does not say
-    it, and whether empty text is stored as NULL."""
-
-    holds: str
-    type: str = ""
-    empty_is_null: bool = False
 
 
 class TrajectoryOrigin(StrEnum):
@@ -113,7 +104,9 @@ class Task:
     seed: int
     instruction: str = ""
     name: str = ""
-    """Its id in a list of tasks, which with what it asks for is its identity; empty: made from split and seed."""
+    """Its id in a list of tasks; empty: made from split and seed."""
+    asked: str = ""
+    """Digest of all that a named task asks for: with it, a corrected row is another task."""
     unit: str = ""
     """Named tasks of one unit never lie in two splits; empty: each is one."""
     family: str = ""
@@ -129,10 +122,8 @@ class Task:
 
     @property
     def task_id(self) -> str:
-        if self.name:
-            asked = digest(self.parameters, self.seed, self.instruction, self.data, size=4)
-            return f"{self.environment}{NAMED}{self.name}@{asked}"
-        return f"{self.group}@{digest(self.parameters, size=4)}"
+        named = f"{self.environment}{NAMED}{self.name}" if self.name else self.group
+        return f"{named}@{digest(self.parameters, size=4)}{f'-{self.asked}' if self.asked else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +355,7 @@ TASK_COLUMNS = (
     "split",
     "seed",
     "instruction",
+    "task_id",
     "task_group",
     "task_name",
     "task_data",
@@ -383,6 +375,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         seed=row["seed"],
         instruction=row["instruction"],
         name=name,
+        asked=row["task_id"].rpartition("@")[2].partition("-")[2] if name else "",
         unit=unit if name and unit != name else "",
         family=row["family"] or "",
         data=row["task_data"] or "",

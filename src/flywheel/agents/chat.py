@@ -19,7 +19,7 @@ from flywheel.agents.contexts.chat_format import (
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.inference.endpoint import Answer, Endpoint
 from flywheel.agents.policy import AsyncPolicy, Decision, Past, Turn
-from flywheel.agents.tool_dialogue import COMPLAINT, ToolDialogue, answer_of, decision_of, told_by
+from flywheel.agents.tool_dialogue import COMPLAINT, ToolDialogue, answer_of, decision_of, recorded_answer
 from flywheel.config.agents import ChatConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import InfrastructureError
@@ -125,7 +125,7 @@ class ChatPolicy:
         self._seeds[slot] = int(digest(task.task_id, attempt, size=3), 16)
         for observation, decision in past:
             if observation.tools is not None:
-                tool_dialogue.add(observation, told_by(decision))
+                tool_dialogue.add(observation, recorded_answer(decision))
                 continue
             dialogue.add(observation, render_observation(observation), _as_answer(decision))
 

@@ -28,26 +28,27 @@ class ToolDialogue:
 
     def messages(self, seen: Observation, audit: str = "") -> Messages:
         """What to send for the next answer."""
-        told = _told(seen)
+        newest = _as_sent(seen)
         if audit:
-            told.append({"role": "user", "content": audit})
+            newest.append({"role": "user", "content": audit})
         system = {"role": "system", "content": self.instruction}
         if self._opening is None:
-            return [system, *told]
-        return [system, *self._opening, *(message for turn in self._turns for message in turn), *told]
+            return [system, *newest]
+        return [system, *self._opening, *(message for turn in self._turns for message in turn), *newest]
 
     def add(self, seen: Observation, answer: Message) -> None:
         """What was seen, and what was answered to it."""
         if self._opening is None:
-            self._opening = _told(seen)
+            self._opening = _as_sent(seen)
         else:
-            self._turns[-1] += _told(seen)
+            self._turns[-1] += _as_sent(seen)
         self._turns.append([openai_message(replace(answer, reasoning=None))])
         if self.window:
             self._turns = self._turns[-self.window :]
 
 
-def _told(seen: Observation) -> Messages:
+def _as_sent(seen: Observation) -> Messages:
+    """What was seen, as the API has messages."""
     messages = [Message("user", seen.text)] if seen.messages is None else seen.messages
     return [openai_message(message) for message in messages]
 
@@ -65,7 +66,7 @@ def answer_of(answer: Answer, tools: str) -> Message | None:
     return Message("assistant", content, reasoning=answer.thought or None, tool_calls=tuple(named))
 
 
-def told_by(decision: Decision) -> Message:
+def recorded_answer(decision: Decision) -> Message:
     """The answer behind a decision of any policy."""
     return decision.output or Message("assistant", decision.action or "")
 

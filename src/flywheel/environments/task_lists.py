@@ -55,16 +55,18 @@ def _task(place: str, row: Mapping[str, Any], environment: str, parameters: str,
     unit, family = (
         _word(place, row, field) if row.get(field) not in (None, "") else "" for field in ("group", "family")
     )
+    seed, data = _seed(place, row.get("seed"), name), _data(place, row)
     return Task(
         environment=environment,
         parameters=parameters,
         split=_split(place, row.get("split"), unit or name, shares),
-        seed=_seed(place, row.get("seed"), name),
+        seed=seed,
         instruction=instruction,
         name=name,
+        asked=digest(seed, instruction, data, size=4),
         unit="" if unit == name else unit,
         family=family,
-        data=_data(place, row),
+        data=data,
     )
 
 
@@ -107,9 +109,12 @@ def _seed(place: str, given: Any, name: str) -> int:
     if given in (None, ""):
         return int(digest("seed", name, size=4), 16) >> 1
     try:
-        return int(given)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{place}: seed is '{given}', which is no whole number") from None
+        seed = int(given)
+    except (TypeError, ValueError, OverflowError):
+        seed = -1
+    if not 0 <= seed < 2**63 or isinstance(given, bool) or (isinstance(given, float) and given != seed):
+        raise ConfigError(f"{place}: seed is '{given}', which is no whole number from 0 on, of 63 bits")
+    return seed
 
 
 def _renamed(place: str, row: Any, columns: Mapping[str, str]) -> Mapping[str, Any]:
@@ -132,8 +137,8 @@ def _rows(source: Path) -> Iterator[Row]:
             raise ConfigError(f"{unnamed[0]} names no split, as other files of {source} do; call it train, dev or test")
         for path, split in splits.items():
             for place, row in _file(path):
-                told = isinstance(row, dict) and row.get("split") not in (None, "")
-                yield place, {**row, "split": split} if split and isinstance(row, dict) and not told else row
+                lacks_split = isinstance(row, dict) and row.get("split") in (None, "")
+                yield place, {**row, "split": split} if split and lacks_split else row
         return
     yield from _file(source)
 

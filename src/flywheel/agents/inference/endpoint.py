@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -52,19 +53,29 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer with what it took. `arguments`: of its first tool call, if it made one."""
+    """One answer with what it took."""
 
     text: str
     model: str
     thought: str = ""
     calls: tuple[ToolCall, ...] = ()
-    arguments: Mapping[str, Any] | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost: float | None = None
     logprobs: tuple[float, ...] | None = None
     top_tokens: tuple[tuple[str, ...], ...] | None = None
     top_logprobs: tuple[tuple[float, ...], ...] | None = None
+
+    @property
+    def arguments(self) -> Mapping[str, Any] | None:
+        """What its first tool call hands over; empty where that cannot be read, None where there is no call."""
+        if not self.calls:
+            return None
+        try:
+            parsed = json.loads(self.calls[0].arguments)
+        except (ValueError, RecursionError):
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
 
 
 def ask(server: Server, system: str, text: str, schema: type[BaseModel], *, temperature: float, seed: int) -> str:
@@ -205,7 +216,6 @@ def _answer(reply: ChatCompletion, settings: ChatConfig) -> Answer:
         model=reply.model or settings.model,
         thought=message.thought,
         calls=message.calls,
-        arguments=message.arguments,
         prompt_tokens=read,
         completion_tokens=written,
         cost=_cost(settings, read, min(cached, read or 0), written),

@@ -6,7 +6,6 @@ The OpenAI client builds its objects from whatever came, so nothing here has the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +21,6 @@ class Reply:
     text: str
     thought: str = ""
     calls: tuple[ToolCall, ...] = ()
-
-    @property
-    def arguments(self) -> Mapping[str, Any] | None:
-        """What its first tool call hands over; empty where that cannot be read, None where there is no call."""
-        if not self.calls:
-            return None
-        try:
-            parsed = json.loads(self.calls[0].arguments)
-        except (ValueError, RecursionError):
-            return {}
-        return parsed if isinstance(parsed, dict) else {}
 
 
 def reply_of(message: Any) -> Reply:
