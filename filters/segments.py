@@ -14,9 +14,9 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from flywheel.filters.batch import Bools, TrajectoryBatch, batch_of, codes
-from flywheel.trajectory import Segment, Step, Trajectory
+from flywheel.trajectory import Segment, Step, Trajectory, subgoal_name
 
-SOURCE, LIVED = "milestones/1", "lived/1"
+SOURCE, LIVED = "milestones/2", "lived/1"
 EXPLORE = "explore"
 _WORDS = re.compile(r"[a-z]+")
 _CONNECTIVES = frozenset({"in", "on", "to", "with", "from", "the", "a"})
@@ -111,7 +111,7 @@ def _parts(
         split = start if nameable > gain else max(nameable, start)
         if start < split:
             parts.append((start, split, EXPLORE, True))
-        parts.append((split, gain + 1, action, True))
+        parts.append((split, gain + 1, subgoal_name(action), True))
         start = gain + 1
     if start < length:
         parts.append((start, length, EXPLORE, False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
     StableLmConfig,
 )
 
@@ -26,6 +28,7 @@ from flywheel.agents.contexts.tokenization import token_id
 from flywheel.agents.inference.decoding import choose, generate, options_of
 from flywheel.agents.inference.kv_cache import GROUP_TOKENS, groups
 from flywheel.agents.inference.prefix_cache import PASS_ROWS, PrefixCache
+from flywheel.agents.inference.token_shift import register_models
 from flywheel.config.student import StudentConfig
 from flywheel.environments.protocol import Observation
 from flywheel.errors import ConfigError
@@ -106,11 +109,12 @@ GROUPED = {**SHAPE, "num_attention_heads": 4, "num_key_value_heads": 2}
     "config",
     [
         None,
+        Qwen3Config(**GROUPED, head_dim=8),
         LlamaConfig(**GROUPED),
         MistralConfig(**GROUPED, sliding_window=5),
         Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=5, max_window_layers=1),
     ],
-    ids=["student", "grouped queries", "sliding window", "one layer with a window"],
+    ids=["student", "plain Qwen3", "grouped queries", "sliding window", "one layer with a window"],
 )
 def test_what_was_read_before_changes_nothing(
     model: PreTrainedModel, config: PretrainedConfig | None, most: int, monkeypatch: pytest.MonkeyPatch
@@ -132,6 +136,39 @@ def test_what_was_read_before_changes_nothing(
         logits = reader.read(slots, [contexts[slot] for slot in slots])
         for slot, logits_V in zip(slots, logits, strict=True):
             assert torch.allclose(logits_V, model(torch.tensor([contexts[slot]])).logits[0, -1], atol=1e-4)
+
+
+@torch.inference_mode()
+def test_transformers_reads_a_token_shift_with_and_without_its_cache(model: PreTrainedModel, tmp_path: Path) -> None:
+    """Loaded by the Auto class, padded on the left, with beams: what is generated does not depend on the cache."""
+    model.save_pretrained(tmp_path)
+    register_models()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([_contexts(1)[0][-3:], [0, *_contexts(2)[1][-2:]]])
+    mask = torch.tensor([[1, 1, 1], [0, 1, 1]])
+    for beams in (1, 3):
+        written = [
+            loaded.generate(
+                ids, attention_mask=mask, max_new_tokens=8, do_sample=False, num_beams=beams, use_cache=use_cache
+            )
+            for use_cache in (True, False)
+        ]
+        assert written[0].tolist() == written[1].tolist()
+    ((tokens, _),) = generate(PrefixCache(model), [0], [ids[0].tolist()], end=END_ID, max_tokens=8)
+    greedy = loaded.generate(ids[:1], max_new_tokens=8, do_sample=False)[0, 3:].tolist()
+    assert list(tokens) == [token for token in greedy if token != END_ID]
+
+
+@torch.inference_mode()
+def test_a_token_whose_predecessor_is_unknown_is_not_read(model: PreTrainedModel) -> None:
+    cache = model(torch.tensor([[12, 13]]), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="before_ids"):
+        model(torch.tensor([[14]]), past_key_values=cache)
+    with pytest.raises(ValueError, match="inputs_embeds"):
+        model(inputs_embeds=torch.zeros(1, 1, 32))
+    whole = model(torch.tensor([[12, 13, 14]])).logits[0, -1]
+    step = model(torch.tensor([[14]]), past_key_values=cache, before_ids=torch.tensor([[13]])).logits[0, -1]
+    assert torch.allclose(whole, step, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer(["take the carrot. open the fridge. move north."], ["carrot", "fridge"], 400)
 
 
-@pytest.fixture(scope="module")
-def model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    return new_model(StudentConfig(hidden=32, layers=2, heads=2, vocabulary=400), tokenizer, 0)
+@pytest.fixture(scope="module", params=[True, False], ids=["token shift", "plain"])
+def model(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    shape = StudentConfig(hidden=32, layers=2, heads=2, vocabulary=400, token_shift=request.param)
+    return new_model(shape, tokenizer, 0)
 
 
 def _examples(count: int, vocabulary: int) -> list[Example]:

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.contexts.prompts import ACT, DONE, SUBGOAL, Piece, Role, SubgoalOutcome
+from flywheel.agents.contexts.memory import Memory
+from flywheel.agents.contexts.prompts import ACT, DONE, RESTATED, SUBGOAL, Piece, Role, SubgoalOutcome, restated
 from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.agents.inference.language_model import LocalLanguageModel
 from flywheel.agents.policy import Decoding, Policy
@@ -147,6 +148,43 @@ def test_a_fresh_window_still_knows_the_subgoal_in_force() -> None:
         assert f"{context.subgoal}<|end|>" in said
         assert said.partition(ACT)[0].count(SUBGOAL) == 1
         context.act(seen, "go on")
+
+
+def test_task_and_documents_stand_right_before_every_subgoal() -> None:
+    recipe = Observation("A table.", document="Dice the onion.", location="kitchen")
+    context = HierarchicalContext("Cook.", Limits())
+    context.observe(Observation("A hall.", location="hall"))
+    context.plan(Observation("A hall.", location="hall"))
+    context.adopt("read recipe")
+    context.act(Observation("A hall.", location="hall"), "read recipe")
+    for subgoal in ("dice onion", "eat"):
+        context.observe(recipe)
+        context.finish(SubgoalOutcome.DONE)
+        said = text_of(context.plan(recipe).pieces)
+        assert said.endswith("<|task|>Cook.<|document|>Dice the onion.")
+        context.adopt(subgoal)
+        context.act(recipe, subgoal)
+    assert said.count("Dice the onion.") == 2
+    assert said.index("<|subgoal|>dice onion") < said.rindex("Dice the onion.")
+
+
+def test_what_is_too_long_to_be_restated_is_read_once_a_window() -> None:
+    book = "So it goes. " * RESTATED
+    for long, short in (("Cook. " * RESTATED, "A note."), ("Cook.", book)):
+        again = text_of(restated(long, [short, "A card."]))
+        assert ("A note." in again, "Cook." in again) == (short == "A note.", long == "Cook.")
+        assert "A card." in again
+        assert len(again) <= RESTATED + 100
+    seen = Observation("A table.", location="kitchen")
+    context = HierarchicalContext("Cook.", Limits(), memory=Memory(documents=(book,)))
+    context.observe(seen)
+    for _ in range(3):
+        said = text_of(context.plan(seen).pieces)
+        context.adopt("wait")
+        context.act(seen, "wait")
+        context.finish(SubgoalOutcome.TIMEOUT)
+    assert said.count(book) == 1
+    assert said.count("<|task|>Cook.") == 3
 
 
 def test_done_is_the_executors_own_word_and_injected_actions_are_not() -> None:

@@ -128,7 +128,7 @@ def _filled(folder: Path, batches: int) -> Lake:
         some = [replace(one, trajectory_id=f"{batch}-{place}") for place, one in enumerate(made)]
         ids = [trajectory.trajectory_id for trajectory in some]
         lake.append(some, "made up")
-        segments = [Segment(trajectory_id, 0, 0, 40, "go", True, 1.0, "milestones/1") for trajectory_id in ids]
+        segments = [Segment(trajectory_id, 0, 0, 40, "go", True, 1.0, "milestones/2") for trajectory_id in ids]
         routes = [Route(trajectory_id, RouteTo.SUPERVISED, True, "made up", "test") for trajectory_id in ids]
         lake.append_facts("segments", segments_to_arrow(segments), "segments", key=("source",))
         lake.append_facts("routes", routes_to_arrow(routes), "routes", key=("source",))

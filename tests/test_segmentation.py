@@ -111,13 +111,13 @@ def test_sources_stand_side_by_side_and_a_student_names_its_own(
     assert told["trajectories"] == len(golden)
     assert segment_lake(lake, CHANGES, by_changes, "true")["trajectories"] == 0
     (accord,) = accords(lake)
-    assert {accord.one, accord.other} == {"milestones/1", CHANGES}
+    assert {accord.one, accord.other} == {"milestones/2", CHANGES}
     assert accord.trajectories == len(golden)
     assert 0 < accord.overlap < 1
-    assert lake.sql("select distinct source from segments").to_pylist() == [{"source": "milestones/1"}]
+    assert lake.sql("select distinct source from segments").to_pylist() == [{"source": "milestones/2"}]
     one, other = distill(smoke, lake, "hierarchical", 1), distill(by_places, lake, "hierarchical", 1)
     assert one.policy_id != other.policy_id
-    for source in ("milestones/1", CHANGES):
+    for source in ("milestones/2", CHANGES):
         assign_credit(lake, "hae", make_method("hae", {"segments": source}), "true")
         decisions = lake.sql(
             f"""select count(*) as n from credits where level = 'planner' and arguments like '%{source}%'"""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flywheel.filters.segments import EXPLORE, segment
-from flywheel.trajectory import Trajectory
+from flywheel.trajectory import Trajectory, subgoal_name
 
 
 def _check_cover(one: Trajectory) -> None:
@@ -30,7 +33,7 @@ def test_completed_subgoals_end_with_the_deed_they_name(golden: list[Trajectory]
         for part in segment(trajectory):
             assert part.completed
             if part.subgoal != EXPLORE:
-                assert trajectory.steps[part.end - 1].action == part.subgoal
+                assert subgoal_name(trajectory.steps[part.end - 1].action) == part.subgoal
 
 
 def test_every_reward_falls_at_the_end_of_a_segment(golden: list[Trajectory]) -> None:
@@ -56,3 +59,13 @@ def test_the_last_action_of_a_run_that_tells_success_alone_is_no_subgoal(golden:
     assert [
         (part.start, part.end, part.subgoal, part.completed) for part in segment(replace(golden[0], steps=steps))
     ] == [(0, last + 1, EXPLORE, True)]
+
+
+words = st.sampled_from(["carrot", "red onion", "fridge", "oven", "knife"])
+
+
+@given(words, st.sampled_from(["in", "on", "with", "using"]), words)
+def test_a_subgoal_names_the_instrument_before_the_object(thing: str, by: str, instrument: str) -> None:
+    assert subgoal_name(f"cook {thing} {by} {instrument}") == f"cook {by} {instrument} {thing}"
+    assert subgoal_name(f"take {thing}") == f"take {thing}"
+    assert subgoal_name(f"take {thing} from {instrument}") == f"take {thing} from {instrument}"

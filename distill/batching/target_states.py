@@ -13,6 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, apply_rotary_pos_emb
 
+from flywheel.agents.inference.token_shift import TokenShiftModel
+
 
 def fits(model: PreTrainedModel) -> bool:
     """Has it the shape that is computed here: Qwen3's, all of whose layers see the whole context?"""
@@ -24,7 +26,7 @@ def fits(model: PreTrainedModel) -> bool:
 def narrow_states(model: PreTrainedModel, ids_BT: Tensor, positions_BT: Tensor, wanted_BT: Tensor) -> Tensor:
     """(N, D): the last hidden states of the wanted tokens, each document blind to the others."""
     inner = model.model
-    x_BTD = inner.embed_tokens(ids_BT)
+    x_BTD = inner.embedded(ids_BT, positions_BT) if isinstance(inner, TokenShiftModel) else inner.embed_tokens(ids_BT)
     cos, sin = inner.rotary_emb(x_BTD, positions_BT)
     document_BT = (positions_BT == 0).cumsum(1)
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]

@@ -1,7 +1,7 @@
 """Flywheel: collect, verify, store, distill, gate and redeploy agent trajectories.
 
-`Lake`, `Config`, `Trajectory` and `load_config` are imported when they are first asked for; the stages of a turn are
-functions of `flywheel.stages`.
+`Lake`, `Config`, `Trajectory`, `load_config` and `register_models` are imported when they are first asked for; the
+stages of a turn are functions of `flywheel.stages`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flywheel.agents.inference.token_shift import register_models
     from flywheel.config.root import Config
     from flywheel.config.root import load as load_config
     from flywheel.datasets.lake.lake import Lake
     from flywheel.trajectory import Trajectory
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Lake", "Trajectory", "__version__", "load_config"]
+__all__ = ["Config", "Lake", "Trajectory", "__version__", "load_config", "register_models"]
 _LAZY = {
     "Config": ("flywheel.config.root", "Config"),
     "Lake": ("flywheel.datasets.lake.lake", "Lake"),
     "Trajectory": ("flywheel.trajectory", "Trajectory"),
     "load_config": ("flywheel.config.root", "load"),
+    "register_models": ("flywheel.agents.inference.token_shift", "register_models"),
 }
 
 

@@ -13,7 +13,7 @@ from flywheel.agents.contexts.prompts import SubgoalOutcome
 from flywheel.agents.inference.decoding import Fault
 from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.agents.student import HierarchicalAgent
-from flywheel.trajectory import Task
+from flywheel.trajectory import Task, subgoal_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,9 @@ class OracleExecutor(HierarchicalAgent):
         fresh = context.steps_in_segment == 0
         if fresh and parts and parts[-1][0] == context.subgoal:
             actions.extend(reversed(parts.pop()[1]))
-        elif fresh and context.subgoal in (turn.observation.valid_actions or ()):
-            actions.append(context.subgoal)
+        elif fresh:
+            valid = turn.observation.valid_actions or ()
+            actions.extend([action for action in valid if subgoal_name(action) == context.subgoal][:1])
         if not actions:
             return Decision(None)
         action = actions.pop()

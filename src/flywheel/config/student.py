@@ -13,6 +13,11 @@ class StudentConfig(Section):
     hidden: Count = Field(default=160, description="Width.")
     layers: Count = Field(default=2, description="Depth.")
     heads: Count = Field(default=4, description="Attention heads; must divide the width.")
+    token_shift: bool = Field(
+        default=True,
+        description="From scratch: each token's input holds a share of the token before it, so that names are copied "
+        "more easily; transformers loads such a model after flywheel.register_models(). false: plain Qwen3.",
+    )
     base: str = Field(
         default="", description="A local checkpoint folder or .gguf file to start from; its size replaces the above."
     )

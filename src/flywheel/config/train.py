@@ -43,7 +43,7 @@ class TrainConfig(Section):
     )
     patience: Count = Field(default=1, description="Epochs without gain on held-out tasks after which training stops.")
     segments: str = Field(
-        default="milestones/1", description="Whose segments teach a hierarchy; see `flywheel segment`."
+        default="milestones/2", description="Whose segments teach a hierarchy; see `flywheel segment`."
     )
     finetune: FinetuneConfig | None = Field(default=None, description="What follows cloning, if anything.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")

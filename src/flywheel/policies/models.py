@@ -22,6 +22,7 @@ from xxhash import xxh3_128
 from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS
 from flywheel.agents.contexts.tokenization import token_id
 from flywheel.agents.inference.prefix_cache import PrefixCache
+from flywheel.agents.inference.token_shift import TokenShiftConfig, TokenShiftForCausalLM, register_models
 from flywheel.config.student import StudentConfig
 from flywheel.errors import ConfigError, PolicyError, PrerequisiteError
 from flywheel.policies.tokenizer import train_tokenizer
@@ -56,29 +57,28 @@ def first_part(config: StudentConfig, texts: Iterable[str], names: list[str], se
 
 
 def new_model(config: StudentConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A Qwen3-shaped model from scratch in fp32. Weights are a function of the seed.
+    """A Qwen3-shaped model from scratch in fp32, with or without a token shift. Weights are a function of the seed.
 
     Normalised queries and keys (Qwen3, arXiv 2505.09388) and an initial spread of width^-1/2 let so small a model
     learn to copy names out of its context early in training.
     """
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            intermediate_size=3 * config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.heads,
-            head_dim=config.hidden // config.heads,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            initializer_range=config.hidden**-0.5,
-            pad_token_id=token_id(tokenizer, PAD),
-            bos_token_id=None,
-            eos_token_id=token_id(tokenizer, END),
-        )
+    shape = (TokenShiftConfig if config.token_shift else Qwen3Config)(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden,
+        intermediate_size=3 * config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.hidden // config.heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        initializer_range=config.hidden**-0.5,
+        pad_token_id=token_id(tokenizer, PAD),
+        bos_token_id=None,
+        eos_token_id=token_id(tokenizer, END),
     )
+    return TokenShiftForCausalLM(shape) if isinstance(shape, TokenShiftConfig) else Qwen3ForCausalLM(shape)
 
 
 def base_digest(config: StudentConfig) -> str:
@@ -107,6 +107,11 @@ def next_part(config: StudentConfig, start: Path, directory: Path) -> Part:
         shutil.copytree(start.parent / BASE, draft)
         draft.rename(directory.parent / BASE)
     shape = model.config.get_text_config()
+    if not config.base and isinstance(shape, TokenShiftConfig) != config.token_shift:
+        raise PolicyError(
+            f"{start.parent.name} and the config differ in student.token_shift; train from scratch (--where), or go "
+            "back to that setting"
+        )
     if not config.base and (shape.hidden_size, shape.num_hidden_layers) != (config.hidden, config.layers):
         raise PolicyError(
             f"{start.parent.name} has width {shape.hidden_size} and depth {shape.num_hidden_layers}, the config "
@@ -126,6 +131,7 @@ def load_part(directory: Path, *, trainable: bool = False) -> Part:
     """A role's model and tokenizer. Raises `PolicyError` in one line."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     adapter = (directory / ADAPTER).is_file()
+    register_models()
     with _loading(directory):
         model = AutoModelForCausalLM.from_pretrained(
             directory.parent / BASE if adapter else directory, dtype=torch.float32, local_files_only=True
@@ -163,6 +169,7 @@ def _load_base(path: Path) -> Part:
     if not path.exists():
         raise PolicyError(f"no model at {path}; student.base names a local checkpoint folder or a .gguf file")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    register_models()
     try:
         model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, local_files_only=True, **options)
         if options:  # dequantised by now, and yet transformers 5 would refuse to save it

@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flywheel.agents.contexts.memory import Memory
-from flywheel.agents.contexts.prompts import DONE, Role, SubgoalOutcome, UnreadWindow, Window, open_window
+from flywheel.agents.contexts.prompts import (
+    DONE,
+    Role,
+    SubgoalOutcome,
+    UnreadWindow,
+    Window,
+    open_window,
+    restated,
+)
 from flywheel.environments.protocol import Observation
 
 
@@ -93,10 +101,8 @@ class HierarchicalContext(FlatContext):
     plan_archive: list[Window] | None = None
     unread: Role | None = None
     """The level whose windows are not asked for, where training rows of the other are made."""
-    _unread: str = ""
 
     def observe(self, observation: Observation) -> Window:
-        self._unread = observation.document or self._unread
         if self._last is not None and self.steps_in_segment:
             idle = self._last[0].state_key == observation.state_key != "" and not observation.document
             self.idle_steps = self.idle_steps + 1 if idle else 0
@@ -120,18 +126,19 @@ class HierarchicalContext(FlatContext):
 
     def plan(self, observation: Observation) -> Window:
         """The planner's window, ready for its next subgoal."""
+        again = restated(self.instruction, self.memory.documents)
         window = self.plan_window
         if window is None or window.decisions >= self.limits.planner_window:
             if window is not None and self.plan_archive is not None:
                 self.plan_archive.append(window)
-            self.plan_window = UnreadWindow([]) if self.unread is Role.PLANNER else FlatContext._open(self, observation)
+            window = UnreadWindow([])
+            if self.unread is not Role.PLANNER:
+                window = open_window(self.instruction, self.memory, observation, again)
+            self.plan_window = window
         else:
-            if self._unread:
-                window.read(self._unread)
             window.look(observation)
-        self._unread = ""
-        assert self.plan_window is not None
-        return self.plan_window
+        window.restate(again)
+        return window
 
     def _open(self, observation: Observation) -> Window:
         return UnreadWindow([]) if self.unread is Role.EXECUTOR else FlatContext._open(self, observation)

@@ -5,7 +5,11 @@ Pieces are tokenised one by one, so a prefix of a context is always a prefix of 
 
     executor   header · (subgoal · (act · feedback)* · act done)*
     flat       header · (act · feedback)*
-    planner    header · (document? · view · subgoal · outcome)*
+    planner    header · (view · task · document* · subgoal · outcome)*
+
+The planner's next subgoal is what its task and its documents ask for, less what is done. A causal model cannot mark a
+line of theirs as done where they stand before the deeds; restated behind the current view, their lines look back at the
+deeds (docs/experiments/0013). Only what fits `RESTATED` is restated; longer documents stay in the header.
 
 Where an environment answers nothing but shows something else than before, the view stands in place of the feedback.
 Tokens are the budget: what the same location showed before in this window is not said again, sentence by sentence, but
@@ -16,13 +20,14 @@ A window holds at most `window` decisions, then a new one starts with a fresh he
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from flywheel.agents.contexts.memory import Memory
 from flywheel.environments.protocol import Observation
 
-WORDING = 3
+WORDING = 4
 """Counts the ways in which contexts have been worded. Who learned from another one acts as another version under this
 one, and is distilled anew where it is asked for again."""
 TASK, DOCUMENT, ROUTES, PAST, VIEW = "<|task|>", "<|document|>", "<|routes|>", "<|past|>", "<|view|>"
@@ -35,6 +40,8 @@ SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE, END = (
     "<|end|>",
 )
 PAD = "<|pad|>"
+RESTATED = 2000
+"""Characters of the task and the documents that stand behind each of the planner's views."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SPECIAL_TOKENS = (PAD, END, TASK, DOCUMENT, ROUTES, PAST, VIEW, SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE)
 
@@ -77,10 +84,10 @@ class Piece:
         return f"{self.marker}{self.text}{END if self.ends else ''}"
 
 
-def header(instruction: str, memory: Memory) -> list[Piece]:
-    """Task, documents, ways between locations and the recent past: everything a fresh window starts from."""
-    pieces = [Piece(instruction, marker=TASK)]
-    pieces += [Piece(document, marker=DOCUMENT) for document in memory.documents]
+def header(instruction: str, memory: Memory, restated: Sequence[Piece] = ()) -> list[Piece]:
+    """Task, documents, ways between locations and the recent past: everything a fresh window starts from, but for what
+    it restates."""
+    pieces = [piece for piece in _given(instruction, memory.documents) if piece not in restated]
     if memory.routes:
         pieces.append(Piece(marker=ROUTES))
         pieces += [Piece(f"{location}, {action}, {to}.") for location, action, to in memory.routes]
@@ -90,6 +97,21 @@ def header(instruction: str, memory: Memory) -> list[Piece]:
         pieces.append(Piece(summary, marker=PAST))
         pieces += [Piece(f"{entry}.") for entry in memory.past]
     return pieces
+
+
+def restated(instruction: str, documents: Sequence[str]) -> list[Piece]:
+    """The task and the documents, as many of them as `RESTATED` holds: the task first, then the newest documents."""
+    given = _given(instruction, documents)
+    room, kept = RESTATED, []
+    for piece in [given[0], *given[:0:-1]]:
+        if len(piece.text) <= room:
+            room -= len(piece.text)
+            kept.append(piece)
+    return [piece for piece in given if piece in kept]
+
+
+def _given(instruction: str, documents: Sequence[str]) -> list[Piece]:
+    return [Piece(instruction, marker=TASK), *(Piece(document, marker=DOCUMENT) for document in documents)]
 
 
 def sentences(text: str) -> list[str]:
@@ -109,8 +131,9 @@ class Window:
         sentence always stays."""
         self._show(VIEW, observation.text, observation)
 
-    def read(self, document: str) -> None:
-        self.pieces.append(Piece(document, marker=DOCUMENT))
+    def restate(self, pieces: Sequence[Piece]) -> None:
+        """Task and documents once more, near the decision that follows from them."""
+        self.pieces += pieces
 
     def feedback(self, observation: Observation) -> None:
         """What the environment answered, less what was in view before."""
@@ -154,8 +177,8 @@ class UnreadWindow(Window):
         pass
 
 
-def open_window(instruction: str, memory: Memory, observation: Observation) -> Window:
-    """A fresh window: header and the whole current view."""
-    window = Window(header(instruction, memory))
+def open_window(instruction: str, memory: Memory, observation: Observation, restated: Sequence[Piece] = ()) -> Window:
+    """A fresh window: header, less what is restated, and the whole current view."""
+    window = Window(header(instruction, memory, restated))
     window.look(observation)
     return window

@@ -9,12 +9,14 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flywheel.agents.inference.kv_cache import KVCache
+from flywheel.agents.inference.token_shift import TokenShiftModel
 
 PASS_ROWS = 64
 PASS_TOKENS = 4096
@@ -70,12 +72,20 @@ class PrefixCache:
         """The logits of some rows, those with few new tokens first."""
         device = self._model.device
         lengths = [len(tokens) for tokens in new]
+        options: dict[str, Any] = {"slots": self._slots}
+        if isinstance(self._model.base_model, TokenShiftModel):
+            before = [
+                token
+                for slot, start, tokens in zip(slots, starts, new, strict=True)
+                for token in [self._read[slot][start - 1] if start else tokens[0], *tokens[:-1]]
+            ]
+            options["before_ids"] = torch.tensor([before], device=device)
         hidden_MD = self._model.base_model(
             input_ids=torch.tensor([[token for tokens in new for token in tokens]], device=device),
             position_ids=self._slots.point(slots, starts, lengths),
             attention_mask=torch.empty(1, 1, 1, 1, device=device),  # has four axes, so that the model makes none
             use_cache=False,
-            slots=self._slots,
+            **options,
         ).last_hidden_state[0]
         self._slots.check()
         last_B = torch.tensor(lengths, device=device).cumsum(0) - 1
