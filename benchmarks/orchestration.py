@@ -27,7 +27,8 @@ from flywheel.config.root import load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.maintenance.retention import tend
 from flywheel.collect.stage import collect
-from flywheel.evaluation.evaluate import evaluate, gate
+from flywheel.evaluation.evaluate import evaluate
+from flywheel.evaluation.promotion import gate, opponent_of
 from flywheel.flows.iterations import begin, finish
 from flywheel.distill.stage import distill
 from flywheel.filters.curate import curate
@@ -41,10 +42,10 @@ for number in range(1, config.iterations + 1):
     curate(config, lake)
     tend(lake, config.lake.retire)
     rates = [evaluate(config, lake, name, Split.TEST, number) for name in config.collect.teachers]
-    students = [distill(config, lake, kind, number) for kind in ("hierarchical", "flat")]
-    decision = gate(config, lake, students[0].policy_id, iteration.champion_id, number)
-    rates += [evaluate(config, lake, one.policy_id, Split.TEST, number) for one in students]
-    finish(lake, number, write_report(config, lake, number, rates, decision, {}))
+    students = [distill(config, lake, kind, number).policy_id for kind in ("flat", "hierarchical")]
+    decisions = gate(config, lake, students, opponent_of(config, iteration.champion_id), number)
+    rates += [evaluate(config, lake, name, Split.TEST, number) for name in students]
+    finish(lake, number, write_report(config, lake, number, rates, dict(zip(students, decisions)), {}))
 """
 TURNS = """select finished_at - started_at as seconds, report->'seconds' as stages from iterations order by iteration"""
 

@@ -57,7 +57,9 @@ def main() -> None:
                     for report in reports
                     for rate in report["rates"]
                 ],
-                "gates": [report["gate"]["sentence"] for report in reports],
+                "gates": [
+                    f"{gate['challenger']}: {gate['sentence']}" for report in reports for gate in report["gates"]
+                ],
             },
             indent=2,
         )

@@ -25,7 +25,7 @@ def write_report(
     lake: Lake,
     number: int,
     rates: Sequence[Rate],
-    decision: GateDecision,
+    decisions: Mapping[str, GateDecision],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Write `reports/iteration-N.{json,md,png}` in the data directory and return the report as plain data."""
@@ -35,7 +35,10 @@ def write_report(
         "seed": config.seed,
         "iteration": number,
         "rates": [asdict(rate) for rate in rates],
-        "gate": {**asdict(decision), "sentence": decision.sentence},
+        "gates": [
+            {"challenger": name, **asdict(decision), "sentence": decision.sentence}
+            for name, decision in decisions.items()
+        ],
         "seconds": dict(seconds),
         "routes": route_counts(lake),
         "reasons": route_reasons(lake),
@@ -84,7 +87,9 @@ def as_markdown(history: Sequence[dict[str, Any]], picture: str) -> str:
         for row in newest["reasons"]
     )
     gates = "\n".join(
-        f"- iteration {report['iteration']}: {markdown(report['gate']['sentence'])}" for report in history
+        f"- iteration {report['iteration']}, {gate['challenger']}: {markdown(gate['sentence'])}"
+        for report in history
+        for gate in report["gates"]
     )
     return f"""# {newest["name"]}: iteration {newest["iteration"]}
 

@@ -32,7 +32,8 @@ def print_summary(
         table.add_row(*map(printable, row.values()))
     console.print(table)
     for report in reports:
-        console.print(f"gate {report['iteration']}: {printable(report['gate']['sentence'])}")
+        for gate in report["gates"]:
+            console.print(f"gate {report['iteration']}, {gate['challenger']}: {printable(gate['sentence'])}")
     routes = ", ".join(f"{count} {route}" for route, count in reports[-1]["routes"].items())
     console.print(f"trajectories: {routes}")
     newest = config.data_dir / "reports" / f"iteration-{reports[-1]['iteration']}"
@@ -57,7 +58,10 @@ def status_of(lake: Lake) -> dict[str, Any]:
     turns = iterations(lake)
     reigns = history(lake)
     counts = lake.sql("select count(*) as episodes, count(*) filter (route is null) as waiting from trajectories")
-    gate = lake.sql("select iteration, challenger_id, result from gates order by iteration desc limit 1").to_pylist()
+    gates = lake.sql(
+        """select iteration, challenger_id, result from gates where iteration = (select max(iteration) from gates)
+           order by promoted desc, challenger_id"""
+    ).to_pylist()
     return {
         "snapshot": lake.snapshot(),
         **counts.to_pylist()[0],
@@ -65,7 +69,7 @@ def status_of(lake: Lake) -> dict[str, Any]:
         "iteration_running": next((turn.number for turn in turns if not turn.finished), None),
         "champion": champion(lake),
         "why": reigns[-1].reason if reigns else "no student was promoted yet",
-        "last_gate": _told(gate[0]) if gate else None,
+        "last_gates": [_told(gate) for gate in gates],
         "served": _served(lake),
     }
 
@@ -98,7 +102,7 @@ def history_of(lake: Lake) -> dict[str, list[dict[str, Any]]]:
                 "finished": iteration.finished,
                 "began_under": iteration.champion_id,
                 "rates": ", ".join(f"{policy} {rate}" for policy, rate in rates.items()),
-                "gate": iteration.report.get("gate", {}).get("sentence", ""),
+                "gates": [f"{gate['challenger']}: {gate['sentence']}" for gate in iteration.report.get("gates", [])],
                 "seconds": round(sum(iteration.report.get("seconds", {}).values())),
             }
         )
@@ -119,7 +123,7 @@ def history_lines(changes: dict[str, list[dict[str, Any]]]) -> list[str]:
     for iteration in changes["iterations"]:
         state = f"{iteration['seconds']} s" if iteration["finished"] else "not finished"
         lines.append(f"iteration {iteration['iteration']} ({state}, began under {iteration['began_under']})")
-        lines += [f"  {iteration[key]}" for key in ("rates", "gate") if iteration[key]]
+        lines += [f"  {line}" for line in (iteration["rates"], *iteration["gates"]) if line]
     lines += [
         f"champion since {change['since']}: {change['champion']}, {change['why']}"
         for change in changes["champion_changes"]

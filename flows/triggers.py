@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from scipy.stats import fisher_exact
@@ -45,12 +46,15 @@ def announce_curated(config: Config, lake: Lake) -> int:
     return waiting
 
 
-def announce_gate(config: Config, lake: Lake, iteration: int, challenger: str, decision: GateDecision) -> list[Drop]:
+def announce_gate(config: Config, lake: Lake, iteration: int, decisions: Mapping[str, GateDecision]) -> list[Drop]:
     """Say who is champion now, and in which slices success fell since the gate before."""
-    if decision.promoted:
-        tell(config.name, CROWNED, iteration=iteration, champion=challenger, decision=decision.sentence)
+    deciding = next(iter(decisions.values()))
+    for name, decision in decisions.items():
+        if decision.promoted:
+            deciding = decision
+            tell(config.name, CROWNED, iteration=iteration, champion=name, decision=decision.sentence)
     before = _gate_before(lake, iteration)
-    drops = drops_between(before, decision, config.triggers.slice_drop) if before else []
+    drops = drops_between(before, deciding, config.triggers.slice_drop) if before else []
     for drop in drops:
         tell(config.name, DROPPED, iteration=iteration, **asdict(drop))
     return drops
@@ -76,7 +80,13 @@ def drops_between(before: GateDecision, after: GateDecision, least: float, alpha
 
 
 def _gate_before(lake: Lake, iteration: int) -> GateDecision | None:
-    query = select(GATE.c.result).where(GATE.c.iteration < iteration).order_by(GATE.c.iteration.desc()).limit(1)
+    """The gate that decided who was in force: that of the promoted challenger, or of any where none was."""
+    query = (
+        select(GATE.c.result)
+        .where(GATE.c.iteration < iteration)
+        .order_by(GATE.c.iteration.desc(), GATE.c.promoted.desc(), GATE.c.gate_id)
+        .limit(1)
+    )
     with lake.catalog.read() as connection:
         result = connection.scalar(query)
     return GateDecision.from_json(json.loads(result)) if result else None

@@ -22,8 +22,9 @@ from flywheel.datasets.maintenance.retention import tend
 from flywheel.distill.launching import distill_apart
 from flywheel.distill.subgoals.segmentation import names_subgoals
 from flywheel.errors import InfrastructureError, LakeAwayError
-from flywheel.evaluation.evaluate import Rate, evaluate, gate
+from flywheel.evaluation.evaluate import Rate, evaluate
 from flywheel.evaluation.gate import GateDecision, foresight
+from flywheel.evaluation.promotion import gate, opponent_of
 from flywheel.filters.curate import curate
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
 from flywheel.flows.budget import BudgetTracker
@@ -67,12 +68,12 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         curate_stage(budget)
         upkeep = upkeep_stage.submit(config, lake)
         teachers = [evaluate_stage(budget, name) for name in config.collect.teachers]
-        control = distill_stage(budget, "flat")
-        challenger = distill_stage(budget, "hierarchical") if plans(budget) else control
-        decision = gate_stage(budget, challenger, iteration)
-        students = [evaluate_stage(budget, name) for name in dict.fromkeys((control.policy_id, challenger.policy_id))]
+        kinds = ("flat", "hierarchical") if plans(budget) else ("flat",)
+        challengers = [distill_stage(budget, kind).policy_id for kind in kinds]
+        decisions = gate_stage(budget, challengers, iteration)
+        students = [evaluate_stage(budget, name) for name in challengers]
         upkeep.wait()
-        return report_stage(budget, [*teachers, *students], decision)
+        return report_stage(budget, [*teachers, *students], decisions)
 
 
 def plans(budget: BudgetTracker) -> bool:
@@ -146,18 +147,27 @@ def distill_stage(budget: BudgetTracker, kind: str) -> PolicyCard:
 
 
 @task(name="gate", **STAGE)
-def gate_stage(budget: BudgetTracker, challenger: PolicyCard, iteration: Iteration) -> GateDecision:
+def gate_stage(budget: BudgetTracker, challengers: list[str], iteration: Iteration) -> dict[str, GateDecision]:
+    """The decision on each challenger. The first champion must beat the config's baseline."""
     config, lake, number = budget.config, budget.lake, budget.iteration
-    expected = foresight(config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks)
+    expected = foresight(
+        config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks, len(challengers)
+    )
     publish(config.name, "gate-expects", number, [{"expects": expected}])
     with budget.stage("gate", DECIDED) as result, bar(f"gate {number}") as progress:
         report = budget.episodes("gate", progress)
-        decision = gate(config, lake, challenger.policy_id, iteration.champion_id, number, report)
-        result |= {"promoted": decision.promoted, "decision": decision.sentence, "challenger": challenger.policy_id}
-    announce_gate(config, lake, number, challenger.policy_id, decision)
-    publish(config.name, "gate", number, [{"decision": decision.sentence}])
-    publish(config.name, "gate-slices", number, [asdict(each) for each in decision.slices])
-    return decision
+        opponent = opponent_of(config, iteration.champion_id)
+        decisions = dict(zip(challengers, gate(config, lake, challengers, opponent, number, report), strict=True))
+        sentences: list[dict[str, object]] = [
+            {"challenger": name, "decision": decision.sentence} for name, decision in decisions.items()
+        ]
+        promoted = next((name for name, decision in decisions.items() if decision.promoted), None)
+        result |= {"promoted": promoted, "decisions": sentences}
+    announce_gate(config, lake, number, decisions)
+    publish(config.name, "gate", number, sentences)
+    slices = [{"challenger": name, **asdict(each)} for name in decisions for each in decisions[name].slices]
+    publish(config.name, "gate-slices", number, slices)
+    return decisions
 
 
 @task(name="evaluate", **STAGE)
@@ -172,9 +182,9 @@ def evaluate_stage(budget: BudgetTracker, name: str) -> Rate:
 
 
 @task(name="report", **STAGE)
-def report_stage(budget: BudgetTracker, rates: list[Rate], decision: GateDecision) -> dict[str, Any]:
+def report_stage(budget: BudgetTracker, rates: list[Rate], decisions: dict[str, GateDecision]) -> dict[str, Any]:
     with budget.stage("report"):
-        report = write_report(budget.config, budget.lake, budget.iteration, rates, decision, budget.seconds)
+        report = write_report(budget.config, budget.lake, budget.iteration, rates, decisions, budget.seconds)
         publish_report(budget.config.name, budget.iteration, report["files"])
         finish(budget.lake, budget.iteration, report)
     tell(budget.config.name, TURNED, iteration=budget.iteration, seconds=budget.seconds)

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import PolicyError
 from flywheel.evaluation.gate import GateDecision, decide, foresight, look_sizes, minimum_detectable_effect
+from flywheel.evaluation.promotion import gate, opponent_of
 from flywheel.evaluation.statistics import clustered_mean, crossed_mean, rate
 from flywheel.policies.registry import RANDOM, champion, crown, history, rollback
 
@@ -125,6 +127,31 @@ def test_the_simulation_decides_as_the_gate_does() -> None:
 def test_unpaired_outcomes_are_refused() -> None:
     with pytest.raises(ValueError, match="same tasks"):
         decide([True], [True, False], alpha=0.05, power=0.8)
+
+
+def test_the_best_of_several_challengers_is_promoted_and_the_level_is_shared(lake: Lake, smoke: Config) -> None:
+    config = smoke.model_copy(
+        update={
+            "gate": smoke.gate.model_copy(update={"baseline": "noisy_expert"}),
+            "evaluate": smoke.evaluate.model_copy(update={"dev_tasks": 16}),
+        }
+    )
+    assert opponent_of(config, champion(lake)) == "noisy_expert"
+    assert opponent_of(config, "student-a") == "student-a"
+    best, passed_over = gate(config, lake, ["expert", "noisy_expert"], RANDOM, 1)
+    assert champion(lake) == "expert"
+    assert (best.promoted, passed_over.promoted, passed_over.better) == (True, False, "expert")
+    assert passed_over.p_value <= passed_over.alpha == best.alpha == config.gate.alpha / 2
+    assert passed_over.sentence.startswith("passed over for expert")
+    assert "one of 2 challengers" in best.sentence
+    before = len(history(lake))
+    assert gate(config, lake, ["expert", "noisy_expert"], RANDOM, 1) == [best, passed_over]
+    assert len(history(lake)) == before
+    rows = lake.sql("select challenger_id, promoted from gates").to_pylist()
+    assert [(row["challenger_id"], bool(row["promoted"])) for row in rows] == [
+        ("expert", True),
+        ("noisy_expert", False),
+    ]
 
 
 def test_rollback_walks_back_through_the_history(lake: Lake) -> None:

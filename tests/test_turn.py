@@ -53,7 +53,8 @@ def test_the_report_tells_everything(turned: Path) -> None:
     assert report["rates"][0]["rate"] == 1.0
     for rate in report["rates"]:
         assert 0 <= rate["low"] <= rate["rate"] <= rate["high"] <= 1
-    assert report["gate"]["tasks"] == 6
+    assert [gate["challenger"].partition("-")[0] for gate in report["gates"]] == ["flat", "hierarchical"]
+    assert [gate["tasks"] for gate in report["gates"]] == [6, 6]
     assert (
         sum(report["routes"].values()) == Lake(turned).sql("select count(*) as n from trajectories").to_pylist()[0]["n"]
     )

@@ -13,9 +13,10 @@ from flywheel.collect.stage import collect as collect_iteration
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill as distill_student
-from flywheel.evaluation.evaluate import Rate, gate
+from flywheel.evaluation.evaluate import Rate
 from flywheel.evaluation.evaluate import evaluate as evaluate_policy
 from flywheel.evaluation.gate import GateDecision
+from flywheel.evaluation.promotion import gate, opponent_of
 from flywheel.filters.curate import curate as curate_lake
 from flywheel.policies.card import PolicyCard
 from flywheel.policies.registry import champion
@@ -72,4 +73,5 @@ def promote(
 ) -> GateDecision:
     """Let a challenger meet the champion on an iteration's dev tasks, in an exact paired test (McNemar 1947); it
     becomes champion where it is better at `gate.alpha` and no slice is worse."""
-    return gate(config, lake, challenger, champion(lake), iteration, progress)
+    (decision,) = gate(config, lake, [challenger], opponent_of(config, champion(lake)), iteration, progress)
+    return decision

@@ -191,13 +191,13 @@ def promote(
     """Play a challenger and the champion on held-out tasks; promote it if it wins the paired test."""
     settings = load_config(config, sets)
     lake = lake_of(settings)
-    from flywheel.evaluation.evaluate import gate
     from flywheel.evaluation.gate import foresight
+    from flywheel.evaluation.promotion import gate, opponent_of
     from flywheel.flows.iterations import current
     from flywheel.flows.progress import bar
     from flywheel.policies.registry import champion, registered
 
-    challenger, opponent = str(registered(lake, policy).policy_id), champion(lake)
+    challenger, opponent = str(registered(lake, policy).policy_id), opponent_of(settings, champion(lake))
     number = iteration or current(lake)
     if dry_run:
         say({"challenger": challenger, "champion": opponent, "tasks": settings.evaluate.dev_tasks}, as_json)
@@ -207,7 +207,7 @@ def promote(
         file=sys.stderr,
     )
     with bar("gate") as progress:
-        decision = gate(settings, lake, challenger, opponent, number, progress)
+        (decision,) = gate(settings, lake, [challenger], opponent, number, progress)
     say(asdict(decision) if as_json else decision.sentence, as_json)
 
 

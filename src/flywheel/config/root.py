@@ -214,6 +214,10 @@ class GateConfig(Section):
     """When a challenger replaces the champion."""
 
     alpha: float = Field(default=0.05, gt=0, lt=1, description="Level of the exact McNemar test.")
+    baseline: str = Field(
+        default="random",
+        description="Whom the first students must beat, before there is a champion: random, or a teacher's name.",
+    )
     looks: Count = Field(default=1, description="Interim looks at growing data; the level is shared among them.")
     power: float = Field(default=0.8, gt=0, lt=1, description="Power at which the minimum detectable effect is told.")
 

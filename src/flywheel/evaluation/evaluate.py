@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert
 
 from flywheel.agents.policy import Policy
-from flywheel.collect.curriculum import horizon
 from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config
-from flywheel.datasets.lake.catalog import EVALUATION, GATE, now
+from flywheel.datasets.lake.catalog import EVALUATION
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
-from flywheel.environments.capabilities import KnowsSolutions
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
-from flywheel.errors import ConfigError, FlywheelError, PolicyError
-from flywheel.evaluation.gate import GateDecision, at_look, decide, look_sizes
+from flywheel.errors import ConfigError, FlywheelError
 from flywheel.evaluation.statistics import rate as rate_of
 from flywheel.filters.curate import curate
 from flywheel.policies.factory import make_policy
-from flywheel.policies.registry import champion, crown
+from flywheel.policies.registry import champion
 from flywheel.rollouts.episode import Job, Origin
 from flywheel.rollouts.play import INFRASTRUCTURE_RETRIES, NO_HOOKS, RETRY_STRIDE
 from flywheel.rollouts.tasks import task_source
@@ -107,91 +102,6 @@ def outcomes(lake: Lake, policy_id: str, tasks: Sequence[Task]) -> dict[str, tup
     ).to_pylist()
     by_task = {row["task_id"]: (bool(row["verified"]), float(row["score"])) for row in rows}
     return {task.task_id: by_task[task.task_id] for task in tasks if task.task_id in by_task}
-
-
-def gate(
-    config: Config,
-    lake: Lake,
-    challenger: str,
-    opponent: str,
-    iteration: int,
-    progress: Callable[[int], None] = lambda done: None,
-) -> GateDecision:
-    """Play a challenger and the champion on this iteration's dev tasks; promote it if it wins the paired test.
-
-    A gate is decided once: asked again, it answers what it answered.
-    """
-    gate_id = digest("gate", config.identity(), iteration, challenger, opponent)
-    if known := _decided(lake, gate_id):
-        return known
-    if opponent == challenger:
-        raise PolicyError(f"{challenger} is the champion already; there is nothing to decide")
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
-        tasks = held_out_tasks(config, world, Split.DEV, iteration)
-        slices = {task.task_id: slices_of(world, task) for task in tasks}
-    sizes = look_sizes(len(tasks), config.gate.looks)
-    for look, size in enumerate(sizes, start=1):
-        rates = [
-            evaluate(config, lake, name, Split.DEV, iteration, progress, tasks[:size])
-            for name in (challenger, opponent)
-        ]
-        decision = at_look(_compare(config, lake, rates, tasks[:size], slices, len(sizes)), look, len(sizes))
-        if decision.promoted or decision.hopeless:
-            break
-    if decision.promoted:
-        crown(lake, challenger, decision.sentence, gate_id)
-    with lake.catalog.write() as connection:
-        connection.execute(
-            insert(GATE).values(
-                gate_id=gate_id,
-                iteration=iteration,
-                challenger_id=challenger,
-                champion_id=opponent,
-                promoted=int(decision.promoted),
-                result=json.dumps(asdict(decision)),
-                created_at=now(connection),
-            )
-        )
-    return decision
-
-
-def slices_of(world: World, task: Task) -> tuple[str, ...]:
-    """Names of the parts that a task belongs to: environment and family, and its horizon where the world knows it."""
-    family = (task.environment, task.family or f"{task.environment} {task.parameters}")
-    if not isinstance(world, KnowsSolutions):
-        return family
-    low = 2 ** horizon(world, task)
-    return (f"{low} to {2 * low - 1} steps", *family)
-
-
-def _compare(
-    config: Config,
-    lake: Lake,
-    rates: Sequence[Rate],
-    tasks: Sequence[Task],
-    slices: Mapping[str, Sequence[str]],
-    looks: int,
-) -> GateDecision:
-    """The paired test on those tasks that broke for neither."""
-    ours, theirs = (outcomes(lake, rate.policy_id, tasks) for rate in rates)
-    shared = [task for task in tasks if task.task_id in ours.keys() & theirs.keys()]
-    ids = [task.task_id for task in shared]
-    names = dict.fromkeys(name for task_id in ids for name in slices[task_id])
-    return decide(
-        [ours[task_id][0] for task_id in ids],
-        [theirs[task_id][0] for task_id in ids],
-        alpha=config.gate.alpha / looks,
-        power=config.gate.power,
-        gains=[ours[task_id][1] - theirs[task_id][1] for task_id in ids],
-        groups=[task.group for task in shared],
-        slices={name: np.array([name in slices[task_id] for task_id in ids]) for name in names},
-    )
-
-
-def _decided(lake: Lake, gate_id: str) -> GateDecision | None:
-    with lake.catalog.read() as connection:
-        result = connection.scalar(select(GATE.c.result).where(GATE.c.gate_id == gate_id))
-    return None if result is None else GateDecision.from_json(json.loads(result))
 
 
 def _rate(

@@ -60,13 +60,23 @@ class GateDecision:
     worse: tuple[str, ...] = ()
     look: int = 1
     looks: int = 1
+    challengers: int = 1
+    """How many of them share the gate's level."""
+    better: str = ""
+    """The challenger that was promoted instead, where this one won its test, too."""
+
+    @property
+    def gain(self) -> float:
+        """The difference in success."""
+        return (self.wins - self.losses) / self.tasks
 
     @property
     def sentence(self) -> str:
         """The decision as a sentence."""
-        verb = "promoted" if self.promoted else "refused"
+        verb = "promoted" if self.promoted else f"passed over for {self.better}" if self.better else "refused"
         where = f"; worse on {', '.join(self.worse)}" if self.worse else ""
         look = f", look {self.look} of {self.looks}" if self.looks > 1 else ""
+        look += f", one of {self.challengers} challengers" if self.challengers > 1 else ""
         return (
             f"{verb}: {self.challenger_rate:.1%} against {self.champion_rate:.1%} on {self.tasks} tasks, "
             f"{self.wins} won and {self.losses} lost, exact McNemar p = {self.p_value:.2g} "
@@ -141,12 +151,13 @@ def look_sizes(tasks: int, looks: int) -> list[int]:
     return sorted({max(1, round(tasks * (number + 1) / looks)) for number in range(looks)})
 
 
-def foresight(tasks: int, alpha: float, power: float, looks: int = 1) -> str:
+def foresight(tasks: int, alpha: float, power: float, looks: int = 1, challengers: int = 1) -> str:
     """What a gate can find, before it runs."""
-    effect = minimum_detectable_effect(tasks, GUESS, alpha / looks, power)
+    effect = minimum_detectable_effect(tasks, GUESS, alpha / looks / challengers, power)
+    shared = f" for {challengers} challengers" if challengers > 1 else ""
     return (
-        f"{tasks} tasks, level {alpha:g} in {looks} look{'s' if looks > 1 else ''}: where the policies differ on "
-        f"{GUESS:.0%} of the tasks, a gain of {effect:.0%} is found with {power:.0%} power"
+        f"{tasks} tasks, level {alpha:g} in {looks} look{'s' if looks > 1 else ''}{shared}: where the policies differ "
+        f"on {GUESS:.0%} of the tasks, a gain of {effect:.0%} is found with {power:.0%} power"
     )
 
 
