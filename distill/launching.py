@@ -1,9 +1,10 @@
-"""Starts the distill stage under torchrun when a config asks for several processes.
+"""Starts the distill stage in processes of its own: under torchrun, where a config asks for several, and for students
+that are trained side by side.
 
-    python -m torch.distributed.run … -m flywheel.distill.launching ORDER
+    python [-m torch.distributed.run …] -m flywheel.distill.launching ORDER
 
-ORDER is a JSON file: settings, kind and iteration, and torchrun's process id, without which its processes end. The
-first process says on a line of JSON how far it is.
+ORDER is a JSON file: settings, kind and iteration, and the process without which these ones end. The first process says
+on a line of JSON how far it is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import flywheel.errors
@@ -24,6 +27,7 @@ from flywheel.errors import FlywheelError, InfrastructureError
 from flywheel.policies.card import PolicyCard, read_card
 from flywheel.policies.registry import policy_directory
 from flywheel.runtime.distributed import is_main
+from flywheel.runtime.local_workers import available_cores
 from flywheel.runtime.parent import PULSE, die_with_parent, end_without
 from flywheel.runtime.subprocesses import child_environment, python_command
 
@@ -44,24 +48,50 @@ def distill_apart(
     """
     if config.train.processes == 1:
         return distill(config, lake, kind, iteration, progress, condition=condition, dataset=dataset)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.train.processes}"]
+    threads = max(1, available_cores() // config.train.processes)
+    what = {"kind": kind, "iteration": iteration, "condition": condition, "dataset": dataset}
+    return _launched(config, lake, torchrun, threads, what, progress)
+
+
+def distill_together(
+    config: Config,
+    lake: Lake,
+    kinds: Sequence[str],
+    iteration: int,
+    progress: Progress = lambda role, update, total, loss: None,
+) -> list[PolicyCard]:
+    """`distill_apart` for students of several kinds; with `train.side_by_side` each in a process with its share of the
+    cores, since threads make little of models this small."""
+    if not config.train.side_by_side:
+        return [distill_apart(config, lake, kind, iteration, progress) for kind in kinds]
+    threads = max(1, available_cores() // len(kinds))
+    orders = [{"kind": kind, "iteration": iteration, "condition": "", "dataset": ""} for kind in kinds]
+    with ThreadPoolExecutor(len(kinds)) as waiting:
+        cards = [waiting.submit(_launched, config, lake, [], threads, order, progress) for order in orders]
+        return [card.result() for card in cards]
+
+
+def _launched(
+    config: Config, lake: Lake, launcher: list[str], threads: int, what: dict[str, object], progress: Progress
+) -> PolicyCard:
+    """The student that other processes distilled."""
     with tempfile.TemporaryDirectory() as folder:
         order, errors = Path(folder) / "order.json", Path(folder) / "errors"
-        command = python_command("-m", "torch.distributed.run", "--standalone")
-        command += [f"--nproc-per-node={config.train.processes}", "-m", "flywheel.distill.launching", str(order)]
-        threads = str(max(1, (os.cpu_count() or 1) // config.train.processes))
+        command = python_command(*launcher, "-m", "flywheel.distill.launching", str(order))
         with errors.open("wb") as log:
             process = subprocess.Popen(
                 command,
-                env=child_environment(OMP_NUM_THREADS=threads),
+                env=child_environment(OMP_NUM_THREADS=str(threads)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 preexec_fn=die_with_parent,
             )
-        what = {"kind": kind, "iteration": iteration, "condition": condition, "dataset": dataset}
         aside = order.with_suffix(".new")
-        aside.write_text(json.dumps({"config": config.model_dump(mode="json"), "parent": process.pid, **what}))
+        parent = process.pid if launcher else os.getpid()
+        aside.write_text(json.dumps({"config": config.model_dump(mode="json"), "parent": parent, **what}))
         aside.rename(order)
         name = ""
         try:
@@ -87,7 +117,7 @@ def distill_apart(
 
 
 def main(order_file: str) -> None:
-    """One of torchrun's processes. It ends with torchrun, which ends with the process that started it."""
+    """One of the processes. Those of torchrun end with it, which ends with the process that started it."""
     while not (path := Path(order_file)).exists():  # written once torchrun's process id is known
         if not path.parent.exists():
             os._exit(1)

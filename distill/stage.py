@@ -47,7 +47,7 @@ from flywheel.trajectory import digest
 
 Progress = Callable[[str, int, int, float], None]
 """Hears (role, updates done, updates in all, loss)."""
-UNSEEN = {"checkpoint_seconds", "device", "finetune", "parallelism", "processes", "trackers"}
+UNSEEN = {"checkpoint_seconds", "device", "finetune", "parallelism", "processes", "side_by_side", "trackers"}
 """Settings of training that another student does not come of."""
 TRACKING = "tracking"
 """The folder of training curves, beside the lake."""

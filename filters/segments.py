@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 
@@ -104,10 +104,10 @@ def _parts(
     seen: dict[str, int | None] = {}
     start = 0
     for gain, action in zip(gains, actions, strict=True):
-        for word in _objects(action):
-            if word not in seen:
-                seen[word] = _first_view(word, views)
-        nameable = max((start if seen[word] is None else seen[word] or 0 for word in _objects(action)), default=start)
+        for thing in _things(action):
+            if thing not in seen:
+                seen[thing] = _first_view(thing, views)
+        nameable = max((start if seen[thing] is None else seen[thing] or 0 for thing in _things(action)), default=start)
         split = start if nameable > gain else max(nameable, start)
         if start < split:
             parts.append((start, split, EXPLORE, True))
@@ -135,11 +135,14 @@ def _gains(batch: TrajectoryBatch) -> Bools:
     return gained
 
 
-def _first_view(word: str, views: Sequence[str]) -> int | None:
-    """The first observation that shows a word."""
-    whole = re.compile(rf"(?<![a-z]){word}(?![a-z])")
+def _first_view(thing: str, views: Sequence[str]) -> int | None:
+    """The first observation that shows a thing by its whole name: a red apple and a potato are no red potato."""
+    whole = re.compile(rf"(?<![a-z]){thing}(?![a-z])")
     return next((place for place, view in enumerate(views) if whole.search(view.lower())), None)
 
 
-def _objects(action: str) -> list[str]:
-    return [word for word in _WORDS.findall(action.lower())[1:] if word not in _CONNECTIVES]
+def _things(action: str) -> list[str]:
+    """What an action names, the words of each name together: `cook red onion in oven` → `red onion`, `oven`."""
+    words = _WORDS.findall(action.lower())[1:]
+    names = [list(group) for small, group in groupby(words, _CONNECTIVES.__contains__) if not small]
+    return [" ".join(name) for name in names]

@@ -70,10 +70,10 @@ def _environment(config: Config) -> str:
         (task,) = tasks.draw(Split.TRAIN, 0, 1)
         seen = world.environments(1)[0].reset(task)
         able = describe_capabilities(world, seen)
-        for name in config.collect.teachers:
+        for name in (*config.collect.teachers, config.gate.baseline):
             if name in (EXPERT, NOISY_EXPERT) and not advises(world):
-                solver(world, f"the teacher {name}", "name another one in collect.teachers, as chat")
-            if name == RANDOM and seen.valid_actions is None:
+                solver(world, f"the teacher {name}", "name another one in collect.teachers and gate.baseline, as chat")
+            if name == RANDOM in config.collect.teachers and seen.valid_actions is None:
                 raise ConfigError("the teacher random needs an environment that lists valid actions; name another one")
         make_verifiers(config.curate.verifiers, Tools(world, config.data_dir))
     if tasks.listed is not None:
@@ -100,7 +100,7 @@ def _teachers(config: Config) -> str:
     from flywheel.policies.factory import CHAT, NAMES, SERVED
     from flywheel.policies.registry import registered
 
-    for name in config.collect.teachers:
+    for name in (*config.collect.teachers, config.gate.baseline):
         if name in (CHAT, SERVED):
             server = config.chat if name == CHAT else config.served
             if server.model not in (known := models_of(server)) and known:

@@ -6,6 +6,7 @@ results in the lake and does nothing, so a killed turn resumes by being run agai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.turn_lock import sole_turn
 from flywheel.datasets.maintenance.check import mend
 from flywheel.datasets.maintenance.retention import tend
-from flywheel.distill.launching import distill_apart
+from flywheel.distill.launching import distill_together
 from flywheel.distill.subgoals.segmentation import names_subgoals
 from flywheel.errors import InfrastructureError, LakeAwayError
 from flywheel.evaluation.evaluate import Rate, evaluate
@@ -69,7 +70,7 @@ def turn(config: Config, number: int) -> dict[str, Any]:
         upkeep = upkeep_stage.submit(config, lake)
         teachers = [evaluate_stage(budget, name) for name in config.collect.teachers]
         kinds = ("flat", "hierarchical") if plans(budget) else ("flat",)
-        challengers = [distill_stage(budget, kind).policy_id for kind in kinds]
+        challengers = [card.policy_id for card in distill_stage(budget, kinds)]
         decisions = gate_stage(budget, challengers, iteration)
         students = [evaluate_stage(budget, name) for name in challengers]
         upkeep.wait()
@@ -137,13 +138,16 @@ def upkeep_stage(config: Config, lake: Lake) -> None:
 
 
 @task(name="distill", **STAGE)
-def distill_stage(budget: BudgetTracker, kind: str) -> PolicyCard:
-    with budget.stage("distill", DISTILLED) as result, training_bar(f"distill {budget.iteration}") as progress:
-        card = distill_apart(budget.config, budget.lake, kind, budget.iteration, budget.updates("distill", progress))
-        result |= {"kind": kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
-    rows = [{"metric": name, "value": value} for name, value in card.metrics.items()]
-    publish(budget.config.name, f"distill-{kind}", budget.iteration, rows)
-    return card
+def distill_stage(budget: BudgetTracker, kinds: Sequence[str]) -> list[PolicyCard]:
+    config, number = budget.config, budget.iteration
+    with budget.stage("distill"), training_bar(f"distill {number}") as progress:
+        cards = distill_together(config, budget.lake, kinds, number, budget.updates("distill", progress))
+    for card in cards:
+        student = {"kind": card.kind, "policy_id": card.policy_id, "parent": card.parent_policy_id}
+        tell(config.name, DISTILLED, iteration=number, seconds=round(budget.seconds["distill"], 3), **student)
+        rows = [{"metric": name, "value": value} for name, value in card.metrics.items()]
+        publish(config.name, f"distill-{card.kind}", number, rows)
+    return cards
 
 
 @task(name="gate", **STAGE)

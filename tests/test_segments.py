@@ -69,3 +69,15 @@ def test_a_subgoal_names_the_instrument_before_the_object(thing: str, by: str, i
     assert subgoal_name(f"cook {thing} {by} {instrument}") == f"cook {by} {instrument} {thing}"
     assert subgoal_name(f"take {thing}") == f"take {thing}"
     assert subgoal_name(f"take {thing} from {instrument}") == f"take {thing} from {instrument}"
+
+
+def test_a_thing_is_seen_by_its_whole_name(golden: list[Trajectory]) -> None:
+    """Its words alone, one in the name of this and one in that, are not it: the agent still explores."""
+    views = ("A red apple.", "A red apple and a potato.", "A red potato.", "Done.")
+    actions = ("open fridge", "move north", "take red potato", "wait")
+    steps = tuple(
+        replace(step, observation=view, action=action, progress=0.5 * (step.index >= 2), document="")
+        for step, view, action in zip(golden[0].steps, views, actions, strict=False)
+    )
+    parts = segment(replace(golden[0], steps=steps))
+    assert [(part.start, part.end, part.subgoal) for part in parts[:2]] == [(0, 2, EXPLORE), (2, 3, "take red potato")]

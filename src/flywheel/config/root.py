@@ -28,6 +28,7 @@ AT_WORK = frozenset({"serve", "triggers", "budget", "notify", "cluster"})
 APART = (
     ("train", "parallelism"),
     ("train", "processes"),
+    ("train", "side_by_side"),
     ("train", "trackers"),
     ("environment", "workers"),
     ("environment", "processes"),

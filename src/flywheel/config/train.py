@@ -53,6 +53,10 @@ class TrainConfig(Section):
         description="Under torchrun: DDP; or FSDP2, which spreads the model over the processes.",
     )
     processes: Count = Field(default=1, description="Processes of torchrun that a turn trains each student with.")
+    side_by_side: bool = Field(
+        default=False,
+        description="A turn trains flat and hierarchical student at once, each on its share of the cores.",
+    )
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         default=("tensorboard",), description="Where training curves go; TensorBoard files lie in data_dir/tracking."
     )

@@ -83,7 +83,7 @@ class WorkerProcess:
             name = getattr(make, "__name__", "worker")
             self.popen = subprocess.Popen(
                 python_command("-m", __name__, name, str(theirs.fileno())),
-                env=child_environment(OMP_NUM_THREADS=str(max(1, _cores() // share))),
+                env=child_environment(OMP_NUM_THREADS=str(max(1, available_cores() // share))),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=[theirs.fileno()],
@@ -197,7 +197,7 @@ class LocalWorker:
             self._process.stop()
 
 
-def _cores() -> int:
+def available_cores() -> int:
     """How many cores this process may use."""
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the first of a list is the outermost
     return int(limit) if limit.isdigit() else os.cpu_count() or 1
