@@ -143,6 +143,7 @@ def load_part(directory: Path, *, trainable: bool = False) -> Part:
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """A role's tokenizer alone. Raises `PolicyError` in one line."""
+    register_models()
     with _loading(directory):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     return tokenizer
