@@ -168,6 +168,21 @@ def test_task_and_documents_stand_right_before_every_subgoal() -> None:
     assert said.index("<|subgoal|>dice onion") < said.rindex("Dice the onion.")
 
 
+def test_what_the_documents_ask_for_and_the_view_shows_stands_last_until_it_is_done() -> None:
+    recipe = "Ingredients:\nred onion\nonion\negg\nDice the red onion."
+    seen = Observation("A Red Onion, and some eggs.", location="kitchen")
+    context = HierarchicalContext("Cook.", Limits(), memory=Memory(documents=(recipe,)))
+    context.observe(seen)
+    assert text_of(context.plan(seen).pieces).endswith("<|in view|>red onion, onion")
+    context.adopt("take red onion")
+    context.act(seen, "take red onion")
+    context.finish(SubgoalOutcome.STUCK)
+    assert text_of(context.plan(seen).pieces).endswith("<|in view|>red onion, onion")
+    context.adopt("take red onion")
+    context.finish(SubgoalOutcome.DONE)
+    assert text_of(context.plan(seen).pieces).endswith("<|document|>" + recipe)
+
+
 def test_what_is_too_long_to_be_restated_is_read_once_a_window() -> None:
     book = "So it goes. " * RESTATED
     for long, short in (("Cook. " * RESTATED, "A note."), ("Cook.", book)):

@@ -15,7 +15,7 @@ import pytest
 
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.distill.launching import distill_apart
+from flywheel.distill.launching import distill_apart, distill_together
 from flywheel.distill.stage import distill
 from flywheel.errors import FlywheelError
 from flywheel.filters.curate import curate
@@ -118,6 +118,22 @@ def test_a_turn_trains_in_two_processes(smoke: Config, lake: Lake, golden: list[
     assert distill(config, lake, "flat", 1).policy_id == card.policy_id
 
 
+@pytest.mark.minutes
+def test_students_side_by_side_are_those_of_one_after_the_other(
+    smoke: Config, lake: Lake, golden: list[Trajectory]
+) -> None:
+    lake.append(golden, "collect")
+    config = smoke.model_copy(update={"data_dir": lake.root})
+    side_by_side = config.model_copy(update={"train": config.train.model_copy(update={"side_by_side": True})})
+    with pytest.raises(FlywheelError, match="no verified training trajectory"):
+        distill_together(side_by_side, lake, KINDS, 1)
+    curate(config, lake)
+    heard: set[str] = set()
+    cards = distill_together(side_by_side, lake, KINDS, 1, lambda role, update, total, loss: heard.add(role))
+    assert heard == {"flat", "planner", "executor"}
+    assert [card.policy_id for card in distill_together(config, lake, KINDS, 1)] == [card.policy_id for card in cards]
+
+
 @pytest.mark.slow
 def test_what_processes_of_training_refuse_is_told_here(smoke: Config, lake: Lake) -> None:
     both = smoke.model_copy(update={"data_dir": lake.root, "train": smoke.train.model_copy(update={"processes": 2})})
@@ -125,25 +141,29 @@ def test_what_processes_of_training_refuse_is_told_here(smoke: Config, lake: Lak
         distill_apart(both, lake, "flat", 1)
 
 
+KINDS = ("flat", "hierarchical")
 WANTS = """
 import sys
 from flywheel.config.root import load
 from flywheel.datasets.lake.lake import Lake
-from flywheel.distill.launching import distill_apart
+from flywheel.distill.launching import distill_together
 from pathlib import Path
-config = load(Path(sys.argv[1]), [f"data_dir={sys.argv[2]}", "train.processes=2", "train.epochs.flat=1000"])
-distill_apart(config, Lake.of(config), "flat", 1)
+config = load(Path(sys.argv[1]), [f"data_dir={sys.argv[2]}", f"train.{sys.argv[3]}", "train.epochs.flat=1000"])
+distill_together(config, Lake.of(config), ["flat", "hierarchical"], 1)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.0, 12.0], ids=["while they start", "while they train"])
+@pytest.mark.parametrize("how", ["processes=2", "side_by_side=true"])
 def test_trainers_end_with_whoever_wanted_them(
-    smoke: Config, lake: Lake, golden: list[Trajectory], pause: float
+    smoke: Config, lake: Lake, golden: list[Trajectory], how: str, pause: float
 ) -> None:
     lake.append(golden, "collect")
     curate(smoke.model_copy(update={"data_dir": lake.root}), lake)
-    process = subprocess.Popen([sys.executable, "-c", WANTS, str(SMOKE), str(lake.root)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WANTS, str(SMOKE), str(lake.root), how], stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while len(trainers := _trainers(process.pid)) < 2:
         assert process.poll() is None

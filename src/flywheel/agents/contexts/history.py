@@ -15,6 +15,7 @@ from flywheel.agents.contexts.prompts import (
     SubgoalOutcome,
     UnreadWindow,
     Window,
+    lines_in_view,
     open_window,
     restated,
 )
@@ -99,6 +100,8 @@ class HierarchicalContext(FlatContext):
     """Steps in a row, under this subgoal, after which the state was what it was before."""
     plan_window: Window | None = None
     plan_archive: list[Window] | None = None
+    finished: list[str] = field(default_factory=list)
+    """Subgoals that were done."""
     unread: Role | None = None
     """The level whose windows are not asked for, where training rows of the other are made."""
 
@@ -137,7 +140,7 @@ class HierarchicalContext(FlatContext):
             self.plan_window = window
         else:
             window.look(observation)
-        window.restate(again)
+        window.restate([*again, *lines_in_view(self.memory.documents, observation.text, self.finished)])
         return window
 
     def _open(self, observation: Observation) -> Window:
@@ -156,6 +159,7 @@ class HierarchicalContext(FlatContext):
         assert self.plan_window is not None and self.window is not None
         if outcome is SubgoalOutcome.DONE:
             self.window.end_with(DONE, target=target, decision=self.steps)
+            self.finished.append(self.subgoal)
         self.plan_window.outcome(outcome)
         self.memory = self.memory.did(self.subgoal if outcome is SubgoalOutcome.DONE else f"{self.subgoal} {outcome}")
         self.subgoal = ""

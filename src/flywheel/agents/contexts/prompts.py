@@ -5,11 +5,12 @@ Pieces are tokenised one by one, so a prefix of a context is always a prefix of 
 
     executor   header · (subgoal · (act · feedback)* · act done)*
     flat       header · (act · feedback)*
-    planner    header · (view · task · document* · subgoal · outcome)*
+    planner    header · (view · task · document* · in view? · subgoal · outcome)*
 
 The planner's next subgoal is what its task and its documents ask for, less what is done. A causal model cannot mark a
 line of theirs as done where they stand before the deeds; restated behind the current view, their lines look back at the
-deeds (docs/experiments/0013). Only what fits `RESTATED` is restated; longer documents stay in the header.
+deeds (docs/experiments/0013). Only what fits `RESTATED` is restated; longer documents stay in the header. Lines of the
+documents that the view shows word for word, and that no finished subgoal names, are repeated last.
 
 Where an environment answers nothing but shows something else than before, the view stands in place of the feedback.
 Tokens are the budget: what the same location showed before in this window is not said again, sentence by sentence, but
@@ -31,6 +32,7 @@ WORDING = 4
 """Counts the ways in which contexts have been worded. Who learned from another one acts as another version under this
 one, and is distilled anew where it is asked for again."""
 TASK, DOCUMENT, ROUTES, PAST, VIEW = "<|task|>", "<|document|>", "<|routes|>", "<|past|>", "<|view|>"
+IN_VIEW = "<|in view|>"
 SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE, END = (
     "<|subgoal|>",
     "<|act|>",
@@ -43,7 +45,7 @@ PAD = "<|pad|>"
 RESTATED = 2000
 """Characters of the task and the documents that stand behind each of the planner's views."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-SPECIAL_TOKENS = (PAD, END, TASK, DOCUMENT, ROUTES, PAST, VIEW, SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE)
+SPECIAL_TOKENS = (PAD, END, TASK, DOCUMENT, ROUTES, PAST, VIEW, IN_VIEW, SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE)
 
 
 class Role(StrEnum):
@@ -108,6 +110,22 @@ def restated(instruction: str, documents: Sequence[str]) -> list[Piece]:
             room -= len(piece.text)
             kept.append(piece)
     return [piece for piece in given if piece in kept]
+
+
+def lines_in_view(documents: Sequence[str], view: str, finished: Sequence[str]) -> list[Piece]:
+    """Lines of the documents that stand in the view, whole words and any case, but in no finished subgoal: what is
+    asked for, in reach, and not done."""
+    lines = dict.fromkeys(line.strip() for document in documents for line in document.splitlines())
+    wanted = [
+        line for line in lines if line and _stands(line, view) and not any(_stands(line, name) for name in finished)
+    ]
+    return [Piece(", ".join(wanted), marker=IN_VIEW)] if wanted else []
+
+
+def _stands(line: str, text: str) -> bool:
+    if line.casefold() not in text.casefold():
+        return False
+    return bool(re.search(rf"(?<!\w){re.escape(line)}(?!\w)", text, re.IGNORECASE))
 
 
 def _given(instruction: str, documents: Sequence[str]) -> list[Piece]:
