@@ -179,6 +179,11 @@ def test_only_a_hierarchy_needs_segments(smoke: Config, lake: Lake, golden: list
         distill(settings, lake, "hierarchical", 1)
 
 
+def test_a_tokenizer_from_before_is_told(data: tuple[list[Example], PreTrainedTokenizerBase]) -> None:
+    with pytest.raises(PolicyError, match="tokenizer does not know"):
+        token_id(data[1], "<|of yore|>")
+
+
 def test_nothing_verified_broken_students_and_other_wordings_are_told(
     smoke: Config, lake: Lake, golden: list[Trajectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

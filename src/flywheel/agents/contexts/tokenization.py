@@ -9,15 +9,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from flywheel.agents.contexts.prompts import END, Piece
+from flywheel.errors import PolicyError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of one special token."""
+    """The id of one special token. Raises `PolicyError` where the tokenizer has none, as that of an older student."""
     number = tokenizer.convert_tokens_to_ids(token)
-    assert isinstance(number, int)
+    if not isinstance(number, int) or number == tokenizer.unk_token_id:
+        raise PolicyError(f"the student's tokenizer does not know {token}: it is from before; distill it anew")
     return number
 
 
