@@ -61,7 +61,7 @@ def test_a_broken_episode_is_kept_apart_and_its_task_tried_again(
     smoke: Config, lake: Lake, world: World, origin: Origin
 ) -> None:
     flaky: World = FlakyWorld(world)  # type: ignore[assignment]
-    jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, 3)]
+    jobs = [Job(world.find(Split.TRAIN, seed)) for seed in range(3)]
     ids = play_jobs(smoke, lake, flaky, Expert(world), jobs, origin)
     assert len(ids) == 4
     curate(smoke, lake)

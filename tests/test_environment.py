@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
 
 from flywheel.config.root import Config, load
+from flywheel.environments.adapters.cookingworld import FOLD_SIZE, FOLD_START
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError
@@ -24,6 +26,13 @@ def test_folds_never_share_a_task(world: World) -> None:
     assert len(set.union(*groups)) == 600
     with pytest.raises(ConfigError, match="outside"):
         world.tasks(Split.TRAIN, 9_990, 20)
+
+
+def test_a_fold_holds_each_of_its_seeds_once_and_neighbours_are_unlike(world: World) -> None:
+    """Neighbouring seeds would share what the simulator draws first: a hundred of them are no sample of the fold."""
+    seeds = [task.seed for task in world.tasks(Split.DEV, 0, FOLD_SIZE)]
+    assert sorted(seeds) == list(range(FOLD_START[Split.DEV], FOLD_START[Split.DEV] + FOLD_SIZE))
+    assert min(abs(one - next_one) for one, next_one in pairwise(seeds)) > 1_000
 
 
 def test_games_are_independent_and_deterministic(world: World) -> None:
