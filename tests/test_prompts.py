@@ -10,7 +10,18 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.contexts.memory import Memory
-from flywheel.agents.contexts.prompts import ACT, DONE, RESTATED, SUBGOAL, Piece, Role, SubgoalOutcome, restated
+from flywheel.agents.contexts.prompts import (
+    ACT,
+    DONE,
+    MOST_IN_VIEW,
+    RESTATED,
+    SUBGOAL,
+    Piece,
+    Role,
+    SubgoalOutcome,
+    lines_in_view,
+    restated,
+)
 from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.agents.inference.language_model import LocalLanguageModel
 from flywheel.agents.policy import Decoding, Policy
@@ -181,6 +192,10 @@ def test_what_the_documents_ask_for_and_the_view_shows_stands_last_until_it_is_d
     context.adopt("take red onion")
     context.finish(SubgoalOutcome.DONE)
     assert text_of(context.plan(seen).pieces).endswith("<|document|>" + recipe)
+    book = "\n".join(f"line {number}" for number in range(1000))
+    (piece,) = lines_in_view([book], book, [])
+    assert piece.text.startswith("line 0, line 1")
+    assert len(piece.text) < 2 * MOST_IN_VIEW
 
 
 def test_what_is_too_long_to_be_restated_is_read_once_a_window() -> None:

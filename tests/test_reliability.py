@@ -1,6 +1,6 @@
 """Kill -9 again and again: four writers at once, a third of the batches sent twice, a compactor and purges beside them.
 
-FLYWHEEL_ROUNDS sets the number of kills for each backend: 5 by default, 100 in `make test-reliability`.
+FLYWHEEL_ROUNDS sets the number of kills for each backend: 3 by default, 100 in `make test-reliability`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flywheel.errors import LakeError
 from flywheel.trajectory import Route, RouteTo, Trajectory
 from tests.servers import BACKENDS, lake_url
 
-ROUNDS = int(os.environ.get("FLYWHEEL_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("FLYWHEEL_ROUNDS", "3"))
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 WRITERS = 4
 PAUSES = {"sqlite": 0.1, "postgresql": 0.1, "s3": 0.5}

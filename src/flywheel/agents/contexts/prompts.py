@@ -44,6 +44,8 @@ SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE, END = (
 PAD = "<|pad|>"
 RESTATED = 2000
 """Characters of the task and the documents that stand behind each of the planner's views."""
+MOST_IN_VIEW = 500
+"""Characters of those lines of the documents that are repeated because the view shows them."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SPECIAL_TOKENS = (PAD, END, TASK, DOCUMENT, ROUTES, PAST, VIEW, IN_VIEW, SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE)
 
@@ -86,10 +88,10 @@ class Piece:
         return f"{self.marker}{self.text}{END if self.ends else ''}"
 
 
-def header(instruction: str, memory: Memory, restated: Sequence[Piece] = ()) -> list[Piece]:
+def header(instruction: str, memory: Memory, later: Sequence[Piece] = ()) -> list[Piece]:
     """Task, documents, ways between locations and the recent past: everything a fresh window starts from, but for what
-    it restates."""
-    pieces = [piece for piece in _given(instruction, memory.documents) if piece not in restated]
+    stands `later` in it."""
+    pieces = [piece for piece in _given(instruction, memory.documents) if piece not in later]
     if memory.routes:
         pieces.append(Piece(marker=ROUTES))
         pieces += [Piece(f"{location}, {action}, {to}.") for location, action, to in memory.routes]
@@ -114,18 +116,19 @@ def restated(instruction: str, documents: Sequence[str]) -> list[Piece]:
 
 def lines_in_view(documents: Sequence[str], view: str, finished: Sequence[str]) -> list[Piece]:
     """Lines of the documents that stand in the view, whole words and any case, but in no finished subgoal: what is
-    asked for, in reach, and not done."""
+    asked for, in reach, and not done. At most `MOST_IN_VIEW` characters of them, the first."""
+    shown, done = view.casefold(), " \n ".join(finished).casefold()
     lines = dict.fromkeys(line.strip() for document in documents for line in document.splitlines())
-    wanted = [
-        line for line in lines if line and _stands(line, view) and not any(_stands(line, name) for name in finished)
-    ]
+    room, wanted = MOST_IN_VIEW, []
+    for line in lines:
+        if 0 < len(line) <= room and _stands(line.casefold(), shown) and not _stands(line.casefold(), done):
+            room -= len(line)
+            wanted.append(line)
     return [Piece(", ".join(wanted), marker=IN_VIEW)] if wanted else []
 
 
 def _stands(line: str, text: str) -> bool:
-    if line.casefold() not in text.casefold():
-        return False
-    return bool(re.search(rf"(?<!\w){re.escape(line)}(?!\w)", text, re.IGNORECASE))
+    return line in text and bool(re.search(rf"(?<!\w){re.escape(line)}(?!\w)", text))
 
 
 def _given(instruction: str, documents: Sequence[str]) -> list[Piece]:
@@ -195,8 +198,8 @@ class UnreadWindow(Window):
         pass
 
 
-def open_window(instruction: str, memory: Memory, observation: Observation, restated: Sequence[Piece] = ()) -> Window:
-    """A fresh window: header, less what is restated, and the whole current view."""
-    window = Window(header(instruction, memory, restated))
+def open_window(instruction: str, memory: Memory, observation: Observation, later: Sequence[Piece] = ()) -> Window:
+    """A fresh window: header, less what stands `later` in it, and the whole current view."""
+    window = Window(header(instruction, memory, later))
     window.look(observation)
     return window
