@@ -129,7 +129,7 @@ def test_nothing_is_lost_doubled_or_left_half(backend: str, request: pytest.Fixt
             victim = chance.choice(writers)
             victim.kill()
             victim.start()
-            if turn % 5 == 4:
+            if turn % 3 == 2:
                 compactor.kill()
                 compactor.start()
             if turn % max(2, ROUNDS // 3) == 1:
