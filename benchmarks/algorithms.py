@@ -77,7 +77,7 @@ def main() -> None:
 def settings_of(name: str, seed: int, given: argparse.Namespace) -> Config:
     """An arm's config with the environment of all."""
     own = [f"data_dir={given.lake}", f"seed={seed}", *given.set]
-    base = load(CONFIGS / "cloning.toml", own)
+    base = load(CONFIGS / "bc.toml", own)
     arm = load(CONFIGS / f"{name}.toml", own)
     return base.model_copy(update={"train": arm.train, "student": arm.student})
 
