@@ -14,7 +14,8 @@ from itertools import accumulate, groupby, pairwise
 import numpy as np
 
 from flywheel.filters.batch import Bools, TrajectoryBatch, batch_of, codes
-from flywheel.trajectory import Segment, Step, Trajectory, subgoal_name
+from flywheel.text import subgoal_name
+from flywheel.trajectory import Segment, Step, Trajectory
 
 SOURCE, LIVED = "milestones/2", "lived/1"
 EXPLORE = "explore"

@@ -136,7 +136,7 @@ def test_a_critic_is_ridge_regression_and_tells_what_it_is_worth() -> None:
 
 
 def test_a_student_of_a_query_learns_from_exactly_that(filled: Lake) -> None:
-    condition = "split = 'train' and policy = 'expert' and length < 12"
+    condition = "split = 'train' and policy = 'expert' and length < 16"
     wanted = set(filled.sql(f"select trajectory_id from trajectories where {condition}")["trajectory_id"].to_pylist())
     call = ["distill", "--where", condition, "--kind", "flat", "--json"]
     call += ["--student", str(SMOKE), "--set", f"data_dir={filled.root}"]

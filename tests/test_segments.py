@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel.filters.segments import EXPLORE, segment
-from flywheel.trajectory import Trajectory, subgoal_name
+from flywheel.text import subgoal_name
+from flywheel.trajectory import Trajectory
 
 
 def _check_cover(one: Trajectory) -> None:

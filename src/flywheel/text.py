@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, marks that turn the direction of text, and lone surrogates."""
+_INSTRUMENT = re.compile(r"(\S+) (.+?) ((?:in|on|with|using) .+)")
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~#!]|(?<![^\W_])_+|_+(?![^\W_])|:(?=//|[\w+-]+:)|@(?=\w)|(?i:(?<=www)\.)")
 
 
@@ -78,3 +79,13 @@ def unique(names: Sequence[str]) -> list[str]:
             candidate = f"{name}_{number}"
         taken.append(candidate)
     return taken
+
+
+def subgoal_name(action: str) -> str:
+    """How the subgoal is called that an action achieves: as the action, the instrument before the object.
+
+    `cook red onion in oven` → `cook in oven red onion`. Words are chosen one after the other, and the instrument leaves
+    few objects to choose from (docs/experiments/0013).
+    """
+    named = _INSTRUMENT.fullmatch(action)
+    return " ".join((named[1], named[3], named[2])) if named else action

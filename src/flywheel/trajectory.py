@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -203,19 +202,6 @@ class Step:
             raise ValueError(f"step {self.index}: the observation is not what its messages say")
         if self.output is not None and (self.action, self.thought) != (action_of(self.output), thought_of(self.output)):
             raise ValueError(f"step {self.index}: the action or the thought is not what its answer says")
-
-
-_INSTRUMENT = re.compile(r"(\S+) (.+?) ((?:in|on|with|using) .+)")
-
-
-def subgoal_name(action: str) -> str:
-    """How the subgoal is called that an action achieves: as the action, the instrument before the object.
-
-    `cook red onion in oven` → `cook in oven red onion`. Words are chosen one after the other, and the instrument leaves
-    few objects to choose from (docs/experiments/0013).
-    """
-    named = _INSTRUMENT.fullmatch(action)
-    return " ".join((named[1], named[3], named[2])) if named else action
 
 
 @dataclass(frozen=True, slots=True)

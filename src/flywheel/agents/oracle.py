@@ -13,7 +13,8 @@ from flywheel.agents.contexts.prompts import SubgoalOutcome
 from flywheel.agents.inference.decoding import Fault
 from flywheel.agents.policy import Decision, Past, Turn
 from flywheel.agents.student import HierarchicalAgent
-from flywheel.trajectory import Task, subgoal_name
+from flywheel.text import subgoal_name
+from flywheel.trajectory import Task
 
 
 @dataclass(frozen=True, slots=True)
