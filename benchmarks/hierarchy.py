@@ -4,9 +4,9 @@
 
 For each kitchen (named by the median steps of its expert) teachers play once; every arm learns from that one snapshot
 with each seed and plays the same held-out tasks under the same decoding rules. The controls of a hierarchical student,
-two models of N parameters: a flat one of N, one of 2N with a learning rate of its own, and one of N that trains for
-about as many CPU seconds. One JSON line a kitchen, arm and seed; then rates with Wilson intervals over all seeds' plays
-by the expert's length, and the differences of the hierarchical arm to each control, paired by task and seed, with
+two models of N parameters: a flat one of N, one of nearly 2N with a learning rate of its own, and one of N that trains
+for about as many CPU seconds. One JSON line a kitchen, arm and seed; then rates with Wilson intervals over all seeds'
+plays by the expert's length, and the differences of the hierarchical arm to each control, paired by task and seed, with
 intervals from a bootstrap over seeds and tasks. Stopped and started again, it trains only what it had not finished.
 """
 
@@ -80,21 +80,20 @@ def outcomes_of(kitchen: int, given: argparse.Namespace) -> tuple[np.ndarray, di
         Lake.of(base, create=True) as lake,
         open_world(base.environment.name, canonical(base.environment.parameters)) as world,
     ):
-        if not lake.sql("select 1 from trajectories limit 1").num_rows:
-            collect(base, lake, 1, RANDOM)
-            curate(base, lake)
+        collect(base, lake, 1, RANDOM)
+        curate(base, lake)
         tasks = world.tasks(Split(given.split), 5000, given.tasks)
         lengths = np.array([len(world.facts(task).gold_actions) for task in tasks])
         solved: dict[str, list[list[bool]]] = {arm: [] for arm in given.arms}
         for seed in range(given.seeds):
             for arm in given.arms:
-                kind, own = ARMS[arm]
-                settings = settings_of(kitchen, seed, own, given)
+                kind, arm_settings = ARMS[arm]
+                settings = settings_of(kitchen, seed, arm_settings, given)
                 solved[arm].append(run(settings, lake, world, kind, tasks, {"kitchen": kitchen, "arm": arm}))
         return lengths, {arm: np.array(rows, np.float64) for arm, rows in solved.items()}
 
 
-def settings_of(kitchen: int, seed: int, own: Sequence[str], given: argparse.Namespace) -> Config:
+def settings_of(kitchen: int, seed: int, arm_settings: Sequence[str], given: argparse.Namespace) -> Config:
     """The quickstart's settings, in another kitchen."""
     rooms, ingredients, steps = KITCHENS[kitchen]
     return load(
@@ -106,7 +105,7 @@ def settings_of(kitchen: int, seed: int, own: Sequence[str], given: argparse.Nam
             f"environment.max_steps={steps}",
             f"environment.parameters.numLocations={rooms}",
             f"environment.parameters.numIngredients={ingredients}",
-            *own,
+            *arm_settings,
             *given.set,
         ],
     )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 from torch.profiler import ProfilerActivity, profile
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flywheel.config.student import StudentConfig
 from flywheel.config.train import TrainConfig
@@ -30,6 +30,7 @@ from flywheel.distill.algorithms.bc import bc_loss
 from flywheel.distill.batching.examples import Example
 from flywheel.distill.batching.packing import collate, target_logits
 from flywheel.distill.training.loop import train
+from flywheel.policies.models import untrained
 from flywheel.policies.tokenizer import train_tokenizer
 
 ROW = 1024
@@ -37,20 +38,7 @@ STUDENT = StudentConfig()
 
 
 def model() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=STUDENT.vocabulary,
-            hidden_size=STUDENT.hidden,
-            intermediate_size=3 * STUDENT.hidden,
-            num_hidden_layers=STUDENT.layers,
-            num_attention_heads=STUDENT.heads,
-            num_key_value_heads=STUDENT.heads,
-            head_dim=STUDENT.hidden // STUDENT.heads,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-        )
-    )
+    return untrained(STUDENT, STUDENT.vocabulary, 0)
 
 
 def documents(count: int) -> list[Example]:

@@ -73,7 +73,7 @@ def _environment(config: Config) -> str:
         for name in (*config.collect.teachers, config.gate.baseline):
             if name in (EXPERT, NOISY_EXPERT) and not advises(world):
                 solver(world, f"the teacher {name}", "name another one in collect.teachers and gate.baseline, as chat")
-            if name == RANDOM in config.collect.teachers and seen.valid_actions is None:
+            if name == RANDOM and name in config.collect.teachers and seen.valid_actions is None:
                 raise ConfigError("the teacher random needs an environment that lists valid actions; name another one")
         make_verifiers(config.curate.verifiers, Tools(world, config.data_dir))
     if tasks.listed is not None:

@@ -147,8 +147,8 @@ def test_an_iteration_divides_its_tasks_once_and_for_all(
     counts = {share.policy: share.count for share in plan(smoke, 2, champion)}
     assert {name: len(some) for name, some in first.items()} == counts
     seeds = [job.task.seed for some in first.values() for job in some]
-    own = world.tasks(Split.TRAIN, smoke.collect.episodes, smoke.collect.later_episodes)
-    assert sorted(seeds) == sorted(task.seed for task in own)
+    new_tasks = world.tasks(Split.TRAIN, smoke.collect.episodes, smoke.collect.later_episodes)
+    assert sorted(seeds) == sorted(task.seed for task in new_tasks)
     late = [replace(trajectory, trajectory_id=f"{trajectory.trajectory_id[:-1]}x", iteration=2) for trajectory in early]
     lake.append(late, "of this iteration, before a kill")
     assert jobs_of(smoke, lake, tasks, 2, champion) == first

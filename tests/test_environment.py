@@ -32,7 +32,7 @@ def test_a_fold_holds_each_of_its_seeds_once_and_neighbours_are_unlike(world: Wo
     """Neighbouring seeds would share what the simulator draws first: a hundred of them are no sample of the fold."""
     seeds = [task.seed for task in world.tasks(Split.DEV, 0, FOLD_SIZE)]
     assert sorted(seeds) == list(range(FOLD_START[Split.DEV], FOLD_START[Split.DEV] + FOLD_SIZE))
-    assert min(abs(one - next_one) for one, next_one in pairwise(seeds)) > 1_000
+    assert min(abs(seed - following) for seed, following in pairwise(seeds)) > 1_000
 
 
 def test_games_are_independent_and_deterministic(world: World) -> None:

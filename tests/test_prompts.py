@@ -171,12 +171,12 @@ def test_task_and_documents_stand_right_before_every_subgoal() -> None:
     for subgoal in ("dice onion", "eat"):
         context.observe(recipe)
         context.finish(SubgoalOutcome.DONE)
-        said = text_of(context.plan(recipe).pieces)
-        assert said.endswith("<|task|>Cook.<|document|>Dice the onion.")
+        planner_text = text_of(context.plan(recipe).pieces)
+        assert planner_text.endswith("<|task|>Cook.<|document|>Dice the onion.")
         context.adopt(subgoal)
         context.act(recipe, subgoal)
-    assert said.count("Dice the onion.") == 2
-    assert said.index("<|subgoal|>dice onion") < said.rindex("Dice the onion.")
+    assert planner_text.count("Dice the onion.") == 2
+    assert planner_text.index("<|subgoal|>dice onion") < planner_text.rindex("Dice the onion.")
 
 
 def test_what_the_documents_ask_for_and_the_view_shows_stands_last_until_it_is_done() -> None:
@@ -209,12 +209,12 @@ def test_what_is_too_long_to_be_restated_is_read_once_a_window() -> None:
     context = HierarchicalContext("Cook.", Limits(), memory=Memory(documents=(book,)))
     context.observe(seen)
     for _ in range(3):
-        said = text_of(context.plan(seen).pieces)
+        planner_text = text_of(context.plan(seen).pieces)
         context.adopt("wait")
         context.act(seen, "wait")
         context.finish(SubgoalOutcome.TIMEOUT)
-    assert said.count(book) == 1
-    assert said.count("<|task|>Cook.") == 3
+    assert planner_text.count(book) == 1
+    assert planner_text.count("<|task|>Cook.") == 3
 
 
 def test_done_is_the_executors_own_word_and_injected_actions_are_not() -> None:

@@ -128,9 +128,9 @@ def test_students_side_by_side_are_those_of_one_after_the_other(
     with pytest.raises(FlywheelError, match="no verified training trajectory"):
         distill_together(side_by_side, lake, KINDS, 1)
     curate(config, lake)
-    heard: set[str] = set()
-    cards = distill_together(side_by_side, lake, KINDS, 1, lambda role, update, total, loss: heard.add(role))
-    assert heard == {"flat", "planner", "executor"}
+    roles: set[str] = set()
+    cards = distill_together(side_by_side, lake, KINDS, 1, lambda role, update, total, loss: roles.add(role))
+    assert roles == {"flat", "planner", "executor"}
     assert [card.policy_id for card in distill_together(config, lake, KINDS, 1)] == [card.policy_id for card in cards]
 
 

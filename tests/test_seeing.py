@@ -32,8 +32,8 @@ def turned(lake: Lake, smoke: Config, golden: list[Trajectory]) -> Lake:
     gate = decide([True, True], [False, True], alpha=0.05, power=0.8)
     lake.append(golden, "collect")
     begin(smoke, lake, 1)
-    told = {"challenger": "student-a", **asdict(gate), "sentence": gate.sentence}
-    report = {"rates": [RATE], "gates": [told], "seconds": {"collect": 2.0}}
+    gate_row = {"challenger": "student-a", **asdict(gate), "sentence": gate.sentence}
+    report = {"rates": [RATE], "gates": [gate_row], "seconds": {"collect": 2.0}}
     finish(lake, 1, {"name": "smoke", **report})
     crown(lake, "student-a", "promoted: it won", "gate-a")
     crown(lake, "student-b", "promoted: it won again", "gate-b")

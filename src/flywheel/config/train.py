@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flywheel.config.algorithms import FinetuneConfig
 from flywheel.config.section import Count, Section, Share
@@ -60,3 +60,9 @@ class TrainConfig(Section):
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         default=("tensorboard",), description="Where training curves go; TensorBoard files lie in data_dir/tracking."
     )
+
+    @model_validator(mode="after")
+    def _one_way_at_once(self) -> TrainConfig:
+        if self.side_by_side and self.processes > 1:
+            raise ValueError("side_by_side gives each student one process; set processes = 1, or side_by_side = false")
+        return self

@@ -57,14 +57,22 @@ def first_part(config: StudentConfig, texts: Iterable[str], names: list[str], se
 
 
 def new_model(config: StudentConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A Qwen3-shaped model from scratch in fp32, with or without a token shift. Weights are a function of the seed.
+    """A role's model from scratch, for its tokenizer."""
+    pad, end = token_id(tokenizer, PAD), token_id(tokenizer, END)
+    return untrained(config, len(tokenizer), seed, pad=pad, end=end)
+
+
+def untrained(
+    config: StudentConfig, vocabulary: int, seed: int, *, pad: int | None = None, end: int | None = None
+) -> PreTrainedModel:
+    """A Qwen3-shaped model in fp32, with or without a token shift. Weights are a function of the seed.
 
     Normalised queries and keys (Qwen3, arXiv 2505.09388) and an initial spread of width^-1/2 let so small a model
     learn to copy names out of its context early in training.
     """
     torch.manual_seed(seed)
     shape = (TokenShiftConfig if config.token_shift else Qwen3Config)(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=config.hidden,
         intermediate_size=3 * config.hidden,
         num_hidden_layers=config.layers,
@@ -74,9 +82,9 @@ def new_model(config: StudentConfig, tokenizer: PreTrainedTokenizerBase, seed: i
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         initializer_range=config.hidden**-0.5,
-        pad_token_id=token_id(tokenizer, PAD),
+        pad_token_id=pad,
         bos_token_id=None,
-        eos_token_id=token_id(tokenizer, END),
+        eos_token_id=end,
     )
     return TokenShiftForCausalLM(shape) if isinstance(shape, TokenShiftConfig) else Qwen3ForCausalLM(shape)
 
