@@ -29,7 +29,8 @@ from datasketch import MinHash, MinHashLSH
 from made_up import trajectories
 
 from flywheel.arrow import batched
-from flywheel.config.root import Config, VerifierConfig
+from flywheel.config.curate import VerifierConfig
+from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.versions.near_duplicates import near_duplicates
 from flywheel.filters.batch import read_batch

@@ -23,7 +23,8 @@ import numpy as np
 from flywheel.agents.policy import Policy
 from flywheel.agents.scripted import Expert, RandomPolicy
 from flywheel.arrow import routes_to_arrow, segments_to_arrow
-from flywheel.config.root import BalanceConfig, Config, load
+from flywheel.config.curate import BalanceConfig
+from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill
 from flywheel.environments.catalog import canonical, open_world

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from flywheel.config.root import BalanceConfig
+from flywheel.config.curate import BalanceConfig
 from flywheel.filters.batch import Floats, Ints
 
 

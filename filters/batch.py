@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from flywheel.arrow import ARROW_SCHEMAS, steps_to_arrow, trajectories_from_arrow, trajectories_to_arrow
 from flywheel.datasets.lake.derived import steps_with_text, trajectories_with_text
 from flywheel.datasets.lake.lake import Lake
-from flywheel.trajectory import TASK_COLUMNS, Task, Trajectory, task_of
+from flywheel.datasets.lake.reading import literal
+from flywheel.trajectory import TASK_COLUMNS, Task, Trajectory, TrajectoryOrigin, task_of
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -168,7 +169,23 @@ def read_batch(lake: Lake, ids: Sequence[str]) -> TrajectoryBatch:
         steps, owners = steps.take(order), owners[order]
     rows = np.argsort(pc.index_in(trajectories["trajectory_id"], value_set=wanted).to_numpy())
     starts = np.searchsorted(owners, np.arange(len(ids) + 1)).astype(np.int64)
-    return TrajectoryBatch(trajectories.take(rows), _without_nulls(steps.combine_chunks()), starts)
+    trajectories = _with_outcomes(lake, trajectories.take(rows))
+    return TrajectoryBatch(trajectories, _without_nulls(steps.combine_chunks()), starts)
+
+
+def _with_outcomes(lake: Lake, trajectories: pa.Table) -> pa.Table:
+    """Recorded runs with what was last reported of them."""
+    recorded = trajectories.filter(pc.equal(trajectories["origin"], TrajectoryOrigin.RECORDED))["trajectory_id"]
+    if not len(recorded):
+        return trajectories
+    condition = f"list_contains({literal(recorded.to_pylist())}, trajectory_id)"
+    told = lake.sql(f"select trajectory_id, success, score from trajectories where {condition}")
+    places = pc.index_in(trajectories["trajectory_id"], value_set=told["trajectory_id"].combine_chunks())
+    for name in ("success", "score"):
+        column = pc.coalesce(told[name].take(places), trajectories[name])
+        number = trajectories.schema.get_field_index(name)
+        trajectories = trajectories.set_column(number, trajectories.schema.field(name), column)
+    return trajectories
 
 
 def _without_nulls(steps: pa.Table) -> pa.Table:

@@ -14,35 +14,26 @@ from flywheel.arrow import batched, routes_to_arrow, segments_to_arrow, verdicts
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
-from flywheel.datasets.lake.reading import quoted
-from flywheel.datasets.lake.splits import conflicts
-from flywheel.environments.catalog import canonical
-from flywheel.errors import ContaminationError
 from flywheel.filters.batch import read_batch
 from flywheel.filters.calibration.calibrate import gating
 from flywheel.filters.duplicates import Repeats, compared, repeats
+from flywheel.filters.reverify import reverify_reported
 from flywheel.filters.routing import Case, route
 from flywheel.filters.segments import by_plan
 from flywheel.filters.verifiers.pool import Findings, verify_batches
-from flywheel.text import printable
+from flywheel.filters.waiting import check_splits, unrouted, unteachable, waiting, warn_unverifiable
 from flywheel.trajectory import (
     OURS,
-    TASK_COLUMNS,
     Route,
     Segment,
     Split,
     StopReason,
-    Task,
     TrajectoryOrigin,
     Verdict,
-    task_of,
 )
 
 log = logging.getLogger(__name__)
 
-CHUNK_STEPS = 8192
-CHUNK = 512
-"""A chunk ends at whichever comes first, steps or trajectories."""
 TOGETHER = 4
 """Chunks that are compared with the lake and committed together; memory holds a few more."""
 
@@ -54,6 +45,7 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
     is not said twice. Nothing but its route is said of an episode that the infrastructure broke.
     """
     lake.append_facts("routes", routes_to_arrow(_broken(lake, config)), "routes", key=("source",))
+    reverify_reported(config, lake)
     unverifiable: dict[str, str] = {}
     for group, echo, routes in _curated(config, lake, dry_run=False):
         _append(lake, group, echo, routes)
@@ -62,13 +54,6 @@ def curate(config: Config, lake: Lake, progress: Callable[[int], None] = lambda 
         progress(len(routes))
     warn_unverifiable(unverifiable)
     return route_counts(lake)
-
-
-def warn_unverifiable(reasons: Mapping[str, str]) -> None:
-    """Warn of trajectories that could not be verified: id → why."""
-    if reasons:
-        example, reason = next(iter(reasons.items()))
-        log.warning("%d trajectories could not be verified, as %s: %s", len(reasons), example, printable(reason))
 
 
 def preview(config: Config, lake: Lake, progress: Callable[[int], None] = lambda done: None) -> list[dict[str, Any]]:
@@ -155,67 +140,14 @@ def route_reasons(lake: Lake) -> list[dict[str, Any]]:
     return rows
 
 
-def waiting(lake: Lake, config: Config) -> list[list[str]]:
-    """Ids of the environment's trajectories that are not routed yet, in chunks that lie together; broken ones apart."""
-    chunks: list[list[str]] = []
-    steps = 0
-    lengths = dict(_unrouted(lake, config, f"stop_reason <> '{StopReason.INFRASTRUCTURE}'"))
-    for trajectory_id in lake.by_commit(list(lengths)):
-        if not chunks or steps + lengths[trajectory_id] > CHUNK_STEPS or len(chunks[-1]) == CHUNK:
-            chunks.append([])
-            steps = 0
-        chunks[-1].append(trajectory_id)
-        steps += lengths[trajectory_id]
-    return chunks
-
-
 def _broken(lake: Lake, config: Config) -> list[Route]:
     """Routes of the episodes that the infrastructure broke."""
     now = lake.now()
-    unrouted = _unrouted(lake, config, f"stop_reason = '{StopReason.INFRASTRUCTURE}'")
+    broken = unrouted(lake, config, f"stop_reason = '{StopReason.INFRASTRUCTURE}'")
     return [
         route(Case(trajectory_id, Split.TRAIN, StopReason.INFRASTRUCTURE, (), ()), at=now)
-        for trajectory_id, _ in unrouted
+        for trajectory_id, _ in broken
     ]
-
-
-def _unrouted(lake: Lake, config: Config, condition: str) -> list[tuple[str, int]]:
-    """(id, length) of the environment's trajectories that are not routed yet."""
-    table = lake.sql(
-        f"""select trajectory_id, length from trajectories
-            where route is null and environment = {quoted(config.environment.name)}
-              and parameters = {quoted(canonical(config.environment.parameters))}
-              and {condition} order by trajectory_id"""
-    )
-    return list(zip(*table.to_pydict().values(), strict=True))
-
-
-def check_splits(lake: Lake) -> None:
-    """Refuse a lake in which a task group lies in more than one split. What an import claims decides nothing."""
-    leaks = lake.sql(
-        """select environment || coalesce(' task ' || any_value(task_name), ' seed ' || any_value(seed)) as task,
-                  list(distinct split order by split) as splits
-           from trajectories where claims is null
-           group by environment, parameters, case when task_name is null then seed::varchar else task_group end
-           having count(distinct split) > 1 limit 1"""
-    ).to_pylist()
-    if leaks:
-        raise ContaminationError(f"{leaks[0]['task']} lies in {' and '.join(leaks[0]['splits'])}; drop one of them")
-
-
-def unteachable(config: Config, lake: Lake, condition: str = "route is null") -> dict[str, str]:
-    """Imports of more steps than an episode may have here, or that claim a split which their task does not belong to:
-    id → why they may not teach."""
-    rows = lake.sql(
-        f"""select trajectory_id, length, {", ".join(TASK_COLUMNS)} from trajectories
-            where claims is not null and {condition}"""
-    ).to_pylist()
-    most, tasks, problems = config.environment.max_steps, dict[str, Task](), dict[str, str]()
-    for row in rows:
-        tasks[row["trajectory_id"]] = task_of(row)
-        if row["length"] > most:
-            problems[row["trajectory_id"]] = f"{row['length']} steps, where an episode has at most {most}"
-    return conflicts(lake, tasks) | problems
 
 
 def _plans(findings: Findings) -> list[Segment]:

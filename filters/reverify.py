@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 
 from flywheel.arrow import routes_to_arrow, segments_from_arrow, verdicts_from_arrow, verdicts_to_arrow
-from flywheel.config.root import Config, VerifierConfig
+from flywheel.config.curate import VerifierConfig
+from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import TRAJECTORY
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import literal, quoted
 from flywheel.datasets.maintenance.lineage import datasets_holding
 from flywheel.environments.catalog import canonical
 from flywheel.filters.batch import read_batch
-from flywheel.filters.curate import unteachable, warn_unverifiable
 from flywheel.filters.routing import COPIED, Case, route
 from flywheel.filters.verifiers.pool import BatchVerifier, verify
-from flywheel.trajectory import Route, Segment, Split, StopReason, TrajectoryOrigin, Verdict, digest
+from flywheel.filters.waiting import reported_since, unteachable, warn_unverifiable
+from flywheel.trajectory import Route, RouteTo, Segment, Split, StopReason, TrajectoryOrigin, Verdict, digest
 
 CHUNK = 128
+REPORTED = "reported again"
+"""Source of a route that another outcome left as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +63,20 @@ def reverify(
     *,
     dry_run: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    reported: Sequence[str] | None = None,
 ) -> Reverified:
     """Ask a verifier about every curated trajectory committed after a snapshot, and compare with its newest verdict.
 
     Verdicts under another version or other arguments are appended; where one that gates has changed, so is a new
     route. A changed verdict under the same version and arguments is told and not kept: the verifier or its
-    environment is not deterministic.
+    environment is not deterministic. `reported`: look at these alone, of which another outcome was reported since.
     """
     known = {verifier.name: verifier for verifier in config.curate.verifiers}
     settings = known.get(name, VerifierConfig(name=name, gate=False))
     gates = {verifier.name for verifier in config.curate.verifiers if verifier.gate}
     alone = config.model_copy(update={"curate": config.curate.model_copy(update={"verifiers": (settings,)})})
-    ids, changes, unverifiable = _curated_since(config, lake, since), list[Change](), dict[str, str]()
+    ids = _curated_since(config, lake, since) if reported is None else reported
+    changes, unverifiable, again = list[Change](), dict[str, str](), frozenset(reported or ())
     with closing(BatchVerifier(alone, verify)) as batch_verifier:
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
@@ -84,14 +89,16 @@ def reverify(
             routes = _routes(
                 lake,
                 config,
-                [verdict for verdict in verdicts if _reroutes(before, verdict, gates)],
+                [verdict for verdict in verdicts if _reroutes(before, verdict, gates, again)],
                 before,
                 gates,
                 mine,
             )
             changes += _changes(verdicts, before, routes)
             if not dry_run:  # routes first: a killed run finds the old verdict in force and goes on from there
-                _append(lake, [verdict for verdict in verdicts if not _same_maker(before, verdict)], routes, name)
+                _append(
+                    lake, [verdict for verdict in verdicts if not _same_maker(before, verdict, again)], routes, name
+                )
             progress(len(chunk))
     warn_unverifiable(unverifiable)
     touched = [change.trajectory_id for change in changes]
@@ -100,6 +107,27 @@ def reverify(
             order by policy_id"""
     )["policy_id"].to_pylist()
     return Reverified(len(ids), changes, datasets_holding(lake, touched), students)
+
+
+def reverify_reported(config: Config, lake: Lake) -> None:
+    """Verify anew what another outcome was reported of since it was curated, with every verifier of the pipeline.
+
+    Where its route stays as it is, it is said again, so that the same outcome is not looked at twice.
+    """
+    late = reported_since(config, lake)
+    for verifier in config.curate.verifiers if late else ():
+        reverify(config, lake, verifier.name, reported=late)
+    for start in range(0, len(late), CHUNK):
+        still = f"list_contains({literal(late[start : start + CHUNK])}, trajectory_id) and reported_at > routed_at"
+        rows = lake.sql(
+            f"select trajectory_id, route, verified = 1 as verified, route_reason from trajectories where {still}"
+        ).to_pylist()
+        at = lake.now()
+        same = [
+            Route(row["trajectory_id"], RouteTo(row["route"]), row["verified"], row["route_reason"], REPORTED, at)
+            for row in rows
+        ]
+        lake.append_facts("routes", routes_to_arrow(same), REPORTED, key=("source", "created_at"))
 
 
 def _curated_since(config: Config, lake: Lake, since: int) -> list[str]:
@@ -119,8 +147,10 @@ def _in_force(lake: Lake, mine: str) -> InForce:
     return {(verdict.trajectory_id, verdict.verifier): verdict for verdict in verdicts}
 
 
-def _same_maker(before: InForce, after: Verdict) -> bool:
-    """Was the newest verdict made by this version under these arguments?"""
+def _same_maker(before: InForce, after: Verdict, reported: Collection[str]) -> bool:
+    """Was the newest verdict made by this version under these arguments, of the same outcome?"""
+    if after.trajectory_id in reported:
+        return False
     old = before.get((after.trajectory_id, after.verifier))
     return old is not None and (old.version, old.arguments) == (after.version, after.arguments)
 
@@ -137,11 +167,11 @@ def _honest(verdict: Verdict) -> bool:
     return verdict.integrity >= verdict.integrity_threshold
 
 
-def _reroutes(before: InForce, after: Verdict, gates: set[str]) -> bool:
+def _reroutes(before: InForce, after: Verdict, gates: set[str], reported: Collection[str]) -> bool:
     """Does the route depend on it? What another gate has not looked at is not verified on this one's word."""
     asked = all((after.trajectory_id, name) in before for name in gates - {after.verifier})
     decides = after.verifier in gates and (asked or not after.passed)
-    return decides and _changed(before, after) and not _same_maker(before, after)
+    return decides and _changed(before, after) and not _same_maker(before, after, reported)
 
 
 def _routes(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from flywheel.collect.curriculum import choose, success_by_horizon
 from flywheel.collect.stage import jobs_of, plan
-from flywheel.config.root import BalanceConfig, Config
+from flywheel.config.curate import BalanceConfig
+from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.data.sample_weights import draw_weights
 from flywheel.environments.protocol import World

@@ -11,7 +11,8 @@ import pytest
 
 from flywheel.agents.policy import Decision, Turn
 from flywheel.agents.scripted import NO_OP, Expert, Idle
-from flywheel.config.root import Config, VerifierConfig, load
+from flywheel.config.curate import VerifierConfig
+from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Environment, Observation, Transition, World
 from flywheel.errors import ConfigError, ContaminationError

@@ -43,6 +43,7 @@ ROOMS = (
     "stages",
     "integrations",
     "serving",
+    "gateway",
     "flows",
     "cli",
     "__main__",

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from flywheel.agents.scripted import Idle
-from flywheel.config.root import VerifierConfig
+from flywheel.config.curate import VerifierConfig
 from flywheel.datasets.formats.catalog import read
 from flywheel.datasets.formats.records import ReadContext
 from flywheel.environments.privileged import CANARY

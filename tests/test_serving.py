@@ -27,9 +27,10 @@ from flywheel.filters.curate import curate
 from flywheel.policies.factory import make_policy
 from flywheel.policies.registry import crown, rollback
 from flywheel.rollouts.play import rehearse
+from flywheel.serving.listening import is_loopback
 from flywheel.serving.loaded import Loaded
 from flywheel.serving.requests import Message
-from flywheel.serving.server import is_loopback, serve
+from flywheel.serving.server import serve
 from flywheel.trajectory import Split, Trajectory
 
 ROOT = Path(__file__).parents[1]

@@ -110,7 +110,7 @@ def import_files(
         new = lake.append(fit, f"import {format}")
         done.trajectories += new
         done.known += len(fit) - new
-        _quarantine(lake, rejected)
+        quarantine(lake, rejected)
         waiting.clear()
         rejected.clear()
 
@@ -150,7 +150,7 @@ def trajectories_of(raw: Raw, options: ImportOptions, source: ReadContext) -> li
     path = printable(str(raw.path))
     accepted = []
     for place, trajectory in enumerate(read(options.format, record, options.split, source)):
-        _check_types(trajectory)
+        check_types(trajectory)
         check_numbers(trajectory)
         if options.trust:
             stored = as_trusted(trajectory, path, options.by)
@@ -235,7 +235,7 @@ def _check_id(name: str) -> None:
         raise RecordError("a trajectory's id has 1 to 64 letters, digits, - and _, and is no secret")
 
 
-def _check_types(trajectory: Trajectory) -> None:
+def check_types(trajectory: Trajectory) -> None:
     """Raise `RecordError` for what does not fit the data contract."""
     try:
         steps = map(steps_with_text, steps_to_arrow([trajectory]))
@@ -272,7 +272,8 @@ def _row(raw: Raw, format: str, reason: str, *, show: bool) -> dict[str, Any]:
     }
 
 
-def _quarantine(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:
+def quarantine(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:
+    """Set records aside, each once, by its `record_id`."""
     if not rows:
         return
     by_id = {row["record_id"]: row for row in rows}

@@ -20,7 +20,10 @@ from flywheel.unknowns import known_sum
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """One call: what was sent, what came back, and what it took. Unknown counts are None."""
+    """One call: what was sent, what came back, and what it took. Unknown counts are None.
+
+    `has_history`: does `sent` hold the conversation before, too?
+    """
 
     sent: Sequence[ChatMessage]
     answer: ChatMessage
@@ -29,6 +32,8 @@ class ModelCall:
     completion_tokens: int | None = None
     cost: float | None = None
     seconds: float = 0.0
+    logprobs: tuple[float, ...] | None = None
+    has_history: bool = True
 
 
 def conversation_of_calls(calls: Sequence[ModelCall], source: ReadContext) -> Conversation:
@@ -36,7 +41,7 @@ def conversation_of_calls(calls: Sequence[ModelCall], source: ReadContext) -> Co
     read: list[ReadMessage] = []
     for place, call in enumerate(calls):
         answers = [number for number, message in enumerate(call.sent) if message.role == "assistant"]
-        for message in call.sent[(answers[-1] + 1 if answers and place else 0) :]:
+        for message in call.sent[(answers[-1] + 1 if answers and place and call.has_history else 0) :]:
             read += [_context(each) for each in read_messages(message, source)]
         *_, answer = read_messages(call.answer, source)
         turn = replace(
@@ -45,6 +50,7 @@ def conversation_of_calls(calls: Sequence[ModelCall], source: ReadContext) -> Co
             completion_tokens=call.completion_tokens,
             cost=call.cost,
             seconds=call.seconds,
+            logprobs=call.logprobs,
         )
         read.append(replace(answer, turn=turn))
     return conversation_of(read)

@@ -57,7 +57,7 @@ def read(record: Any, split: Split, source: ReadContext) -> Iterator[Trajectory]
         request, response = rollout.responses_create_params, rollout.response
         asked = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
         begin = [{"role": "system", "content": request.instructions}] if request.instructions else []
-        raw = list(_messages([*begin, *_flat(asked), *_flat(response.output)]))
+        raw = messages_of_items([*begin, *asked, *response.output])
     except ValidationError as error:
         raise RecordError(explain(error)) from error
     for name in rollout.model_extra or ():
@@ -96,6 +96,11 @@ def _as_rollout(record: Any) -> Any:
     if "input" in record and "output" in record:
         return {"responses_create_params": record, "response": record, "reward": record.get("reward")}
     return record
+
+
+def messages_of_items(items: Iterable[Any]) -> list[ChatMessage]:
+    """Items of a request or a response as chat messages. Raises `RecordError` for what is no item."""
+    return list(_messages(_flat(items)))
 
 
 def _flat(items: Iterable[Any]) -> Iterator[Mapping[str, Any]]:

@@ -77,6 +77,8 @@ JSON = frozenset(
 _Pattern = tuple[str, re.Pattern[str], Check | None, tuple[str, ...]]
 """(kind, pattern, check, signs without which it is not tried)."""
 Clean = Callable[[str, Counter[str]], str]
+Naming = Callable[[str, str], str]
+"""(kind, secret) → what stands in its place; it begins with `MARK`."""
 SERVICES = ("discord.DiscordBotTokenDetector", "mailchimp.MailchimpDetector", "square_oauth.SquareOAuthDetector")
 """detect-secrets' plugins for what the rules do not name."""
 PERSONAL = frozenset({"e-mail address", "card number"})
@@ -104,6 +106,8 @@ LARGE_BYTES = 1 << 18
 SHORTEST = 6
 """Letters of a secret; a shorter group of a pattern is a prefix of it."""
 MARK = "[REDACTED:"
+_ESCAPED = "nrtbf"
+"""Behind a backslash they are the escapes of JSON, and no part of what follows."""
 
 
 def redacted(tables: Iterable[pa.Table], redactions: Counter[str], also: Collection[str] = ()) -> Iterator[pa.Table]:
@@ -147,19 +151,33 @@ def text_columns() -> list[tuple[str, str]]:
 
 def redact(text: str, redactions: Counter[str], also: Collection[str] = ()) -> str:
     """One text without its secrets."""
-    return _redacted(text, redactions, _patterns(frozenset(also)))
+    return _redacted(text, _counted(redactions), _patterns(frozenset(also)))
+
+
+def replace_secrets(text: str, name: Naming, also: Collection[str] = (), more: Sequence[str] = ()) -> str:
+    """One text with its secrets under other names. `more`: regular expressions of what else is private."""
+    own: list[_Pattern] = [("private", re.compile(pattern), None, ()) for pattern in more]
+    return _redacted(text, name, [*own, *_patterns(frozenset(also))])
 
 
 def _redact_name(text: str, redactions: Counter[str]) -> str:
     """A name or digest without the keys of services."""
-    return _redacted(text, redactions, _patterns(None))
+    return _redacted(text, _counted(redactions), _patterns(None))
 
 
-def _redacted(text: str, redactions: Counter[str], patterns: Sequence[_Pattern]) -> str:
+def _counted(redactions: Counter[str]) -> Naming:
+    def name(kind: str, secret: str) -> str:
+        redactions[kind] += 1
+        return f"{MARK}{kind}]"
+
+    return name
+
+
+def _redacted(text: str, name: Naming, patterns: Sequence[_Pattern]) -> str:
     lowered = text.lower()
     for kind, pattern, check, signs in patterns:
         if not signs or any(sign in lowered for sign in signs):
-            text = pattern.sub(partial(_replace, kind, check, redactions), text)
+            text = pattern.sub(partial(_replace, kind, check, name), text)
     return text
 
 
@@ -275,16 +293,17 @@ def _cleaned_texts(
     return pa.chunked_array([pa.array(values, column.type)])
 
 
-def _replace(kind: str, check: Check | None, redactions: Counter[str], match: re.Match[str]) -> str:
+def _replace(kind: str, check: Check | None, name: Naming, match: re.Match[str]) -> str:
     """Where a group of a pattern holds the secret, what stands around it is kept."""
     if MARK in match[0] or (check and not check(match)):
         return match[0]
-    redactions[kind] += 1
     secret = match.span(1) if match.re.groups == 1 and len(match[1] or "") >= SHORTEST else match.span()
     if check and match.re.groups == 1:
         secret = match.span(1)
     start, end = secret[0] - match.start(), secret[1] - match.start()
-    return f"{match[0][:start]}{MARK}{kind}]{match[0][end:]}"
+    if match.string[: secret[0]][-1:] == "\\" and match.string[secret[0]] in _ESCAPED:
+        start += 1
+    return f"{match[0][:start]}{name(kind, match[0][start:end])}{match[0][end:]}"
 
 
 @cache

@@ -57,6 +57,13 @@ def assign(lake: Lake, tasks: Iterable[Task], by: By = "task") -> None:
             connection.execute(insert(ASSIGNMENT), rows)
 
 
+def decided_split(lake: Lake, task: Task) -> Split | None:
+    """The split of a task, if it was decided."""
+    with lake.catalog.read() as connection:
+        split = _decided(connection, [units_of(task)["task"]])
+    return next(map(Split, split.values()), None)
+
+
 def conflicts(lake: Lake, tasks: Mapping[str, Task]) -> dict[str, str]:
     """Which of some named tasks say another split than was decided: name → what was decided. Records nothing."""
     units = {name: list(units_of(task).values()) for name, task in tasks.items()}

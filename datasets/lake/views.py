@@ -18,19 +18,29 @@ def _stored(kind: str) -> dict[str, str]:
 VIEWS: dict[str, View] = {
     "trajectories": View(
         "an episode with its route",
-        f"""select t.* replace ({FINAL_OBSERVATION} as final_observation), t.origin in ('collected', 'trusted') as ours,
-                  r.verified::int as verified, r.route, r.reason as route_reason, v.reason as revoked
+        f"""select t.* replace ({FINAL_OBSERVATION} as final_observation,
+                              coalesce(o.outcome.success, o.outcome.score >= 1, t.success) as success,
+                              coalesce(o.outcome.score, t.score) as score),
+                  t.origin in ('collected', 'recorded', 'trusted') as ours,
+                  r.verified::int as verified, r.route, r.reason as route_reason, r.created_at as routed_at,
+                  o.outcome.created_at as reported_at, v.reason as revoked
            from raw_trajectories t
-           left join (select trajectory_id, unnest(arg_max({{'verified': verified, 'route': route, 'reason': reason}},
-                                                            created_at))
+           left join (select trajectory_id, unnest(arg_max({{'verified': verified, 'route': route, 'reason': reason,
+                                                             'created_at': created_at}}, created_at))
                       from raw_routes group by trajectory_id) r using (trajectory_id)
+           left join (select trajectory_id, arg_max({{'success': success, 'score': score, 'created_at': created_at}},
+                                                    created_at) as outcome
+                      from raw_outcomes where success is not null or score is not null
+                      group by trajectory_id) o using (trajectory_id)
            left join raw_revocations v using (trajectory_id)""",
         _stored("trajectories")
         | {
-            "ours": "true for collected and trusted ones: only they count in evaluation, the gate and statistics",
+            "ours": "true for all but imported ones: only they count in evaluation, the gate and statistics",
             "verified": "1 if every verifier passed, 0 if not, NULL before curation",
             "route": "supervised, executor, continual, duplicate, held_out, quarantine",
             "route_reason": "why it went there",
+            "routed_at": "when",
+            "reported_at": "when its outcome was last reported, or NULL",
             "revoked": "reason of its revocation, or NULL; revoked episodes teach nobody",
         },
     ),
@@ -81,6 +91,11 @@ VIEWS: dict[str, View] = {
         "a verifier's word on an episode",
         "select * from raw_verdicts",
         _stored("verdicts"),
+    ),
+    "outcomes": View(
+        "what was reported of a recorded run; the newest is in force and shown in trajectories",
+        "select * from raw_outcomes",
+        _stored("outcomes"),
     ),
     "routes": View(
         "a decision where a curated episode goes; the newest is in force and shown in trajectories",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from flywheel.config.root import BalanceConfig
+from flywheel.config.curate import BalanceConfig
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.versions.near_duplicates import near_duplicates
 from flywheel.filters.balance import horizon_buckets, weights

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import delete, insert, select
 
-from flywheel.config.root import Bar, Config, VerifierConfig
+from flywheel.config.curate import Bar, VerifierConfig
+from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import CALIBRATION
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.catalog import canonical, open_world

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flywheel.config.root import VerifierConfig
+from flywheel.config.curate import VerifierConfig
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError
 from flywheel.filters.verifiers.ensemble import Ensemble

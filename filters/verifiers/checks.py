@@ -57,7 +57,11 @@ def success_is_progress(batch: TrajectoryBatch) -> Bools:
     last = batch.sum_of(np.where(batch.last_T, batch.step_numbers("progress"), 0.0))
     score, success = batch.numbers("score"), batch.numbers("success") > 0
     holds: Bools = (np.abs(score - last) <= TOLERANCE) & (success == (score >= 1 - TOLERANCE))
-    return holds | np.array([name.startswith(f"{IMPORTED}/") for name in batch.texts("environment")], np.bool_)
+    others = [
+        origin == TrajectoryOrigin.RECORDED or name.startswith(f"{IMPORTED}/")
+        for origin, name in zip(batch.texts("origin"), batch.texts("environment"), strict=True)
+    ]
+    return holds | np.array(others, np.bool_)
 
 
 def limits_end_no_success(batch: TrajectoryBatch) -> Bools:

@@ -85,6 +85,15 @@ COLUMNS: dict[str, Columns] = {
     "verdicts": _OWNER | _columns_of(Verdict),
     "routes": _OWNER | _columns_of(Route),
     "segments": _OWNER | _columns_of(Segment),
+    "outcomes": _OWNER
+    | {
+        "outcome_id": (pa.string(), "its own id"),
+        "success": (pa.bool_(), "did the run succeed? NULL: not told"),
+        "score": (pa.float64(), "0 to 1; NULL: not told"),
+        "comment": (pa.string(), "in words"),
+        "who": (pa.string(), "who reported it"),
+        "created_at": (pa.float64(), "when"),
+    },
     "credits": _OWNER
     | {
         "index": (pa.int32(), "the step where the decision fell"),

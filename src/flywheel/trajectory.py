@@ -24,13 +24,15 @@ class TrajectoryOrigin(StrEnum):
 
     COLLECTED = "collected"
     """Played by this flywheel."""
+    RECORDED = "recorded"
+    """An agent's own run, whose calls went through this flywheel's gateway."""
     TRUSTED = "trusted"
     """Imported as a record of our own, on the importing user's word (`--trust`)."""
     IMPORTED = "imported"
     """Imported: what the record says of itself is a claim."""
 
 
-OURS = frozenset({TrajectoryOrigin.COLLECTED, TrajectoryOrigin.TRUSTED})
+OURS = frozenset({TrajectoryOrigin.COLLECTED, TrajectoryOrigin.RECORDED, TrajectoryOrigin.TRUSTED})
 """Origins that evaluation, the gate and statistics count, and whose policies' words may teach."""
 
 
@@ -232,12 +234,12 @@ class Trajectory:
     instruction: Annotated[str, Column("the task in words, as the agent was given it")]
     policy: Annotated[
         str,
-        Column("role of the policy: expert, noisy_expert, random, chat, flat, hierarchical, tutored, human, imported"),
+        Column("expert, noisy_expert, random, chat, flat, hierarchical, tutored, human, recorded or imported"),
     ]
     policy_id: Annotated[str, Column("which policy exactly")]
     policy_version: Annotated[str, Column("how it acted: limits and decoding")]
     iteration: Annotated[int, Column("turn of the wheel that played it")]
-    purpose: Annotated[str, Column("collect, self_play, evaluate or imported")]
+    purpose: Annotated[str, Column("collect, self_play, evaluate, recorded or imported")]
     attempt: Annotated[
         int, Column("which try of this policy at this task: 0, 1, …; from 1000 on: again after broken infrastructure")
     ]
@@ -246,7 +248,7 @@ class Trajectory:
         Column("success, failure, step_limit and other limits, no_action, gave_up, malformed, infrastructure"),
     ]
     success: Annotated[
-        bool | None, Column("the environment's own claim, NULL where nobody said; verdicts say whether it holds")
+        bool | None, Column("the environment's claim, or what was reported, or NULL; verdicts say whether it holds")
     ]
     score: Annotated[float | None, Column("last progress, 0 to 1; NULL where nobody said")]
     total_reward: Annotated[float | None, Column("sum of the steps' rewards; NULL where nobody said")]
@@ -269,9 +271,11 @@ class Trajectory:
         str | None, Column("whose data this is (a pseudonym), or NULL; see flywheel lake purge --subject")
     ] = None
     origin: Annotated[
-        TrajectoryOrigin, Column("how it came here: collected, trusted or imported; set by the writer")
+        TrajectoryOrigin, Column("how it came here: collected, recorded, trusted or imported; set by the writer")
     ] = TrajectoryOrigin.COLLECTED
-    origin_source: Annotated[str, Column("the file of an import; empty for what was played here")] = ""
+    origin_source: Annotated[
+        str, Column("the file of an import, the session of a recorded run; empty for what was played here")
+    ] = ""
     origin_by: Annotated[str, Column("the user who imported it, and on whose word it is trusted")] = ""
     claims: Annotated[
         str | None,
@@ -283,7 +287,7 @@ class Trajectory:
         tuple[Message, ...] | None,
         Column("the messages after its last answer; NULL: final_observation says it all"),
     ] = None
-    parent_trajectory_id: Annotated[str | None, Column("whose sub-agent's run this is, or NULL")] = None
+    parent_trajectory_id: Annotated[str | None, Column("whose sub-agent's run or branch this is, or NULL")] = None
     task_name: Annotated[
         str, Column("the task's id in a list of tasks; NULL: it is made from split and seed", empty_is_null=True)
     ] = ""

@@ -32,6 +32,7 @@ from flywheel.cli.console import (
 from flywheel.cli.environments import environment_commands
 from flywheel.cli.flows import deploy, doctor, history, metrics, pause, resume, serve, status, trigger
 from flywheel.cli.formats import export, import_
+from flywheel.cli.gateway import gateway, report
 from flywheel.cli.lake import dataset as dataset_commands
 from flywheel.cli.lake import lake as lake_commands
 from flywheel.cli.lake import lineage
@@ -279,6 +280,8 @@ app.command(epilog="Example: flywheel doctor configs/quickstart.toml")(doctor)
 app.command(epilog="Example: flywheel collect configs/quickstart.toml --set collect.episodes=50")(collect)
 app.command(epilog="Example: flywheel evaluate configs/quickstart.toml champion --split test")(evaluate)
 app.command(epilog="Example: flywheel serve-policy champion --data-dir data/quickstart")(serve_policy)
+app.command(epilog="Example: flywheel gateway agent.toml --set gateway.upstream=https://api.openai.com/v1")(gateway)
+app.command(epilog="Example: flywheel report outcomes.csv --data-dir data/agent")(report)
 app.command(epilog="Example: flywheel credit gae --where \"split = 'train'\" --arg gamma=0.99")(credit)
 app.command(epilog="Example: flywheel ablate configs/quickstart.toml champion --json")(ablate)
 app.command(epilog="Example: flywheel merge flat-1a2b flat-3c4d --weight 0.7 --weight 0.3")(merge)

@@ -14,7 +14,8 @@ from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, L
 from flywheel.agents.contexts.prompts import END, PAD, Role, Window
 from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
 from flywheel.agents.policy import Policy
-from flywheel.config.root import Config, VerifierConfig
+from flywheel.config.curate import VerifierConfig
+from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.batching.examples import observation_of
 from flywheel.distill.credit.critics import ValueHead, fit, states_of

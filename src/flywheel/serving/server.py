@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,10 +14,10 @@ from flywheel.errors import PrerequisiteError
 from flywheel.policies.registry import registered
 from flywheel.serving.app import make_app
 from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, HeaderTimeoutProtocol
+from flywheel.serving.listening import GRACE_SECONDS, is_loopback, listening
 from flywheel.serving.roster import CHAMPION, Canary, Roster
 
 KEY = "FLYWHEEL_SERVE_KEY"
-GRACE_SECONDS = 10
 
 
 def serve(
@@ -49,7 +47,7 @@ def serve(
 async def _serve(
     roster: Roster, key: str, host: str, port: int, bounds: Bounds, started: Callable[[str, str], None]
 ) -> None:
-    with _listening(host, port) as bound:
+    with listening(host, port) as bound:
         await roster.start()
         started(f"http://{host}:{bound.getsockname()[1]}/v1", roster.current)
         config = uvicorn.Config(
@@ -61,20 +59,3 @@ async def _serve(
             lifespan="on",
         )
         await uvicorn.Server(config).serve(sockets=[bound])
-
-
-def is_loopback(host: str) -> bool:
-    """Does an address reach this machine only?"""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise PrerequisiteError(
-            f"cannot listen at {host} port {port} ({error.strerror}); choose another with --port"
-        ) from None
