@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +16,11 @@ from flywheel.config.root import Config, make
 from flywheel.datasets.lake.lake import Lake
 from flywheel.gateway import app
 from flywheel.gateway.mover import move
-from flywheel.gateway.server import open_gateway, server_of
+from flywheel.gateway.server import in_background
 from flywheel.gateway.spool import connected
-from flywheel.serving.listening import listening
 from flywheel.trajectory import Trajectory
 
+_UNMOVED = "select count(*) from session where trajectory_id is null"
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"at": {}}}}}]
 
 
@@ -64,17 +62,13 @@ class Recorder:
         self.lakes.append(lake)
         with connected(self.config.data_dir) as spool:
             deadline = time.monotonic() + 10
-            while len(self.gateway.sessions) and not sessions and time.monotonic() < deadline:
-                time.sleep(0.02)
-            while time.monotonic() < deadline:
+            while True:
                 move(self.config, lake, spool)
-                open_ones = spool.execute(
-                    "select count(*) from session where trajectory_id is null and closed_at is null"
-                ).fetchone()[0]
-                if sessions or not open_ones:
-                    break
+                left = len(self.gateway.sessions), *spool.execute(_UNMOVED).fetchone()
+                if sessions or not any(left):
+                    return lake
+                assert time.monotonic() < deadline, left
                 time.sleep(0.02)
-        return lake
 
     def trajectories(self) -> list[Trajectory]:
         """All of them, the main one of each session first."""
@@ -87,16 +81,11 @@ class Recorder:
 def recording(folder: Path, upstream: str, key: str = "", **settings: Any) -> Iterator[Recorder]:
     config = config_of(folder, upstream, **settings)
     app.SWEEP_SECONDS = 0.02
-    with listening("127.0.0.1", 0) as bound, open_gateway(config, key) as gateway:
-        server = server_of(gateway)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[bound])))
-        thread.start()
-        recorder = Recorder(config, f"http://127.0.0.1:{bound.getsockname()[1]}/v1", gateway)
+    with in_background(config, key) as (url, gateway):
+        recorder = Recorder(config, url, gateway)
         try:
             yield recorder
         finally:
             recorder.client.close()
-            server.should_exit = True
-            thread.join()
             for lake in recorder.lakes:
                 lake.close()

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from flywheel.cli.console import DEFAULT_DATA, AsJson, ConfigFile, DataDir, DryRun, Sets, load_config, open_lake, say
+from flywheel.cli.console import (
+    DEFAULT_DATA,
+    AsJson,
+    ConfigFile,
+    DataDir,
+    DryRun,
+    Sets,
+    lake_of,
+    load_config,
+    open_lake,
+    say,
+)
+from flywheel.trajectory import Split
 
 
 def gateway(
@@ -44,3 +56,28 @@ def report(
     from flywheel.datasets.lake.outcomes import report_file
 
     say(report_file(open_lake(data_dir), file), as_json)
+
+
+def agent(
+    config: ConfigFile,
+    split: Annotated[Split, typer.Option(help="Which of the listed tasks.")] = Split.TRAIN,
+    start: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    tasks: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run an agent of your own, [agent] run = "my_agent:run", at listed tasks, every call recorded.
+
+    A task that has an outcome is not run again.
+    """
+    settings = load_config(config, sets)
+    from flywheel.flows.progress import bar
+    from flywheel.gateway.agents import agent_tasks, run_agent
+
+    listed = agent_tasks(settings, split, start, tasks)
+    if dry_run:
+        say({"agent": settings.agent.run, "split": str(split), "tasks": len(listed)}, as_json)
+        return
+    with bar(f"agent {settings.agent.run}", len(listed)) as progress:
+        say(dict(run_agent(settings, lake_of(settings, create=True), listed, progress)), as_json)

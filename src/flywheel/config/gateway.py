@@ -9,6 +9,18 @@ from pydantic import Field, field_validator, model_validator
 from flywheel.config.section import Count, Section, Share
 
 
+class AgentConfig(Section):
+    """An agent that Flywheel runs itself, through its gateway."""
+
+    run: str = Field(
+        default="", description="async def run(task, client) -> outcome, as my_agent:run; client is OpenAI's."
+    )
+    model: str = Field(default="", description="The model that it is told to ask for.")
+    parallel: Count = Field(default=8, description="Runs at once.")
+    timeout: float = Field(default=600.0, gt=0, description="Seconds of one run.")
+    retries: int = Field(default=1, ge=0, description="Further attempts where the model's server failed.")
+
+
 class GatewayConfig(Section):
     """Whose calls are recorded, for how long a session stays open, and how much waits on this machine."""
 

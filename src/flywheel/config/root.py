@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from flywheel.config.agents import AuditorConfig, ChatConfig, MistakesConfig, MixingConfig, RemoteConfig, ServedConfig
 from flywheel.config.curate import BalanceConfig, CurateConfig
 from flywheel.config.flows import BudgetConfig, ClusterConfig, NotifyConfig, ServeConfig, TriggersConfig
-from flywheel.config.gateway import GatewayConfig
+from flywheel.config.gateway import AgentConfig, GatewayConfig
 from flywheel.config.section import PASSWORD, Count, Section, Share
 from flywheel.config.student import StudentConfig
 from flywheel.config.tasks import TasksConfig
@@ -24,7 +24,7 @@ from flywheel.trajectory import digest
 
 TAG = "algorithm"
 """The key that tells the sections of a union apart."""
-AT_WORK = frozenset({"gateway", "serve", "triggers", "budget", "notify", "cluster"})
+AT_WORK = frozenset({"agent", "gateway", "serve", "triggers", "budget", "notify", "cluster"})
 """Sections that say when and where it is done."""
 APART = (
     ("train", "parallelism"),
@@ -194,6 +194,7 @@ class Config(Section):
     served: ServedConfig = ServedConfig()
     remote: RemoteConfig = RemoteConfig()
     gateway: GatewayConfig = GatewayConfig()
+    agent: AgentConfig = AgentConfig()
 
     @model_validator(mode="after")
     def _calibration_apart(self) -> Config:

@@ -29,6 +29,7 @@ from flywheel.gateway.fingerprints import call_ids, chain
 from flywheel.gateway.sessions import OpenSessions, Place, named_session
 from flywheel.gateway.spool import Call, Outcome, SpoolWriter
 from flywheel.serving.requests import RequestError, error_response, parse_request
+from flywheel.trajectory import Split
 
 SESSION_HEADER = b"x-flywheel-session"
 SWEEP_SECONDS = 1.0
@@ -76,6 +77,21 @@ class OutcomeRequest(BaseModel):
         return self
 
 
+class TaskRequest(BaseModel):
+    """The task that a session will be of, and which attempt at it."""
+
+    model_config = ConfigDict(extra="forbid")
+    split: Split
+    seed: int
+    instruction: str
+    name: str = Field(min_length=1)
+    asked: str = ""
+    unit: str = ""
+    family: str = ""
+    data: str = ""
+    attempt: int = Field(default=0, ge=0, lt=1000)
+
+
 class Gateway:
     """The running gateway: open sessions, the spool, and a connection pool to the model's server."""
 
@@ -99,6 +115,7 @@ class Gateway:
         routes = [
             Route("/health", self._health),
             Route("/metrics", self._metrics),
+            Route("/v1/sessions/{session}", self._declare, methods=["PUT"]),
             Route("/v1/sessions/{session}/outcome", self._outcome, methods=["POST"]),
             Route("/s/{session}/v1/{path:path}", self._forward, methods=METHODS),
             Route("/v1/{path:path}", self._forward, methods=METHODS),
@@ -137,6 +154,22 @@ class Gateway:
 
     async def _metrics(self, _: Request) -> Response:
         return Response(generate_latest(self._registry), media_type="text/plain; version=0.0.4")
+
+    async def _declare(self, request: Request) -> Response:
+        if not self._may_pass(request.headers):
+            return error_response(401, "the API key is missing or wrong")
+        try:
+            session = named_session({}, request.path_params["session"])
+            declared = parse_request(TaskRequest, await request.body())
+        except (ValueError, RequestError) as error:
+            return error_response(400, str(error))
+        if self.sessions.knows(session) or self.sessions.next_part(session):
+            return error_response(409, f"session '{session}' has begun already")
+        now = time.time()
+        if not await self.spool.declare(session, declared.model_dump_json(), now):
+            return error_response(503, f"nothing was kept: {self.spool.problem}")
+        self.sessions.begin(session, now)
+        return JSONResponse({"session": session})
 
     async def _outcome(self, request: Request) -> Response:
         if not self._may_pass(request.headers):

@@ -7,6 +7,7 @@ in the spool, and the lake takes each once; the spool lets go only of what the l
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import sys
 import time
@@ -20,13 +21,15 @@ from flywheel.datasets.lake.outcomes import append_outcomes
 from flywheel.datasets.lake.splits import assign, decided_split
 from flywheel.errors import LakeError
 from flywheel.gateway.spool import SessionPart, calls_of, connected, outcomes, sessions
-from flywheel.gateway.trajectories import split_of, task_of_session, trajectories_of
+from flywheel.gateway.trajectories import task_of_session, trajectories_of
 from flywheel.runtime.parent import die_with_parent, end_without
 from flywheel.trajectory import Trajectory, digest
 
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
+NICE = 19
+"""How far it stands back where the gateway wants the processor, too."""
 TOGETHER = 64
 """Sessions of one commit."""
 _WAITING = "closed_at is not null and trajectory_id is null order by closed_at, name limit ?"
@@ -46,14 +49,10 @@ def _move_sessions(config: Config, lake: Lake, spool: sqlite3.Connection, waitin
     done: list[tuple[str, int, str, int]] = []
     for session in waiting:
         before = sessions(spool, "name = ? and part < ? order by part", session.name, session.part)
-        split = decided_split(lake, task_of_session(session.name, split_of(session.name, config), config))
-        made, problems = trajectories_of(
-            session,
-            before,
-            calls_of(spool, session.name, session.part),
-            split or split_of(session.name, config),
-            config,
-        )
+        decided = decided_split(lake, task_of_session(session, config)[0])
+        task, attempt = task_of_session(session, config, decided)
+        calls = calls_of(spool, session.name, session.part)
+        made, problems = trajectories_of(session, before, calls, task, attempt, config)
         trajectories += made
         unread += [_unread(config, session, call, reason) for call, reason in problems.items()]
         done.append((made[0].trajectory_id if made else "", len(made), session.name, session.part))
@@ -104,6 +103,7 @@ def main(gateway: str, settings: str) -> None:
     """Move until the gateway, a process by its number, has ended; it may be gone before this one has begun."""
     die_with_parent()
     end_without(int(gateway))
+    os.nice(NICE)
     config = Config.model_validate_json(settings)
     problem = ""
     while True:

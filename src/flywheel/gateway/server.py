@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
+import uvloop
+from filelock import FileLock, Timeout
 
 from flywheel.config.root import Config
 from flywheel.errors import PrerequisiteError
@@ -36,7 +38,7 @@ def serve(
     if not key and not is_loopback(host):
         raise PrerequisiteError(f"{host} is open to others: set {KEY} to the API key that they must bring")
     with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(config, key, host, started))
+        uvloop.run(_serve(config, key, host, started))
 
 
 async def _serve(config: Config, key: str, host: str, started: Callable[[str], None]) -> None:
@@ -54,7 +56,7 @@ async def _serve(config: Config, key: str, host: str, started: Callable[[str], N
 def open_gateway(config: Config, key: str = "") -> Iterator[Gateway]:
     """A gateway that goes on where the last one on this folder stopped. `key`: what clients must bring, or empty."""
     settings, folder = config.gateway, config.data_dir
-    with connected(folder) as reading:
+    with _alone(folder), connected(folder) as reading:
 
         def next_part(session: str) -> int:
             (part,) = reading.execute("select coalesce(max(part) + 1, 0) from session where name = ?", (session,))
@@ -67,6 +69,32 @@ def open_gateway(config: Config, key: str = "") -> Iterator[Gateway]:
             yield Gateway(settings, spool, opened, os.environ.get(settings.key, ""), key)
         finally:
             spool.stop()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two gateways would close each other's sessions."""
+    path = folder / "gateway" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise PrerequisiteError(f"a gateway records into {folder} already; stop it, or name another data_dir") from None
+
+
+@contextmanager
+def in_background(config: Config, key: str = "") -> Iterator[tuple[str, Gateway]]:
+    """A gateway in a thread, on a free port of loopback, and its URL."""
+    with listening("127.0.0.1", 0) as bound, open_gateway(config, key) as gateway:
+        server = server_of(gateway)
+        thread = threading.Thread(target=lambda: uvloop.run(server.serve(sockets=[bound])), name="gateway")
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}/v1", gateway
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def server_of(gateway: Gateway) -> uvicorn.Server:

@@ -140,6 +140,10 @@ class OpenSessions:
     def knows(self, session: str) -> bool:
         return session in self._open
 
+    def begin(self, session: str, now: float) -> None:
+        """A session that was declared: its calls are to come."""
+        self._open.setdefault(session, _Open(0, now))
+
     def end(self, session: str) -> None:
         """Its outcome is known: no call is waited for."""
         if session in self._open:

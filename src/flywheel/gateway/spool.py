@@ -12,7 +12,6 @@ import os
 import queue
 import sqlite3
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +23,7 @@ BUSY_SECONDS = 30.0
 _SCHEMA = """
 create table if not exists session (
     name text, part integer, began real not null, last real not null, closed_at real, trajectory_id text,
-    trajectories integer not null default 0, primary key (name, part)
+    trajectories integer not null default 0, task text, primary key (name, part)
 ) without rowid;
 create table if not exists call (
     id text primary key, session text not null, part integer not null,
@@ -80,7 +79,7 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class SessionPart:
     """A session, or what came of it after it was over. `trajectory_id`: its main trajectory, once the lake has it;
-    `trajectories`: how many there are of it."""
+    `trajectories`: how many there are of it; `task`: the task that it was declared to be of, JSON, or None."""
 
     name: str
     part: int
@@ -89,6 +88,7 @@ class SessionPart:
     closed_at: float | None
     trajectory_id: str | None
     trajectories: int
+    task: str | None
 
 
 _CALL = [field.name for field in fields(Call)]
@@ -96,6 +96,7 @@ _JSON = ("tails", "ids", "request", "response")
 _INSERT_CALL = f"insert or ignore into call ({', '.join(_CALL)}) values ({', '.join(':' + name for name in _CALL)})"
 _TOUCH = """insert into session (name, part, began, last) values (:session, :part, :began, :began)
             on conflict do update set last = max(last, :began + :seconds)"""
+_DECLARE = "insert or ignore into session (name, part, began, last, task) values (:name, 0, :at, :at, :task)"
 _INSERT_OUTCOME = "insert or ignore into outcome values (:id, :session, :success, :score, :comment, :who, :created_at)"
 _CLOSE = "update session set closed_at = :at where name = :session and part = :part and closed_at is null"
 
@@ -145,13 +146,13 @@ _SIZES = ("page_count", "freelist_count", "page_size")
 
 
 def packed(value: Any) -> bytes:
-    return zlib.compress(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass"), 1)
+    return json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def _call(row: tuple[Any, ...]) -> Call:
     named = dict(zip(_CALL, row, strict=True))
     for name in ("request", "response"):
-        named[name] = json.loads(zlib.decompress(named[name]).decode(errors="replace"))
+        named[name] = json.loads(named[name].decode(errors="replace"))
     return Call(**{**named, "tails": json.loads(named["tails"]), "ids": json.loads(named["ids"])})
 
 
@@ -183,6 +184,10 @@ class SpoolWriter:
         row |= {"tails": json.dumps(call.tails), "ids": json.dumps(call.ids)}
         row |= {"request": packed(call.request), "response": packed(call.response)}
         return await self._written([(_TOUCH, row), (_INSERT_CALL, row)], takes_room=True)
+
+    async def declare(self, session: str, task: str, at: float) -> bool:
+        """Say what a new session will be of."""
+        return await self._written([(_DECLARE, {"name": session, "task": task, "at": at})])
 
     async def outcome(self, outcome: Outcome) -> bool:
         return await self._written([(_INSERT_OUTCOME, asdict(outcome))])

@@ -26,10 +26,12 @@ from flywheel.trajectory import Split, Task, Trajectory, TrajectoryOrigin, traje
 
 RECORDED = "recorded"
 """Role and purpose of an agent's own run that went through the gateway."""
+OTHER_THREADS = 10_000
+"""Attempts from here on are branches and side calls of another one."""
 
 
 def trajectories_of(
-    session: SessionPart, before: Sequence[SessionPart], calls: Sequence[Call], split: Split, config: Config
+    session: SessionPart, before: Sequence[SessionPart], calls: Sequence[Call], task: Task, attempt: int, config: Config
 ) -> tuple[list[Trajectory], dict[str, str]]:
     """(a session's trajectories, the main one first; answered calls that cannot be read: id → why). `before`: its
     earlier parts.
@@ -44,7 +46,8 @@ def trajectories_of(
     made, ids, unread = list[Trajectory](), dict[int | None, str](), dict[str, str]()
     for number, thread in enumerate(threads):
         try:
-            trajectory = _trajectory(thread, session.name, split, begun + number, failed, config)
+            place = attempt + OTHER_THREADS * (begun + number)
+            trajectory = _trajectory(thread, session.name, task, place, failed, config)
             check_types(trajectory)
             check_numbers(trajectory)
         except (RecordError, ValueError, TypeError) as error:
@@ -64,12 +67,17 @@ def split_of(session: str, config: Config) -> Split:
     return Split.TEST if drawn < test else Split.DEV if drawn < test + dev else Split.TRAIN
 
 
-def task_of_session(session: str, split: Split, config: Config, seed: int = 0, instruction: str = "") -> Task:
-    return Task(config.gateway.environment, "{}", split, seed, instruction, name=session)
+def task_of_session(session: SessionPart, config: Config, decided: Split | None = None) -> tuple[Task, int]:
+    """(the task that a session is of, which attempt at it): what was declared, or itself."""
+    if session.task:
+        declared = json.loads(session.task)
+        attempt = declared.pop("attempt")
+        return Task(config.gateway.environment, "{}", **{**declared, "split": Split(declared["split"])}), attempt
+    return Task(config.gateway.environment, "{}", decided or split_of(session.name, config), 0, name=session.name), 0
 
 
 def _trajectory(
-    thread: Thread, session: str, split: Split, number: int, failed: Counter[str], config: Config
+    thread: Thread, session: str, task: Task, attempt: int, failed: Counter[str], config: Config
 ) -> Trajectory:
     source = ReadContext()
     tools, changed = _tools(thread.calls)
@@ -84,18 +92,23 @@ def _trajectory(
     calls[0] = replace(calls[0], sent=[*before, *calls[0].sent])
     run = run_of_calls(calls, extra, source, tools=[tools], started_at=thread.calls[0].began)
     first = thread.context[0] if thread.context else thread.calls[0]
-    imported = episode("gateway", replace(run, system=run.system or _system(first)), split)
-    task = task_of_session(session, split, config, imported.seed, imported.instruction)
+    imported = episode("gateway", replace(run, system=run.system or _system(first)), task.split)
+    if not task.instruction:
+        task = replace(task, seed=imported.seed, instruction=imported.instruction)
     return replace(
         imported,
-        trajectory_id=trajectory_id(task, imported.policy_id, imported.policy_version, RECORDED, number),
+        trajectory_id=trajectory_id(task, imported.policy_id, imported.policy_version, RECORDED, attempt),
         environment=task.environment,
         task_id=task.task_id,
         task_group=task.group,
         task_name=task.name,
+        task_data=task.data,
+        family=task.family,
+        seed=task.seed,
+        instruction=task.instruction,
         policy=RECORDED,
         purpose=RECORDED,
-        attempt=number,
+        attempt=attempt,
         origin=TrajectoryOrigin.RECORDED,
         origin_source=session,
     )
