@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow test-reliability lint docs bench clean
+.PHONY: help install quickstart helpdesk test test-fast test-slow test-reliability lint docs bench clean
 
 help:  ## Show this list
 	@echo "Flywheel: a data flywheel for trajectory distillation"
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: $(STAMP)  ## Two turns of the wheel on a real environment: minutes, on a laptop
 	"$(BIN)/flywheel" run "$(CONFIG)"
+
+helpdesk: $(STAMP)  ## An agent with tools, recorded: 600 sessions through the gateway, verified and queried
+	"$(BIN)/python" examples/helpdesk/play.py
 
 test: $(STAMP)  ## Lint, types and the tests, but for the slowest proofs
 	"$(BIN)/ruff" check .

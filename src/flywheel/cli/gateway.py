@@ -60,9 +60,9 @@ def report(
 
 def agent(
     config: ConfigFile,
-    split: Annotated[Split, typer.Option(help="Which of the listed tasks.")] = Split.TRAIN,
+    split: Annotated[Split | None, typer.Option(help="Which of the listed tasks; default: all.")] = None,
     start: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
-    tasks: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    tasks: Annotated[int, typer.Option(min=1, help="How many at most.")] = 1000,
     sets: Sets = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -77,7 +77,7 @@ def agent(
 
     listed = agent_tasks(settings, split, start, tasks)
     if dry_run:
-        say({"agent": settings.agent.run, "split": str(split), "tasks": len(listed)}, as_json)
+        say({"agent": settings.agent.run, "split": str(split or "all"), "tasks": len(listed)}, as_json)
         return
     with bar(f"agent {settings.agent.run}", len(listed)) as progress:
         say(dict(run_agent(settings, lake_of(settings, create=True), listed, progress)), as_json)

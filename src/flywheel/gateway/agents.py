@@ -44,16 +44,17 @@ Run = Callable[[AgentTask, Any], Awaitable[Any]]
 """(task, client) → None where nobody knows, did it succeed, a score from 0 to 1, or an outcome as a mapping."""
 
 
-def agent_tasks(config: Config, split: Split, start: int, count: int) -> list[Task]:
-    """The tasks [start, start + count) of the config's list. Raises `ConfigError` where there is none."""
+def agent_tasks(config: Config, split: Split | None, start: int, count: int) -> list[Task]:
+    """The tasks [start, start + count) of the config's list, of one split or of all. Raises `ConfigError` where there is
+    none."""
     if not config.tasks.source:
         raise ConfigError('an agent needs tasks: [tasks] source = "tasks.jsonl"')
     shares = {Split.DEV: config.tasks.dev, Split.TEST: config.tasks.test}
     listed = read_tasks(config.tasks.source, config.gateway.environment, "{}", config.tasks.columns, shares)
-    tasks = list(listed[split][start : start + count])
-    if not tasks:
-        raise ConfigError(f"the list has {len(listed[split])} {split} tasks, and those from {start} on were asked for")
-    return tasks
+    tasks = [task for which in ([split] if split else Split) for task in listed[which]]
+    if not tasks[start : start + count]:
+        raise ConfigError(f"the list has {len(tasks)} {split or ''} tasks, and those from {start} on were asked for")
+    return tasks[start : start + count]
 
 
 def run_agent(
