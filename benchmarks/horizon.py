@@ -105,7 +105,7 @@ def hierarchical(steps: tuple[Step, ...], limits: Limits, tokens: PieceTokenizer
             context.finish(SubgoalOutcome.DONE)
         if context.must_plan:
             planned = len(tokens.context([*context.plan(seen).pieces, Piece(marker=SUBGOAL)]))
-            context.adopt(f"reach {step.location}")
+            context.adopt(seen, f"reach {step.location}")
         assert context.window is not None
         counts.append(planned + len(tokens.context([*context.window.pieces, Piece(marker=ACT)])))
         context.act(seen, step.action)

@@ -63,6 +63,7 @@ def test_two_frameworks_are_recorded_as_they_are(tmp_path: Path) -> None:
         assert trajectory.steps[0].action == 'look {"at": "what is there?"}'
 
 
+@pytest.mark.slow
 def test_the_helpdesk_runs_and_is_verified(tmp_path: Path) -> None:
     """The example's own script, on a few tickets."""
     script = ROOT / "examples" / "helpdesk" / "play.py"

@@ -134,7 +134,7 @@ def test_contexts_stop_growing() -> None:
                 context.finish(failed)
             if context.must_plan:
                 context.plan(Observation(f"In {place}.", location=place))
-                context.adopt("explore")
+                context.adopt(Observation(f"In {place}.", location=place), "explore")
             context.act(Observation("", location=place), "move on")
             assert context.window is not None
             assert context.plan_window is not None
@@ -149,16 +149,34 @@ def test_a_fresh_window_still_knows_the_subgoal_in_force() -> None:
     context = HierarchicalContext("task", LIMITS)
     for step in range(6 * LIMITS.window_steps):
         seen = Observation(f"In room {step}.", location=f"room {step}", state_key=str(step))
-        window = context.observe(seen)
+        context.observe(seen)
         if context.failed:
             context.finish(SubgoalOutcome.TIMEOUT)
         if context.must_plan:
             context.plan(seen)
-            context.adopt(f"look for key {step}")
-        said = text_of(window.pieces)
+            context.adopt(seen, f"look for key {step}")
+        assert context.window is not None
+        said = text_of(context.window.pieces)
         assert f"{context.subgoal}<|end|>" in said
         assert said.partition(ACT)[0].count(SUBGOAL) == 1
         context.act(seen, "go on")
+
+
+def test_an_executor_reads_of_its_own_subgoal_alone() -> None:
+    context = HierarchicalContext("Cook.", Limits(), memory=Memory(documents=("Dice the onion.",)))
+    for place, subgoal in enumerate(("take onion", "dice onion")):
+        seen = Observation(f"Kitchen, {place}.", location="kitchen", state_key=str(place))
+        context.observe(seen)
+        if context.subgoal:
+            context.finish(SubgoalOutcome.DONE)
+        context.plan(seen)
+        context.adopt(seen, subgoal)
+        context.act(seen, subgoal)
+    assert context.window is not None
+    executor_text = text_of(context.window.pieces)
+    assert executor_text.count(SUBGOAL) == 1
+    assert "<|past|>take onion.<|view|>Kitchen, 1." in executor_text
+    assert "Dice the onion." not in executor_text
 
 
 def test_task_and_documents_stand_right_before_every_subgoal() -> None:
@@ -166,14 +184,14 @@ def test_task_and_documents_stand_right_before_every_subgoal() -> None:
     context = HierarchicalContext("Cook.", Limits())
     context.observe(Observation("A hall.", location="hall"))
     context.plan(Observation("A hall.", location="hall"))
-    context.adopt("read recipe")
+    context.adopt(Observation("A hall.", location="hall"), "read recipe")
     context.act(Observation("A hall.", location="hall"), "read recipe")
     for subgoal in ("dice onion", "eat"):
         context.observe(recipe)
         context.finish(SubgoalOutcome.DONE)
         planner_text = text_of(context.plan(recipe).pieces)
         assert planner_text.endswith("<|task|>Cook.<|document|>Dice the onion.")
-        context.adopt(subgoal)
+        context.adopt(recipe, subgoal)
         context.act(recipe, subgoal)
     assert planner_text.count("Dice the onion.") == 2
     assert planner_text.index("<|subgoal|>dice onion") < planner_text.rindex("Dice the onion.")
@@ -185,11 +203,11 @@ def test_what_the_documents_ask_for_and_the_view_shows_stands_last_until_it_is_d
     context = HierarchicalContext("Cook.", Limits(), memory=Memory(documents=(recipe,)))
     context.observe(seen)
     assert text_of(context.plan(seen).pieces).endswith("<|in view|>red onion, onion")
-    context.adopt("take red onion")
+    context.adopt(seen, "take red onion")
     context.act(seen, "take red onion")
     context.finish(SubgoalOutcome.STUCK)
     assert text_of(context.plan(seen).pieces).endswith("<|in view|>red onion, onion")
-    context.adopt("take red onion")
+    context.adopt(seen, "take red onion")
     context.finish(SubgoalOutcome.DONE)
     assert text_of(context.plan(seen).pieces).endswith("<|document|>" + recipe)
     book = "\n".join(f"line {number}" for number in range(1000))
@@ -210,7 +228,7 @@ def test_what_is_too_long_to_be_restated_is_read_once_a_window() -> None:
     context.observe(seen)
     for _ in range(3):
         planner_text = text_of(context.plan(seen).pieces)
-        context.adopt("wait")
+        context.adopt(seen, "wait")
         context.act(seen, "wait")
         context.finish(SubgoalOutcome.TIMEOUT)
     assert planner_text.count(book) == 1

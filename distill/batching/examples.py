@@ -85,7 +85,7 @@ def hierarchical_windows(
             current = starts[step.index]
         if context.must_plan:
             context.plan(observation)
-            context.adopt(current.subgoal, target=current.completed)
+            context.adopt(observation, current.subgoal, target=current.completed)
         taught = _taught(step)
         if taught and context.window is not None and role is Role.EXECUTOR:
             executor.append(context.window.branch(taught))

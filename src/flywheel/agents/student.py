@@ -173,7 +173,7 @@ class HierarchicalAgent:
                 unplanned[turn.slot] = _no_decision(subgoal)
                 continue
             episode = self._episodes[turn.slot]
-            episode.context.adopt(subgoal)
+            episode.context.adopt(turn.observation, subgoal)
             episode.spoken = tokens
         return unplanned
 

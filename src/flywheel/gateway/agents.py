@@ -45,8 +45,7 @@ Run = Callable[[AgentTask, Any], Awaitable[Any]]
 
 
 def agent_tasks(config: Config, split: Split | None, start: int, count: int) -> list[Task]:
-    """The tasks [start, start + count) of the config's list, of one split or of all. Raises `ConfigError` where there is
-    none."""
+    """The tasks [start, start + count) of the config's list, of one split or of all. Raises `ConfigError` for none."""
     if not config.tasks.source:
         raise ConfigError('an agent needs tasks: [tasks] source = "tasks.jsonl"')
     shares = {Split.DEV: config.tasks.dev, Split.TEST: config.tasks.test}

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import io
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import aiohttp
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -20,42 +17,17 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from flywheel.config.gateway import GatewayConfig
-from flywheel.errors import named_reason
-from flywheel.gateway.dialects import PATHS, Dialect, Json, events
-from flywheel.gateway.fingerprints import call_ids, chain
-from flywheel.gateway.sessions import OpenSessions, Place, named_session
-from flywheel.gateway.spool import Call, Outcome, SpoolWriter
+from flywheel.gateway.dialects import PATHS
+from flywheel.gateway.forwarding import HOP_BY_HOP, Forwarded
+from flywheel.gateway.recording import LARGE_BYTES, Recording, Sent
+from flywheel.gateway.sessions import OpenSessions, named_session
+from flywheel.gateway.spool import Outcome, SpoolWriter
 from flywheel.serving.requests import RequestError, error_response, parse_request
 from flywheel.trajectory import Split
 
-SESSION_HEADER = b"x-flywheel-session"
 SWEEP_SECONDS = 1.0
-LARGE_BYTES = 1 << 20
-"""Requests from here on are read in a thread."""
-_HOP_BY_HOP = frozenset(
-    [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "host",
-        "content-length",
-        "accept-encoding",
-        "content-encoding",
-        "date",
-        "server",
-        "x-flywheel-session",
-        "expect",
-    ]
-)
-"""Headers of one connection, and what the two servers set themselves."""
 _KEYS = ("authorization", "x-api-key")
 METHODS = ["GET", "POST", "DELETE", "PUT", "PATCH"]
 
@@ -208,19 +180,20 @@ class Gateway:
         dialect = PATHS.get(path) if request.method == "POST" else None
         recording = None
         if dialect:
-            read = _Sent.read
+            read = Sent.read
             sent = await asyncio.to_thread(read, dialect, body) if len(body) > LARGE_BYTES else read(dialect, body)
             if sent:
                 place = self.sessions.place(
                     named, sent.prefixes, sent.ids, request.headers.get("traceparent", ""), time.time(), sent.continues
                 )
-                recording = _Recording(self, dialect, sent, place)
+                recording = Recording(self.spool, self.sessions, self.count, dialect, sent, place)
+        assert self._client is not None
         url = f"{self.config.upstream}/{path}" + (f"?{request.url.query}" if request.url.query else "")
-        return _Forwarded(self, request.method, url, self._headers(request), body, recording)
+        return Forwarded(self._client, request.method, url, self._headers(request), body, recording)
 
     def _headers(self, request: Request) -> list[tuple[str, str]]:
         """The client's headers with the gateway's key in place of the client's."""
-        headers = [(name, value) for name, value in request.headers.items() if name not in _HOP_BY_HOP]
+        headers = [(name, value) for name, value in request.headers.items() if name not in HOP_BY_HOP]
         headers.append(("accept-encoding", "identity"))
         if not self._upstream_key:
             return [header for header in headers if header[0] not in _KEYS]
@@ -230,181 +203,5 @@ class Gateway:
             (name, f"Bearer {self._upstream_key}" if name == "authorization" else self._upstream_key) for name in keyed
         ]
 
-    @asynccontextmanager
-    async def open(
-        self, method: str, url: str, headers: list[tuple[str, str]], body: bytes
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        assert self._client is not None
-        async with self._client.request(
-            method, url, headers=headers, data=io.BytesIO(body), allow_redirects=False
-        ) as response:
-            yield response
-
     def count(self, result: str) -> None:
         self._calls.labels(result).inc()
-
-
-class _Sent:
-    """What a request says, read once."""
-
-    def __init__(self, dialect: Dialect, request: Json) -> None:
-        self.request, self.items = request, dialect.items_of(request)
-        self.prefixes, self.ids = chain(self.items), call_ids(self.items)
-        self.continues = str(request.get("previous_response_id") or "")
-
-    @classmethod
-    def read(cls, dialect: Dialect, body: bytes) -> _Sent | None:
-        """None for what the server is left to refuse."""
-        try:
-            request = json.loads(body)
-            return cls(dialect, request) if isinstance(request, dict) else None
-        except (ValueError, RecursionError):
-            return None
-
-
-class _Recording:
-    """A call that is being answered."""
-
-    def __init__(self, gateway: Gateway, dialect: Dialect, sent: _Sent, place: Place) -> None:
-        self._gateway, self.dialect, self._sent, self.place = gateway, dialect, sent, place
-        self._began = time.time()
-
-    async def keep(self, status: int, body: bytes, *, streamed: bool, problem: str = "") -> None:
-        """Put the call on the disk, and let the next one find it."""
-        response = (
-            await asyncio.to_thread(self._response, body, streamed)
-            if len(body) > LARGE_BYTES
-            else self._response(body, streamed)
-        )
-        if status >= 400:
-            problem = problem or f"HTTP status {status}"
-        answers = [] if problem else self.dialect.answers(response)
-        if not problem and not answers:
-            problem = "no answer could be read"
-        before = self._sent.prefixes[-1] if self._sent.prefixes else b""
-        tails = [chain(answer, before)[-1] for answer in answers]
-        response_id = response.get("id") if answers and self.dialect.is_continued_by_id else ""
-        ids = sorted(set().union(self._sent.ids, *map(call_ids, answers)))
-        items = self._sent.items[self.place.kept :]
-        call = Call(
-            id=uuid.uuid4().hex,
-            session=self.place.session,
-            part=self.place.part,
-            parent=self.place.parent,
-            kept=self.place.kept,
-            answer=self.place.answer,
-            began=self._began,
-            seconds=time.time() - self._began,
-            dialect=self.dialect.name,
-            status=status,
-            problem=problem,
-            tails=[tail.hex() for tail in tails],
-            ids=ids,
-            response_id=str(response_id or ""),
-            request={**self._sent.request, self.dialect.items: items},
-            response=response,
-        )
-        recorded = await self._gateway.spool.call(call)
-        if recorded and not problem:
-            self._gateway.sessions.answered(self.place.session, call.id, tails, ids, call.response_id)
-        self._gateway.count("unrecorded" if not recorded else "failed" if problem else "recorded")
-
-    def done(self) -> None:
-        self._gateway.sessions.done(self.place.session, time.time())
-
-    def _response(self, body: bytes, streamed: bool) -> Json:
-        """The answer put together; of what cannot be read, how it begins."""
-        if streamed:
-            whole: Any = self.dialect.fold(events(body))
-        else:
-            try:
-                whole = json.loads(body)
-            except (ValueError, RecursionError):
-                whole = None
-        return whole if isinstance(whole, dict) else {"unread": body[: 1 << 16].decode(errors="replace")}
-
-
-class _Forwarded(Response):
-    """The model's server's answer, byte by byte as it comes. The last event of a recorded stream, or the whole of a
-    plain answer, waits for the spool."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        method: str,
-        url: str,
-        headers: list[tuple[str, str]],
-        body: bytes,
-        recording: _Recording | None,
-    ) -> None:
-        self._gateway, self._recording = gateway, recording
-        self._request = (method, url, headers, body)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        leaving = asyncio.create_task(_left(receive))
-        answering = asyncio.create_task(self._answer(scope, receive, send))
-        try:
-            await asyncio.wait([leaving, answering], return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                answering.cancel()
-            with suppress(asyncio.CancelledError):
-                await answering
-        finally:
-            leaving.cancel()
-            if self._recording:
-                self._recording.done()
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, status, streamed, begun = bytearray(), 0, False, False
-        try:
-            async with self._gateway.open(*self._request) as upstream:
-                status = upstream.status
-                streamed, headers = upstream.content_type == "text/event-stream", self._head(upstream)
-                if self._recording and not streamed:
-                    body += await upstream.read()
-                    await self._recording.keep(status, bytes(body), streamed=False)
-                    headers.append((b"content-length", str(len(body)).encode()))
-                await send({"type": "http.response.start", "status": status, "headers": headers})
-                begun, held = True, b""
-                async for chunk in upstream.content.iter_any():
-                    if self._recording:
-                        body += chunk
-                        held, chunk = self._hold(held, chunk)
-                    if chunk:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                if self._recording and streamed:
-                    await self._recording.keep(status, bytes(body), streamed=True)
-                await send({"type": "http.response.body", "body": held if streamed else bytes(body)})
-        except asyncio.CancelledError:
-            if self._recording:
-                problem = "the client left before the answer was whole"
-                await asyncio.shield(self._recording.keep(status, bytes(body), streamed=streamed, problem=problem))
-            raise
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            problem = f"the model's server: {named_reason(error) or 'no byte in time'}"
-            if self._recording:
-                await self._recording.keep(status, bytes(body), streamed=streamed, problem=problem)
-            if begun:
-                raise  # the connection breaks, as the server's did
-            code = 504 if isinstance(error, TimeoutError) else 502
-            await error_response(code, problem)(scope, receive, send)
-
-    def _hold(self, held: bytes, chunk: bytes) -> tuple[bytes, bytes]:
-        """(what waits for the spool, what may go)."""
-        assert self._recording is not None
-        if held:
-            return held + chunk, b""
-        last = self._recording.dialect.last.search(chunk)
-        return (chunk[last.start() :], chunk[: last.start()]) if last else (b"", chunk)
-
-    def _head(self, upstream: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
-        headers = [(name, value) for name, value in upstream.raw_headers if name.lower().decode() not in _HOP_BY_HOP]
-        if self._recording:
-            headers.append((SESSION_HEADER, self._recording.place.session.encode()))
-        return headers
-
-
-async def _left(receive: Receive) -> None:
-    """Returns when the client is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

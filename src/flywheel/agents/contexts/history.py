@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.contexts.prompts import (
@@ -92,7 +92,7 @@ class FlatContext:
 
 @dataclass(slots=True)
 class HierarchicalContext(FlatContext):
-    """planner: task, episodic memory, observation → subgoal; executor: subgoal, last steps, observation → action."""
+    """planner: task, episodic memory, observation → subgoal; executor: subgoal, its own steps, observation → action."""
 
     subgoal: str = ""
     steps_in_segment: int = 0
@@ -144,13 +144,19 @@ class HierarchicalContext(FlatContext):
         return window
 
     def _open(self, observation: Observation) -> Window:
-        return UnreadWindow([]) if self.unread is Role.EXECUTOR else FlatContext._open(self, observation)
+        if self.unread is Role.EXECUTOR:
+            return UnreadWindow([])
+        return open_window(self.instruction, replace(self.memory, documents=()), observation)
 
-    def adopt(self, subgoal: str, *, target: bool = False) -> None:
-        """Take up the planner's subgoal: the planner's target, the executor's context."""
+    def adopt(self, observation: Observation, subgoal: str, *, target: bool = False) -> None:
+        """Take up the planner's subgoal: the planner's target, and what the executor's next window is about."""
         assert self.plan_window is not None and self.window is not None
         self.plan_window.subgoal(subgoal, target=target, decision=self.steps)
         self.plan_window.decisions += 1
+        if self.window.has_subgoal:
+            if self.archive is not None:
+                self.archive.append(self.window)
+            self.window = self._open(observation)
         self.window.subgoal(subgoal)
         self.subgoal, self.steps_in_segment, self.idle_steps = subgoal, 0, 0
 
@@ -186,6 +192,6 @@ class HierarchicalContext(FlatContext):
             self.finish(ended)
         if subgoal and self.must_plan:
             self.plan(observation)
-            self.adopt(subgoal)
+            self.adopt(observation, subgoal)
         self.act(observation, action)
         return ended

@@ -3,7 +3,7 @@
 A context is a list of pieces, each text with a flag: is it the agent's own words, hence a target of training?
 Pieces are tokenised one by one, so a prefix of a context is always a prefix of its tokens.
 
-    executor   header · (subgoal · (act · feedback)* · act done)*
+    executor   header without documents · subgoal · (act · feedback)* · act done
     flat       header · (act · feedback)*
     planner    header · (view · task · document* · in view? · subgoal · outcome)*
 
@@ -15,7 +15,9 @@ documents that the view shows word for word, and that no finished subgoal names,
 Where an environment answers nothing but shows something else than before, the view stands in place of the feedback.
 Tokens are the budget: what the same location showed before in this window is not said again, sentence by sentence, but
 for views that are whole ones at every step.
-A window holds at most `window` decisions, then a new one starts with a fresh header: bounded, whatever the horizon.
+A window holds at most `window` decisions, then a new one starts with a fresh header: bounded, whatever the horizon. The
+executor's is of one subgoal alone: what it was after before, and what the documents ask for, is the planner's business
+(GLIDER, arXiv 2505.19761; docs/experiments/0013).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from enum import StrEnum
 from flywheel.agents.contexts.memory import Memory
 from flywheel.environments.protocol import Observation
 
-WORDING = 4
+WORDING = 5
 """Counts the ways in which contexts have been worded. Who learned from another one acts as another version under this
 one, and is distilled anew where it is asked for again."""
 TASK, DOCUMENT, ROUTES, PAST, VIEW = "<|task|>", "<|document|>", "<|routes|>", "<|past|>", "<|view|>"
@@ -145,6 +147,7 @@ class Window:
 
     pieces: list[Piece]
     decisions: int = 0
+    has_subgoal: bool = False
     _shown: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def look(self, observation: Observation) -> None:
@@ -162,6 +165,7 @@ class Window:
 
     def subgoal(self, text: str, *, target: bool = False, decision: int = -1) -> None:
         """Add a subgoal: a target of the planner, context of the executor."""
+        self.has_subgoal = True
         self.pieces.append(Piece(marker=SUBGOAL))
         self.pieces.append(Piece(text, target, decision, ends=True))
 
@@ -176,7 +180,8 @@ class Window:
 
     def branch(self, text: str) -> Window:
         """What would be read if this had been done instead; it alone is a target, and of no step that was taken."""
-        other = Window([replace(piece, target=False, decision=-1) for piece in self.pieces], self.decisions)
+        past = [replace(piece, target=False, decision=-1) for piece in self.pieces]
+        other = Window(past, self.decisions, self.has_subgoal)
         other.act(text, target=True, decision=-1)
         return other
 
