@@ -46,7 +46,7 @@ def epochs(*, planner: int = 1, executor: int = 1, flat: int = 1) -> str:
 
 HIERARCHICAL = "hierarchical, N + N"
 ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    HIERARCHICAL: ("hierarchical", (epochs(planner=5, executor=3),)),
+    HIERARCHICAL: ("hierarchical", (epochs(planner=5, executor=2),)),
     "flat, N": ("flat", (epochs(flat=3),)),
     "flat, N, as long": ("flat", (epochs(flat=13),)),
     "flat, 2N": ("flat", ("student.hidden=224", "train.learning_rate=0.001", epochs(flat=5))),

@@ -179,8 +179,8 @@ def test_an_executor_reads_of_its_own_subgoal_alone() -> None:
     assert "Dice the onion." not in executor_text
 
 
-def test_task_and_documents_stand_right_before_every_subgoal() -> None:
-    recipe = Observation("A table.", document="Dice the onion.", location="kitchen")
+def test_task_and_what_is_left_of_the_documents_stand_right_before_every_subgoal() -> None:
+    recipe, asked = Observation("A table.", document="Dice the onion.\nFry the egg.", location="kitchen"), list[str]()
     context = HierarchicalContext("Cook.", Limits())
     context.observe(Observation("A hall.", location="hall"))
     context.plan(Observation("A hall.", location="hall"))
@@ -190,11 +190,10 @@ def test_task_and_documents_stand_right_before_every_subgoal() -> None:
         context.observe(recipe)
         context.finish(SubgoalOutcome.DONE)
         planner_text = text_of(context.plan(recipe).pieces)
-        assert planner_text.endswith("<|task|>Cook.<|document|>Dice the onion.")
         context.adopt(recipe, subgoal)
         context.act(recipe, subgoal)
-    assert planner_text.count("Dice the onion.") == 2
-    assert planner_text.index("<|subgoal|>dice onion") < planner_text.rindex("Dice the onion.")
+        asked.append(planner_text.rpartition("<|task|>Cook.")[2])
+    assert asked == ["<|document|>Dice the onion.\nFry the egg.", "<|document|>Fry the egg."]
 
 
 def test_what_the_documents_ask_for_and_the_view_shows_stands_last_until_it_is_done() -> None:
@@ -209,7 +208,7 @@ def test_what_the_documents_ask_for_and_the_view_shows_stands_last_until_it_is_d
     assert text_of(context.plan(seen).pieces).endswith("<|in view|>red onion, onion")
     context.adopt(seen, "take red onion")
     context.finish(SubgoalOutcome.DONE)
-    assert text_of(context.plan(seen).pieces).endswith("<|document|>" + recipe)
+    assert text_of(context.plan(seen).pieces).endswith("<|document|>Ingredients:\negg\nDice the red onion.")
     book = "\n".join(f"line {number}" for number in range(1000))
     (piece,) = lines_in_view([book], book, [])
     assert piece.text.startswith("line 0, line 1")

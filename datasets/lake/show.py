@@ -57,13 +57,15 @@ SHOWN = (
 
 
 def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
-    """Facts, steps with subgoals, calls and credit, and verdicts of the trajectory whose id begins with `prefix`.
+    """Facts, steps with subgoals, calls and credit, and verdicts of the trajectory whose id begins with `prefix`, or of a
+    recorded session of this name.
 
     Raises `LakeError` where none or several do.
     """
-    safe = "".join(letter for letter in prefix if letter.isalnum() or letter in "-_")
+    safe = "".join(letter for letter in prefix if letter.isalnum() or letter in "-_.")
+    named = f"task_name = {quoted(safe)} and purpose = 'recorded' and parent_trajectory_id is null"
     matches = lake.sql(
-        f"select {', '.join(FACTS)} from trajectories where starts_with(trajectory_id, {quoted(safe)})"
+        f"select {', '.join(FACTS)} from trajectories where starts_with(trajectory_id, {quoted(safe)}) or ({named})"
     ).to_pylist()
     matches = [match for match in matches if match["trajectory_id"] == safe] or matches
     if not safe or len(matches) != 1:

@@ -1,6 +1,6 @@
 """Flywheel: collect, verify, store, distill, gate and redeploy agent trajectories.
 
-`Lake`, `Config`, `Trajectory`, `load_config` and `register_models` are imported when they are first asked for; the
+`Lake`, `Config`, `Trajectory`, `load_config`, `register_models` and `report` are imported when first asked for; the
 stages of a turn are functions of `flywheel.stages`.
 """
 
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from flywheel.config.root import Config
     from flywheel.config.root import load as load_config
     from flywheel.datasets.lake.lake import Lake
+    from flywheel.gateway.client import report
     from flywheel.trajectory import Trajectory
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Lake", "Trajectory", "__version__", "load_config", "register_models"]
+__all__ = ["Config", "Lake", "Trajectory", "__version__", "load_config", "register_models", "report"]
 _LAZY = {
     "Config": ("flywheel.config.root", "Config"),
     "Lake": ("flywheel.datasets.lake.lake", "Lake"),
     "Trajectory": ("flywheel.trajectory", "Trajectory"),
     "load_config": ("flywheel.config.root", "load"),
     "register_models": ("flywheel.agents.inference.token_shift", "register_models"),
+    "report": ("flywheel.gateway.client", "report"),
 }
 
 

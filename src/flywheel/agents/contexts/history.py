@@ -129,18 +129,19 @@ class HierarchicalContext(FlatContext):
 
     def plan(self, observation: Observation) -> Window:
         """The planner's window, ready for its next subgoal."""
-        again = restated(self.instruction, self.memory.documents)
+        documents = self.memory.documents
         window = self.plan_window
         if window is None or window.decisions >= self.limits.planner_window:
             if window is not None and self.plan_archive is not None:
                 self.plan_archive.append(window)
             window = UnreadWindow([])
             if self.unread is not Role.PLANNER:
-                window = open_window(self.instruction, self.memory, observation, again)
+                window = open_window(self.instruction, self.memory, observation, restated(self.instruction, documents))
             self.plan_window = window
         else:
             window.look(observation)
-        window.restate([*again, *lines_in_view(self.memory.documents, observation.text, self.finished)])
+        window.restate(restated(self.instruction, documents, self.finished))
+        window.restate(lines_in_view(documents, observation.text, self.finished))
         return window
 
     def _open(self, observation: Observation) -> Window:

@@ -9,8 +9,9 @@ Pieces are tokenised one by one, so a prefix of a context is always a prefix of 
 
 The planner's next subgoal is what its task and its documents ask for, less what is done. A causal model cannot mark a
 line of theirs as done where they stand before the deeds; restated behind the current view, their lines look back at the
-deeds (docs/experiments/0013). Only what fits `RESTATED` is restated; longer documents stay in the header. Lines of the
-documents that the view shows word for word, and that no finished subgoal names, are repeated last.
+deeds, and those that a finished subgoal says word for word are left out (docs/experiments/0013). Only what fits
+`RESTATED` is restated; longer documents stay in the header. Lines of the documents that the view shows, and that no
+finished subgoal names, are repeated last.
 
 Where an environment answers nothing but shows something else than before, the view stands in place of the feedback.
 Tokens are the budget: what the same location showed before in this window is not said again, sentence by sentence, but
@@ -26,6 +27,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from flywheel.agents.contexts.memory import Memory
 from flywheel.environments.protocol import Observation
@@ -48,6 +50,8 @@ RESTATED = 2000
 """Characters of the task and the documents that stand behind each of the planner's views."""
 MOST_IN_VIEW = 500
 """Characters of those lines of the documents that are repeated because the view shows them."""
+_WORD = re.compile(r"\w+")
+_SMALL_WORDS = frozenset({"a", "an", "and", "from", "in", "of", "on", "the", "to", "with"})
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 SPECIAL_TOKENS = (PAD, END, TASK, DOCUMENT, ROUTES, PAST, VIEW, IN_VIEW, SUBGOAL, ACT, FEEDBACK, OUTCOME, DONE)
 
@@ -105,15 +109,30 @@ def header(instruction: str, memory: Memory, later: Sequence[Piece] = ()) -> lis
     return pieces
 
 
-def restated(instruction: str, documents: Sequence[str]) -> list[Piece]:
-    """The task and the documents, as many of them as `RESTATED` holds: the task first, then the newest documents."""
-    given = _given(instruction, documents)
+def restated(instruction: str, documents: Sequence[str], finished: Sequence[str] = ()) -> list[Piece]:
+    """The task and the documents, as many of them as `RESTATED` holds: the task first, then the newest documents.
+
+    Lines whose words all stand in one finished subgoal are done, and left out.
+    """
+    given = _given(instruction, [_left(document, finished) for document in documents])
     room, kept = RESTATED, []
     for piece in [given[0], *given[:0:-1]]:
         if len(piece.text) <= room:
             room -= len(piece.text)
             kept.append(piece)
     return [piece for piece in given if piece in kept]
+
+
+def _left(document: str, finished: Sequence[str]) -> str:
+    """What a document still asks for."""
+    done = list(map(_words, finished))
+    lines = document.splitlines()
+    return "\n".join(line for line in lines if not _words(line) or not any(_words(line) <= words for words in done))
+
+
+@lru_cache(1 << 14)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(text.lower())) - _SMALL_WORDS
 
 
 def lines_in_view(documents: Sequence[str], view: str, finished: Sequence[str]) -> list[Piece]:
