@@ -29,6 +29,7 @@ import uvloop
 from aiohttp import web
 
 MODEL_PORT, GATEWAY_PORT = 8471, 8472
+KEY = "sk-1234-of-this-benchmark-and-of-nothing-else"
 THINKS, TOKENS, BETWEEN = 0.05, 20, 0.02
 LITELLM = f"""model_list:
   - model_name: model
@@ -36,6 +37,8 @@ LITELLM = f"""model_list:
       model: openai/model
       api_base: http://127.0.0.1:{MODEL_PORT}/v1
       api_key: none
+general_settings:
+  master_key: {KEY}
 """
 
 
@@ -88,7 +91,7 @@ async def through(url: str, streams: int, seconds: float) -> list[tuple[float, f
             measured.append(await stream(client, url, place * 100_000 + number))
 
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, headers={"authorization": "Bearer none"}) as client:
+    async with aiohttp.ClientSession(connector=connector, headers={"authorization": f"Bearer {KEY}"}) as client:
         await asyncio.gather(*(one_after_another(place) for place in range(streams)))
     return measured
 

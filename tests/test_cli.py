@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import flywheel as flywheel_package
 from flywheel import __version__
+from flywheel.cli.main import app
 from flywheel.datasets.lake.lake import Lake
 from flywheel.trajectory import Trajectory
 
@@ -163,8 +165,8 @@ def test_dry_runs_change_nothing(filled: Lake) -> None:
     before = sorted(path for path in filled.root.rglob("*") if path.suffix == ".parquet")
     data = ["--set", f"data_dir={filled.root}"]
     for command in ("run", "collect", "curate", "evaluate", "serve"):
-        told = flywheel(command, SMOKE, "--dry-run", "--json", *data)
-        assert told.returncode == 0, told.stderr
+        told = CliRunner().invoke(app, [command, SMOKE, "--dry-run", "--json", *data])
+        assert told.exit_code == 0, told.output
         assert json.loads(told.stdout)
     assert sorted(path for path in filled.root.rglob("*") if path.suffix == ".parquet") == before
     assert filled.snapshot() == 1

@@ -14,9 +14,10 @@ import pytest
 from openai import OpenAI
 from typer.testing import CliRunner
 
+import flywheel
 from flywheel.cli.main import app
 from flywheel.datasets.lake.lake import Lake
-from flywheel.errors import PrerequisiteError
+from flywheel.errors import PrerequisiteError, RecordError
 from flywheel.filters.curate import curate
 from flywheel.gateway.placeholders import SEAL, originals
 from flywheel.messages import text_of_inputs
@@ -236,6 +237,19 @@ def test_outcomes_come_from_a_file(recorder: Recorder, tmp_path: Path) -> None:
         {"task_name": "a", "success": True, "score": None},
         {"task_name": "b", "success": False, "score": 0.25},
     ]
+
+
+def test_an_outcome_is_reported_from_python(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder.post({"messages": HELLO}, headers={"x-flywheel-session": "mine"})
+    monkeypatch.setenv("FLYWHEEL_GATEWAY_URL", recorder.url)
+    assert flywheel.report("mine", score=0.5, comment="half", who="me")
+    with pytest.raises(RecordError, match="no session 'other'"):
+        flywheel.report("other", success=True)
+    with pytest.raises(PrerequisiteError, match="no gateway answers"):
+        flywheel.report("mine", success=True, gateway="http://127.0.0.1:9/v1")
+    (trajectory,) = recorder.trajectories()
+    told = recorder.lakes[0].sql("select trajectory_id, score, comment, who from outcomes").to_pylist()
+    assert told == [{"trajectory_id": trajectory.trajectory_id, "score": 0.5, "comment": "half", "who": "me"}]
 
 
 def test_private_data_has_the_same_placeholder_in_a_session(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import socket
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import pytest
 from flywheel.datasets.lake.lake import Lake
 from tests.gateways import recording
 from tests.scripted_model import scripted_model
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[1]
 AGENTS = '''
@@ -45,6 +50,11 @@ asyncio.run(pydantic_ai())
 '''
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.slow
 def test_two_frameworks_are_recorded_as_they_are(tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
@@ -76,3 +86,56 @@ def test_the_helpdesk_runs_and_is_verified(tmp_path: Path) -> None:
     assert len(rows) == 12 and calls == [{"n": 0}]
     assert {row["success"] for row in rows} == {True, False}
     assert all(5 <= row["length"] <= 20 and row["cost"] > 0 and row["tools"] and row["route"] for row in rows)
+
+
+@pytest.mark.slow
+def test_the_page_on_production_agents_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/howto/production-agent.md, word for word: its files, its commands, its Python."""
+    page = (ROOT / "docs" / "howto" / "production-agent.md").read_text()
+    first, more = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    ask, report, agent = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    commands = re.findall(r"^flywheel (.*)$", page, re.MULTILINE)
+    bins, port, model_port = Path(sys.executable).parent, free_port(), free_port()
+    ours = {"127.0.0.1:8411": f"127.0.0.1:{model_port}", "127.0.0.1:8400": f"127.0.0.1:{port}", "8400": str(port)}
+
+    def here(text: str) -> str:
+        for said, meant in ours.items():
+            text = text.replace(said, meant)
+        return text
+
+    def flywheel(line: str, *, check: bool = True) -> str:
+        command = [bins / "flywheel", *shlex.split(line)]
+        return subprocess.run(command, capture_output=True, text=True, check=check, cwd=tmp_path).stdout
+
+    (tmp_path / "agent.toml").write_text(here(first))
+    (tmp_path / "outcomes.csv").write_text("session,success\nticket-4711,yes\n")
+    (tmp_path / "my_agent.py").write_text(agent)
+    (tmp_path / "tasks.jsonl").write_text('{"id": "a", "instruction": "say hello", "split": "train"}\n')
+    (gateway_line,) = (line for line in commands if line.startswith("gateway"))
+    model = subprocess.Popen([sys.executable, "-m", "tests.scripted_model", str(model_port)], cwd=ROOT)
+    gateway = subprocess.Popen([bins / "flywheel", *gateway_line.split()], cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 60
+        while not listens(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        monkeypatch.setenv("FLYWHEEL_GATEWAY_URL", f"http://127.0.0.1:{port}/v1")
+        exec(compile(here(ask) + report, "page", "exec"), {})
+        (look,) = (line for line in commands if "tokens, cost" in line)
+        while "ticket-4711" not in flywheel(look, check=False):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        printed = {line: flywheel(line) for line in commands if line.startswith(("report", "sql", "show", "curate"))}
+    finally:
+        gateway.terminate()
+        gateway.wait()
+        (tmp_path / "agent.toml").write_text(here(first + more))
+    try:
+        ended = flywheel(next(line for line in commands if line.startswith("agent")))
+    finally:
+        model.kill()
+        model.wait()
+    assert "ticket-4711" in printed[look]
+    assert "[REDACTED:e-mail address 1]" in printed["show ticket-4711 --data-dir data/agent"]
+    assert "supervised" in printed["curate agent.toml"] or "held_out" in printed["curate agent.toml"]
+    assert "succeeded: 1" in ended

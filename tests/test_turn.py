@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flywheel.cli.main import app
 from flywheel.config.root import load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.filters.batch import read_batch
@@ -122,8 +124,8 @@ def test_stages_run_alone_and_rollback_undoes_a_promotion(turned: Path) -> None:
     data = ["--set", f"data_dir={turned}"]
 
     def told(*arguments: str) -> dict[str, object]:
-        done = subprocess.run([FLYWHEEL, *arguments, "--json"], capture_output=True, text=True, check=False, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(app, [*arguments, "--json"])
+        assert done.exit_code == 0, done.output
         answer: dict[str, object] = json.loads(done.stdout)
         return answer
 

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import insert, select
 
-from flywheel.arrow import images_to_arrow, steps_to_arrow, trajectories_to_arrow
+from flywheel.arrow import EMPTY_IS_NULL, images_to_arrow, steps_to_arrow, trajectories_to_arrow
 from flywheel.datasets.formats.catalog import JOINERS, SPLITTERS, SUFFIXES, read
 from flywheel.datasets.formats.parsing import BLOCK, RECORD_BYTES, Raw, parsed, raw_records
 from flywheel.datasets.formats.records import MAY_BE_ABSENT, ReadContext
 from flywheel.datasets.lake.catalog import QUARANTINED
-from flywheel.datasets.lake.derived import steps_with_text, trajectories_with_text
+from flywheel.datasets.lake.derived import FINAL_SOURCES, SOURCES
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import IMPORTED, as_claim, as_trusted, check_numbers
 from flywheel.datasets.lake.redaction import redact
@@ -238,15 +239,24 @@ def _check_id(name: str) -> None:
 def check_types(trajectory: Trajectory) -> None:
     """Raise `RecordError` for what does not fit the data contract."""
     try:
-        steps = map(steps_with_text, steps_to_arrow([trajectory]))
-        for table in (trajectories_with_text(trajectories_to_arrow([trajectory])), *steps):
+        for table in (trajectories_to_arrow([trajectory]), *steps_to_arrow([trajectory])):
             for name, column in zip(table.column_names, table.columns, strict=True):
-                if (column.null_count and name not in MAY_BE_ABSENT) or _holds_nulls(column):
+                if (column.null_count and _is_missing(name, table)) or _holds_nulls(column):
                     raise RecordError(f"does not fit the data contract: {name} is null")
         for _ in images_to_arrow([trajectory]):
             pass
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"does not fit the data contract: {str(error).splitlines()[0]}") from error
+
+
+def _is_missing(name: str, table: pa.Table) -> bool:
+    """Is a null of this column something that the record lacks? What messages say is not stored beside them."""
+    if name in MAY_BE_ABSENT or name in EMPTY_IS_NULL:
+        return False
+    source = (SOURCES | FINAL_SOURCES).get(name)
+    if source is None:
+        return True
+    return bool(pc.any(pc.and_(pc.is_null(table[name]), pc.is_null(table[source]))).as_py())
 
 
 def _holds_nulls(column: pa.ChunkedArray) -> bool:

@@ -101,6 +101,8 @@ TOOL_CALLS = """
 that id is called again."""
 SOURCES = {"observation": "inputs", "action": "output", "thought": "output"}
 """A step's column → the column of messages that it is derived from."""
+FINAL_SOURCES = {"final_observation": "final_inputs"}
+"""The same of a trajectory."""
 
 
 def steps_with_text(steps: pa.Table) -> pa.Table:
@@ -110,7 +112,7 @@ def steps_with_text(steps: pa.Table) -> pa.Table:
 
 def trajectories_with_text(trajectories: pa.Table) -> pa.Table:
     """Stored trajectories whose texts are there in every row."""
-    return _with_text(trajectories, TRAJECTORIES, {"final_observation": "final_inputs"})
+    return _with_text(trajectories, TRAJECTORIES, FINAL_SOURCES)
 
 
 def _with_text(table: pa.Table, selection: str, sources: Mapping[str, str]) -> pa.Table:

@@ -57,8 +57,8 @@ SHOWN = (
 
 
 def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
-    """Facts, steps with subgoals, calls and credit, and verdicts of the trajectory whose id begins with `prefix`, or of a
-    recorded session of this name.
+    """Facts, steps with subgoals, calls and credit, and verdicts of a trajectory by the beginning of its id, or by the
+    name of a recorded session.
 
     Raises `LakeError` where none or several do.
     """

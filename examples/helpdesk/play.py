@@ -32,6 +32,11 @@ def flywheel(*arguments: str) -> None:
     subprocess.run([Path(sys.executable).parent / "flywheel", *arguments], cwd=HERE, check=True)
 
 
+def listens() -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", PORT)) == 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=600)
@@ -44,7 +49,7 @@ def main() -> None:
     (HERE / "tasks.jsonl").write_text(tasks.stdout)
     teacher = subprocess.Popen([sys.executable, "teacher.py", str(PORT), str(given.mistakes)], cwd=HERE)
     try:
-        while socket.socket().connect_ex(("127.0.0.1", PORT)):
+        while not listens():
             time.sleep(0.1)
         place = ["--set", f"data_dir={given.data_dir}"]
         began = time.monotonic()
