@@ -24,6 +24,7 @@ from flywheel.messages import text_of_inputs
 from flywheel.trajectory import TrajectoryOrigin
 from tests.gateways import TOOLS, Recorder, config_of, recording
 from tests.scripted_model import scripted_model
+from tests.servers import chat_server
 
 HELLO = [{"role": "system", "content": "You are terse."}, {"role": "user", "content": "hello"}]
 
@@ -157,6 +158,18 @@ def test_the_client_gets_what_the_server_said(recorder: Recorder, model: str, st
         assert "the model's server" in reply.json()["error"]["message"]
     assert recorder.trajectories() == []
     assert 'result="failed"} 1.0' in httpx.get(recorder.url.replace("/v1", "/metrics")).text
+
+
+@pytest.mark.parametrize(
+    "reply", [b"5", b'{"choices": 5}', b'{"choices": [{"message": {"content": {"a": 1}}}]}', b"[]"]
+)
+def test_whatever_a_server_sends_the_client_has_it(tmp_path: Path, reply: bytes) -> None:
+    with chat_server(lambda request, key: (200, reply)) as url, recording(tmp_path, url) as recorder:
+        assert recorder.post({"messages": HELLO}).content == reply
+        assert recorder.post({"messages": [5, {"role": 3, "content": 1.5}, {"tool_calls": [1]}]}).content == reply
+        form = {"content-type": "multipart/form-data; boundary=x"}
+        assert httpx.post(f"{recorder.url}/files", content=b'{"model": "x"}', headers=form).status_code == 200
+        recorder.trajectories()
 
 
 def test_a_stream_that_breaks_off_breaks_off_here_and_is_no_answer(recorder: Recorder) -> None:

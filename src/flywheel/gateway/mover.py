@@ -12,14 +12,14 @@ import sqlite3
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from flywheel.config.root import Config
 from flywheel.datasets.formats.importing import quarantine
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.outcomes import append_outcomes
 from flywheel.datasets.lake.splits import assign, decided_split
-from flywheel.errors import LakeError
+from flywheel.errors import ContaminationError, FlywheelError
 from flywheel.gateway.spool import SessionPart, calls_of, connected, outcomes, sessions
 from flywheel.gateway.trajectories import task_of_session, trajectories_of
 from flywheel.runtime.parent import die_with_parent, end_without
@@ -49,14 +49,24 @@ def _move_sessions(config: Config, lake: Lake, spool: sqlite3.Connection, waitin
     done: list[tuple[str, int, str, int]] = []
     for session in waiting:
         before = sessions(spool, "name = ? and part < ? order by part", session.name, session.part)
+        declared = next((part.task for part in (session, *before) if part.task), None)
+        session = replace(session, task=declared)
         decided = decided_split(lake, task_of_session(session, config)[0])
         task, attempt = task_of_session(session, config, decided)
         calls = calls_of(spool, session.name, session.part)
-        made, problems = trajectories_of(session, before, calls, task, attempt, config)
+        if decided not in (None, task.split):
+            made, problems = list[Trajectory](), {call.id: f"of {decided}, not of {task.split}" for call in calls}
+        else:
+            made, problems = trajectories_of(session, before, calls, task, attempt, config)
         trajectories += made
         unread += [_unread(config, session, call, reason) for call, reason in problems.items()]
         done.append((made[0].trajectory_id if made else "", len(made), session.name, session.part))
-    assign(lake, [trajectory.task for trajectory in trajectories])
+    try:
+        assign(lake, [trajectory.task for trajectory in trajectories])
+    except ContaminationError:
+        if len(waiting) == 1:
+            raise
+        return sum(_move_sessions(config, lake, spool, [session]) for session in waiting)
     new = lake.append(trajectories, f"gateway {config.gateway.app}")
     quarantine(lake, unread)
     with spool:
@@ -113,7 +123,7 @@ def main(gateway: str, settings: str) -> None:
                     move(config, lake, spool)
                     problem = ""
                     time.sleep(PAUSE_SECONDS)
-        except (LakeError, sqlite3.Error, OSError) as error:
+        except (FlywheelError, sqlite3.Error, OSError) as error:
             if str(error) != problem:
                 problem = str(error)
                 log.warning("the lake takes nothing now, what is recorded waits: %s", problem)

@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from flywheel.gateway.dialects import Dialect, Json, events
@@ -16,6 +17,8 @@ from flywheel.gateway.spool import Call, SpoolWriter
 
 LARGE_BYTES = 1 << 20
 """What is longer is read in a thread."""
+BEGIN_BYTES = 1 << 16
+"""So much is kept of what could not be read."""
 
 
 class Sent:
@@ -28,12 +31,23 @@ class Sent:
 
     @classmethod
     def read(cls, dialect: Dialect, body: bytes) -> Sent | None:
-        """None for what the server is left to refuse."""
+        """None for what cannot be read: the server is left to refuse it."""
         try:
             request = json.loads(body)
             return cls(dialect, request) if isinstance(request, dict) else None
-        except (ValueError, RecursionError):
+        except Exception:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came back, read once. `problem`: why it is no answer, or empty."""
+
+    response: Json
+    problem: str
+    tails: list[bytes] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    response_id: str = ""
 
 
 class Recording:
@@ -54,20 +68,10 @@ class Recording:
 
     async def keep(self, status: int, body: bytes, *, streamed: bool, problem: str = "") -> None:
         """Put the call on the disk, and let the next one find it."""
-        response = (
-            await asyncio.to_thread(self._response, body, streamed)
-            if len(body) > LARGE_BYTES
-            else self._response(body, streamed)
-        )
-        if status >= 400:
-            problem = problem or f"HTTP status {status}"
-        answers = [] if problem else self.dialect.answers(response)
-        if not problem and not answers:
-            problem = "no answer could be read"
-        before = self._sent.prefixes[-1] if self._sent.prefixes else b""
-        tails = [chain(answer, before)[-1] for answer in answers]
-        response_id = response.get("id") if answers and self.dialect.is_continued_by_id else ""
-        ids = sorted(set().union(self._sent.ids, *map(call_ids, answers)))
+        is_large = len(body) > LARGE_BYTES
+        read = await asyncio.to_thread(self._read, body, streamed) if is_large else self._read(body, streamed)
+        problem = problem or (f"HTTP status {status}" if status >= 400 else read.problem)
+        tails = [] if problem else read.tails
         items = self._sent.items[self.place.kept :]
         call = Call(
             id=uuid.uuid4().hex,
@@ -82,26 +86,32 @@ class Recording:
             status=status,
             problem=problem,
             tails=[tail.hex() for tail in tails],
-            ids=ids,
-            response_id=str(response_id or ""),
+            ids=sorted(self._sent.ids | read.ids),
+            response_id="" if problem else read.response_id,
             request={**self._sent.request, self.dialect.items: items},
-            response=response,
+            response=read.response,
         )
         recorded = await self._spool.call(call)
         if recorded and not problem:
-            self._sessions.answered(self.place.session, call.id, tails, ids, call.response_id)
+            self._sessions.answered(self.place.session, call.id, tails, call.ids, call.response_id)
         self._count("unrecorded" if not recorded else "failed" if problem else "recorded")
 
     def done(self) -> None:
         self._sessions.done(self.place.session, time.time())
 
-    def _response(self, body: bytes, streamed: bool) -> Json:
-        """The answer put together; of what cannot be read, how it begins."""
-        if streamed:
-            whole: Any = self.dialect.fold(events(body))
-        else:
-            try:
-                whole = json.loads(body)
-            except (ValueError, RecursionError):
-                whole = None
-        return whole if isinstance(whole, dict) else {"unread": body[: 1 << 16].decode(errors="replace")}
+    def _read(self, body: bytes, streamed: bool) -> _Answer:
+        """The answer put together; of what cannot be read, how it begins. The client has it, whatever it is."""
+        whole: Any = None
+        try:
+            whole = self.dialect.fold(events(body)) if streamed else json.loads(body)
+            answers = self.dialect.answers(whole)
+            before = self._sent.prefixes[-1] if self._sent.prefixes else b""
+            tails = [chain(answer, before)[-1] for answer in answers]
+            ids = set[str]().union(*map(call_ids, answers))
+            response_id = str(whole.get("id") or "") if self.dialect.is_continued_by_id else ""
+        except Exception:
+            tails = []
+        if not tails:
+            begin = body[:BEGIN_BYTES].decode(errors="replace")
+            return _Answer(whole if isinstance(whole, dict) else {"unread": begin}, "no answer could be read")
+        return _Answer(whole, "", tails, ids, response_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import subprocess
 import threading
@@ -22,7 +24,10 @@ from flywheel.runtime.subprocesses import child_environment, python_command
 from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, HeaderTimeoutProtocol
 from flywheel.serving.listening import GRACE_SECONDS, is_loopback, listening
 
+log = logging.getLogger(__name__)
+
 KEY = "FLYWHEEL_GATEWAY_KEY"
+MOVER_LOOK_SECONDS = 5.0
 CLIENTS = 10_000
 """Requests of one address at once: an agent's whole fleet may come from one."""
 
@@ -43,13 +48,28 @@ def serve(
 
 async def _serve(config: Config, key: str, host: str, started: Callable[[str], None]) -> None:
     with listening(host, config.gateway.port) as bound, open_gateway(config, key) as gateway:
-        mover = _start_mover(config)
+        moving = asyncio.create_task(_keep_moving(config))
         try:
             started(f"http://{host}:{bound.getsockname()[1]}/v1")
             await server_of(gateway).serve(sockets=[bound])
         finally:
-            mover.terminate()
-            mover.wait()
+            moving.cancel()
+            with suppress(asyncio.CancelledError):
+                await moving
+
+
+async def _keep_moving(config: Config) -> None:
+    """A mover, and another one where it dies."""
+    mover = _start_mover(config)
+    try:
+        while True:
+            await asyncio.sleep(MOVER_LOOK_SECONDS)
+            if mover.poll() is not None:
+                log.warning("the mover ended with %d, and is started again", mover.returncode)
+                mover = _start_mover(config)
+    finally:
+        mover.terminate()
+        await asyncio.to_thread(mover.wait)
 
 
 @contextmanager
@@ -100,7 +120,7 @@ def in_background(config: Config, key: str = "") -> Iterator[tuple[str, Gateway]
 def server_of(gateway: Gateway) -> uvicorn.Server:
     """The web server in front of it, with its bounds."""
     mib = gateway.config.body_mib << 20
-    bounds = Bounds(max_body_bytes=mib, max_buffered_bytes=16 * mib, max_requests_per_client=CLIENTS)
+    bounds = Bounds(max_body_bytes=mib, max_buffered_bytes=16 * mib, max_requests_per_client=CLIENTS, only_json=False)
     return uvicorn.Server(
         uvicorn.Config(
             Bounded(gateway.app(), bounds),

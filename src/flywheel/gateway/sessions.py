@@ -117,7 +117,9 @@ class OpenSessions:
     ) -> None:
         """A call was answered and is kept: `tails` are the digests of the conversations that it may go on as, one an
         answer."""
-        opened = self._open[session]
+        opened = self._open.get(session)
+        if opened is None:
+            return
         opened.calls.add(call)
         numbered = [*enumerate(tails), *([(0, response_id.encode())] if response_id else [])]
         for number, digest in numbered:

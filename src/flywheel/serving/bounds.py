@@ -31,6 +31,7 @@ class Bounds:
     max_buffered_bytes: int = 256 << 20
     body_timeout_seconds: float = 30.0
     max_requests_per_client: int = 256
+    only_json: bool = True
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ class Bounded:
         if self._running[client] >= most:
             return _closing(429, f"more than {most} requests of one client at once; try again")
         kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-        if method == "POST" and kind != b"application/json":
+        if self.bounds.only_json and method == "POST" and kind != b"application/json":
             return _closing(415, "the content type must be application/json")
         return None
 
