@@ -337,3 +337,5 @@ def test_the_commands_say_what_they_would_do(tmp_path: Path) -> None:
     assert json.loads(done.output)["upstream"] == "http://127.0.0.1:8000/v1"
     done = CliRunner().invoke(app, ["gateway", str(config), "--set", "gateway.upstream=ftp://x"])
     assert done.exit_code != 0 and "http" in str(done.exception)
+    done = CliRunner().invoke(app, ["gateway", str(config), "--set", "gateway.app=other"])
+    assert done.exit_code != 0 and "gateway/other; set gateway.app" in str(done.exception)

@@ -207,6 +207,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_app(self) -> Config:
+        name, recorded = self.environment.name, self.gateway.environment
+        if name.startswith("gateway/") and name != recorded:
+            raise ValueError(f"environment.name is {name}, and the gateway records {recorded}; set gateway.app")
+        return self
+
+    @model_validator(mode="after")
     def _costs_are_known(self) -> Config:
         if "chat" in self.collect.teachers and (problem := self.unpriced("chat", self.chat)):
             raise ValueError(problem)
