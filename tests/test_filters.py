@@ -268,7 +268,7 @@ def test_a_verifier_that_does_not_gate_is_heard_and_decides_nothing(lake: Lake, 
 def test_several_processes_say_what_one_says(
     smoke: Config, lake: Lake, noisy: list[Trajectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flywheel.filters.curate.CHUNK", 2)  # batches enough for two processes
+    monkeypatch.setattr("flywheel.filters.waiting.CHUNK", 2)  # batches enough for two processes
 
     def verdict(workers: int) -> list[dict[str, Any]]:
         with Lake(tmp_path / f"{workers}", create=True) as mine:

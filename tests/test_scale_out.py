@@ -118,7 +118,7 @@ def test_a_turn_trains_in_two_processes(smoke: Config, lake: Lake, golden: list[
     assert distill(config, lake, "flat", 1).policy_id == card.policy_id
 
 
-@pytest.mark.minutes
+@pytest.mark.slow
 def test_students_side_by_side_are_those_of_one_after_the_other(
     smoke: Config, lake: Lake, golden: list[Trajectory]
 ) -> None:
