@@ -169,6 +169,8 @@ def test_whatever_a_server_sends_the_client_has_it(tmp_path: Path, reply: bytes)
         assert recorder.post({"messages": [5, {"role": 3, "content": 1.5}, {"tool_calls": [1]}]}).content == reply
         form = {"content-type": "multipart/form-data; boundary=x"}
         assert httpx.post(f"{recorder.url}/files", content=b'{"model": "x"}', headers=form).status_code == 200
+        page = {**form, "origin": "https://elsewhere.example"}
+        assert httpx.post(f"{recorder.url}/files", content=b'{"model": "x"}', headers=page).status_code == 403
         recorder.trajectories()
 
 
@@ -320,10 +322,11 @@ def test_an_open_address_needs_a_key(upstream: str, tmp_path: Path) -> None:
 
     with pytest.raises(PrerequisiteError, match="FLYWHEEL_GATEWAY_KEY"):
         serve(config_of(tmp_path, upstream), host="0.0.0.0")
-    with recording(tmp_path, upstream, key="door") as recorder:
+    with recording(tmp_path, upstream, key="do:or") as recorder:
         assert recorder.post({"messages": HELLO}).status_code == 401
         assert recorder.report("x", success=True).status_code == 401
-        for token in ("door", "door:mine"):
+        assert recorder.post({"messages": HELLO}, headers={"authorization": "Bearer do:ors"}).status_code == 401
+        for token in ("do:or", "do:or:mine"):
             headers = {"authorization": f"Bearer {token}"}
             assert recorder.post({"messages": HELLO}, headers=headers).status_code == 200
         names = {trajectory.task_name for trajectory in recorder.trajectories()}

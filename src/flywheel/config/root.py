@@ -229,18 +229,7 @@ class Config(Section):
     def identity(self) -> str:
         """Digest of all that decides results; where they lie, when they run and how they are measured does not. Nor
         does who else collects: each trajectory says who played it."""
-        apart: Any = {
-            "name",
-            "data_dir",
-            "iterations",
-            "lake",
-            "chat",
-            "auditor",
-            "served",
-            "remote",
-            "gateway",
-            *AT_WORK,
-        }
+        apart: Any = {"name", "data_dir", "iterations", "lake", "chat", "auditor", "served", "remote", *AT_WORK}
         measured: Any = {"workers", "calibration_tasks", "calibration_start"}
         settings = self.model_dump(mode="json", exclude=apart)
         for section, setting in APART:

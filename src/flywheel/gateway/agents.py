@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
@@ -67,6 +67,7 @@ def run_agent(
     if not config.agent.run:
         raise ConfigError('which agent? [agent] run = "my_agent:run"')
     run: Run = named_object(config.agent.run)
+    _openai()
     tried = _tried(config, lake)
     jobs = [(task, *tried.get(task.task_id, (0, False))) for task in tasks]
     with in_background(config) as (url, gateway):
@@ -128,8 +129,7 @@ async def _attempt(
 ) -> Mapping[str, Any]:
     """One run and its outcome, reported unless nobody knows; `broken` where the model's server failed."""
     session = digest("session", task.task_id, attempt, size=16)
-    names = ("split", "seed", "instruction", "name", "asked", "unit", "family", "data")
-    declared = {name: getattr(task, name) for name in names}
+    declared = {name: value for name, value in asdict(task).items() if name not in ("environment", "parameters")}
     (await reporting.put(f"/sessions/{session}", json={**declared, "attempt": attempt})).raise_for_status()
     openai = _openai()
     data = json.loads(task.data) if task.data else None

@@ -22,7 +22,7 @@ from flywheel.config.gateway import GatewayConfig
 from flywheel.gateway.dialects import PATHS
 from flywheel.gateway.forwarding import HOP_BY_HOP, Forwarded
 from flywheel.gateway.recording import LARGE_BYTES, Recording, Sent
-from flywheel.gateway.sessions import OpenSessions, named_session
+from flywheel.gateway.sessions import OpenSessions, named_session, token_of
 from flywheel.gateway.spool import Outcome, SpoolWriter
 from flywheel.serving.requests import RequestError, error_response, parse_request
 from flywheel.trajectory import Split
@@ -164,8 +164,9 @@ class Gateway:
     def _may_pass(self, headers: Mapping[str, str]) -> bool:
         if not self._key:
             return True
-        token = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-        return hmac.compare_digest(token.partition(":")[0].encode(), self._key.encode())
+        token, length = token_of(headers), len(self._key)
+        is_key = hmac.compare_digest(token[:length].encode(), self._key.encode())
+        return is_key and token[length : length + 1] in ("", ":")
 
     # -- what goes on to the model's server ------------------------------------------------------------------------
 
@@ -176,6 +177,8 @@ class Gateway:
             named = named_session(request.headers, request.path_params.get("session", ""), self._key)
         except ValueError as error:
             return error_response(400, str(error))
+        if _is_a_pages_form(request.headers):
+            return error_response(403, "a web page of another origin may not use the gateway")
         body, path = await request.body(), request.path_params["path"]
         dialect = PATHS.get(path) if request.method == "POST" else None
         recording = None
@@ -205,3 +208,8 @@ class Gateway:
 
     def count(self, result: str) -> None:
         self._calls.labels(result).inc()
+
+
+def _is_a_pages_form(headers: Mapping[str, str]) -> bool:
+    """Did a browser send what it sends anywhere without asking? JSON it would ask for, and is refused then."""
+    return "origin" in headers and not headers.get("content-type", "").startswith("application/json")

@@ -26,8 +26,8 @@ class Dialect:
 
     `items`: the field of a request that holds it. `answers`: the alternatives of a response, each a list of items.
     `last`: what begins the last event of a stream. `fold`: a stream's events as the response that they are, or None for
-    one that broke off. `messages`: items as chat messages. `usage`: names of the tokens
-    read and written. `system`: the field of a request that holds the system prompt, where it stands beside the items.
+    one that broke off. `messages`: items as chat messages. `usage`: names of the tokens read and written. `system`: the
+    field of a request that holds the system prompt, where it stands beside the items.
     """
 
     name: str

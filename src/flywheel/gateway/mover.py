@@ -104,9 +104,10 @@ def _move_outcomes(config: Config, lake: Lake, spool: sqlite3.Connection) -> Non
         else:
             log.warning("session %s has an outcome and no answered call; it is left out", outcome.session)
     append_outcomes(lake, rows)
-    with spool:
-        spool.execute("begin immediate")
-        spool.executemany("delete from outcome where id = ?", done)
+    if done:
+        with spool:
+            spool.execute("begin immediate")
+            spool.executemany("delete from outcome where id = ?", done)
 
 
 def main(gateway: str, settings: str) -> None:

@@ -174,13 +174,18 @@ class OpenSessions:
         return opened.part
 
 
+def token_of(headers: Mapping[str, str]) -> str:
+    """The key that a client brings, as OpenAI's clients do or as Anthropic's."""
+    return headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+
+
 def named_session(headers: Mapping[str, str], path_session: str, key: str = "") -> str:
     """The session that a request names, or empty: with a key as `key:name`, without as `sk-fw-name`, or in a header.
 
     Raises `ValueError` for a name that cannot be one.
     """
     begin = f"{key}:" if key else KEY
-    token = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+    token = token_of(headers)
     by_key = token.removeprefix(begin) if token.startswith(begin) else ""
     name = path_session or headers.get(HEADER, "") or by_key
     if name and not NAME.fullmatch(name):

@@ -92,7 +92,6 @@ class SessionPart:
 
 
 _CALL = [field.name for field in fields(Call)]
-_JSON = ("tails", "ids", "request", "response")
 _INSERT_CALL = f"insert or ignore into call ({', '.join(_CALL)}) values ({', '.join(':' + name for name in _CALL)})"
 _TOUCH = """insert into session (name, part, began, last) values (:session, :part, :began, :began)
             on conflict do update set last = max(last, :began + :seconds)"""
@@ -114,10 +113,6 @@ def connected(folder: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("pragma synchronous = full")
         connection.executescript(_SCHEMA)
         yield connection
-
-
-def has_spool(folder: Path) -> bool:
-    return (folder / FILE).is_file()
 
 
 def sessions(connection: sqlite3.Connection, condition: str, *values: Any) -> list[SessionPart]:
@@ -145,7 +140,7 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 _SIZES = ("page_count", "freelist_count", "page_size")
 
 
-def packed(value: Any) -> bytes:
+def _packed(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
 
 
@@ -182,7 +177,7 @@ class SpoolWriter:
         """Is the call on the disk now? False where there is no room, or the disk fails."""
         row: dict[str, Any] = {name: getattr(call, name) for name in _CALL}
         row |= {"tails": json.dumps(call.tails), "ids": json.dumps(call.ids)}
-        row |= {"request": packed(call.request), "response": packed(call.response)}
+        row |= {"request": _packed(call.request), "response": _packed(call.response)}
         return await self._written([(_TOUCH, row), (_INSERT_CALL, row)], takes_room=True)
 
     async def declare(self, session: str, task: str, at: float) -> bool:
