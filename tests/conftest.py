@@ -19,6 +19,8 @@ from flywheel.environments.protocol import World
 from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, Trajectory
+from tests.gateways import Recorder, recording
+from tests.scripted_model import scripted_model
 from tests.servers import BACKENDS, PostgreSQL, lake_url, running_postgresql, running_s3
 
 ROOT = Path(__file__).parents[1]
@@ -106,3 +108,17 @@ def any_lake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lake]:
     """An empty lake on each kind of catalog and storage."""
     with Lake(lake_url(request.param, request, tmp_path), create=True) as empty:
         yield empty
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[str]:
+    """The base URL of a scripted model."""
+    with scripted_model() as url:
+        yield url
+
+
+@pytest.fixture
+def recorder(upstream: str, tmp_path: Path) -> Iterator[Recorder]:
+    """A gateway in front of it."""
+    with recording(tmp_path, upstream) as running:
+        yield running

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,9 @@ from flywheel.gateway.placeholders import SEAL, originals
 from flywheel.messages import text_of_inputs
 from flywheel.trajectory import TrajectoryOrigin
 from tests.gateways import TOOLS, Recorder, config_of, recording
-from tests.scripted_model import scripted_model
 from tests.servers import chat_server
 
 HELLO = [{"role": "system", "content": "You are terse."}, {"role": "user", "content": "hello"}]
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with scripted_model() as url:
-        yield url
-
-
-@pytest.fixture
-def recorder(upstream: str, tmp_path: Path) -> Iterator[Recorder]:
-    with recording(tmp_path, upstream) as running:
-        yield running
 
 
 def client_of(recorder: Recorder, session: str) -> OpenAI:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from flywheel.errors import ConfigError
 from flywheel.filters.curate import curate
 from flywheel.gateway.agents import agent_tasks, run_agent
 from flywheel.trajectory import Split
-from tests.scripted_model import scripted_model
 
 AGENT = """
 import asyncio
@@ -34,12 +32,6 @@ async def run(task, client):
         return task.data["returns"]
     return "hear" in reply.choices[0].message.content
 """
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with scripted_model() as url:
-        yield url
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,19 +17,6 @@ from flywheel.gateway.sessions import OpenSessions, named_session
 from flywheel.gateway.spool import Call
 from flywheel.gateway.threads import threads_of
 from tests.gateways import TOOLS, Recorder, recording
-from tests.scripted_model import scripted_model
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with scripted_model() as url:
-        yield url
-
-
-@pytest.fixture
-def recorder(upstream: str, tmp_path: Path) -> Iterator[Recorder]:
-    with recording(tmp_path, upstream) as running:
-        yield running
 
 
 def user(text: str) -> dict[str, Any]:
