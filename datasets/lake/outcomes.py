@@ -40,12 +40,12 @@ def report_file(lake: Lake, path: Path) -> dict[str, int]:
     if rows and ("session" not in rows[0] or set(rows[0]) - set(COLUMNS)):
         raise RecordError(f"{path} must have the column session, and of {', '.join(COLUMNS[1:])} what is known")
     wanted = literal(sorted({row["session"] or "" for row in rows}))
-    found = lake.sql(
+    newest = lake.sql(
         f"""select task_name, arg_max(trajectory_id, started_at) as trajectory_id from trajectories
             where origin = 'recorded' and list_contains({wanted}::varchar[], task_name)
               and (parent_trajectory_id is null or attempt = 0) group by task_name"""
     ).to_pylist()
-    by_session = {row["task_name"]: row["trajectory_id"] for row in found}
+    by_session = {row["task_name"]: row["trajectory_id"] for row in newest}
     at, name = lake.now(), str(path)
     outcomes = [_outcome(name, line, row, by_session, at) for line, row in enumerate(rows, start=2)]
     return {"outcomes": append_outcomes(lake, outcomes), "sessions": len(by_session)}
@@ -55,16 +55,16 @@ def _outcome(path: str, line: int, row: Mapping[str, Any], by_session: Mapping[s
     where, session = f"{path}:{line}", row["session"]
     if session not in by_session:
         raise RecordError(f"{where}: the lake has no recorded session '{session}'; nothing was changed")
-    told = (row.get("success") or "").strip().lower()
-    if told not in _TRUTH:
-        raise RecordError(f"{where}: success is true or false, not '{told}'; nothing was changed")
+    truth = (row.get("success") or "").strip().lower()
+    if truth not in _TRUTH:
+        raise RecordError(f"{where}: success is true or false, not '{truth}'; nothing was changed")
     try:
         score = float(row["score"]) if row.get("score") else None
     except ValueError:
         score = -1.0
     if score is not None and not 0 <= score <= 1:
         raise RecordError(f"{where}: score is a number from 0 to 1; nothing was changed")
-    success, comment, who = _TRUTH[told], row.get("comment") or "", row.get("who") or ""
+    success, comment, who = _TRUTH[truth], row.get("comment") or "", row.get("who") or ""
     if success is None and score is None and not comment:
         raise RecordError(f"{where}: give success, score or comment; nothing was changed")
     values = {"success": success, "score": score, "comment": comment, "who": who}

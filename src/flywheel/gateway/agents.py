@@ -82,16 +82,16 @@ def run_agent(
 def _tried(config: Config, lake: Lake) -> dict[str, tuple[int, bool]]:
     """Task → (its next attempt, has one of them an outcome?)."""
     rows = lake.sql(
-        f"""select task_id, max(attempt) + 1 as next, bool_or(reported_at is not null) as told from trajectories
+        f"""select task_id, max(attempt) + 1 as next, bool_or(reported_at is not null) as has_outcome from trajectories
             where environment = {quoted(config.gateway.environment)} and purpose = {quoted(RECORDED)}
               and attempt < {OTHER_THREADS} group by task_id"""
     ).to_pylist()
-    tried = {row["task_id"]: (row["next"], row["told"]) for row in rows}
+    tried = {row["task_id"]: (row["next"], row["has_outcome"]) for row in rows}
     with connected(config.data_dir) as spool:
         for session in sessions(spool, "task is not null and trajectory_id is null"):
             task, attempt = task_of_session(session, config)
-            before, told = tried.get(task.task_id, (0, False))
-            tried[task.task_id] = max(before, attempt + 1), told
+            before, has_outcome = tried.get(task.task_id, (0, False))
+            tried[task.task_id] = max(before, attempt + 1), has_outcome
     return tried
 
 

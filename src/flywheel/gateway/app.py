@@ -148,16 +148,16 @@ class Gateway:
             return error_response(401, "the API key is missing or wrong")
         try:
             session = named_session({}, request.path_params["session"])
-            told = parse_request(OutcomeRequest, await request.body())
+            reported = parse_request(OutcomeRequest, await request.body())
         except (ValueError, RequestError) as error:
             return error_response(400, str(error))
         if not self.sessions.knows(session) and not self.sessions.next_part(session):
             return error_response(404, f"no session '{session}' was recorded here")
-        values = told.model_dump(exclude={"final"})
+        values = reported.model_dump(exclude={"final"})
         outcome = Outcome(id=uuid.uuid4().hex, session=session, created_at=time.time(), **values)
         if not await self.spool.outcome(outcome):
             return error_response(503, f"nothing was kept: {self.spool.problem}")
-        if told.final:
+        if reported.final:
             self.sessions.end(session)
         return JSONResponse({"id": outcome.id, "session": session})
 

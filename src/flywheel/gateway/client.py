@@ -31,12 +31,12 @@ def report(
     what the gateway refuses, as an unknown session, and `PrerequisiteError` where none answers.
     """
     base = gateway or os.environ.get(URL, "http://127.0.0.1:8400/v1")
-    told: dict[str, Any] = {"comment": comment, "who": who, "final": final}
-    told |= {name: value for name, value in (("success", success), ("score", score)) if value is not None}
+    outcome: dict[str, Any] = {"comment": comment, "who": who, "final": final}
+    outcome |= {name: value for name, value in (("success", success), ("score", score)) if value is not None}
     headers = {"content-type": "application/json"}
     if key := os.environ.get("FLYWHEEL_GATEWAY_KEY"):
         headers["authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(f"{base}/sessions/{session}/outcome", json.dumps(told).encode(), headers)
+    request = urllib.request.Request(f"{base}/sessions/{session}/outcome", json.dumps(outcome).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:
             return str(json.load(reply)["id"])

@@ -66,7 +66,7 @@ def _json(value: Any) -> str:
 
 def call_ids(items: Sequence[Any]) -> set[str]:
     """The ids of the tool calls that items make or answer."""
-    found: set[str] = set()
+    ids: set[str] = set()
     for item in items:
         if not isinstance(item, dict):
             continue
@@ -75,8 +75,8 @@ def call_ids(items: Sequence[Any]) -> set[str]:
         for entry in (item, *(parts or ()), *(calls or ())):
             if isinstance(entry, dict):
                 names = ("call_id", "tool_call_id", "tool_use_id", *(("id",) if _is_call(entry) else ()))
-                found |= {entry[name] for name in names if isinstance(entry.get(name), str)}
-    return found
+                ids |= {entry[name] for name in names if isinstance(entry.get(name), str)}
+    return ids
 
 
 def _is_call(entry: dict[str, Any]) -> bool:

@@ -99,8 +99,8 @@ def _move_outcomes(config: Config, lake: Lake, spool: sqlite3.Connection) -> Non
         done.append((outcome.id,))
         main = next((part.trajectory_id for part in reversed(parts) if part.trajectory_id), None)
         if main:
-            told = {name: value for name, value in asdict(outcome).items() if name not in ("id", "session")}
-            rows.append({"trajectory_id": main, "outcome_id": outcome.id, **told})
+            values = {name: value for name, value in asdict(outcome).items() if name not in ("id", "session")}
+            rows.append({"trajectory_id": main, "outcome_id": outcome.id, **values})
         else:
             log.warning("session %s has an outcome and no answered call; it is left out", outcome.session)
     append_outcomes(lake, rows)
