@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.toml
+# Where a machine forbids it, every process would compile all that it imports once more: ten seconds for torch alone.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart helpdesk test test-fast test-slow test-reliability lint docs bench clean
