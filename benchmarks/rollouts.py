@@ -79,10 +79,11 @@ def main() -> None:
 def played(config: Config, world: World, policy: Policy, tasks: Any, concurrent: int, workers: int) -> dict[str, float]:
     """Speed and overhead of one run."""
     environment = config.environment.model_copy(update={"parallel": concurrent, "workers": workers})
+    config = config.model_copy(update={"environment": environment})
     rollout = Rollout(
         policy,
         [Job(task) for task in tasks],
-        make_workers(environment, world),
+        make_workers(config, world),
         budget=Budget.of(environment),
         origin=Origin(0, "benchmark", ""),
     )

@@ -58,14 +58,14 @@ def check(config: Config) -> None:
 def _environment(config: Config) -> str:
     """It starts, and offers what teachers and verifiers need."""
     from flywheel.environments.capabilities import KnowsSolutions, advises, describe_capabilities, solver
-    from flywheel.environments.catalog import canonical, open_world
+    from flywheel.environments.catalog import open_configured
     from flywheel.filters.verifiers.catalog import Tools, make_verifiers
     from flywheel.policies.factory import EXPERT, NOISY_EXPERT
     from flywheel.policies.registry import RANDOM
     from flywheel.rollouts.tasks import task_source
     from flywheel.trajectory import Split
 
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         tasks = task_source(config, world)
         (task,) = tasks.draw(Split.TRAIN, 0, 1)
         seen = world.environments(1)[0].reset(task)

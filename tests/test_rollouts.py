@@ -62,7 +62,8 @@ def test_workers_play_what_one_process_plays(world: World, smoke: Config) -> Non
     from flywheel.rollouts.play import make_workers
 
     jobs = [Job(task) for task in world.tasks(Split.TRAIN, 0, 12)]
-    apart = smoke.environment.model_copy(update={"workers": 2, "parallel": 5})
+    environment = smoke.environment.model_copy(update={"workers": 2, "parallel": 5})
+    apart = smoke.model_copy(update={"environment": environment})
 
     def played(workers: EnvironmentWorkers) -> list[list[tuple[str, str, float]]]:
         found = Rollout(RandomPolicy(), jobs, workers, budget=Budget(25), origin=ORIGIN)

@@ -128,7 +128,7 @@ def tokenizer() -> Any:
 )
 def test_the_grammar_is_the_schema(tokenizer: Any, action: str, fits: bool) -> None:
     end = token_id(tokenizer, END)
-    matcher = Grammars(tokenizer, end).matcher(TOOLBOX.text)
+    matcher = Grammars(tokenizer, end).matcher(tool_grammar(TOOLBOX.text))
     for token in [*encode_plain(tokenizer, action), end]:
         if not matcher.allowed()[token]:
             assert not fits
@@ -140,7 +140,7 @@ def test_the_grammar_is_the_schema(tokenizer: Any, action: str, fits: bool) -> N
 def test_a_schema_that_no_grammar_can_follow_is_told(tokenizer: Any) -> None:
     odd = {"function": {"name": "a", "parameters": {"type": "object", "properties": {"x": {"format": "odd"}}}}}
     with pytest.raises(ConfigError, match="cannot guide a student"):
-        Grammars(tokenizer, token_id(tokenizer, END)).matcher(Toolbox([odd]).text)
+        Grammars(tokenizer, token_id(tokenizer, END)).matcher(tool_grammar(Toolbox([odd]).text))
     assert tool_grammar(TOOLBOX.text).startswith("start: call")
 
 
@@ -165,7 +165,7 @@ def test_an_untrained_student_calls_tools_as_they_are_declared(tokenizer: Any, t
     for slot in slots:
         student.begin(slot, _task(slot), 0)
     contexts = [student.context(window, ACT) for _ in slots]
-    written = student.write(slots, contexts, [tools.text] * 7 + [None], may_end=True)
+    written = student.write(slots, contexts, [tool_grammar(tools.text, must_call=True)] * 7 + [None], may_end=True)
     texts = [answer.text for answer in written[:7] if answer.text is not None]
     whole = [call for text in texts for call in calls_of(text)[: None if text.endswith("}") else -1]]
     assert whole

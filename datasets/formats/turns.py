@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from flywheel.messages import Image, Message
+from flywheel.messages import Image, Message, system_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,7 @@ class Conversation:
     @property
     def system(self) -> str | None:
         """The prompt that the agent was given before anything else."""
-        prompts = []
-        for message in self.turns[0].inputs if self.turns else ():
-            if message.role not in ("system", "developer"):
-                break
-            prompts.append(message.content)
-        return "\n\n".join(prompts) or None
+        return system_of(self.turns[0].inputs) if self.turns else None
 
 
 def conversation_of(messages: Iterable[ReadMessage]) -> Conversation:

@@ -24,7 +24,7 @@ from flywheel.agents.inference.language_model import option_ids
 from flywheel.config.root import Config
 from flywheel.distill.algorithms.estimated_advantages import LEVELS
 from flywheel.distill.algorithms.protocol import AddColumns
-from flywheel.distill.batching.examples import Example, observation_of, windows_of
+from flywheel.distill.batching.examples import Example, observations_of, windows_of
 from flywheel.distill.batching.packing import Targets, token_logprobs
 from flywheel.distill.credit.methods import SWITCH
 from flywheel.distill.data.rows import Drawn, Rows
@@ -113,8 +113,7 @@ def offered(trajectory: Trajectory, segments: Sequence[Segment], repeats: int) -
     mask = ActionMask(repeats)
     starts = {part.start for part in segments}
     offers = []
-    for step in trajectory.steps:
-        observation = observation_of(step)
+    for step, observation in zip(trajectory.steps, observations_of(trajectory), strict=True):
         offer = mask.offer(observation)
         offers.append((offer, bool(segments) and step.index not in starts))
         mask.took(observation, step.action)

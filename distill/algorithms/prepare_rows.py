@@ -79,7 +79,8 @@ def _start(
     if tokenizers:
         tokenizer = load_tokenizer(tokenizers / role)
         return new_model(config.student, tokenizer, config.seed), tokenizer
-    return first_part(config.student, rows.texts(), corpus.spoken, config.seed, directory / role)
+    texts, numbers = rows.texts(), corpus.calls_tools
+    return first_part(config.student, texts, corpus.spoken, config.seed, directory / role, numbers=numbers)
 
 
 def _write_epochs(training: RoleTraining, rows: Rows, tokens: PieceTokenizer, epochs: int, work: Path) -> None:

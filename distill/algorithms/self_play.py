@@ -15,7 +15,7 @@ from flywheel.datasets.lake.reading import quoted
 from flywheel.datasets.versions.contamination import refuse_contamination
 from flywheel.distill.algorithms.protocol import Finetuning
 from flywheel.distill.data.corpus import Corpus
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import open_configured
 from flywheel.errors import TrainingError
 from flywheel.filters.curate import curate
 from flywheel.filters.segments import by_plan
@@ -61,11 +61,23 @@ def play_round(config: Config, lake: Lake, policy_id: str, tasks: range, attempt
     task_of = {row["trajectory_id"]: row["task_id"] for row in rows}
     refuse_contamination(lake, list(task_of), config.curate.leak)
     routes = dict.fromkeys(task_of, RouteTo.SUPERVISED)
-    return Corpus(lake, routes, dict.fromkeys(task_of, 1.0), task_of, SEGMENTS, [], [], snapshot, condition)
+    weights = dict.fromkeys(task_of, 1.0)
+    return Corpus(
+        lake,
+        routes,
+        weights,
+        task_of,
+        spoken=[],
+        exchangeable=[],
+        calls_tools=False,
+        segments=SEGMENTS,
+        snapshot=snapshot,
+        condition=condition,
+    )
 
 
 def _play(config: Config, lake: Lake, policy_id: str, tasks: range, attempts: int) -> None:
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         student = load_policy(policy_directory(lake, policy_id), pick_device(config.train.device), temperature=1.0)
         jobs = [
             Job(task, attempt)

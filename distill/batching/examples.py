@@ -34,16 +34,34 @@ Weigh = Callable[[Piece], float]
 """How much a target counts."""
 
 
-def observation_of(step: Step) -> Observation:
+def observation_of(step: Step, opening: str | None = None) -> Observation:
+    """What the agent saw. `opening`: the task, where it is what an agent with a prompt of its own was asked first."""
     return Observation(
-        step.observation,
+        step.observation if opening is None else opening,
         step.feedback,
         step.document,
         step.location,
         step.state_key,
         step.valid_actions,
-        step.whole_view,
+        step.whole_view or step.inputs is not None,
+        opens_task=opening is not None,
     )
+
+
+def observations_of(trajectory: Trajectory) -> list[Observation]:
+    """What the agent saw at each step, as the contexts of a live rollout read it."""
+    opening = opening_of(trajectory)
+    return [observation_of(step, None if step.index else opening) for step in trajectory.steps]
+
+
+def opening_of(trajectory: Trajectory) -> str | None:
+    """What an agent with a prompt of its own was asked first; None where the environment's instruction is the task."""
+    by_messages = trajectory.tools is not None or any(step.inputs is not None for step in trajectory.steps)
+    if not by_messages or not trajectory.steps or trajectory.system == trajectory.instruction:
+        return None
+    first = trajectory.steps[0].observation
+    beside = trajectory.system if trajectory.system and trajectory.system not in first else None
+    return "\n\n".join(filter(None, (beside, first)))
 
 
 def _taught(step: Step) -> str | None:
@@ -55,8 +73,7 @@ def flat_windows(trajectory: Trajectory, limits: Limits) -> list[Window]:
     """Windows of the flat student; injected actions are context, never targets."""
     windows: list[Window] = []
     context = FlatContext(trajectory.instruction, limits, archive=windows)
-    for step in trajectory.steps:
-        observation = observation_of(step)
+    for step, observation in zip(trajectory.steps, observations_of(trajectory), strict=True):
         window = context.observe(observation)
         if taught := _taught(step):
             windows.append(window.branch(taught))
@@ -74,8 +91,7 @@ def hierarchical_windows(
     context = HierarchicalContext(trajectory.instruction, limits, archive=executor, plan_archive=planner, unread=unread)
     starts = {segment.start: segment for segment in segments}
     current = segments[0]
-    for step in trajectory.steps:
-        observation = observation_of(step)
+    for step, observation in zip(trajectory.steps, observations_of(trajectory), strict=True):
         context.observe(observation)
         if failed := context.failed:
             context.finish(failed)

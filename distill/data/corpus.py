@@ -21,7 +21,7 @@ from flywheel.distill.data.sample_weights import draw_weights
 from flywheel.errors import ContaminationError, TrainingError
 from flywheel.filters.segments import LIVED
 from flywheel.policies.factory import NOISY_EXPERT, TUTORED
-from flywheel.policies.tokenizer import named_things
+from flywheel.policies.tokenizer import named_things, named_values
 from flywheel.runtime.distributed import broadcast
 from flywheel.trajectory import RouteTo, Segment, Trajectory, digest
 
@@ -38,17 +38,18 @@ class Corpus:
     """Which trajectories teach, and how often; they themselves stay in the lake until they are read.
 
     `routes`, `weights`, `tasks`: of each trajectory. `segments`: the source that cut them. `spoken`: what the agents'
-    own actions name; `exchangeable`: names that can change places. `condition`: the SQL that chose the corpus, or empty
-    where it is an iteration's.
+    own actions name; `exchangeable`: names that can change places; `calls_tools`: are actions tool calls?
+    `condition`: the SQL that chose the corpus, or empty where it is an iteration's.
     """
 
     lake: Lake
     routes: dict[str, RouteTo]
     weights: dict[str, float]
     tasks: dict[str, str]
-    segments: str
     spoken: list[str]
     exchangeable: list[str]
+    calls_tools: bool
+    segments: str
     snapshot: int
     condition: str
 
@@ -80,12 +81,12 @@ def load_corpus(
     """Training trajectories up to an iteration, or exactly those that a condition over `trajectories` selects, or
     those of a version of a dataset (name@v3).
 
-    Of an iteration: verified ones, imports among them, and teachers' that at least hold completed segments; a student's
-    failed episode teaches nobody, its way to a milestone is mostly its own wandering. Of an import, what only a policy
-    can have written is read as absent. Raises `ContaminationError` where one of them is of a
-    held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is left, or
-    where a hierarchy would learn from an episode without segments. Where agents' own plans are the segments, an
-    episode whose agent named no subgoal is left out of a hierarchy's corpus.
+    Of an iteration: verified ones, imports and recorded runs among them, and teachers' that at least hold completed
+    segments; a student's failed episode teaches nobody, its way to a milestone is mostly its own wandering.
+    Of an import, what only a policy can have written is read as absent. Raises `ContaminationError` where one of them
+    is of a held-out task, or so like one (`curate.leak`) that it gives it away, and `TrainingError` where nothing is
+    left, or where a hierarchy would learn from an episode without segments. Where agents' own plans are the segments,
+    an episode whose agent named no subgoal is left out of a hierarchy's corpus.
     """
     snapshot = broadcast(lake.snapshot())
     if dataset:
@@ -111,8 +112,8 @@ def load_corpus(
         )
     refuse_contamination(lake, list(routes), config.curate.leak)
     weighed = draw_weights(lake, list(routes), config.balance, iteration)
-    tasks, spoken, exchangeable = _spoken(lake, snapshot, list(routes))
-    return Corpus(lake, routes, weighed, tasks, config.train.segments, spoken, exchangeable, snapshot, condition)
+    names = _names(lake, snapshot, list(routes))
+    return Corpus(lake, routes, weighed, *names, segments=config.train.segments, snapshot=snapshot, condition=condition)
 
 
 def _segments(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], source: str) -> dict[str, list[Segment]]:
@@ -128,22 +129,34 @@ def _segments(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], source:
     return cut
 
 
-def _spoken(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
-    """(task by trajectory, what the agents' own actions name, which of these names can change places)."""
+def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str], list[str], list[str], bool]:
+    """(task by trajectory, what the agents' own actions name, which of these names can change places, are the actions
+    tool calls?)."""
     connection = lake.connect(snapshot, kinds=("trajectories", "steps"))
     try:
         connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
         tasks = connection.sql("select trajectory_id, task_id from trajectories semi join wanted using (trajectory_id)")
         by_trajectory = dict(tasks.fetchall())
         mine = "from steps semi join wanted using (trajectory_id)"
-        actions = connection.sql(f"select distinct action {mine} where trainable").fetchall()
-        if not actions:
+        (taught,) = connection.sql(f"select count(*) {mine} where trainable").fetchall()[0]
+        if not taught:
             raise TrainingError("nothing to learn from: no step of these trajectories may be taught")
-        names = named_things(action for (action,) in actions)
+        told = f"{mine} semi join (from trajectories where tools is null) using (trajectory_id) where trainable"
+        names = named_things(action for (action,) in connection.sql(f"select distinct action {told}").fetchall())
+        called = connection.sql("select arguments, result from tool_calls semi join wanted using (trajectory_id)")
+        values = named_values(_pairs(called))
+        names = sorted({*names, *values}, key=lambda name: (-len(name), name))
         documents = connection.sql(f"select distinct document {mine} where document <> ''")
-        return by_trajectory, names, exchangeable_names(names, _texts(documents))
+        return by_trajectory, names, exchangeable_names(names, _texts(documents)), bool(values)
     finally:
         connection.close()
+
+
+def _pairs(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
+    """Both columns of every row, without NULLs."""
+    for batch in relation.to_arrow_reader(CHUNK):
+        for column in batch.columns:
+            yield from filter(None, column.to_pylist())
 
 
 def _texts(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
@@ -164,7 +177,7 @@ def refuse_revoked(lake: Lake, ids: Sequence[str], snapshot: int) -> None:
 def _collected(lake: Lake, snapshot: int, iteration: int) -> dict[str, RouteTo]:
     rows = lake.sql(
         f"""select trajectory_id, route from trajectories
-            where split = 'train' and (purpose = 'collect' and ours or purpose = 'imported')
+            where split = 'train' and (purpose in ('collect', 'recorded') and ours or purpose = 'imported')
               and iteration <= {iteration} and revoked is null
               and (route = '{RouteTo.SUPERVISED}'
                    or route = '{RouteTo.EXECUTOR}' and policy in ('{NOISY_EXPERT}', '{TUTORED}'))

@@ -15,6 +15,8 @@ from dataclasses import replace
 
 from flywheel.agents.contexts.prompts import Piece, Window
 
+_NUMBER = re.compile(r"\b[1-9]\d{2,}\b")
+
 
 def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[str]:
     """Things that actions name and that some documents mention while others do not. Each document is read once.
@@ -33,6 +35,23 @@ def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[s
 def shuffled(names: Sequence[str], chance: random.Random) -> dict[str, str]:
     """A random permutation of the names."""
     return dict(zip(names, chance.sample(list(names), len(names)), strict=True))
+
+
+def renumbered(windows: Sequence[Window], chance: random.Random) -> dict[str, str]:
+    """Other numbers for those, of three digits or more, that the agent copied from what it read: which order it was
+    teaches nobody."""
+    pieces = [piece for window in windows for piece in window.pieces]
+    said, read = (
+        {number for piece in pieces if piece.target is target for number in _NUMBER.findall(piece.text)}
+        for target in (True, False)
+    )
+    mapping: dict[str, str] = {}
+    for number in sorted(said & read):
+        other = number
+        while other in read or other in mapping.values():
+            other = str(chance.randrange(10 ** (len(number) - 1), 10 ** len(number)))
+        mapping[number] = other
+    return mapping
 
 
 def renamed(windows: Sequence[Window], mapping: Mapping[str, str]) -> list[list[Piece]]:

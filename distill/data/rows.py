@@ -13,7 +13,7 @@ from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.config.root import Config
 from flywheel.distill.batching.examples import Example, example, windows_of
 from flywheel.distill.data.corpus import VERIFIED, Corpus
-from flywheel.distill.data.renaming import renamed, shuffled
+from flywheel.distill.data.renaming import renamed, renumbered, shuffled
 from flywheel.policies.card import limits_of
 from flywheel.trajectory import digest
 
@@ -76,7 +76,9 @@ class Rows:
                 chance = random.Random(f"{self.seed}/{number}/{trajectory_id}")
                 for _ in range(int(self.corpus.weights[trajectory_id] + chance.random())):
                     swapped = chance.random() < self.renamed
-                    mapping = shuffled(self.corpus.exchangeable, chance) if swapped else {}
+                    mapping = (
+                        shuffled(self.corpus.exchangeable, chance) | renumbered(windows, chance) if swapped else {}
+                    )
                     for pieces in renamed(windows, mapping):
                         yield number, trajectory_id, example(pieces, tokens, partial(weigh, trajectory_id))
 

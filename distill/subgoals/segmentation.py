@@ -2,13 +2,16 @@
 
 `milestones` cuts where the environment's progress shows a gain, `lived` where the plan that was in force as the episode
 ran named another subgoal (`filters.segments`, which curation runs). Here are the others: `changes`, which needs neither
-plan nor progress; and `chat` (`distill.labelling`), a model that reads the finished episode.
+plan nor progress; `tools`, for agents with tools; and `chat` (`distill.labelling`), a model that reads the finished
+episode.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -16,13 +19,20 @@ from flywheel.arrow import batched, segments_from_arrow, segments_to_arrow
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
 from flywheel.datasets.lake.reading import check_condition, quoted
+from flywheel.datasets.lake.redaction import MARK
+from flywheel.environments.tools import ANSWER
 from flywheel.errors import LakeError
 from flywheel.filters.segments import EXPLORE, LIVED, by_plan, segments_at
 from flywheel.filters.segments import SOURCE as MILESTONES
 from flywheel.filters.segments import segment as by_milestones
+from flywheel.text import strings_in
 from flywheel.trajectory import Segment, Trajectory
 
-CHANGES = "changes/1"
+CHANGES, TOOLS = "changes/1", "tools/1"
+MOST_NAMES = 3
+"""Things that the task names in the name of a segment."""
+SHORTEST = 3
+"""Letters of what is taken for a name."""
 ALIKE = 0.5
 """Observations that share fewer of their words show another state, where the environment names no places."""
 TOGETHER = 64
@@ -46,10 +56,46 @@ def by_changes(trajectory: Trajectory) -> list[Segment]:
     return segments_at(trajectory, starts, [trajectory.steps[end - 1].action for end in ends], CHANGES)
 
 
+def by_tools(trajectory: Trajectory) -> list[Segment]:
+    """Cut before a tool that was called already since the last cut, but not just now: the work begins anew.
+
+    Label-free, for agents with tools. A segment is called after the tool that begins it and what the task names and its
+    calls or results name last: what a planner can know beforehand.
+    """
+    calls = [step.output.tool_calls if step.output else () for step in trajectory.steps]
+    starts, called, last = [0], set[str](), ""
+    for at, step_calls in enumerate(calls):
+        names = [call.name for call in step_calls]
+        if any(name in called and name != last for name in names):
+            starts, called = [*starts, at], set()
+        called |= set(names)
+        last = names[-1] if names else last
+    ends = [*starts[1:], len(calls)]
+    said = [*(step.inputs for step in trajectory.steps[1:]), trajectory.final_inputs]
+    answers = [[message.content for message in messages or ()] for messages in said]
+    latest = {
+        name: number
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+        for text in [*(call.arguments for step in calls[start:end] for call in step), *chain(*answers[start:end])]
+        for name in map(str.casefold, strings_in(text))
+        if len(name) >= SHORTEST and not name.startswith(MARK.casefold())
+    }
+    asked = trajectory.instruction.casefold()
+    subgoals = []
+    for number, start in enumerate(starts):
+        own = sorted(
+            (name for name, segment in latest.items() if segment == number and _stands(name, asked)), key=asked.index
+        )
+        first = next((call.name for step in calls[start : ends[number]] for call in step), ANSWER)
+        subgoals.append(" ".join([first, *own[:MOST_NAMES]]))
+    return segments_at(trajectory, starts, subgoals, TOOLS)
+
+
 SOURCES: Mapping[str, tuple[str, Segmenter]] = {
     "milestones": (MILESTONES, by_milestones),
     "lived": (LIVED, by_plan),
     "changes": (CHANGES, by_changes),
+    "tools": (TOOLS, by_tools),
 }
 
 
@@ -159,6 +205,10 @@ def checked(trajectory: Trajectory, parts: Sequence[tuple[int, int, str]], sourc
     if expected != trajectory.length:
         raise LakeError(f"the segments cover {expected} of {trajectory.length} steps")
     return segments_at(trajectory, [first for first, _, _ in parts], [subgoal.strip() for *_, subgoal in parts], source)
+
+
+def _stands(name: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
 def _likeness(left: str, right: str) -> float:

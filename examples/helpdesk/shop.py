@@ -22,7 +22,7 @@ ITEMS = {
     "stove": "outdoor",
 }
 POLICIES = {
-    "refunds": "Delivered at most 30 days ago: refund the price, for electronics the price less 15 percent. Delivered "
+    "refunds": "Delivered at most 30 days ago: refund 100 percent, of electronics 85 percent. Delivered "
     "longer ago, or not delivered yet: no refund, escalate the order with the reason 'not refundable'.",
     "cancellations": "An order in processing can be cancelled. Any other: escalate it with the reason 'already sent'.",
     "addresses": "The address of an order in processing can be changed. Any other: escalate it with the reason "
@@ -30,10 +30,10 @@ POLICIES = {
 }
 SCHEMA = """
 create table customer (id integer primary key, name text, email text);
-create table purchase (id integer primary key, customer integer, item text, category text, price integer, status text,
-                       delivered_days_ago integer, address text);
-create table refund (purchase integer, amount integer);
-create table escalation (purchase integer, reason text);
+create table purchase (customer integer, item text, category text, price integer, status text,
+                       delivered_days_ago integer, address text, primary key (customer, item));
+create table refund (customer integer, item text, percent integer);
+create table escalation (customer integer, item text, reason text);
 """
 
 
@@ -44,7 +44,6 @@ class Shop:
         drawn = random.Random(seed)
         self.db = sqlite3.connect(":memory:", isolation_level=None)
         self.db.executescript(SCHEMA)
-        orders = iter(drawn.sample(range(10_000, 100_000), 20))
         for number, name in enumerate(drawn.sample(NAMES, 4), start=drawn.randrange(100, 900)):
             email = f"{name.lower().replace(' ', '.')}{drawn.randrange(100)}@example.com"
             self.db.execute("insert into customer values (?, ?, ?)", (number, name, email))
@@ -52,8 +51,8 @@ class Shop:
                 status = drawn.choice(["processing", "processing", "sent", "delivered", "delivered"])
                 days = drawn.choice([5, 12, 25, 40]) if status == "delivered" else None
                 price, home = drawn.randrange(10, 300) * 100, f"{drawn.randrange(1, 99)} {drawn.choice(STREETS)}"
-                row = (next(orders), number, item, ITEMS[item], price, status, days, home)
-                self.db.execute("insert into purchase values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+                row = (number, item, ITEMS[item], price, status, days, home)
+                self.db.execute("insert into purchase values (?, ?, ?, ?, ?, ?, ?)", row)
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         cursor = self.db.execute(query, values)
@@ -65,32 +64,38 @@ class Shop:
         return self.rows("select id, name from customer where email = ?", email) or "no such customer"
 
     def list_orders(self, customer: int) -> Any:
-        return self.rows("select id as 'order', item from purchase where customer = ?", customer) or "no orders"
+        rows = self.rows("select item from purchase where customer = ?", customer)
+        return [row["item"] for row in rows] or "no orders"
 
-    def get_order(self, order: int) -> Any:
-        found = self.rows("select * from purchase where id = ?", order)
-        return found[0] if found else "no such order"
+    def get_order(self, customer: int, item: str) -> Any:
+        return self.order(customer, item) or "no such order"
 
     def get_policy(self, topic: str) -> Any:
         return POLICIES.get(topic, f"no such policy; there are {', '.join(POLICIES)}")
 
-    def refund_order(self, order: int, cents: int) -> Any:
-        return self._changed("insert into refund values (?, ?)", order, cents)
+    def refund_order(self, customer: int, item: str, percent: int) -> Any:
+        return self._changed("insert into refund values (?, ?, ?)", customer, item, percent)
 
-    def cancel_order(self, order: int) -> Any:
-        return self._changed("update purchase set status = 'cancelled' where id = ?1 and status = 'processing'", order)
+    def cancel_order(self, customer: int, item: str) -> Any:
+        statement = "update purchase set status = 'cancelled' where customer = ? and item = ? and status = 'processing'"
+        return self._changed(statement, customer, item)
 
-    def change_address(self, order: int, address: str) -> Any:
-        statement = "update purchase set address = ?2 where id = ?1 and status = 'processing'"
-        return self._changed(statement, order, address)
+    def change_address(self, customer: int, item: str, address: str) -> Any:
+        statement = "update purchase set address = ?3 where customer = ?1 and item = ?2 and status = 'processing'"
+        return self._changed(statement, customer, item, address)
 
-    def escalate(self, order: int, reason: str) -> Any:
-        return self._changed("insert into escalation values (?, ?)", order, reason)
+    def escalate(self, customer: int, item: str, reason: str) -> Any:
+        return self._changed("insert into escalation values (?, ?, ?)", customer, item, reason)
 
-    def _changed(self, statement: str, *values: Any) -> str:
-        if not self.rows("select 1 from purchase where id = ?", values[0]):
+    def order(self, customer: int, item: str) -> dict[str, Any]:
+        """What the shop knows of an order; nothing where there is none."""
+        return next(iter(self.rows("select * from purchase where customer = ? and item = ?", customer, item)), {})
+
+    def _changed(self, statement: str, customer: int, item: str, *values: Any) -> str:
+        if not self.order(customer, item):
             return "no such order"
-        return "done" if self.db.execute(statement, values).rowcount else "refused: the order is not in processing"
+        changed = self.db.execute(statement, (customer, item, *values)).rowcount
+        return "done" if changed else "refused: the order is not in processing"
 
     def call(self, name: str, arguments: str) -> str:
         """What a tool answers; a call that cannot be made is told why."""
@@ -106,8 +111,7 @@ class Shop:
     def solve(self, customer: int, requests: list[dict[str, str]]) -> None:
         """Do what the policies ask for."""
         for request in requests:
-            (order,) = self.rows("select * from purchase where customer = ? and item = ?", customer, request["item"])
-            name, values = right_action(request, order)
+            name, values = right_action(request, self.order(customer, request["item"]))
             getattr(self, name)(**values)
 
     def state(self) -> dict[str, list[tuple[Any, ...]]]:
@@ -118,16 +122,16 @@ class Shop:
 
 def right_action(request: dict[str, str], order: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The tool and the arguments that a request calls for, by the policies."""
+    which = {"customer": order["customer"], "item": order["item"]}
     if request["kind"] == "refund":
         if order["delivered_days_ago"] is None or order["delivered_days_ago"] > 30:
-            return "escalate", {"order": order["id"], "reason": "not refundable"}
-        share = 85 if order["category"] == "electronics" else 100
-        return "refund_order", {"order": order["id"], "cents": order["price"] * share // 100}
+            return "escalate", {**which, "reason": "not refundable"}
+        return "refund_order", {**which, "percent": 85 if order["category"] == "electronics" else 100}
     if order["status"] != "processing":
-        return "escalate", {"order": order["id"], "reason": "already sent"}
+        return "escalate", {**which, "reason": "already sent"}
     if request["kind"] == "cancel":
-        return "cancel_order", {"order": order["id"]}
-    return "change_address", {"order": order["id"], "address": request["address"]}
+        return "cancel_order", which
+    return "change_address", {**which, "address": request["address"]}
 
 
 def verify(shop: Shop, data: dict[str, Any]) -> bool:
@@ -137,15 +141,16 @@ def verify(shop: Shop, data: dict[str, Any]) -> bool:
     return shop.state() == right.state()
 
 
+ORDER = {"customer": "integer", "item": "string"}
 PARAMETERS: dict[str, tuple[str, dict[str, str]]] = {
     "find_customer": ("A customer's id, by e-mail address.", {"email": "string"}),
-    "list_orders": ("The orders of a customer.", {"customer": "integer"}),
-    "get_order": ("Price in cents, status and address of an order.", {"order": "integer"}),
+    "list_orders": ("What a customer has ordered.", {"customer": "integer"}),
+    "get_order": ("Price in cents, status and address of an order.", ORDER),
     "get_policy": ("What the shop does: refunds, cancellations or addresses.", {"topic": "string"}),
-    "refund_order": ("Pay back so many cents.", {"order": "integer", "cents": "integer"}),
-    "cancel_order": ("Cancel an order that is in processing.", {"order": "integer"}),
-    "change_address": ("Send an order that is in processing elsewhere.", {"order": "integer", "address": "string"}),
-    "escalate": ("Hand an order to a person.", {"order": "integer", "reason": "string"}),
+    "refund_order": ("Pay back so much of the price.", {**ORDER, "percent": "integer"}),
+    "cancel_order": ("Cancel an order that is in processing.", ORDER),
+    "change_address": ("Send an order that is in processing elsewhere.", {**ORDER, "address": "string"}),
+    "escalate": ("Hand an order to a person.", {**ORDER, "reason": "string"}),
 }
 TOOLS = [
     {

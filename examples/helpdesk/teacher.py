@@ -47,30 +47,30 @@ def next_call(messages: list[dict[str, Any]]) -> Call | None:
     listed = [json.loads(result) for name, _, result in known if name == "list_orders"]
     if not listed:
         return "list_orders", {"customer": customers[0][0]["id"]}
-    ids = {order["item"]: order["order"] for order in listed[0]}
-    orders = {given["order"]: json.loads(result) for name, given, result in known if name == "get_order"}
+    customer = customers[0][0]["id"]
+    orders = {given["item"]: json.loads(result) for name, given, result in known if name == "get_order"}
     topics = {given["topic"] for name, given, _ in known if name == "get_policy"}
-    acted = {given["order"] for name, given, _ in known if name not in ("get_order",) and "order" in given}
+    acted = {given["item"] for name, given, _ in known if name != "get_order" and "item" in given}
     for request in requests_of(words):
-        order = ids[request["item"]]
-        if order in acted:
+        item = request["item"]
+        if item in acted:
             continue
-        if order not in orders:
-            return "get_order", {"order": order}
+        if item not in orders:
+            return "get_order", {"customer": customer, "item": item}
         if TOPICS[request["kind"]] not in topics:
             return "get_policy", {"topic": TOPICS[request["kind"]]}
-        return right_action(request, orders[order])
+        return right_action(request, orders[item])
     return None
 
 
 def mistaken(call: Call | None, messages: list[dict[str, Any]], rate: float) -> Call | None:
-    """The call, or in some conversations, once, another one: too much money, the wrong reason, or nothing more."""
+    """The call, or in some conversations, once, another one: too little money, the wrong reason, or nothing more."""
     drawn = random.Random(messages[1]["content"])
     if drawn.random() >= rate or call is None:
         return call
     kind, name, values = drawn.choice(["money", "reason", "stop"]), *call
     if kind == "money" and name == "refund_order":
-        return name, {**values, "cents": values["cents"] + 1000}
+        return name, {**values, "percent": 50}
     if kind == "reason" and name == "escalate":
         return name, {**values, "reason": "the customer is angry"}
     acts = sum(bool(message.get("tool_calls")) for message in messages)

@@ -16,7 +16,7 @@ from flywheel.config.curate import Bar, VerifierConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import CALIBRATION
 from flywheel.datasets.lake.lake import Lake
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import canonical, open_configured
 from flywheel.errors import ConfigError
 from flywheel.filters.batch import TrajectoryBatch, batch_of
 from flywheel.filters.calibration.agreement import Agreement, Bin, agreement, reliability
@@ -53,9 +53,8 @@ def check(
     """
     pipeline = [entry for entry in config.curate.verifiers if not names or entry.name in names]
     pipeline += [VerifierConfig(name=name) for name in names if name not in {entry.name for entry in pipeline}]
-    settings = canonical(config.environment.parameters)
     make_verifiers(pipeline, Tools(None, judge_cache(config)))  # a wrong name costs no simulator
-    with open_world(config.environment.name, settings) as world:
+    with open_configured(config) as world:
         verifiers = make_verifiers(pipeline, Tools(world, judge_cache(config)))
         accepted, labelled = acceptance_set(config, world), labelled_set(config, world, progress)
         batch = batch_of([example.trajectory for example in labelled])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from flywheel.config.root import Config
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import open_configured
 from flywheel.environments.protocol import World
 from flywheel.errors import (
     ConfigError,
@@ -128,8 +128,7 @@ class BatchVerifier:
         self._stack.close()
         self._stack, self._world = ExitStack(), None
         if needs_world(self._config.curate.verifiers):
-            settings = canonical(self._config.environment.parameters)
-            self._world = self._stack.enter_context(open_world(self._config.environment.name, settings))
+            self._world = self._stack.enter_context(open_configured(self._config))
         self._verifiers = make_verifiers(self._config.curate.verifiers, Tools(self._world, judge_cache(self._config)))
 
     def _probe_world(self) -> None:

@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 
@@ -70,6 +71,12 @@ def text_of_inputs(messages: Iterable[Message]) -> str:
     return "\n\n".join(text for text in texts if text)
 
 
+def system_of(messages: Iterable[Message]) -> str | None:
+    """The prompt that an agent was given before anything else."""
+    prompts = takewhile(lambda message: message.role in ("system", "developer"), messages)
+    return "\n\n".join(message.content for message in prompts) or None
+
+
 def action_of(answer: Message) -> str:
     """What the agent did: its tool calls as `name arguments`, a line each, or else its text."""
     calls = [f"{call.name} {call.arguments}" for call in answer.tool_calls]
@@ -93,6 +100,11 @@ def calls_of(action: str) -> tuple[ToolCall, ...]:
         calls.append(ToolCall("", name, rest[:end] or "{}"))
         action = rest[end + 1 :]
     return tuple(calls)
+
+
+def numbered(calls: Iterable[ToolCall], answer: int) -> tuple[ToolCall, ...]:
+    """Calls with ids, for an answer whose writer gives none: the number of the answer, and the place in it."""
+    return tuple(replace(call, id=f"call-{answer}-{place}") for place, call in enumerate(calls))
 
 
 def thought_of(answer: Message) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -89,3 +89,17 @@ def subgoal_name(action: str) -> str:
     """
     named = _INSTRUMENT.fullmatch(action)
     return " ".join((named[1], named[3], named[2])) if named else action
+
+
+def strings_in(text: str) -> Iterator[str]:
+    """The strings that stand as values in a JSON text, in no order; none where it is no JSON."""
+    try:
+        waiting: list[Any] = [json.loads(text)]
+    except (ValueError, RecursionError):
+        return
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | dict):
+            waiting += value.values() if isinstance(value, dict) else value

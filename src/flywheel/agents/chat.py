@@ -157,8 +157,9 @@ class ChatPolicy:
         dialogue, asked = self._tool_dialogues[turn.slot], _Asked()
         messages = dialogue.messages(turn.observation, turn.audit)
         options = {"temperature": self._settings.temperature, "seed": self._seeds[turn.slot]}
+        offered = {"tools": listed} if (listed := json.loads(tools)) else {}
         for _ in range(1 + self._settings.corrections):
-            answer = await self._endpoint.complete(messages, tools=json.loads(tools), **options)
+            answer = await self._endpoint.complete(messages, **offered, **options)
             asked.answers.append(answer)
             if message := answer_of(answer, tools):
                 dialogue.add(turn.observation, message)

@@ -9,8 +9,10 @@ from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.contexts.prompts import ACT, SUBGOAL, SubgoalOutcome
 from flywheel.agents.inference.decoding import Choice, Fault, Written
+from flywheel.agents.inference.grammars import tool_grammar
 from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Decoding, Past, Turn
+from flywheel.environments.protocol import Observation
 from flywheel.trajectory import Task
 
 
@@ -226,8 +228,8 @@ def _decided(
     decided: dict[int, Written | Fault | None] = {}
     slots = [turn.slot for turn in turns]
     if free := [row for row, offer in enumerate(offers) if offer is None]:
-        tools = [turns[row].observation.tools for row in free]
-        texts = model.write([slots[row] for row in free], [contexts[row] for row in free], tools, may_end=may_end)
+        grammars = [_grammar(turns[row].observation) for row in free]
+        texts = model.write([slots[row] for row in free], [contexts[row] for row in free], grammars, may_end=may_end)
         decided |= zip(free, texts, strict=True)
     if listed := [(row, offer) for row, offer in enumerate(offers) if offer is not None]:
         rows, options = [row for row, _ in listed], [offer for _, offer in listed]
@@ -235,6 +237,10 @@ def _decided(
         for row, offer, pick in zip(rows, options, picks, strict=True):
             decided[row] = _chosen(offer, pick) if isinstance(pick, Choice) else pick
     return [decided[row] for row in range(len(offers))]
+
+
+def _grammar(seen: Observation) -> str | None:
+    return None if seen.tools is None else tool_grammar(seen.tools, must_call=seen.must_call)
 
 
 def _chosen(offer: Sequence[str], choice: Choice) -> Written:

@@ -31,15 +31,18 @@ class ToolDialogue:
         newest = _as_sent(seen)
         if audit:
             newest.append({"role": "user", "content": audit})
-        system = {"role": "system", "content": self.instruction}
         if self._opening is None:
-            return [system, *newest]
-        return [system, *self._opening, *(message for turn in self._turns for message in turn), *newest]
+            return [*self._head(seen), *newest]
+        return [*self._opening, *(message for turn in self._turns for message in turn), *newest]
+
+    def _head(self, first: Observation) -> Messages:
+        """The system prompt, unless the agent brings its own."""
+        return [] if first.opens_task else [{"role": "system", "content": self.instruction}]
 
     def add(self, seen: Observation, answer: Message) -> None:
         """What was seen, and what was answered to it."""
         if self._opening is None:
-            self._opening = _as_sent(seen)
+            self._opening = [*self._head(seen), *_as_sent(seen)]
         else:
             self._turns[-1] += _as_sent(seen)
         self._turns.append([openai_message(replace(answer, reasoning=None))])
@@ -54,10 +57,13 @@ def _as_sent(seen: Observation) -> Messages:
 
 
 def answer_of(answer: Answer, tools: str) -> Message | None:
-    """A model's answer as a message with calls. Plain text is the call that answers, where there is one for that; else
-    no call can be read from it. What follows a call whose arguments are no JSON is not called."""
+    """A model's answer as a message. Plain text is the call that answers, where there is one for that, and else what it
+    says; None for no answer at all. What follows a call whose arguments are no JSON is not called."""
     calls, content = answer.calls, answer.text
-    if not calls and content.strip() and ANSWER in names_of(tools):
+    may_speak = ANSWER not in names_of(tools)
+    if not calls and content.strip() and may_speak:
+        return Message("assistant", content, reasoning=answer.thought or None)
+    if not calls and content.strip():
         calls, content = (ToolCall("", ANSWER, json.dumps({"text": content}, ensure_ascii=False)),), ""
     if not calls:
         return None

@@ -47,6 +47,48 @@ def gateway(
     )
 
 
+def route(
+    config: ConfigFile,
+    to: Annotated[
+        str, typer.Option(help="champion or a policy id: a student answers; upstream: the model answers everything.")
+    ] = "",
+    share: Annotated[float | None, typer.Option(min=0, max=1, help="Of the sessions, each as a whole.")] = None,
+    shadow: Annotated[
+        bool | None, typer.Option(help="Ask the student beside the model, compare, and show nobody.")
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Below this probability of its answer the model answers.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.01, help="Seconds after which the model answers.")] = None,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say who answers an agent's calls: its model, or a student for a share of the sessions. Without options, tell.
+
+    A running gateway follows within a second; sessions that have begun may change who answers them.
+    """
+    from flywheel.gateway.routing import ROUTED, UPSTREAM, read_route, write_route
+    from flywheel.policies.registry import registered
+
+    settings = load_config(config, sets)
+    before = read_route(settings.data_dir)
+    if to and to not in (UPSTREAM, ROUTED):
+        to = str(registered(lake_of(settings), to).policy_id)
+    changes = {
+        "student": None if not to else "" if to == UPSTREAM else to,
+        "share": share,
+        "shadow": shadow,
+        "confidence": confidence,
+        "timeout": timeout,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    after = before.model_copy(update=given)
+    if given and not dry_run:
+        write_route(settings.data_dir, after)
+    say(after.model_dump(), as_json)
+
+
 def report(
     file: Annotated[Path, typer.Argument(help="CSV with the columns session, and success, score, comment or who.")],
     data_dir: DataDir = DEFAULT_DATA,

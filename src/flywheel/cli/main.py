@@ -32,7 +32,7 @@ from flywheel.cli.console import (
 from flywheel.cli.environments import environment_commands
 from flywheel.cli.flows import deploy, doctor, history, metrics, pause, resume, serve, status, trigger
 from flywheel.cli.formats import export, import_
-from flywheel.cli.gateway import agent, gateway, report
+from flywheel.cli.gateway import agent, gateway, report, route
 from flywheel.cli.lake import dataset as dataset_commands
 from flywheel.cli.lake import lake as lake_commands
 from flywheel.cli.lake import lineage
@@ -282,6 +282,7 @@ app.command(epilog="Example: flywheel evaluate configs/quickstart.toml champion 
 app.command(epilog="Example: flywheel serve-policy champion --data-dir data/quickstart")(serve_policy)
 app.command(epilog="Example: flywheel gateway agent.toml --set gateway.upstream=https://api.openai.com/v1")(gateway)
 app.command(epilog="Example: flywheel agent agent.toml --split train --tasks 50")(agent)
+app.command(epilog="Example: flywheel route agent.toml --to champion --share 0.1")(route)
 app.command(epilog="Example: flywheel report outcomes.csv --data-dir data/agent")(report)
 app.command(epilog="Example: flywheel credit gae --where \"split = 'train'\" --arg gamma=0.99")(credit)
 app.command(epilog="Example: flywheel ablate configs/quickstart.toml champion --json")(ablate)

@@ -69,11 +69,15 @@ class Cutter(StrEnum):
     MILESTONES = "milestones"
     LIVED = "lived"
     CHANGES = "changes"
+    TOOLS = "tools"
     CHAT = "chat"
 
 
 def segment(
-    source: Annotated[Cutter, typer.Argument(help="Gains in progress, the plan in force, changes, or a chat model.")],
+    source: Annotated[
+        Cutter,
+        typer.Argument(help="Gains in progress, the plan in force, changes, an agent's tools, or a chat model."),
+    ],
     where: Annotated[str, typer.Option(help="SQL over the view trajectories.")] = "split = 'train'",
     base_url: Annotated[str, typer.Option(help="Of the chat model's server.")] = "http://127.0.0.1:8000/v1",
     model: Annotated[str, typer.Option(help="Name of the chat model; its key: FLYWHEEL_LABELLER_KEY.")] = "",

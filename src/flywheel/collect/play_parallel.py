@@ -19,7 +19,7 @@ from flywheel.agents.student import FlatAgent, HierarchicalAgent
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.splits import assign
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import open_configured
 from flywheel.environments.protocol import World
 from flywheel.errors import FlywheelError
 from flywheel.policies.card import POLICY_FILE
@@ -130,7 +130,7 @@ class Player:
         self._config, self._lake = config, Lake.of(config)
         self._origin = Origin(**order["origin"])
         _unpack(files, self._lake.root / "policies")
-        world = open_world(config.environment.name, canonical(config.environment.parameters))
+        world = open_configured(config)
         self._world = self._stack.enter_context(world)
         self._policy = make_policy(config, self._lake, self._world, order["policy"], self._origin.parent_policy_id)
         if self._policy.version != order["version"]:

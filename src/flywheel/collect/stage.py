@@ -12,7 +12,7 @@ from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.splits import assign
 from flywheel.environments.capabilities import KnowsSolutions
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import open_configured
 from flywheel.policies.factory import EXPERT, NOISY_EXPERT, TUTORED, make_policy
 from flywheel.policies.registry import RANDOM
 from flywheel.rollouts.episode import Job, Origin
@@ -64,7 +64,7 @@ def collect(
 ) -> dict[str, int]:
     """Collect an iteration's training episodes; what is in the lake already is not played again. Counts by policy."""
     counts: dict[str, int] = {}
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         tasks = task_source(config, world)
         if tasks.listed is not None:
             assign(lake, [task for split in Split for task in tasks.listed[split]])

@@ -17,6 +17,7 @@ class AgentConfig(Section):
     )
     model: str = Field(default="", description="The model that it is told to ask for.")
     parallel: Count = Field(default=8, description="Runs at once.")
+    processes: Count = Field(default=1, description="Processes that they are spread over.")
     timeout: float = Field(default=600.0, gt=0, description="Seconds of one run.")
     retries: int = Field(default=1, ge=0, description="Further attempts where the model's server failed.")
 
@@ -28,6 +29,9 @@ class GatewayConfig(Section):
         default="agent", pattern=r"^[a-z0-9][a-z0-9-]*$", description="The agent: its sessions are of gateway/<app>."
     )
     upstream: str = Field(default="http://127.0.0.1:8000/v1", description="The model's server, with /v1.")
+    students: str = Field(
+        default="http://127.0.0.1:8300/v1", description="Where flywheel serve-policy answers for students, with /v1."
+    )
     key: str = Field(default="FLYWHEEL_UPSTREAM_KEY", description="Environment variable that holds its API key.")
     port: int = Field(default=8400, ge=0, le=65535, description="Where agents find the gateway; 0 takes a free one.")
     timeout: float = Field(default=600.0, gt=0, description="Seconds without a byte from the server.")
@@ -49,7 +53,7 @@ class GatewayConfig(Section):
         """What its sessions are called in the lake."""
         return f"gateway/{self.app}"
 
-    @field_validator("upstream")
+    @field_validator("upstream", "students")
     @classmethod
     def _is_address(cls, url: str) -> str:
         if not re.match(r"https?://", url):

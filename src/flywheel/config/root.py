@@ -135,6 +135,13 @@ class GateConfig(Section):
         default="random",
         description="Whom the first students must beat, before there is a champion: random, or a teacher's name.",
     )
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="A student that is no worse than the baseline by this much is promoted, too, as one that answers "
+        "at a fraction of a teacher's cost; later champions must be beaten. 0: only who is better.",
+    )
     looks: Count = Field(default=1, description="Interim looks at growing data; the level is shared among them.")
     power: float = Field(default=0.8, gt=0, lt=1, description="Power at which the minimum detectable effect is told.")
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flywheel.environments.protocol import OpenWorld, World
 from flywheel.errors import ConfigError
 from flywheel.named_objects import named_module
+
+if TYPE_CHECKING:
+    from flywheel.config.root import Config
 
 ENVIRONMENTS = {
     "cookingworld": "flywheel.environments.adapters.cookingworld",
@@ -20,15 +23,36 @@ ENVIRONMENTS = {
 }
 
 
+GATEWAY = "gateway/"
+"""How the names of agents in production begin, whose sessions a gateway records."""
+AGENTS = "flywheel.gateway.agent_world"
+
+
 def canonical(parameters: Mapping[str, Any]) -> str:
     """The one spelling of a set of parameters, as tasks and ids carry it."""
     return json.dumps(dict(parameters), sort_keys=True, separators=(",", ":"))
 
 
+def open_configured(config: Config) -> AbstractContextManager[World]:
+    """Start the simulator that a config names."""
+    return open_world(config.environment.name, opening_parameters(config))
+
+
+def opening_parameters(config: Config) -> str:
+    """What a config's world is opened with: the environment's parameters or, where the agent of a gateway plays, the
+    agent's settings. Raises `ConfigError` where it has none to play."""
+    if not config.environment.name.startswith(GATEWAY):
+        return canonical(config.environment.parameters)
+    if not config.agent.run:
+        raise ConfigError(f'{config.environment.name} is played by an agent; name yours: [agent] run = "my_agent:run"')
+    settings = config.agent.model_dump(include={"run", "model", "timeout"})
+    return canonical({**settings, "private": config.gateway.private, "redact": config.lake.redact})
+
+
 def open_world(name: str, parameters: str) -> AbstractContextManager[World]:
     """Start a simulator by its name here, or by the name of a module of yours. The module's `open_world` does
     the work."""
-    module = ENVIRONMENTS.get(name, name)
+    module = AGENTS if name.startswith(GATEWAY) else ENVIRONMENTS.get(name, name)
     try:
         start: OpenWorld = named_module(module).open_world
     except ModuleNotFoundError as error:

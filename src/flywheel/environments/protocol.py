@@ -35,6 +35,10 @@ class Observation:
     messages: tuple[Message, ...] | None = None
     """What was said as messages, where it came as such: `text` is their text. Results of tools stand in the order of
     the calls; ids are put in by whoever records them."""
+    must_call: bool = False
+    """Is text no answer here, only a call of a tool?"""
+    opens_task: bool = False
+    """Is `text` the task itself, prompt and all, as of an agent that brings its own?"""
 
 
 @dataclass(frozen=True, slots=True)

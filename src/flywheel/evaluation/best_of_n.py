@@ -17,7 +17,7 @@ from flywheel.agents.policy import Policy
 from flywheel.config.curate import VerifierConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.distill.batching.examples import observation_of
+from flywheel.distill.batching.examples import observations_of
 from flywheel.distill.credit.critics import ValueHead, fit, states_of
 from flywheel.environments.protocol import Observation, World
 from flywheel.errors import TrainingError
@@ -114,8 +114,7 @@ class StateEncoder:
     def end(self, trajectory: Trajectory) -> Window:
         """What the agent would read at the end of an episode, marked as if one more decision fell there."""
         context = (FlatContext if self.role is Role.FLAT else HierarchicalContext)(trajectory.instruction, self.limits)
-        for step in trajectory.steps:
-            seen = observation_of(step)
+        for step, seen in zip(trajectory.steps, observations_of(trajectory), strict=True):
             if isinstance(context, HierarchicalContext):
                 context.follow(seen, step.action, step.subgoal, new_subgoal=step.new_subgoal)
             else:

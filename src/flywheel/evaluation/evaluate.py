@@ -13,7 +13,7 @@ from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import EVALUATION
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import open_configured
 from flywheel.environments.protocol import World
 from flywheel.errors import ConfigError, FlywheelError
 from flywheel.evaluation.statistics import rate as rate_of
@@ -70,7 +70,7 @@ def evaluate(
 ) -> Rate:
     """Play and verify one policy on the held-out tasks of a split, or on `some` of them; what the lake holds is not
     played again."""
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         policy = make_policy(config, lake, world, name)
         tasks = held_out_tasks(config, world, split, iteration) if some is None else tuple(some)
         origin = Origin(iteration, "evaluate", config.identity(), champion(lake))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
 
+from flywheel.evaluation.noninferiority import noninferiority_p_value
 from flywheel.evaluation.statistics import Interval, clustered_mean
 from flywheel.filters.batch import Bools
 
@@ -64,6 +65,9 @@ class GateDecision:
     """How many of them share the gate's level."""
     better: str = ""
     """The challenger that was promoted instead, where this one won its test, too."""
+    margin: float = 0.0
+    noninferior_p: float = 1.0
+    """One-sided: that the challenger is worse by the margin or more; only where there is a margin."""
 
     @property
     def gain(self) -> float:
@@ -77,10 +81,15 @@ class GateDecision:
         where = f"; worse on {', '.join(self.worse)}" if self.worse else ""
         look = f", look {self.look} of {self.looks}" if self.looks > 1 else ""
         look += f", one of {self.challengers} challengers" if self.challengers > 1 else ""
+        no_worse = (
+            f"; no worse by {self.margin:.0%}: exact p = {self.noninferior_p:.2g} (level {self.alpha / 2:.2g})"
+            if self.margin
+            else ""
+        )
         return (
             f"{verb}: {self.challenger_rate:.1%} against {self.champion_rate:.1%} on {self.tasks} tasks, "
             f"{self.wins} won and {self.losses} lost, exact McNemar p = {self.p_value:.2g} "
-            f"(level {self.alpha:.2g}{look}); "
+            f"(level {self.alpha:.2g}{look}){no_worse}; "
             f"a difference of {self.minimum_detectable_effect:.0%} would have been found{where}"
         )
 
@@ -106,9 +115,12 @@ def decide(
     gains: Sequence[float] | None = None,
     groups: Sequence[str] | None = None,
     slices: Mapping[str, Bools] | None = None,
+    margin: float = 0.0,
 ) -> GateDecision:
-    """Exact two-sided McNemar test on paired outcomes (McNemar 1947); promotes only a significant gain.
+    """Exact two-sided McNemar test on paired outcomes (McNemar 1947); promotes a significant gain.
 
+    With a `margin`, it also promotes what is no worse by that much (`noninferiority`), at half of `alpha` on its one
+    side; who is better is no worse, so that the two tests need no correction (Morikawa & Yoshida 1995).
     `gains`: differences in score, whose mean gets a bootstrap over task `groups`. `slices`: name → which tasks. In each
     a one-sided test at `alpha` looks for a regression; it is not corrected for their number, since what a veto costs
     is patience and what it prevents is harm.
@@ -120,6 +132,8 @@ def decide(
     p_value = float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
     parts = tuple(_slice(name, ours[mask], theirs[mask]) for name, mask in (slices or {}).items())
     worse = tuple(part.name for part in parts if part.losses > part.wins and part.p_value <= alpha)
+    noninferior_p = noninferiority_p_value(wins, losses, ours.size, margin) if margin else 1.0
+    passed = (wins > losses and p_value <= alpha) or noninferior_p <= alpha / 2
     return GateDecision(
         tasks=ours.size,
         both=int((ours & theirs).sum()),
@@ -131,12 +145,14 @@ def decide(
         p_value=p_value,
         alpha=alpha,
         minimum_detectable_effect=minimum_detectable_effect(ours.size, (wins + losses) / ours.size, alpha, power),
-        promoted=wins > losses and p_value <= alpha and not worse,
+        promoted=passed and not worse,
         score=clustered_mean(
             ours.astype(float) - theirs if gains is None else gains, range(ours.size) if groups is None else groups
         ),
         slices=parts,
         worse=worse,
+        margin=margin,
+        noninferior_p=noninferior_p,
     )
 
 

@@ -10,7 +10,7 @@ from flywheel.agents.scripted import Expert
 from flywheel.agents.student import HierarchicalAgent
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import open_configured
 from flywheel.errors import ConfigError, PolicyError
 from flywheel.evaluation.evaluate import held_out_tasks
 from flywheel.evaluation.statistics import Interval, rate
@@ -49,7 +49,7 @@ def ablate(
         raise ConfigError(
             f"oracles name subgoals as {MILESTONES} does, and this student learned {config.train.segments}"
         )
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         student = make_policy(config, lake, world, name)
         if not isinstance(student, HierarchicalAgent):
             raise PolicyError(f"{student.policy_id} has no levels to replace; name a hierarchical student")

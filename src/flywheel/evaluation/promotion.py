@@ -14,7 +14,7 @@ from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import GATE, now
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.capabilities import KnowsSolutions
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import open_configured
 from flywheel.environments.protocol import World
 from flywheel.errors import PolicyError
 from flywheel.evaluation.evaluate import Rate, evaluate, held_out_tasks, outcomes
@@ -50,7 +50,7 @@ def gate(
         return known
     if opponent in challengers:
         raise PolicyError(f"{opponent} is the champion already; there is nothing to decide")
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         tasks = held_out_tasks(config, world, Split.DEV, iteration)
         slices = {task.task_id: slices_of(world, task) for task in tasks}
     alpha = config.gate.alpha / len(challengers)
@@ -110,12 +110,13 @@ def _decision(
 ) -> GateDecision:
     """One challenger's test, in as many looks as the config allows."""
     sizes = look_sizes(len(tasks), config.gate.looks)
+    margin = config.gate.margin if opponent == config.gate.baseline else 0.0
     for look, size in enumerate(sizes, start=1):
         rates = [
             evaluate(config, lake, name, Split.DEV, iteration, progress, tasks[:size])
             for name in (challenger, opponent)
         ]
-        compared = _compare(config, lake, rates, tasks[:size], slices, alpha / len(sizes))
+        compared = _compare(config, lake, rates, tasks[:size], slices, alpha / len(sizes), margin)
         decision = at_look(compared, look, len(sizes))
         if decision.promoted or decision.hopeless:
             break
@@ -129,6 +130,7 @@ def _compare(
     tasks: Sequence[Task],
     slices: Mapping[str, Sequence[str]],
     alpha: float,
+    margin: float,
 ) -> GateDecision:
     """The paired test on those tasks that broke for neither."""
     ours, theirs = (outcomes(lake, rate.policy_id, tasks) for rate in rates)
@@ -143,6 +145,7 @@ def _compare(
         gains=[ours[task_id][1] - theirs[task_id][1] for task_id in ids],
         groups=[task.group for task in shared],
         slices={name: np.array([name in slices[task_id] for task_id in ids]) for name in names},
+        margin=margin,
     )
 
 

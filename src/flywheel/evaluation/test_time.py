@@ -15,7 +15,7 @@ from flywheel.collect.play_parallel import play_parallel
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
-from flywheel.environments.catalog import canonical, open_world
+from flywheel.environments.catalog import open_configured
 from flywheel.errors import ConfigError, FlywheelError
 from flywheel.evaluation.best_of_n import KNOWING, VALUE, chooser
 from flywheel.evaluation.evaluate import evaluate, held_out_tasks
@@ -111,7 +111,7 @@ def audited(
 
 def _value_auditor(config: Config, lake: Lake, name: str, progress: Progress) -> ValueAuditor:
     folder = policy_directory(lake, _student(lake, champion(lake) if name in NAMES else name))
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         student = load_policy(folder, pick_device(config.train.device))
         return value_auditor(config, lake, world, folder, student, progress)
 
@@ -156,7 +156,7 @@ def best_of(
         raise ConfigError(f"there is no verifier '{by}'; use {VALUE}, or one of: {', '.join(VERIFIERS)}")
     folder = policy_directory(lake, _student(lake, name))
     plain = evaluate(config, lake, name, split, iteration, progress)
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         tasks = held_out_tasks(config, world, split, iteration)
         student = load_policy(folder, pick_device(config.train.device), temperature=temperature)
         origin = Origin(iteration, "evaluate+best", config.identity(), champion(lake))
@@ -193,7 +193,7 @@ def _measured(
     playing: Config | None = None,
 ) -> Gain:
     evaluate(config, lake, name, split, iteration, progress)
-    with open_world(config.environment.name, canonical(config.environment.parameters)) as world:
+    with open_configured(config) as world:
         tasks = held_out_tasks(config, world, split, iteration)
         policy = make_policy(config, lake, world, name)
         origin = Origin(iteration, purpose, config.identity(), champion(lake))

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
 
+from flywheel.arrow import batched
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import quoted
 from flywheel.environments.task_lists import read_tasks
-from flywheel.errors import ConfigError, PrerequisiteError, named_reason
-from flywheel.gateway.app import Gateway
+from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError, named_reason
 from flywheel.gateway.mover import move
 from flywheel.gateway.server import in_background
 from flywheel.gateway.sessions import KEY
 from flywheel.gateway.spool import connected, sessions
 from flywheel.gateway.trajectories import OTHER_THREADS, RECORDED, task_of_session
 from flywheel.named_objects import named_object
+from flywheel.runtime.workers import Worker, open_workers
 from flywheel.trajectory import Split, Task, digest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class AgentTask:
     model: str
 
 
+AgentJob = tuple[Task, int]
+"""A task, and which attempt at it."""
 Run = Callable[[AgentTask, Any], Awaitable[Any]]
 """(task, client) → None where nobody knows, did it succeed, a score from 0 to 1, or an outcome as a mapping."""
 
@@ -61,22 +68,54 @@ def run_agent(
 ) -> Counter[str]:
     """Run the agent at every task that has no outcome yet, and bring what was recorded into the lake.
 
-    How the runs ended: succeeded, failed, unknown, broken (the model's server failed, after all retries). Raises
-    `ConfigError` for an agent that is not there, `PrerequisiteError` without the extra `chat`.
+    How the runs ended: succeeded, failed, unknown, broken (the model's server failed, or the agent's process died,
+    after all retries). Raises `ConfigError` for an agent that is not there, `PrerequisiteError` without the extra
+    `chat`.
     """
     if not config.agent.run:
         raise ConfigError('which agent? [agent] run = "my_agent:run"')
-    run: Run = named_object(config.agent.run)
+    named_object(config.agent.run)
     _openai()
     tried = _tried(config, lake)
     jobs = [(task, *tried.get(task.task_id, (0, False))) for task in tasks]
-    with in_background(config) as (url, gateway):
-        waiting = [(task, attempt) for task, attempt, has_outcome in jobs if not has_outcome]
-        ended = asyncio.run(_run_all(run, config, url, gateway, waiting, progress))
+    waiting = [(task, attempt) for task, attempt, has_outcome in jobs if not has_outcome]
+    ended = Counter[str]()
+    with (
+        in_background(config) as (url, gateway),
+        open_workers(config.agent.processes, AgentRuns, config, url) as workers,
+    ):
+        for results in _finished(workers, waiting, -(-config.agent.parallel // config.agent.processes)):
+            for session, result in results:
+                gateway.sessions.end(session)
+                ended[result] += 1
+            progress(len(results))
     with connected(config.data_dir) as spool:
         spool.execute("update session set closed_at = last where closed_at is null and task is not null")
         move(config, lake, spool)
     return ended
+
+
+def _finished(workers: Sequence[Worker], jobs: Sequence[AgentJob], size: int) -> Iterator[list[tuple[str, str]]]:
+    """(session, how it ended) of every job, as they come. Those that were running when a process died run once more,
+    alone, so that the one that kills it takes no other along."""
+    waiting, again = deque[Sequence[AgentJob]](batched(jobs, size)), set[str]()
+    busy: dict[Future[Any], tuple[Worker, Sequence[AgentJob]]] = {}
+    idle = deque(workers)
+    while waiting or busy:
+        while idle and waiting:
+            worker, some = idle.popleft(), waiting.popleft()
+            busy[worker.submit("run", some)] = worker, some
+        for call in wait(busy, return_when=FIRST_COMPLETED).done:
+            worker, some = busy.pop(call)
+            idle.append(worker)
+            try:
+                yield call.result()
+            except InfrastructureError as error:
+                log.warning("%s", error)
+                lost = [(session_of(*job), "broken") for job in some if job[0].task_id in again]
+                waiting.extend((job,) for job in some if job[0].task_id not in again)
+                again |= {task.task_id for task, _ in some}
+                yield lost
 
 
 def _tried(config: Config, lake: Lake) -> dict[str, tuple[int, bool]]:
@@ -95,64 +134,66 @@ def _tried(config: Config, lake: Lake) -> dict[str, tuple[int, bool]]:
     return tried
 
 
-async def _run_all(
-    run: Run,
-    config: Config,
-    url: str,
-    gateway: Gateway,
-    jobs: Sequence[tuple[Task, int]],
-    progress: Callable[[int], None],
-) -> Counter[str]:
-    places, ended = asyncio.Semaphore(config.agent.parallel), Counter[str]()
-    async with httpx.AsyncClient(base_url=url, timeout=60) as reporting:
+class AgentRuns:
+    """Runs of the agent, many at once, in the process in which this is made."""
 
-        async def finish(task: Task, attempt: int) -> None:
-            async with places:
-                outcome = await _attempt(run, config, url, gateway, reporting, task, attempt)
-                for again in range(config.agent.retries if outcome.get("broken") else 0):
-                    outcome = await _attempt(run, config, url, gateway, reporting, task, attempt + again + 1)
-                    if not outcome.get("broken"):
-                        break
-            success = outcome.get("success")
-            ended["broken" if outcome.get("broken") else _RESULTS[success]] += 1
-            progress(1)
+    def __init__(self, config: Config, url: str) -> None:
+        self._config, self._url = config, url
+        self._run: Run = named_object(config.agent.run)
 
-        await asyncio.gather(*(finish(task, attempt) for task, attempt in jobs))
-    return ended
+    def run(self, jobs: Sequence[AgentJob]) -> list[tuple[str, str]]:
+        """(session, how it ended) of each."""
+        return asyncio.run(self._all(jobs))
+
+    async def _all(self, jobs: Sequence[AgentJob]) -> list[tuple[str, str]]:
+        async with httpx.AsyncClient(base_url=self._url, timeout=60) as reporting:
+            return list(await asyncio.gather(*(self._finish(reporting, task, attempt) for task, attempt in jobs)))
+
+    async def _finish(self, reporting: httpx.AsyncClient, task: Task, attempt: int) -> tuple[str, str]:
+        for again in range(1 + self._config.agent.retries):
+            session, outcome = await self._attempt(reporting, task, attempt + again)
+            if not outcome.get("broken"):
+                return session, _RESULTS[outcome.get("success")]
+        return session, "broken"
+
+    async def _attempt(self, reporting: httpx.AsyncClient, task: Task, attempt: int) -> tuple[str, Mapping[str, Any]]:
+        """One run and its outcome, reported unless nobody knows; `broken` where the model's server failed."""
+        settings, session, openai = self._config.agent, session_of(task, attempt), _openai()
+        declared = {name: value for name, value in asdict(task).items() if name not in ("environment", "parameters")}
+        (await reporting.put(f"/sessions/{session}", json={**declared, "attempt": attempt})).raise_for_status()
+        given = agent_task(task, settings.model)
+        client = openai.AsyncOpenAI(base_url=self._url, api_key=f"{KEY}{session}", timeout=self._config.gateway.timeout)
+        outcome: Mapping[str, Any]
+        try:
+            async with client, asyncio.timeout(settings.timeout):
+                outcome = outcome_of(await self._run(given, client))
+        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+            outcome = {"broken": True, "comment": named_reason(error)}
+        except TimeoutError:
+            outcome = {"success": False, "comment": f"took longer than {settings.timeout:g} s"}
+        except Exception as error:
+            outcome = {"success": False, "comment": f"the agent raised {named_reason(error)}"}
+        if not outcome.get("broken") and outcome:
+            reply = await reporting.post(f"/sessions/{session}/outcome", json={"who": settings.run, **outcome})
+            reply.raise_for_status()
+        return session, outcome
 
 
 _RESULTS = {None: "unknown", True: "succeeded", False: "failed"}
 
 
-async def _attempt(
-    run: Run, config: Config, url: str, gateway: Gateway, reporting: httpx.AsyncClient, task: Task, attempt: int
-) -> Mapping[str, Any]:
-    """One run and its outcome, reported unless nobody knows; `broken` where the model's server failed."""
-    session = digest("session", task.task_id, attempt, size=16)
-    declared = {name: value for name, value in asdict(task).items() if name not in ("environment", "parameters")}
-    (await reporting.put(f"/sessions/{session}", json={**declared, "attempt": attempt})).raise_for_status()
-    openai = _openai()
+def session_of(task: Task, attempt: int) -> str:
+    """The name of the session that an attempt at a task is."""
+    return digest("session", task.task_id, attempt, size=16)
+
+
+def agent_task(task: Task, model: str) -> AgentTask:
+    """A task as the agent gets it."""
     data = json.loads(task.data) if task.data else None
-    given = AgentTask(task.name, task.instruction, data, config.agent.model)
-    client = openai.AsyncOpenAI(base_url=url, api_key=f"{KEY}{session}", timeout=config.gateway.timeout)
-    outcome: Mapping[str, Any]
-    try:
-        async with client, asyncio.timeout(config.agent.timeout):
-            outcome = _outcome(await run(given, client))
-    except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-        outcome = {"broken": True, "comment": named_reason(error)}
-    except TimeoutError:
-        outcome = {"success": False, "comment": f"took longer than {config.agent.timeout:g} s"}
-    except Exception as error:
-        outcome = {"success": False, "comment": f"the agent raised {named_reason(error)}"}
-    if not outcome.get("broken") and outcome:
-        reply = await reporting.post(f"/sessions/{session}/outcome", json={"who": config.agent.run, **outcome})
-        reply.raise_for_status()
-    gateway.sessions.end(session)
-    return outcome
+    return AgentTask(task.name or task.task_id, task.instruction, data, model)
 
 
-def _outcome(returned: Any) -> Mapping[str, Any]:
+def outcome_of(returned: Any) -> Mapping[str, Any]:
     """What an agent's `run` returned, as an outcome. Raises `TypeError` for what is none."""
     if returned is None:
         return {}

@@ -19,11 +19,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flywheel.config.gateway import GatewayConfig
-from flywheel.gateway.dialects import PATHS
+from flywheel.gateway.dialects import CHAT, PATHS
 from flywheel.gateway.forwarding import HOP_BY_HOP, Forwarded
 from flywheel.gateway.recording import LARGE_BYTES, Recording, Sent
+from flywheel.gateway.routing import RouteInForce
 from flywheel.gateway.sessions import OpenSessions, named_session, token_of
 from flywheel.gateway.spool import Outcome, SpoolWriter
+from flywheel.gateway.students import Answered, Shadowed, Student
 from flywheel.serving.requests import RequestError, error_response, parse_request
 from flywheel.trajectory import Split
 
@@ -68,14 +70,25 @@ class Gateway:
     """The running gateway: open sessions, the spool, and a connection pool to the model's server."""
 
     def __init__(
-        self, config: GatewayConfig, spool: SpoolWriter, sessions: OpenSessions, upstream_key: str, key: str = ""
+        self,
+        config: GatewayConfig,
+        spool: SpoolWriter,
+        sessions: OpenSessions,
+        route: RouteInForce,
+        upstream_key: str,
+        key: str = "",
+        redact: tuple[str, ...] = (),
     ) -> None:
         self.config, self.spool, self.sessions = config, spool, sessions
+        self._route, self._redact = route, redact
         self._upstream_key, self._key = upstream_key, key
         self._client: aiohttp.ClientSession | None = None
         self._registry = CollectorRegistry()
         self._calls = Counter(
             "flywheel_gateway_calls", "Calls by what became of them", ["result"], registry=self._registry
+        )
+        self._routed = Counter(
+            "flywheel_gateway_routed", "Calls that a student was asked, by why", ["by"], registry=self._registry
         )
         for name, about, read in (
             ("spool_bytes", "Bytes that wait for the lake", lambda: self.spool.used),
@@ -114,6 +127,7 @@ class Gateway:
         waiting: list[tuple[str, int]] = []
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            self._route.look()
             now = time.time()
             waiting += self.sessions.over(now, self.config.idle)
             if waiting and await self.spool.close_sessions(waiting, now):
@@ -122,7 +136,9 @@ class Gateway:
     # -- its own answers -------------------------------------------------------------------------------------------
 
     async def _health(self, _: Request) -> Response:
-        return JSONResponse({"status": "degraded" if self.spool.problem else "ok", "problem": self.spool.problem})
+        problem = self.spool.problem or self._route.problem
+        route = self._route.route.model_dump()
+        return JSONResponse({"status": "degraded" if problem else "ok", "problem": problem, "route": route})
 
     async def _metrics(self, _: Request) -> Response:
         return Response(generate_latest(self._registry), media_type="text/plain; version=0.0.4")
@@ -190,6 +206,16 @@ class Gateway:
                     named, sent.prefixes, sent.ids, request.headers.get("traceparent", ""), time.time(), sent.continues
                 )
                 recording = Recording(self.spool, self.sessions, self.count, dialect, sent, place)
+        assert self._client is not None
+        upstream = self._upstream(request, body, path, recording)
+        route = self._route.route
+        if recording is None or dialect is not CHAT or not route.takes(recording.place.session):
+            return upstream
+        self._routed.labels("shadow" if route.shadow else "student").inc()
+        student = Student(self._client, self.config.students, route, self.config.private, self._redact)
+        return (Shadowed if route.shadow else Answered)(student, recording, upstream)
+
+    def _upstream(self, request: Request, body: bytes, path: str, recording: Recording | None) -> Forwarded:
         assert self._client is not None
         url = f"{self.config.upstream}/{path}" + (f"?{request.url.query}" if request.url.query else "")
         return Forwarded(self._client, request.method, url, self._headers(request), body, recording)

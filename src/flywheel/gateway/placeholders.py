@@ -32,6 +32,28 @@ class Placeholders:
     def text(self, text: str) -> str:
         return replace_secrets(text, self._name, self._also, self._patterns)
 
+    def message(self, message: Message) -> Message:
+        return replace(
+            message,
+            content=self.text(message.content),
+            parts=None if message.parts is None else self.json(message.parts),
+            reasoning=None if message.reasoning is None else self.text(message.reasoning),
+            error=None if message.error is None else self.text(message.error),
+            tool_calls=tuple(replace(call, arguments=self.json(call.arguments)) for call in message.tool_calls),
+        )
+
+    def restored(self, message: Message) -> Message:
+        """A message with what its placeholders stand for in this session. One that stands for nothing stays."""
+        calls = (replace(call, arguments=self._original(call.arguments, quoted=True)) for call in message.tool_calls)
+        return replace(message, content=self._original(message.content), tool_calls=tuple(calls))
+
+    def _original(self, text: str, *, quoted: bool = False) -> str:
+        if MARK not in text:
+            return text
+        for name, original in self.originals.items():
+            text = text.replace(name, json.dumps(original, ensure_ascii=False)[1:-1] if quoted else original)
+        return text
+
     def json(self, text: str) -> str:
         """A JSON text with its strings replaced; what is no JSON is read as text."""
         try:
@@ -61,7 +83,7 @@ class Placeholders:
     def replaced(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory as the lake may hold it. What was replaced is counted, and sealed where there is a key."""
         steps = tuple(map(self._step, trajectory.steps))
-        final = tuple(map(self._message, trajectory.final_inputs or ()))
+        final = tuple(map(self.message, trajectory.final_inputs or ()))
         clean = replace(
             trajectory,
             steps=steps,
@@ -80,8 +102,8 @@ class Placeholders:
         return replace(clean, extra=compact(extra) if extra else None)
 
     def _step(self, step: Step) -> Step:
-        inputs = tuple(map(self._message, step.inputs or ()))
-        output = self._message(step.output) if step.output else Message("assistant")
+        inputs = tuple(map(self.message, step.inputs or ()))
+        output = self.message(step.output) if step.output else Message("assistant")
         return replace(
             step,
             inputs=inputs,
@@ -89,16 +111,6 @@ class Placeholders:
             observation=text_of_inputs(inputs),
             action=action_of(output),
             thought=thought_of(output),
-        )
-
-    def _message(self, message: Message) -> Message:
-        return replace(
-            message,
-            content=self.text(message.content),
-            parts=None if message.parts is None else self.json(message.parts),
-            reasoning=None if message.reasoning is None else self.text(message.reasoning),
-            error=None if message.error is None else self.text(message.error),
-            tool_calls=tuple(replace(call, arguments=self.json(call.arguments)) for call in message.tool_calls),
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from flywheel.gateway.agreement import compared
 from flywheel.gateway.dialects import Dialect, Json, events
 from flywheel.gateway.fingerprints import call_ids, chain
 from flywheel.gateway.sessions import OpenSessions, Place
@@ -65,6 +66,15 @@ class Recording:
         self._spool, self._sessions, self._count = spool, sessions, count
         self.dialect, self._sent, self.place = dialect, sent, place
         self._began = time.time()
+        self.notes: Json = {}
+        """What else the record says of the answer, under `flywheel`."""
+        self.shadow: asyncio.Task[Json] | None = None
+        """A student that is asked the same."""
+
+    @property
+    def request(self) -> Json:
+        """What the client asks."""
+        return self._sent.request
 
     async def keep(self, status: int, body: bytes, *, streamed: bool, problem: str = "") -> None:
         """Put the call on the disk, and let the next one find it."""
@@ -72,6 +82,9 @@ class Recording:
         read = await asyncio.to_thread(self._read, body, streamed) if is_large else self._read(body, streamed)
         problem = problem or (f"HTTP status {status}" if status >= 400 else read.problem)
         tails = [] if problem else read.tails
+        if self.shadow is not None and not problem:
+            self.notes |= compared(self.shadow, read.response)
+        noted = {"flywheel": {**(read.response.get("flywheel") or {}), **self.notes}} if self.notes else {}
         items = self._sent.items[self.place.kept :]
         call = Call(
             id=uuid.uuid4().hex,
@@ -89,7 +102,7 @@ class Recording:
             ids=sorted(self._sent.ids | read.ids),
             response_id="" if problem else read.response_id,
             request={**self._sent.request, self.dialect.items: items},
-            response=read.response,
+            response={**read.response, **noted},
         )
         recorded = await self._spool.call(call)
         if recorded and not problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
@@ -18,11 +19,12 @@ from filelock import FileLock, Timeout
 from flywheel.config.root import Config
 from flywheel.errors import PrerequisiteError
 from flywheel.gateway.app import Gateway
+from flywheel.gateway.routing import Route, RouteInForce
 from flywheel.gateway.sessions import OpenSessions
 from flywheel.gateway.spool import SpoolWriter, connected, sessions
 from flywheel.runtime.subprocesses import child_environment, python_command
 from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, HeaderTimeoutProtocol
-from flywheel.serving.listening import GRACE_SECONDS, is_loopback, listening
+from flywheel.serving.listening import GRACE_SECONDS, KEEP_ALIVE_SECONDS, is_loopback, listening
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ def serve(
 async def _serve(config: Config, key: str, host: str, started: Callable[[str], None]) -> None:
     with listening(host, config.gateway.port) as bound, open_gateway(config, key) as gateway:
         moving = asyncio.create_task(_keep_moving(config))
+        gc.freeze()  # what is there by now stays; a full collection of it would hold up every stream
         try:
             started(f"http://{host}:{bound.getsockname()[1]}/v1")
             await server_of(gateway).serve(sockets=[bound])
@@ -86,7 +89,10 @@ def open_gateway(config: Config, key: str = "") -> Iterator[Gateway]:
         restore(folder, opened)
         spool = SpoolWriter(folder, settings.spool_mib << 20)
         try:
-            yield Gateway(settings, spool, opened, os.environ.get(settings.key, ""), key)
+            route = RouteInForce(folder, Route())
+            route.look()
+            upstream_key = os.environ.get(settings.key, "")
+            yield Gateway(settings, spool, opened, route, upstream_key, key, tuple(config.lake.redact))
         finally:
             spool.stop()
 
@@ -128,6 +134,7 @@ def server_of(gateway: Gateway) -> uvicorn.Server:
             h11_max_incomplete_event_size=HEADER_BYTES,
             log_level="warning",
             timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             lifespan="on",
         )
     )

@@ -33,13 +33,16 @@ ADAPTER = "adapter_config.json"
 Part = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-def first_part(config: StudentConfig, texts: Iterable[str], names: list[str], seed: int, directory: Path) -> Part:
-    """A role's model before any training, for a role's folder. A base of adapters is saved beside it.
+def first_part(
+    config: StudentConfig, texts: Iterable[str], names: list[str], seed: int, directory: Path, *, numbers: bool = False
+) -> Part:
+    """A role's model before any training, for a role's folder. A base of adapters is saved beside it. `names`,
+    `numbers`: what a tokenizer of its own keeps together (`policies.tokenizer`).
 
     Raises `PolicyError` in one line if the base does not load.
     """
     if not config.base:
-        trained = train_tokenizer(texts, names, config.vocabulary)
+        trained = train_tokenizer(texts, names, config.vocabulary, numbers=numbers)
         return new_model(config, trained, seed), trained
     torch.manual_seed(seed)  # embeddings of the markers are drawn
     model, tokenizer = _load_base(Path(config.base))

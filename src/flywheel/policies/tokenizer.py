@@ -4,19 +4,27 @@ Environments speak in templates. Splitting only after sentence and list punctuat
 a whole template becomes one token. What actions name is kept apart from its surroundings: `red onion` is the same
 token in a document, in a view and in an action, which is what lets a small student learn to point at things. Bytes
 underneath keep it lossless for text it has never met.
+
+Where actions are tool calls, the words that stand as values in their JSON are such names, and numbers are cut into
+threes of digits, as Llama 3 does: an order number is copied in two steps, of which the second follows from the first.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from flywheel.agents.contexts.prompts import END, PAD, SPECIAL_TOKENS
+from flywheel.text import strings_in
 
 _MARKERS = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+_NUMBERS = re.compile(r"\d+")
+SHORTEST_NAME, LONGEST_NAME = 3, 40
+"""Characters of a value that names something."""
 _CONNECTIVES = re.compile(r" (?:in|on|to|with|from|into) ")
 
 
@@ -29,8 +37,21 @@ def named_things(actions: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (-len(name), name))
 
 
-def train_tokenizer(texts: Iterable[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocabulary` tokens whose first ids are the context markers.
+def named_values(texts: Iterable[str]) -> list[str]:
+    """The words that stand as values in more than one of some JSON texts, without their numbers: `12 Elm Street` names
+    Elm Street."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        words = (part.strip() for value in strings_in(text) for part in _NUMBERS.split(value))
+        counts.update({word for word in words if SHORTEST_NAME <= len(word) <= LONGEST_NAME})
+    return [name for name, count in counts.items() if count > 1]
+
+
+def train_tokenizer(
+    texts: Iterable[str], names: list[str], vocabulary: int, *, numbers: bool = False
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocabulary` tokens whose first ids are the context markers. `names`: what actions name;
+    `numbers`: every number of up to three digits is a token, too, beyond `vocabulary`.
 
     What spells a marker is cut out of the texts first: the trainer would merge its letters into the marker itself.
     """
@@ -50,6 +71,8 @@ def train_tokenizer(texts: Iterable[str], names: list[str], vocabulary: int) -> 
         show_progress=False,
     )
     tokenizer.train_from_iterator((part for text in texts for part in _MARKERS.split(text)), trainer)
+    if numbers:
+        tokenizer.add_tokens([f"{number:0{digits}}" for digits in (1, 2, 3) for number in range(10**digits)])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,

@@ -9,7 +9,7 @@ from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.config.root import EnvironmentConfig
 from flywheel.environments.protocol import Observation, Transition
 from flywheel.environments.tools import names_of
-from flywheel.messages import Message, action_of, calls_of
+from flywheel.messages import Message, action_of, calls_of, numbered, system_of
 from flywheel.trajectory import BUDGET_STOPS, Step, StopReason, Task, Trajectory, trajectory_id
 from flywheel.unknowns import known_sum, spent
 
@@ -65,6 +65,13 @@ class Episode:
     def tools(self) -> str | None:
         """The tools that it began with."""
         return self.past[0][0].tools if self.past else self.observation.tools
+
+    @property
+    def _system(self) -> str | None:
+        first = self.past[0][0] if self.past else self.observation
+        if first.opens_task:
+            return system_of(first.messages or ())
+        return self.job.task.instruction if self.tools is not None else None
 
     @property
     def trajectory_id(self) -> str:
@@ -162,7 +169,7 @@ class Episode:
             started_at=self.started_at,
             tokens=self.tokens,
             cost=self.cost,
-            system=task.instruction if self.tools is not None else None,
+            system=self._system,
             tools=self.tools,
             final_inputs=last.messages,
             task_name=task.name,
@@ -181,8 +188,7 @@ def as_calls(decision: Decision, seen: Observation, index: int) -> Decision:
     reasoning = decision.thought or None
     if not calls or any(call.name not in known for call in calls):
         return replace(decision, output=Message("assistant", decision.action, reasoning=reasoning))
-    named = (replace(call, id=f"call-{index}-{place}") for place, call in enumerate(calls))
-    output = Message("assistant", reasoning=reasoning, tool_calls=tuple(named))
+    output = Message("assistant", reasoning=reasoning, tool_calls=numbered(calls, index))
     return replace(decision, action=action_of(output), output=output)
 
 

@@ -9,10 +9,10 @@ from functools import partial
 from itertools import takewhile
 
 from flywheel.agents.policy import Policy
-from flywheel.config.root import Config, EnvironmentConfig
+from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.splits import assign
-from flywheel.environments.catalog import canonical
+from flywheel.environments.catalog import opening_parameters
 from flywheel.environments.protocol import World
 from flywheel.rollouts.engine import Auditor, EnvironmentWorkers, Rollout, RolloutCallback, in_process
 from flywheel.rollouts.environment_workers import EnvironmentWorker, remote_workers
@@ -42,15 +42,16 @@ class RolloutHooks:
 NO_HOOKS = RolloutHooks()
 
 
-def make_workers(settings: EnvironmentConfig, world: World) -> EnvironmentWorkers:
+def make_workers(config: Config, world: World) -> EnvironmentWorkers:
     """Workers as a config wants them: in worker processes, or in this one."""
+    settings = config.environment
     if not settings.workers:
         return in_process(world, settings.parallel)
 
     def crew() -> AbstractAsyncContextManager[Sequence[EnvironmentWorker]]:
         return remote_workers(
             settings.name,
-            canonical(settings.parameters),
+            opening_parameters(config),
             environments=settings.parallel,
             processes=settings.workers,
             timeout=settings.step_timeout,
@@ -78,7 +79,7 @@ def play(
     assign(lake, [job.task for job in jobs])
     start = partial(
         Rollout,
-        workers=make_workers(config.environment, world),
+        workers=make_workers(config, world),
         budget=Budget.of(config.environment),
         origin=origin,
         auditor=hooks.auditor,
@@ -122,7 +123,7 @@ def rehearse(
     """Play tasks once without storing anything; `max_steps` 0 means the config's."""
     budget = Budget(max_steps) if max_steps else Budget.of(config.environment)
     origin = Origin(0, purpose, config.identity())
-    workers = make_workers(config.environment, world)
+    workers = make_workers(config, world)
     return list(Rollout(policy, [Job(task) for task in tasks], workers, budget=budget, origin=origin))
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import time
-import uuid
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import accumulate
@@ -17,7 +15,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from flywheel.agents.contexts.tokenization import encode_plain
+from flywheel.agents.policy import Decision
 from flywheel.errors import FlywheelError, InfrastructureError
+from flywheel.messages import Message
+from flywheel.serving.answers import as_event_stream, completion, head
 from flywheel.serving.completions import Completer, Completion, GenerationRequest
 from flywheel.serving.requests import (
     ChatRequest,
@@ -83,18 +84,24 @@ def make_app(roster: Roster) -> FastAPI:
             if part:
                 return error_response(400, f"{params.model} is a part of an agent; it answers at /v1/completions")
             try:
-                text, decision = await student.chat(params.messages)
+                if params.uses_tools:
+                    message, decision = await student.call(params)
+                else:
+                    text, decision = await student.chat(params.messages)
+                    message = Message("assistant", text)
             except ValueError as error:
                 return error_response(400, f"messages: {error}")
             *_, acting = student.parts.values()  # the executor, or the flat model
-        text, reason = _truncate(text, acting.tokenizer, params.max_answer_tokens)
-        head = _head("chatcmpl", "chat.completion.chunk" if params.stream else "chat.completion", student.name)
+        reason = ""
+        if not message.tool_calls:
+            text, reason = _truncate(message.content, acting.tokenizer, params.max_answer_tokens)
+            message = Message("assistant", text)
         usage = _usage(decision.prompt_tokens or 0, min(decision.completion_tokens or 0, params.max_answer_tokens))
+        answer = completion(message, student.name, usage, finish_reason=reason, metadata=_metadata(decision))
         if params.stream:
-            return _streamed(_chat_chunks(head, text, reason), head, usage, params.stream_options)
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
-        return JSONResponse({**head, "choices": [choice], "usage": usage})
+            lines = as_event_stream(answer, include_usage=params.stream_options.include_usage)
+            return Response(lines, media_type="text/event-stream")
+        return JSONResponse(answer)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
@@ -111,19 +118,19 @@ def make_app(roster: Roster) -> FastAPI:
             )
             if answers is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
-        head = _head("cmpl", "text_completion", f"{student.name}/{part}")
+        beginning = head("cmpl", "text_completion", f"{student.name}/{part}")
         read = sum(len(generation.prompt) for generation in generations[:: params.n])
         usage = _usage(read, sum(len(completion.tokens) for completion in answers))
         if params.stream:
             (completion,) = answers
             texts = [str(completer.tokenizer.decode([token])) for token in completion.visible_tokens]
-            chunks = _completion_chunks(head, texts, completion.finish_reason)
-            return _streamed(chunks, head, usage, params.stream_options)
+            chunks = _completion_chunks(beginning, texts, completion.finish_reason)
+            return _streamed(chunks, beginning, usage, params.stream_options)
         choices = [
             _choice(index, params, generation, completion, completer)
             for index, (generation, completion) in enumerate(zip(generations, answers, strict=True))
         ]
-        return JSONResponse({**head, "choices": choices, "usage": usage})
+        return JSONResponse({**beginning, "choices": choices, "usage": usage})
 
     return app
 
@@ -225,20 +232,14 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "flywheel"}
 
 
-def _head(kind: str, name: str, model: str) -> dict[str, Any]:
-    return {"id": f"{kind}-{uuid.uuid4().hex}", "object": name, "created": int(time.time()), "model": model}
-
-
 def _usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _chat_chunks(head: dict[str, Any], text: str, reason: str) -> Iterator[dict[str, Any]]:
-    """An answer in the pieces of a stream. A decision is made as a whole, so the first piece waits for it."""
-    yield {**head, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
-    for piece in re.findall(r"\s*\S+\s*?(?=\s|$)|\s+", text):
-        yield {**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
-    yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+def _metadata(decision: Decision) -> dict[str, Any]:
+    """What else is known of a decision. `confidence`: the probability of exactly these words among those allowed."""
+    known: dict[str, Any] = {"subgoal": decision.subgoal} if decision.subgoal else {}
+    return known | ({"confidence": math.exp(sum(decision.logprobs))} if decision.logprobs else {})
 
 
 def _completion_chunks(head: dict[str, Any], texts: Sequence[str], reason: str) -> Iterator[dict[str, Any]]:

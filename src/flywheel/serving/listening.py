@@ -12,6 +12,11 @@ GRACE_SECONDS = 10
 BACKLOG = 1024
 
 
+KEEP_ALIVE_SECONDS = 75
+"""An idle connection stays open for longer than clients keep one (OpenAI's and httpx: 5 s), so that none sends its next
+request into a connection that is just being closed."""
+
+
 def is_loopback(host: str) -> bool:
     """Does an address reach this machine only?"""
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from flywheel.agents.contexts.chat_format import ParsedAnswer, render_answer
 from flywheel.agents.contexts.prompts import Role
@@ -14,15 +15,18 @@ from flywheel.agents.inference.decoding import NOT_FINITE
 from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Turn
 from flywheel.errors import InfrastructureError
+from flywheel.messages import Message as AnswerMessage
 from flywheel.policies.card import ROLES, read_card
 from flywheel.policies.models import load_part
 from flywheel.policies.students import agent_of, on_device
 from flywheel.serving.completions import Completer, Completion, GenerationRequest
-from flywheel.serving.dialogue import continued, scene
-from flywheel.serving.requests import Message
+from flywheel.serving.dialogue import Scene, continued, scene
+from flywheel.serving.requests import ChatRequest, Message
+from flywheel.serving.tool_scene import answer_of, continued_with, tool_scene
 
 RECENT = 40
 """Messages at the end of a dialogue that a context may hold in full."""
+_Answer = TypeVar("_Answer")
 DIALOGUES = 256
 """Episodes whose state is kept between requests; others are folded anew from their messages."""
 
@@ -78,6 +82,35 @@ class Loaded:
         if chars > self._max_chars:
             raise ValueError(f"{chars} characters are more than the student can read")
         dialogue = scene(messages)
+
+        def written(decision: Decision) -> tuple[str, str]:
+            subgoal = decision.subgoal if decision.new_subgoal else ""
+            answer = ParsedAnswer(decision.action or "", subgoal, decision.thought)
+            text = render_answer(answer, dialogue.now.valid_actions) if decision.action is not None else ""
+            return text, continued(dialogue, messages, text)
+
+        return await self._decided(dialogue, written)
+
+    async def call(self, request: ChatRequest) -> tuple[AnswerMessage, Decision]:
+        """The agent's next answer in a conversation with tools: calls of them, or text; empty if it has none.
+
+        Raises `ValueError` as `chat` does.
+        """
+        if (chars := sum(len(message.text) for message in request.messages)) > self._max_chars:
+            raise ValueError(f"{chars} characters are more than the student can read")
+        raw = [{"role": message.role} | message.model_dump(exclude_defaults=True) for message in request.messages]
+        dialogue = tool_scene(raw, request.tools, request.tool_choice)
+
+        def written(decision: Decision) -> tuple[AnswerMessage, str]:
+            answer = answer_of(decision.action or "", dialogue.now.tools or "[]", len(dialogue.past))
+            return answer, continued_with(raw, answer)
+
+        return await self._decided(dialogue, written)
+
+    async def _decided(
+        self, dialogue: Scene, written: Callable[[Decision], tuple[_Answer, str]]
+    ) -> tuple[_Answer, Decision]:
+        """`written`: decision → (answer, the name of the dialogue once it has been given)."""
         slot = self._slots.pop(dialogue.before, None) if dialogue.past else None
         self._talking += 1
         try:
@@ -89,15 +122,11 @@ class Loaded:
                 raise InfrastructureError(decision.error)
             if decision.error:
                 raise ValueError(decision.error)
-            answer = ParsedAnswer(
-                decision.action or "", decision.subgoal if decision.new_subgoal else "", decision.thought
-            )
-            text = render_answer(answer, dialogue.now.valid_actions) if decision.action is not None else ""
-            name = continued(dialogue, messages, text)
+            answer, name = written(decision)
             same = self._slots.pop(name, None)
             self._slots[name] = slot
             slot = same
-            return text, decision
+            return answer, decision
         finally:
             self._talking -= 1
             if slot is not None:

@@ -162,13 +162,14 @@ class CompletionRequest(_CommonRequest):
 
 
 class Message(BaseModel):
-    """One message of a chat request. A student reads text: calls, pictures and sound are refused."""
+    """One message of a chat request. A student reads text: pictures and sound are refused."""
 
     model_config = ConfigDict(extra="forbid")
     role: str
     content: str | list[dict[str, Any]] | None = None
     name: str = ""
     tool_call_id: str = ""
+    tool_calls: list[dict[str, Any]] = Field(default_factory=list)
     refusal: str = ""
     reasoning: str = ""
     reasoning_content: str = ""
@@ -178,7 +179,7 @@ class Message(BaseModel):
     def _drop_empty(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        empty = {name for name in ("tool_calls", "annotations") if data.get(name) == []}
+        empty = {"annotations"} if data.get("annotations") == [] else set()
         return {name: value for name, value in _without_nulls(data).items() if name not in empty}
 
     @field_validator("role")
@@ -207,6 +208,8 @@ class ChatRequest(_CommonRequest):
     """A request to `/v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "auto"
     temperature: Temperature = 0.0
     n: int = 1
     max_tokens: int = Field(default=MAX_TOKENS, ge=1)
@@ -225,6 +228,11 @@ class ChatRequest(_CommonRequest):
         if number != 1:
             raise ValueError("a decision is made once; ask again for another")
         return number
+
+    @property
+    def uses_tools(self) -> bool:
+        """Is it of an agent with tools?"""
+        return bool(self.tools) or any(message.tool_calls for message in self.messages)
 
     @property
     def max_answer_tokens(self) -> int:

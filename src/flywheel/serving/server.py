@@ -14,7 +14,7 @@ from flywheel.errors import PrerequisiteError
 from flywheel.policies.registry import registered
 from flywheel.serving.app import make_app
 from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, HeaderTimeoutProtocol
-from flywheel.serving.listening import GRACE_SECONDS, is_loopback, listening
+from flywheel.serving.listening import GRACE_SECONDS, KEEP_ALIVE_SECONDS, is_loopback, listening
 from flywheel.serving.roster import CHAMPION, Canary, Roster
 
 KEY = "FLYWHEEL_SERVE_KEY"
@@ -56,6 +56,7 @@ async def _serve(
             h11_max_incomplete_event_size=HEADER_BYTES,
             log_level="warning",
             timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             lifespan="on",
         )
         await uvicorn.Server(config).serve(sockets=[bound])

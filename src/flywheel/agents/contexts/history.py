@@ -46,12 +46,16 @@ class FlatContext:
     window: Window | None = None
     steps: int = 0
     """Actions so far."""
+    brings_prompt: bool = False
+    """Is the task what the agent was asked first, prompt and all?"""
     archive: list[Window] | None = None
     """Full windows, kept only where training rows are made of them."""
     _last: tuple[Observation, str] | None = None
 
     def observe(self, observation: Observation) -> Window:
         """Take in what came of the last action; the window that comes back is ready for a decision."""
+        if observation.opens_task:
+            self.instruction, self.brings_prompt = observation.text, True
         self._learn(observation)
         self.window = self._roll(self.window, self.limits.window_steps, observation)
         return self.window
@@ -87,7 +91,7 @@ class FlatContext:
         return self._open(observation)
 
     def _open(self, observation: Observation) -> Window:
-        return open_window(self.instruction, self.memory, observation)
+        return open_window(self.instruction, self.memory, unsaid(observation))
 
 
 @dataclass(slots=True)
@@ -136,7 +140,8 @@ class HierarchicalContext(FlatContext):
                 self.plan_archive.append(window)
             window = UnreadWindow([])
             if self.unread is not Role.PLANNER:
-                window = open_window(self.instruction, self.memory, observation, restated(self.instruction, documents))
+                later = restated(self.instruction, documents)
+                window = open_window(self.instruction, self.memory, unsaid(observation), later)
             self.plan_window = window
         else:
             window.look(observation)
@@ -147,14 +152,14 @@ class HierarchicalContext(FlatContext):
     def _open(self, observation: Observation) -> Window:
         if self.unread is Role.EXECUTOR:
             return UnreadWindow([])
-        return open_window(self.instruction, replace(self.memory, documents=()), observation)
+        return open_window(self.instruction, replace(self.memory, documents=()), unsaid(observation))
 
     def adopt(self, observation: Observation, subgoal: str, *, target: bool = False) -> None:
         """Take up the planner's subgoal: the planner's target, and what the executor's next window is about."""
         assert self.plan_window is not None and self.window is not None
         self.plan_window.subgoal(subgoal, target=target, decision=self.steps)
         self.plan_window.decisions += 1
-        if self.window.has_subgoal:
+        if self.window.has_subgoal and not self.brings_prompt:
             if self.archive is not None:
                 self.archive.append(self.window)
             self.window = self._open(observation)
@@ -196,3 +201,8 @@ class HierarchicalContext(FlatContext):
             self.adopt(observation, subgoal)
         self.act(observation, action)
         return ended
+
+
+def unsaid(observation: Observation) -> Observation:
+    """The observation without the task, which stands in the header."""
+    return replace(observation, text="") if observation.opens_task else observation

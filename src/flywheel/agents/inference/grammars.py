@@ -7,12 +7,15 @@ compact JSON, or one blank wider, which is how models write it.
 from __future__ import annotations
 
 import json
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
+from flywheel.environments.tools import ANSWER
 from flywheel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,14 +26,27 @@ MOST = 64
 """Sets of tools whose grammars are kept."""
 
 
-def tool_grammar(tools: str) -> str:
-    """The Lark grammar of one call or several, a line each: `name arguments`. `tools`: JSON in OpenAI's form."""
+@lru_cache(MOST)
+def tool_grammar(tools: str, *, must_call: bool = False) -> str:
+    """The Lark grammar of one call or several, a line each: `name arguments`. `tools`: JSON in OpenAI's form.
+
+    Where none of them is the tool that answers, and none must be called, the agent may also say something: any text
+    that does not begin as a call of theirs.
+    """
     functions = [tool["function"] for tool in json.loads(tools)]
+    if not functions:
+        return "start: TEXT\nTEXT: /(?s:.+)/\n"
     ways = [
         f"{json.dumps(function['name'] + ' ')} %json {json.dumps({**_schema(function), 'x-guidance': SPACING})}"
         for function in functions
     ]
-    return 'start: call ("\\n" call)*\ncall: ' + " | ".join(ways) + "\n"
+    rules = 'calls: call ("\\n" call)*\ncall: ' + " | ".join(ways) + "\n"
+    names = [function["name"] for function in functions]
+    if must_call or ANSWER in names:
+        return f"start: calls\n{rules}"
+    called = "|".join(re.escape(name).replace("/", r"\/") for name in names)
+    text = rf"TEXT: /(?s:.+)/ & ~/(?s:({called}) \{{.*)/"
+    return f"start: calls | TEXT\n{rules}{text}\n"
 
 
 def _schema(function: dict[str, Any]) -> dict[str, Any]:
@@ -46,16 +62,16 @@ class Grammars:
         self._tokenizer = LLTokenizer(tokenizer.backend_tokenizer.to_str(), n_vocab=self._size, eos_token=end)
         self._known: dict[str, LLMatcher] = {}
 
-    def matcher(self, tools: str) -> Matcher:
+    def matcher(self, grammar: str) -> Matcher:
         """A fresh one. Raises `ConfigError` for a schema that no grammar can be made of."""
-        if tools not in self._known:
+        if grammar not in self._known:
             if len(self._known) >= MOST:
                 self._known.clear()
-            matcher = LLMatcher(self._tokenizer, tool_grammar(tools), log_level=0)
+            matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
             if problem := matcher.get_error():
                 raise ConfigError(f"the tools' schemas cannot guide a student: {' '.join(problem.split())[:200]}")
-            self._known[tools] = matcher
-        return Matcher(self._known[tools].deep_copy(), self._size)
+            self._known[grammar] = matcher
+        return Matcher(self._known[grammar].deep_copy(), self._size)
 
 
 class Matcher:

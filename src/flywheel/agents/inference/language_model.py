@@ -69,12 +69,11 @@ class LanguageModel(Protocol):
         self,
         slots: Sequence[int],
         contexts: Sequence[list[int]],
-        tools: Sequence[str | None],
+        grammars: Sequence[str | None],
         *,
         may_end: bool = False,
     ) -> list[Written | Fault]:
-        """An action in text for each row: calls of its tools, or whatever it likes where it has none. `may_end`: "done"
-        may stand in its place."""
+        """An action in text for each row, by its grammar where it has one. `may_end`: "done" may stand in its place."""
 
 
 class LocalLanguageModel:
@@ -144,18 +143,18 @@ class LocalLanguageModel:
         self,
         slots: Sequence[int],
         contexts: Sequence[list[int]],
-        tools: Sequence[str | None],
+        grammars: Sequence[str | None],
         *,
         may_end: bool = False,
     ) -> list[Written | Fault]:
-        return self._generate(slots, contexts, self._decoding.max_action_tokens, tools, may_end=may_end)
+        return self._generate(slots, contexts, self._decoding.max_action_tokens, grammars, may_end=may_end)
 
     def _generate(
         self,
         slots: Sequence[int],
         contexts: Sequence[list[int]],
         max_tokens: int,
-        tools: Sequence[str | None],
+        grammars: Sequence[str | None],
         *,
         may_end: bool,
     ) -> list[Written | Fault]:
@@ -172,7 +171,7 @@ class LocalLanguageModel:
             max_tokens=max_tokens,
             never=[marker for marker in self._markers if not may_end or marker != self._done],
             only_first=self._done if may_end else None,
-            matchers=[self._matcher(tools[row]) for row in rows],
+            matchers=[self._matcher(grammars[row]) for row in rows],
             temperature=self._decoding.temperature,
             chances=self._drawing(row_slots),
         )
@@ -182,12 +181,12 @@ class LocalLanguageModel:
             )
         return [answers[row] for row in range(len(slots))]
 
-    def _matcher(self, tools: str | None) -> Matcher | None:
-        if tools is None:
+    def _matcher(self, grammar: str | None) -> Matcher | None:
+        if grammar is None:
             return None
         if self._grammars is None:
             self._grammars = Grammars(cast("PreTrainedTokenizerFast", self._tokenizer), self._end)
-        return self._grammars.matcher(tools)
+        return self._grammars.matcher(grammar)
 
     def _too_long(self, contexts: Sequence[list[int]]) -> dict[int, Fault]:
         """Rows whose context is longer than what the model can read: row → why it has no answer."""

@@ -80,7 +80,7 @@ class RemoteLanguageModel:
         self,
         slots: Sequence[int],
         contexts: Sequence[list[int]],
-        tools: Sequence[str | None],
+        grammars: Sequence[str | None],
         *,
         may_end: bool = False,
     ) -> list[Written | Fault]:

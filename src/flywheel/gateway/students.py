@@ -1,0 +1,151 @@
+"""Calls that a student answers in the model's place, or beside it as a shadow.
+
+The student learned from placeholders, and is asked with those of the conversation; in its answer they are exchanged for
+what they stand for. What it cannot or should not answer goes on to the model's server, and the record says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from flywheel.environments.tools import CallError, Toolbox
+from flywheel.errors import ConfigError, named_reason
+from flywheel.gateway.agreement import messages_of
+from flywheel.gateway.forwarding import SESSION_HEADER, Forwarded
+from flywheel.gateway.placeholders import Placeholders
+from flywheel.gateway.recording import Recording
+from flywheel.gateway.routing import Route
+from flywheel.messages import Message, openai_message
+from flywheel.serving.answers import as_event_stream, completion
+
+Json = dict[str, Any]
+ANSWERED_BY = b"x-flywheel-answered-by"
+_PASSED = ("tools", "tool_choice", "parallel_tool_calls")
+"""What a student is told beside the messages. It decides as it was evaluated: sampling options are the teacher's."""
+_REFUSED = {
+    "n": (None, 1),
+    "logprobs": (None, False),
+    "response_format": (None, {"type": "text"}),
+    "functions": (None,),
+}
+"""What no student can answer, but for these values."""
+
+
+class NoAnswerError(Exception):
+    """Why the student does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A student behind a server, for one conversation. `private`: patterns of what is replaced by placeholders."""
+
+    client: aiohttp.ClientSession
+    url: str
+    route: Route
+    private: tuple[str, ...]
+    redact: tuple[str, ...]
+
+    async def answer(self, request: Mapping[str, Any], session: str) -> Json:
+        """A `chat.completion`, with what placeholders stand for in it. Raises `NoAnswerError`."""
+        if asked := next((name for name, allowed in _REFUSED.items() if request.get(name) not in allowed), None):
+            raise NoAnswerError(f"asks for {asked}")
+        placeholders = Placeholders(self.private, self.redact)
+        try:
+            messages = [openai_message(placeholders.message(message)) for message in _text_messages(request)]
+            said = await self._ask({**_passed(request), "messages": messages, "user": session})
+            (message,) = messages_of(said["choices"][0]["message"])
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise NoAnswerError(named_reason(error) or "no answer in time") from error
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise NoAnswerError(f"no answer that can be read: {error}") from error
+        known = said.get("flywheel") or {}
+        if known.get("confidence", 1.0) < self.route.confidence:
+            raise NoAnswerError("not sure enough")
+        if not message.content and not message.tool_calls:
+            raise NoAnswerError("had no answer")
+        _check_calls(message, request)
+        metadata = {**known, "student": str(said.get("model") or self.route.student)}
+        return completion(placeholders.restored(message), metadata["student"], said.get("usage"), metadata=metadata)
+
+    async def _ask(self, body: Json) -> Json:
+        timeout = aiohttp.ClientTimeout(total=self.route.timeout)
+        asked = {**body, "model": self.route.student}
+        async with self.client.post(f"{self.url}/chat/completions", json=asked, timeout=timeout) as reply:
+            said = json.loads(await reply.read())
+            if reply.status != 200 or not isinstance(said, dict):
+                raise NoAnswerError(f"HTTP status {reply.status}")
+            return said
+
+
+class Answered(Response):
+    """The student's answer, kept before it is sent; where there is none, the model's server's."""
+
+    def __init__(self, student: Student, recording: Recording, upstream: Forwarded) -> None:
+        self._student, self._recording, self._upstream = student, recording, upstream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        recording = self._recording
+        try:
+            answer = await self._student.answer(recording.request, recording.place.session)
+        except NoAnswerError as error:
+            recording.notes["fallback"] = str(error)
+            await self._upstream(scope, receive, send)
+            return
+        try:
+            body = json.dumps(answer).encode()
+            await recording.keep(200, body, streamed=False)
+        finally:
+            recording.done()
+        media_type = "application/json"
+        if recording.request.get("stream"):
+            options = recording.request.get("stream_options") or {}
+            body = as_event_stream(answer, include_usage=bool(options.get("include_usage")))
+            media_type = "text/event-stream"
+        response = Response(body, media_type=media_type)
+        response.raw_headers.append((SESSION_HEADER, recording.place.session.encode()))
+        response.raw_headers.append((ANSWERED_BY, answer["model"].encode()))
+        await response(scope, receive, send)
+
+
+class Shadowed(Response):
+    """The model's server's answer, while a student is asked the same; the record says what it would have answered."""
+
+    def __init__(self, student: Student, recording: Recording, upstream: Forwarded) -> None:
+        self._student, self._recording, self._upstream = student, recording, upstream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asking = asyncio.create_task(self._student.answer(self._recording.request, self._recording.place.session))
+        self._recording.shadow = asking
+        try:
+            await self._upstream(scope, receive, send)
+        finally:
+            asking.cancel()
+
+
+def _passed(request: Mapping[str, Any]) -> Json:
+    return {name: request[name] for name in _PASSED if request.get(name) is not None}
+
+
+def _text_messages(request: Mapping[str, Any]) -> list[Message]:
+    messages = [message for raw in request["messages"] for message in messages_of(raw)]
+    if any(message.parts is not None for message in messages):
+        raise NoAnswerError("holds more than text")
+    return messages
+
+
+def _check_calls(message: Message, request: Mapping[str, Any]) -> None:
+    """Raises `NoAnswerError` for a call that the tools do not allow."""
+    try:
+        toolbox = Toolbox(request.get("tools") or [])
+        for call in message.tool_calls:
+            toolbox.arguments(call)
+    except (ConfigError, CallError, KeyError, TypeError) as error:
+        raise NoAnswerError(f"an invalid call: {error}") from error

@@ -1,0 +1,67 @@
+"""Answers as OpenAI's API has them: a message with text or tool calls, whole or as the events of a stream."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flywheel.messages import Message, openai_message
+
+Json = dict[str, Any]
+
+
+def completion(
+    message: Message,
+    model: str,
+    usage: Mapping[str, int] | None = None,
+    *,
+    finish_reason: str = "",
+    metadata: Mapping[str, Any] | None = None,
+) -> Json:
+    """A `chat.completion`. `usage`: tokens read and written, where known; `metadata`: what Flywheel says of the
+    answer, under a field of its own."""
+    written = openai_message(message)
+    if message.tool_calls and not message.content:
+        written["content"] = None
+    reason = finish_reason or ("tool_calls" if message.tool_calls else "stop")
+    choice = {"index": 0, "message": written, "finish_reason": reason, "logprobs": None}
+    answer = {**head("chatcmpl", "chat.completion", model), "choices": [choice]}
+    if usage is not None:
+        answer["usage"] = dict(usage)
+    return {**answer, "flywheel": dict(metadata)} if metadata else answer
+
+
+def events(answer: Json, *, include_usage: bool = False) -> Iterator[Json]:
+    """The chunks of a stream that says what a `chat.completion` says. A decision is made as a whole, so the first
+    chunk waits for all of it."""
+    base = {name: value for name, value in answer.items() if name not in ("choices", "usage")}
+    base["object"] = "chat.completion.chunk"
+    (choice,) = answer["choices"]
+    message = choice["message"]
+    yield _chunk(base, {"role": "assistant", "content": "" if message["content"] is not None else None})
+    for piece in re.findall(r"\s*\S+\s*?(?=\s|$)|\s+", message["content"] or ""):
+        yield _chunk(base, {"content": piece})
+    for place, call in enumerate(message.get("tool_calls") or ()):
+        yield _chunk(base, {"tool_calls": [{"index": place, **call}]})
+    yield _chunk(base, {}, choice["finish_reason"])
+    if include_usage:
+        yield {**base, "choices": [], "usage": answer.get("usage")}
+
+
+def as_event_stream(answer: Json, *, include_usage: bool = False) -> bytes:
+    """The bytes of that stream."""
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events(answer, include_usage=include_usage)]
+    return "".join([*lines, "data: [DONE]\n\n"]).encode()
+
+
+def head(kind: str, name: str, model: str) -> Json:
+    """What every answer begins with."""
+    return {"id": f"{kind}-{uuid.uuid4().hex}", "object": name, "created": int(time.time()), "model": model}
+
+
+def _chunk(base: Json, delta: Json, reason: str | None = None) -> Json:
+    return {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
