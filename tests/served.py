@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flywheel.datasets.lake.lake import Lake
+
 ROOT = Path(__file__).parents[1]
 FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
 SMOKE = ROOT / "configs" / "smoke.toml"
@@ -126,3 +128,23 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@contextmanager
+def policy_server(lake: Lake, *arguments: str, key: str = "") -> Iterator[str]:
+    """The base URL of `flywheel serve-policy` in a process of its own."""
+    process = subprocess.Popen(
+        [FLYWHEEL, "serve-policy", *arguments, "--data-dir", str(lake.root), "--port", "0", "--device", "cpu"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"FLYWHEEL_SERVE_KEY": key},
+    )
+    assert process.stderr is not None
+    told = process.stderr.readline()
+    assert told.startswith("serving "), told + process.stderr.read()
+    try:
+        yield told.split(" at ")[1].strip()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+        assert (process.returncode, error) == (0, "")

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -32,9 +29,9 @@ from flywheel.serving.loaded import Loaded
 from flywheel.serving.requests import Message
 from flywheel.serving.server import serve
 from flywheel.trajectory import Split, Trajectory
+from tests.served import FLYWHEEL, policy_server
 
 ROOT = Path(__file__).parents[1]
-FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
 pytestmark = pytest.mark.minutes
 SEEN = Observation(
     "You are in the kitchen. You see a knife.",
@@ -61,31 +58,11 @@ def students(tmp_path_factory: pytest.TempPathFactory, golden: list[Trajectory])
     return settings, lake, [card.policy_id for card in cards]
 
 
-@contextmanager
-def serving(lake: Lake, *arguments: str, key: str = "") -> Iterator[str]:
-    """The base URL of `flywheel serve-policy` in a process of its own."""
-    process = subprocess.Popen(
-        [FLYWHEEL, "serve-policy", *arguments, "--data-dir", str(lake.root), "--port", "0", "--device", "cpu"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"FLYWHEEL_SERVE_KEY": key},
-    )
-    assert process.stderr is not None
-    told = process.stderr.readline()
-    assert told.startswith("serving "), told + process.stderr.read()
-    try:
-        yield told.split(" at ")[1].strip()
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
-        assert (process.returncode, error) == (0, "")
-
-
 @pytest.fixture(scope="module")
 def url(students: tuple[Config, Lake, list[str]]) -> Iterator[str]:
     _, lake, (hierarchical, *_) = students
     crown(lake, hierarchical, "by hand")
-    with serving(lake) as base_url:
+    with policy_server(lake) as base_url:
         yield base_url
 
 
@@ -305,7 +282,7 @@ def test_an_episode_goes_on_under_the_next_champion(
 @pytest.mark.slow
 def test_a_canary_answers_its_share_and_stays_with_an_episode(students: tuple[Config, Lake, list[str]]) -> None:
     _, lake, (hierarchical, flat, _) = students
-    with serving(lake, "--canary", flat, "--canary-share", "0.3") as url, client(url) as talking:
+    with policy_server(lake, "--canary", flat, "--canary-share", "0.3") as url, client(url) as talking:
         by_episode = {
             user: {
                 talking.chat.completions.create(model="champion", messages=ASKED, user=user).model.partition("@")[0]  # type: ignore[arg-type]
@@ -329,7 +306,7 @@ def test_open_addresses_need_a_key_and_a_key_is_asked_for(
     assert (
         is_loopback("127.0.0.2") and is_loopback("::1") and not is_loopback("10.0.0.1") and not is_loopback("example")
     )
-    with serving(lake, hierarchical, key="sesame") as url:
+    with policy_server(lake, hierarchical, key="sesame") as url:
         with client(url, "sesame") as talking:
             assert talking.models.list().data[0].id == hierarchical
         with client(url, "wrong") as talking, pytest.raises(openai.AuthenticationError):

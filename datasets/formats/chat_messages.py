@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flywheel.datasets.formats.images import image_in
 from flywheel.datasets.formats.parts import ContentParts
-from flywheel.datasets.formats.records import ReadContext, compact
+from flywheel.datasets.formats.records import ReadContext, compact, written_json
 from flywheel.datasets.formats.turns import ImportedTurn, ReadMessage
 from flywheel.messages import Message, ToolCall, without_thinking
 
@@ -134,11 +134,13 @@ def _result(part: Mapping[str, Any], source: ReadContext) -> ReadMessage:
 
 
 def tools_of(tools: Any, functions: Any = None) -> str | None:
-    """Tools in OpenAI's form as JSON, from its own, its older or Anthropic's; None where there are none."""
+    """Tools in OpenAI's form as JSON, from its own, its older or Anthropic's; None where there are none. The order of
+    their parameters is kept: it is that in which a student writes them.
+    """
     listed = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     older = [function for function in functions if isinstance(function, dict)] if isinstance(functions, list) else []
     written = [*(_tool(tool) for tool in listed), *({"type": "function", "function": each} for each in older)]
-    return compact(written) if written else None
+    return written_json(written) if written else None
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:

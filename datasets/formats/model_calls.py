@@ -51,6 +51,7 @@ def conversation_of_calls(calls: Sequence[ModelCall], source: ReadContext) -> Co
             cost=call.cost,
             seconds=call.seconds,
             logprobs=call.logprobs,
+            policy=call.model if call.model != calls[0].model else "",
         )
         read.append(replace(answer, turn=turn))
     return conversation_of(read)

@@ -235,6 +235,11 @@ def compact(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def written_json(value: Any) -> str:
+    """JSON with the fields in their order."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
 def explain(error: ValidationError) -> str:
     """Where a record breaks its format, in one line."""
     first = error.errors()[0]

@@ -9,14 +9,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from flywheel.arrow import segments_from_arrow
+from flywheel.arrow import batched, segments_from_arrow
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
 from flywheel.datasets.lake.reading import check_condition, quoted
 from flywheel.datasets.versions.contamination import refuse_contamination
 from flywheel.datasets.versions.versions import find, selected
-from flywheel.distill.data.renaming import exchangeable_names
+from flywheel.distill.data.renaming import exchangeable_names, exchangeable_values
 from flywheel.distill.data.sample_weights import draw_weights
 from flywheel.errors import ContaminationError, TrainingError
 from flywheel.filters.segments import LIVED
@@ -38,7 +38,7 @@ class Corpus:
     """Which trajectories teach, and how often; they themselves stay in the lake until they are read.
 
     `routes`, `weights`, `tasks`: of each trajectory. `segments`: the source that cut them. `spoken`: what the agents'
-    own actions name; `exchangeable`: names that can change places; `calls_tools`: are actions tool calls?
+    own actions name; `exchangeable`: groups of names that can change places; `calls_tools`: are actions tool calls?
     `condition`: the SQL that chose the corpus, or empty where it is an iteration's.
     """
 
@@ -47,7 +47,7 @@ class Corpus:
     weights: dict[str, float]
     tasks: dict[str, str]
     spoken: list[str]
-    exchangeable: list[str]
+    exchangeable: list[list[str]]
     calls_tools: bool
     segments: str
     snapshot: int
@@ -129,7 +129,7 @@ def _segments(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], source:
     return cut
 
 
-def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str], list[str], list[str], bool]:
+def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str], list[str], list[list[str]], bool]:
     """(task by trajectory, what the agents' own actions name, which of these names can change places, are the actions
     tool calls?)."""
     connection = lake.connect(snapshot, kinds=("trajectories", "steps"))
@@ -147,7 +147,10 @@ def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str
         values = named_values(_pairs(called))
         names = sorted({*names, *values}, key=lambda name: (-len(name), name))
         documents = connection.sql(f"select distinct document {mine} where document <> ''")
-        return by_trajectory, names, exchangeable_names(names, _texts(documents)), bool(values)
+        chunks = batched(lake.by_commit(ids) if values else [], CHUNK)
+        groups = exchangeable_values(trajectory for chunk in chunks for trajectory in lake.trajectories(chunk))
+        things = exchangeable_names([name for name in names if name not in values], _texts(documents))
+        return by_trajectory, names, [*groups, *([things] if things else [])], bool(values)
     finally:
         connection.close()
 

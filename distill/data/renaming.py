@@ -7,15 +7,21 @@ row keeps every marker, template and position of the original; names alone chang
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flywheel.agents.contexts.prompts import Piece, Window
+from flywheel.policies.tokenizer import LONGEST_NAME, SHORTEST_NAME
+from flywheel.trajectory import Trajectory
 
-_NUMBER = re.compile(r"\b[1-9]\d{2,}\b")
+COPIED = 0.9
+"""Share of the calls that name a thing in which it was read before, so that any other thing could stand for it."""
+
+_NUMBER = re.compile(r"\b[1-9]\d+\b")
 
 
 def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[str]:
@@ -32,13 +38,48 @@ def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[s
     return [name for name in names if 0 < mentions[name] < count]
 
 
-def shuffled(names: Sequence[str], chance: random.Random) -> dict[str, str]:
-    """A random permutation of the names."""
-    return dict(zip(names, chance.sample(list(names), len(names)), strict=True))
+def exchangeable_values(trajectories: Iterable[Trajectory]) -> list[list[str]]:
+    """Things that agents' calls name and that they had read before, by the argument in which they stand: the items of
+    orders, the streets of addresses. Which of them it was teaches nobody."""
+    said: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    copied: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for trajectory in trajectories:
+        read = ""
+        for step in trajectory.steps:
+            read += step.observation
+            for call in step.output.tool_calls if step.output else ():
+                for argument, name in _named(call.arguments):
+                    said[argument][name] += 1
+                    copied[argument][name] += name in read
+    groups = (
+        [name for name, count in names.items() if copied[argument][name] >= COPIED * count]
+        for argument, names in sorted(said.items())
+    )
+    return [sorted(group) for group in groups if len(group) > 1]
+
+
+def _named(arguments: str) -> Iterator[tuple[str, str]]:
+    """(argument, what it names), words without their numbers."""
+    try:
+        given = json.loads(arguments)
+    except ValueError:
+        return
+    for argument, value in given.items() if isinstance(given, dict) else ():
+        for part in re.split(r"\d+", value) if isinstance(value, str) else ():
+            if SHORTEST_NAME <= len(name := part.strip()) <= LONGEST_NAME:
+                yield argument, name
+
+
+def shuffled(groups: Sequence[Sequence[str]], chance: random.Random) -> dict[str, str]:
+    """A random permutation of the names of each group."""
+    pairs: dict[str, str] = {}
+    for names in groups:
+        pairs |= zip(names, chance.sample(list(names), len(names)), strict=True)
+    return pairs
 
 
 def renumbered(windows: Sequence[Window], chance: random.Random) -> dict[str, str]:
-    """Other numbers for those, of three digits or more, that the agent copied from what it read: which order it was
+    """Other numbers for those, of two digits or more, that the agent copied from what it read: which order it was
     teaches nobody."""
     pieces = [piece for window in windows for piece in window.pieces]
     said, read = (

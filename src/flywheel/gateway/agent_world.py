@@ -213,7 +213,7 @@ class AgentWorld:
     async def _answer(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
         episode = self._episodes.get(request.match_info["name"])
         if episode is None:
-            return aiohttp.web.json_response({"error": {"message": "this run of the agent is over"}}, status=404)
+            return _over()
         try:
             body = await request.json()
             _messages(body["messages"])
@@ -221,13 +221,27 @@ class AgentWorld:
             return aiohttp.web.json_response({"error": {"message": f"messages: {error}"}}, status=400)
         asked = _Request(body, asyncio.get_running_loop().create_future())
         await episode.requests.put(asked)
-        answer = completion(await asked.answer, str(body.get("model") or self.settings.model))
+        try:
+            message = await asked.answer
+        except asyncio.CancelledError:
+            return _over()
+        answer = completion(message, str(body.get("model") or self.settings.model))
         if body.get("stream"):
             return aiohttp.web.Response(body=as_event_stream(answer), content_type="text/event-stream")
         return aiohttp.web.json_response(answer)
 
 
+def _over() -> aiohttp.web.Response:
+    return aiohttp.web.json_response({"error": {"message": "this run of the agent is over"}}, status=404)
+
+
 async def _stop(episode: _Episode) -> None:
+    """End a run, and the requests of it that still wait."""
+    left = [episode.waiting] if episode.waiting else []
+    while not episode.requests.empty():
+        left.append(episode.requests.get_nowait())
+    for request in left:
+        request.answer.cancel()
     if episode.running is not None:
         episode.running.cancel()
         with suppress(BaseException):

@@ -39,6 +39,9 @@ _REFUSED = {
 """What no student can answer, but for these values."""
 
 
+_TEXT = ("text", "input_text")
+
+
 class NoAnswerError(Exception):
     """Why the student does not answer."""
 
@@ -62,8 +65,10 @@ class Student:
             messages = [openai_message(placeholders.message(message)) for message in _text_messages(request)]
             said = await self._ask({**_passed(request), "messages": messages, "user": session})
             (message,) = messages_of(said["choices"][0]["message"])
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise NoAnswerError(named_reason(error) or "no answer in time") from error
+        except TimeoutError as error:
+            raise NoAnswerError(f"no answer in {self.route.timeout:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise NoAnswerError(named_reason(error)) from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise NoAnswerError(f"no answer that can be read: {error}") from error
         known = said.get("flywheel") or {}
@@ -135,10 +140,11 @@ def _passed(request: Mapping[str, Any]) -> Json:
 
 
 def _text_messages(request: Mapping[str, Any]) -> list[Message]:
-    messages = [message for raw in request["messages"] for message in messages_of(raw)]
-    if any(message.parts is not None for message in messages):
+    contents = [raw.get("content") for raw in request["messages"] if isinstance(raw, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    if any(not isinstance(part, dict) or part.get("type") not in _TEXT for part in parts):
         raise NoAnswerError("holds more than text")
-    return messages
+    return [message for raw in request["messages"] for message in messages_of(raw)]
 
 
 def _check_calls(message: Message, request: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from flywheel.config.root import Config
 from flywheel.datasets.formats.chat_messages import ChatMessage, tools_of
 from flywheel.datasets.formats.importing import check_types
 from flywheel.datasets.formats.model_calls import ModelCall, run_of_calls
-from flywheel.datasets.formats.records import ReadContext, compact, episode, explain
+from flywheel.datasets.formats.records import ReadContext, episode, explain, written_json
 from flywheel.datasets.lake.provenance import check_numbers
 from flywheel.errors import RecordError
 from flywheel.gateway.dialects import CHAT, DIALECTS, Json
@@ -86,6 +86,8 @@ def _trajectory(
     extra |= {"tools_changed_at": changed} if changed else {}
     several = {call.id: call.response for call in thread.calls if len(call.tails) > 1}
     extra |= {"all_answers": several} if several else {}
+    for name, counts in _routed(thread.calls).items():
+        extra |= {name: counts} if counts else {}
     following = [*(call.answer for call in thread.calls[1:]), 0]
     calls = [_model_call(call, answer, config) for call, answer in zip(thread.calls, following, strict=True)]
     before = [message for call in thread.context for message in _conversation(call)]
@@ -125,11 +127,29 @@ def _model_call(call: Call, answer: int, config: Config) -> ModelCall:
         str(call.response.get("model") or call.request.get("model") or ""),
         prompt,
         completion,
-        cost=_cost(prompt, completion, config),
+        cost=0.0 if "student" in _notes(call) else _cost(prompt, completion, config),
         seconds=call.seconds,
         logprobs=_logprobs(call, answer),
         has_history=False,
     )
+
+
+def _notes(call: Call) -> Json:
+    """What the gateway noted of an answer."""
+    notes = call.response.get("flywheel")
+    return notes if isinstance(notes, dict) else {}
+
+
+def _routed(calls: Sequence[Call]) -> dict[str, Counter[str]]:
+    """Why a student that was asked did not answer, and how often a shadow agreed."""
+    notes = list(map(_notes, calls))
+    shadows = [note["shadow"] for note in notes if "shadow" in note]
+    return {
+        "fallbacks": Counter(note["fallback"] for note in notes if "fallback" in note),
+        "shadows": Counter(
+            shadow.get("problem") or ("agrees" if shadow["agrees"] else "differs") for shadow in shadows
+        ),
+    }
 
 
 def _answer(call: Call, number: int) -> ChatMessage:
@@ -157,7 +177,7 @@ def _tools(calls: Sequence[Call]) -> tuple[str | None, list[int]]:
         if any(offered.get(name, tool) != tool for name, tool in tools.items()):
             changed.append(place)
         offered |= tools
-    return compact(list(offered.values())) if offered else None, changed
+    return written_json(list(offered.values())) if offered else None, changed
 
 
 def _system(call: Call) -> str | None:

@@ -156,10 +156,11 @@ def generate(
 
     Tokens in `never` are not said: markers in an agent's own words would forge the structure of its contexts.
     `only_first` may be said as the first token alone, and ends the text. `matchers`: a grammar a row, or None for any
-    text; log-probabilities are then those among the tokens that it allows.
+    text; log-probabilities are then those among the tokens that it allows, and what `max_tokens` cut off in the middle
+    of a call is none.
     """
     generated: list[list[int]] = [[] for _ in contexts]
-    faulty: set[int] = set()
+    faulty, cut = set[int](), set[int]()
     logprobs: list[list[float]] = [[] for _ in contexts]
     rows = list(range(len(contexts)))
     logits_BV = reader.read(slots, contexts)
@@ -190,8 +191,12 @@ def generate(
         rows = [row for row in going if len(generated[row]) < max_tokens]
         if rows:
             logits_BV = reader.feed([slots[row] for row in rows], [generated[row][-1:] for row in rows])
+    for row, tokens in enumerate(generated):
+        if len(tokens) == max_tokens and matchers and (matcher := matchers[row]) and not matcher.is_whole:
+            cut.add(row)
+    too_long = Fault(f"a call of more than {max_tokens} tokens")
     return [
-        NOT_FINITE if row in faulty else (tuple(tokens), tuple(values))
+        NOT_FINITE if row in faulty else too_long if row in cut else (tuple(tokens), tuple(values))
         for row, (tokens, values) in enumerate(zip(generated, logprobs, strict=True))
     ]
 

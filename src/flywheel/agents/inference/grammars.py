@@ -85,5 +85,10 @@ class Matcher:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         return np.unpackbits(bits, bitorder="little")[: self._size].astype(np.bool_)
 
+    @property
+    def is_whole(self) -> bool:
+        """May the text end here?"""
+        return bool(self._matcher.is_accepting())
+
     def take(self, token: int) -> None:
         self._matcher.consume_token(token)
