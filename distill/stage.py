@@ -22,6 +22,7 @@ from flywheel.distill.algorithms.catalog import make_algorithm
 from flywheel.distill.algorithms.prepare_rows import prepare
 from flywheel.distill.algorithms.protocol import AD_HOC, Finetuning, RoleTraining, Training
 from flywheel.distill.data.corpus import Corpus, load_corpus, refuse_revoked
+from flywheel.distill.subgoals.segmentation import cut_missing
 from flywheel.distill.training.checkpoints import take_over, whole_weights
 from flywheel.distill.training.loop import train
 from flywheel.distill.training.tracking import tracked
@@ -79,6 +80,8 @@ def _distilled(
 ) -> PolicyCard:
     finetune = config.train.finetune
     algorithm = make_algorithm(finetune, kind) if finetune else None
+    if is_main():
+        cut_missing(lake, config.train.segments)
     corpus = load_corpus(config, lake, iteration, condition, dataset, hierarchical=kind == "hierarchical")
     number = AD_HOC if corpus.condition else iteration
     parent = newest(lake, kind, number - 1) if number > 1 else ""

@@ -21,7 +21,7 @@ from flywheel.datasets.lake.turn_lock import sole_turn
 from flywheel.datasets.maintenance.check import mend
 from flywheel.datasets.maintenance.retention import tend
 from flywheel.distill.launching import distill_together
-from flywheel.distill.subgoals.segmentation import names_subgoals
+from flywheel.distill.subgoals.segmentation import cut_missing, names_subgoals
 from flywheel.errors import InfrastructureError, LakeAwayError
 from flywheel.evaluation.evaluate import Rate, evaluate
 from flywheel.evaluation.gate import GateDecision, foresight
@@ -79,6 +79,7 @@ def turn(config: Config, number: int) -> dict[str, Any]:
 
 def plans(budget: BudgetTracker) -> bool:
     """Is there anything for a planner to name? Where there is not, that is told, and the flat student stands alone."""
+    cut_missing(budget.lake, budget.config.train.segments)
     named = names_subgoals(budget.lake, budget.config.train.segments)
     if not named:
         tell(budget.config.name, NO_PLANNER, iteration=budget.iteration, source=budget.config.train.segments)

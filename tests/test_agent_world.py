@@ -28,7 +28,7 @@ from flywheel.messages import calls_of
 from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
-from tests.helpdesk import config_of, task_rows
+from tests.doors import config_of, task_rows
 
 
 @pytest.fixture

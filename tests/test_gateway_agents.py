@@ -20,12 +20,15 @@ from flywheel.trajectory import Split
 
 AGENT = """
 import asyncio
+import os
 
 async def run(task, client):
     model = task.data["model"] if task.data and "model" in task.data else task.model
     reply = await client.chat.completions.create(model=model, messages=[{"role": "user", "content": task.instruction}])
     if task.data and task.data.get("raises"):
         raise KeyError("lost")
+    if task.data and task.data.get("dies"):
+        os._exit(3)
     if task.data and task.data.get("sleeps"):
         await asyncio.sleep(60)
     if task.data and "returns" in task.data:
@@ -109,6 +112,13 @@ def test_a_broken_server_is_nobodys_failure(config: Config) -> None:
     ended, rows = run(config)
     assert ended == {"broken": 1, "succeeded": 1}
     assert [row["task_name"] for row in rows] == ["t1"]
+
+
+def test_a_run_that_kills_its_process_takes_no_other_along(config: Config) -> None:
+    tasks_of({}, {"dies": True}, {}, {})
+    ended, rows = run(config)
+    assert ended == {"succeeded": 3, "broken": 1}
+    assert {row["task_name"] for row in rows if row["success"]} == {"t0", "t2", "t3"}
 
 
 def test_the_command_and_what_it_needs(config: Config) -> None:

@@ -23,8 +23,8 @@ from flywheel.gateway.agents import agent_tasks
 from flywheel.gateway.routing import FILE, Route, read_route, write_route
 from flywheel.policies.registry import crown
 from flywheel.trajectory import Split
+from tests.doors import config_of, task_rows
 from tests.gateways import Recorder, recording
-from tests.helpdesk import config_of, task_rows
 from tests.served import policy_server
 from tests.test_agent_world import played
 

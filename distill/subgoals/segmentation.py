@@ -9,9 +9,8 @@ episode.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -59,8 +58,8 @@ def by_changes(trajectory: Trajectory) -> list[Segment]:
 def by_tools(trajectory: Trajectory) -> list[Segment]:
     """Cut before a tool that was called already since the last cut, but not just now: the work begins anew.
 
-    Label-free, for agents with tools. A segment is called after the tool that begins it and what the task names and its
-    calls or results name last: what a planner can know beforehand.
+    Label-free, for agents with tools. A segment is called after the tool that begins it and what both the task and its
+    calls name, in words and for the last time: what a planner can know beforehand.
     """
     calls = [step.output.tool_calls if step.output else () for step in trajectory.steps]
     starts, called, last = [0], set[str](), ""
@@ -71,23 +70,14 @@ def by_tools(trajectory: Trajectory) -> list[Segment]:
         called |= set(names)
         last = names[-1] if names else last
     ends = [*starts[1:], len(calls)]
-    said = [*(step.inputs for step in trajectory.steps[1:]), trajectory.final_inputs]
-    answers = [[message.content for message in messages or ()] for messages in said]
-    latest = {
-        name: number
-        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
-        for text in [*(call.arguments for step in calls[start:end] for call in step), *chain(*answers[start:end])]
-        for name in map(str.casefold, strings_in(text))
-        if len(name) >= SHORTEST and not name.startswith(MARK.casefold())
-    }
-    asked = trajectory.instruction.casefold()
+    within = [[call for step in calls[start:end] for call in step] for start, end in zip(starts, ends, strict=True)]
+    latest = {name: number for number, own in enumerate(within) for call in own for name in _words_in(call.arguments)}
+    asked = trajectory.instruction
     subgoals = []
-    for number, start in enumerate(starts):
-        own = sorted(
-            (name for name, segment in latest.items() if segment == number and _stands(name, asked)), key=asked.index
-        )
-        first = next((call.name for step in calls[start : ends[number]] for call in step), ANSWER)
-        subgoals.append(" ".join([first, *own[:MOST_NAMES]]))
+    for number, own in enumerate(within):
+        things = [name for name, segment in latest.items() if segment == number and _stands(name, asked)]
+        first = own[0].name if own else ANSWER
+        subgoals.append(" ".join([first, *sorted(things, key=asked.index)[:MOST_NAMES]]))
     return segments_at(trajectory, starts, subgoals, TOOLS)
 
 
@@ -97,6 +87,14 @@ SOURCES: Mapping[str, tuple[str, Segmenter]] = {
     "changes": (CHANGES, by_changes),
     "tools": (TOOLS, by_tools),
 }
+
+
+def cut_missing(lake: Lake, source: str) -> None:
+    """Cut the training trajectories that a source has not cut yet, if it needs nothing but what they hold. Curation
+    cuts milestones and plans, and a chat model is asked where the user says so."""
+    segmenters = {CHANGES: by_changes, TOOLS: by_tools}
+    if source in segmenters:
+        segment_lake(lake, source, segmenters[source], "split = 'train'")
 
 
 def segment_lake(
@@ -205,6 +203,13 @@ def checked(trajectory: Trajectory, parts: Sequence[tuple[int, int, str]], sourc
     if expected != trajectory.length:
         raise LakeError(f"the segments cover {expected} of {trajectory.length} steps")
     return segments_at(trajectory, [first for first, _, _ in parts], [subgoal.strip() for *_, subgoal in parts], source)
+
+
+def _words_in(arguments: str) -> Iterator[str]:
+    """What arguments name in words: no numbers, and no placeholders of private data."""
+    for value in strings_in(arguments):
+        if len(value) >= SHORTEST and not value.startswith(MARK) and not any(map(str.isdigit, value)):
+            yield value
 
 
 def _stands(name: str, text: str) -> bool:

@@ -113,7 +113,7 @@ def _finished(workers: Sequence[Worker], jobs: Sequence[AgentJob], size: int) ->
             except InfrastructureError as error:
                 log.warning("%s", error)
                 lost = [(session_of(*job), "broken") for job in some if job[0].task_id in again]
-                waiting.extend((job,) for job in some if job[0].task_id not in again)
+                waiting.extend(((task, attempt + 1),) for task, attempt in some if task.task_id not in again)
                 again |= {task.task_id for task, _ in some}
                 yield lost
 
