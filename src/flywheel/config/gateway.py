@@ -30,7 +30,7 @@ class GatewayConfig(Section):
     )
     upstream: str = Field(default="http://127.0.0.1:8000/v1", description="The model's server, with /v1.")
     students: str = Field(
-        default="http://127.0.0.1:8300/v1", description="Where flywheel serve-policy answers for students, with /v1."
+        default="http://127.0.0.1:8321/v1", description="Where flywheel serve-policy answers for students, with /v1."
     )
     key: str = Field(default="FLYWHEEL_UPSTREAM_KEY", description="Environment variable that holds its API key.")
     port: int = Field(default=8400, ge=0, le=65535, description="Where agents find the gateway; 0 takes a free one.")

@@ -76,11 +76,12 @@ class Gateway:
         sessions: OpenSessions,
         route: RouteInForce,
         upstream_key: str,
+        students_key: str = "",
         key: str = "",
         redact: tuple[str, ...] = (),
     ) -> None:
         self.config, self.spool, self.sessions = config, spool, sessions
-        self._route, self._redact = route, redact
+        self._route, self._students_key, self._redact = route, students_key, redact
         self._upstream_key, self._key = upstream_key, key
         self._client: aiohttp.ClientSession | None = None
         self._registry = CollectorRegistry()
@@ -212,7 +213,8 @@ class Gateway:
         if recording is None or dialect is not CHAT or not route.takes(recording.place.session):
             return upstream
         self._routed.labels("shadow" if route.shadow else "student").inc()
-        student = Student(self._client, self.config.students, route, self.config.private, self._redact)
+        server = (self._client, self.config.students, self._students_key)
+        student = Student(*server, route, self.config.private, self._redact)
         return (Shadowed if route.shadow else Answered)(student, recording, upstream)
 
     def _upstream(self, request: Request, body: bytes, path: str, recording: Recording | None) -> Forwarded:

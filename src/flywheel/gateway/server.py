@@ -24,7 +24,7 @@ from flywheel.gateway.sessions import OpenSessions
 from flywheel.gateway.spool import SpoolWriter, connected, sessions
 from flywheel.runtime.subprocesses import child_environment, python_command
 from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, HeaderTimeoutProtocol
-from flywheel.serving.listening import GRACE_SECONDS, KEEP_ALIVE_SECONDS, is_loopback, listening
+from flywheel.serving.listening import GRACE_SECONDS, KEEP_ALIVE_SECONDS, SERVE_KEY, is_loopback, listening
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ def open_gateway(config: Config, key: str = "") -> Iterator[Gateway]:
             route = RouteInForce(folder, Route())
             route.look()
             upstream_key = os.environ.get(settings.key, "")
-            yield Gateway(settings, spool, opened, route, upstream_key, key, tuple(config.lake.redact))
+            students_key, redact = os.environ.get(SERVE_KEY, ""), tuple(config.lake.redact)
+            yield Gateway(settings, spool, opened, route, upstream_key, students_key, key, redact)
         finally:
             spool.stop()
 

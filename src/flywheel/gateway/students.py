@@ -48,10 +48,12 @@ class NoAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A student behind a server, for one conversation. `private`: patterns of what is replaced by placeholders."""
+    """A student behind a server, for one conversation. `key`: what its server wants to be brought; `private`: patterns
+    of what is replaced by placeholders."""
 
     client: aiohttp.ClientSession
     url: str
+    key: str
     route: Route
     private: tuple[str, ...]
     redact: tuple[str, ...]
@@ -62,14 +64,14 @@ class Student:
             raise NoAnswerError(f"asks for {asked}")
         placeholders = Placeholders(self.private, self.redact)
         try:
-            messages = [openai_message(placeholders.message(message)) for message in _text_messages(request)]
+            messages = await asyncio.to_thread(_placed, request, placeholders)
             said = await self._ask({**_passed(request), "messages": messages, "user": session})
             (message,) = messages_of(said["choices"][0]["message"])
         except TimeoutError as error:
             raise NoAnswerError(f"no answer in {self.route.timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NoAnswerError(named_reason(error)) from error
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise NoAnswerError(f"no answer that can be read: {error}") from error
         known = said.get("flywheel") or {}
         if known.get("confidence", 1.0) < self.route.confidence:
@@ -83,7 +85,9 @@ class Student:
     async def _ask(self, body: Json) -> Json:
         timeout = aiohttp.ClientTimeout(total=self.route.timeout)
         asked = {**body, "model": self.route.student}
-        async with self.client.post(f"{self.url}/chat/completions", json=asked, timeout=timeout) as reply:
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        url = f"{self.url}/chat/completions"
+        async with self.client.post(url, json=asked, headers=headers, timeout=timeout) as reply:
             said = json.loads(await reply.read())
             if reply.status != 200 or not isinstance(said, dict):
                 raise NoAnswerError(f"HTTP status {reply.status}")
@@ -104,6 +108,9 @@ class Answered(Response):
             recording.notes["fallback"] = str(error)
             await self._upstream(scope, receive, send)
             return
+        except BaseException:
+            recording.done()
+            raise
         try:
             body = json.dumps(answer).encode()
             await recording.keep(200, body, streamed=False)
@@ -128,6 +135,7 @@ class Shadowed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asking = asyncio.create_task(self._student.answer(self._recording.request, self._recording.place.session))
+        asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # told by the record, or by nobody
         self._recording.shadow = asking
         try:
             await self._upstream(scope, receive, send)
@@ -137,6 +145,11 @@ class Shadowed(Response):
 
 def _passed(request: Mapping[str, Any]) -> Json:
     return {name: request[name] for name in _PASSED if request.get(name) is not None}
+
+
+def _placed(request: Mapping[str, Any], placeholders: Placeholders) -> list[Json]:
+    """The conversation with placeholders in place of what is private."""
+    return [openai_message(placeholders.message(message)) for message in _text_messages(request)]
 
 
 def _text_messages(request: Mapping[str, Any]) -> list[Message]:

@@ -12,6 +12,8 @@ GRACE_SECONDS = 10
 BACKLOG = 1024
 
 
+SERVE_KEY = "FLYWHEEL_SERVE_KEY"
+"""The environment variable of the API key that students' clients must bring."""
 KEEP_ALIVE_SECONDS = 75
 """An idle connection stays open for longer than clients keep one (OpenAI's and httpx: 5 s), so that none sends its next
 request into a connection that is just being closed."""

@@ -14,10 +14,8 @@ from flywheel.errors import PrerequisiteError
 from flywheel.policies.registry import registered
 from flywheel.serving.app import make_app
 from flywheel.serving.bounds import HEADER_BYTES, Bounded, Bounds, HeaderTimeoutProtocol
-from flywheel.serving.listening import GRACE_SECONDS, KEEP_ALIVE_SECONDS, is_loopback, listening
+from flywheel.serving.listening import GRACE_SECONDS, KEEP_ALIVE_SECONDS, SERVE_KEY, is_loopback, listening
 from flywheel.serving.roster import CHAMPION, Canary, Roster
-
-KEY = "FLYWHEEL_SERVE_KEY"
 
 
 def serve(
@@ -32,9 +30,9 @@ def serve(
     started: Callable[[str, str], None] = lambda url, student: None,
 ) -> None:
     """Serve until interrupted. Raises `PrerequisiteError` for an open address without a key, or a taken port."""
-    key = os.environ.get(KEY, "")
+    key = os.environ.get(SERVE_KEY, "")
     if not key and not is_loopback(host):
-        raise PrerequisiteError(f"{host} is open to others: set {KEY} to the API key that they must bring")
+        raise PrerequisiteError(f"{host} is open to others: set {SERVE_KEY} to the API key that they must bring")
     pinned = "" if policy == CHAMPION else str(registered(lake, policy).policy_id)
     if canary:
         canary = Canary(str(registered(lake, canary.policy_id).policy_id), canary.share)
