@@ -157,6 +157,7 @@ def test_whatever_a_server_sends_the_client_has_it(tmp_path: Path, reply: bytes)
         assert httpx.post(f"{recorder.url}/files", content=b'{"model": "x"}', headers=form).status_code == 200
         page = {**form, "origin": "https://elsewhere.example"}
         assert httpx.post(f"{recorder.url}/files", content=b'{"model": "x"}', headers=page).status_code == 403
+        assert recorder.post({"messages": HELLO}, headers={"host": "elsewhere.example:80"}).status_code == 403
         recorder.trajectories()
 
 

@@ -22,7 +22,7 @@ from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages, 
 from flywheel.datasets.formats.records import ReadContext, explain
 from flywheel.environments.protocol import Observation, Transition
 from flywheel.errors import InfrastructureError, named_reason
-from flywheel.gateway.agents import Run, agent_task, outcome_of
+from flywheel.gateway.agents import Run, agent_task, openai_package, outcome_of
 from flywheel.gateway.placeholders import Placeholders
 from flywheel.messages import Message, text_of_inputs
 from flywheel.named_objects import named_object
@@ -119,8 +119,7 @@ class AgentEnvironment:
         )
 
     def _outcome(self, running: asyncio.Task[Any]) -> dict[str, Any]:
-        import openai
-
+        openai = openai_package()
         try:
             outcome = dict(outcome_of(running.result()))
         except openai.APIConnectionError as error:
@@ -149,6 +148,7 @@ class AgentWorld:
     """A server that the agents' clients ask, in a thread of its own, and the environments in which they run."""
 
     def __init__(self, settings: AgentSettings) -> None:
+        openai_package()
         self.settings = settings
         self._run: Run = named_object(settings.run)
         self._numbers = itertools.count()
@@ -190,8 +190,7 @@ class AgentWorld:
         self._loop.close()
 
     async def _start(self, name: str, episode: _Episode, task: Task) -> None:
-        import openai
-
+        openai = openai_package()
         given = agent_task(task, self.settings.model)
 
         async def run() -> Any:

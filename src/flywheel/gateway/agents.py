@@ -75,7 +75,7 @@ def run_agent(
     if not config.agent.run:
         raise ConfigError('which agent? [agent] run = "my_agent:run"')
     named_object(config.agent.run)
-    _openai()
+    openai_package()
     tried = _tried(config, lake)
     jobs = [(task, *tried.get(task.task_id, (0, False))) for task in tasks]
     waiting = [(task, attempt) for task, attempt, has_outcome in jobs if not has_outcome]
@@ -158,7 +158,7 @@ class AgentRuns:
 
     async def _attempt(self, reporting: httpx.AsyncClient, task: Task, attempt: int) -> tuple[str, Mapping[str, Any]]:
         """One run and its outcome, reported unless nobody knows; `broken` where the model's server failed."""
-        settings, session, openai = self._config.agent, session_of(task, attempt), _openai()
+        settings, session, openai = self._config.agent, session_of(task, attempt), openai_package()
         declared = {name: value for name, value in asdict(task).items() if name not in ("environment", "parameters")}
         (await reporting.put(f"/sessions/{session}", json={**declared, "attempt": attempt})).raise_for_status()
         given = agent_task(task, settings.model)
@@ -206,7 +206,8 @@ def outcome_of(returned: Any) -> Mapping[str, Any]:
     raise TypeError(f"{returned!r}, which is no outcome: None, True or False, a score from 0 to 1, or a mapping")
 
 
-def _openai() -> Any:
+def openai_package() -> Any:
+    """OpenAI's client library. Raises `PrerequisiteError` where it is not installed."""
     try:
         import openai
     except ImportError:

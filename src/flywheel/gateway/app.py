@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
 
 import aiohttp
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -26,9 +27,12 @@ from flywheel.gateway.routing import RouteInForce
 from flywheel.gateway.sessions import OpenSessions, named_session, token_of
 from flywheel.gateway.spool import Outcome, SpoolWriter
 from flywheel.gateway.students import Answered, Shadowed, Student
+from flywheel.serving.listening import is_loopback
 from flywheel.serving.requests import RequestError, error_response, parse_request
 from flywheel.trajectory import Split
 
+KEY = "FLYWHEEL_GATEWAY_KEY"
+"""The environment variable of the key that clients must bring."""
 SWEEP_SECONDS = 1.0
 _KEYS = ("authorization", "x-api-key")
 METHODS = ["GET", "POST", "DELETE", "PUT", "PATCH"]
@@ -145,8 +149,8 @@ class Gateway:
         return Response(generate_latest(self._registry), media_type="text/plain; version=0.0.4")
 
     async def _declare(self, request: Request) -> Response:
-        if not self._may_pass(request.headers):
-            return error_response(401, "the API key is missing or wrong")
+        if refusal := self._refusal(request.headers):
+            return refusal
         try:
             session = named_session({}, request.path_params["session"])
             declared = parse_request(TaskRequest, await request.body())
@@ -161,8 +165,8 @@ class Gateway:
         return JSONResponse({"session": session})
 
     async def _outcome(self, request: Request) -> Response:
-        if not self._may_pass(request.headers):
-            return error_response(401, "the API key is missing or wrong")
+        if refusal := self._refusal(request.headers):
+            return refusal
         try:
             session = named_session({}, request.path_params["session"])
             reported = parse_request(OutcomeRequest, await request.body())
@@ -178,18 +182,22 @@ class Gateway:
             self.sessions.end(session)
         return JSONResponse({"id": outcome.id, "session": session})
 
-    def _may_pass(self, headers: Mapping[str, str]) -> bool:
+    def _refusal(self, headers: Mapping[str, str]) -> Response | None:
+        """Why a client is not served: it lacks the key or, where none is asked for, it came by a foreign name, as a web
+        page does whose name was made to point here (DNS rebinding)."""
         if not self._key:
-            return True
+            here = _is_local(headers.get("host", ""))
+            return None if here else error_response(403, f"ask for localhost, or set {KEY} and bring that key")
         token, length = token_of(headers), len(self._key)
         is_key = hmac.compare_digest(token[:length].encode(), self._key.encode())
-        return is_key and token[length : length + 1] in ("", ":")
+        may_pass = is_key and token[length : length + 1] in ("", ":")
+        return None if may_pass else error_response(401, "the API key is missing or wrong")
 
     # -- what goes on to the model's server ------------------------------------------------------------------------
 
     async def _forward(self, request: Request) -> Response:
-        if not self._may_pass(request.headers):
-            return error_response(401, "the API key is missing or wrong")
+        if refusal := self._refusal(request.headers):
+            return refusal
         try:
             named = named_session(request.headers, request.path_params.get("session", ""), self._key)
         except ValueError as error:
@@ -236,6 +244,15 @@ class Gateway:
 
     def count(self, result: str) -> None:
         self._calls.labels(result).inc()
+
+
+def _is_local(host: str) -> bool:
+    """Does a Host header name this machine? Without one, no browser asks."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return not host or (name is not None and is_loopback(name))
 
 
 def _is_a_pages_form(headers: Mapping[str, str]) -> bool:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from flywheel.config.root import Config
 from flywheel.errors import PrerequisiteError
-from flywheel.gateway.app import Gateway
+from flywheel.gateway.app import KEY, Gateway
 from flywheel.gateway.routing import Route, RouteInForce
 from flywheel.gateway.sessions import OpenSessions
 from flywheel.gateway.spool import SpoolWriter, connected, sessions
@@ -28,7 +28,6 @@ from flywheel.serving.listening import GRACE_SECONDS, KEEP_ALIVE_SECONDS, SERVE_
 
 log = logging.getLogger(__name__)
 
-KEY = "FLYWHEEL_GATEWAY_KEY"
 MOVER_LOOK_SECONDS = 5.0
 CLIENTS = 10_000
 """Requests of one address at once: an agent's whole fleet may come from one."""
