@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,21 @@ from flywheel.environments.catalog import open_configured
 from flywheel.environments.protocol import Environment
 from flywheel.errors import ConfigError, InfrastructureError
 from flywheel.evaluation.evaluate import evaluate
+from flywheel.evaluation.replay import replay
 from flywheel.filters.curate import curate
 from flywheel.gateway.agents import agent_tasks, run_agent
 from flywheel.messages import calls_of
 from flywheel.rollouts.engine import Rollout, in_process
 from flywheel.rollouts.episode import Budget, Job, Origin
 from flywheel.trajectory import Split, StopReason, Task, Trajectory
-from tests.doors import config_of, task_rows
+from tests.door_agent import config_of, task_rows
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "door_agent", raising=False)
-    return config_of(tmp_path, task_rows(8))
+    return config_of(tmp_path, task_rows(16))
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ class Scripted:
     said: dict[int, int] = field(default_factory=dict)
 
     def begin(self, slot: int, task: Task, attempt: int, past: Past = ()) -> None:
-        self.said[slot] = 0
+        self.said[slot] = len(past)
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         decisions = [Decision(self.words[self.said[turn.slot]]) for turn in turns]
@@ -174,7 +175,7 @@ def test_students_learn_from_recorded_runs_and_play_them(config: Config) -> None
         for kind in ("flat", "hierarchical"):
             card = distill(config, lake, kind, 1)
             rate = evaluate(config, lake, card.policy_id, Split.DEV, 1)
-            assert (rate.tasks, rate.broken) == (2, 0)
+            assert (rate.tasks, rate.broken) == (4, 0)
         calls = lake.sql(
             """select name, arguments from tool_calls join trajectories using (trajectory_id)
                where purpose = 'evaluate'"""
@@ -190,3 +191,21 @@ def test_segments_begin_where_a_tool_comes_round_again(config: Config) -> None:
         (0, 2, "look door"),
         (2, 6, "look"),
     ]
+
+
+def test_a_replay_tells_where_a_policy_would_leave_the_record(config: Config) -> None:
+    policy = Scripted((*WORDS, WORDS[-1]))
+    with Lake.of(config, create=True) as lake:
+        with pytest.raises(ConfigError, match="no verified session of gateway/doors is held out as dev"):
+            replay(config, lake, policy, Split.DEV)
+        tasks = agent_tasks(config, Split.DEV, 0, 4)
+        for task, words in zip(tasks, [WORDS, WORDS, (WORDS[0], WORDS[1], WORDS[1], WORDS[2]), WORDS[1:]], strict=True):
+            (trajectory,) = played(config, [task], words)
+            lake.append([replace(trajectory, purpose="recorded")], "recorded")
+        curate(config, lake)
+        told = replay(config, lake, policy, Split.DEV)
+        assert (told.sessions, told.answers) == (3, 10), "the fourth did not look, and is no example"
+        assert told.same.value == pytest.approx(0.9)
+        assert (told.whole_sessions, told.diverges_at) == (pytest.approx(2 / 3), 2)
+        assert told.by_tool == {"": (3, 1.0), "look": (3, 1.0), "open": (4, 0.75)}
+        assert told.by_confidence[0.0] == (1.0, pytest.approx(0.9))

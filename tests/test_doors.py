@@ -35,7 +35,8 @@ from flywheel.policies.models import new_model
 from flywheel.policies.tokenizer import train_tokenizer
 from flywheel.serving.completions import Completer, GenerationRequest
 from flywheel.serving.requests import ChatRequest, CompletionRequest, RequestError, parse_request
-from tests.test_serving import ASKED, serving, students
+from tests.served import policy_server as serving
+from tests.test_serving import ASKED, students
 
 __all__ = ["students"]
 END_OF_ALL = 1

@@ -23,7 +23,7 @@ from flywheel.gateway.agents import agent_tasks
 from flywheel.gateway.routing import FILE, Route, read_route, write_route
 from flywheel.policies.registry import crown
 from flywheel.trajectory import Split
-from tests.doors import config_of, task_rows
+from tests.door_agent import config_of, task_rows
 from tests.gateways import Recorder, recording
 from tests.served import policy_server
 from tests.test_agent_world import played
@@ -40,7 +40,8 @@ TOOLS = [
     }
     for name, field in (("look", "at"), ("open", "what"))
 ]
-PLACED = [SYSTEM, {"role": "user", "content": "Look at [REDACTED:e-mail address 1], then open the door."}]
+PLACE = "[REDACTED:e-mail address 1]"
+PLACED = [SYSTEM, {"role": "user", "content": f"Look at {PLACE}, then open the door."}]
 """What a client would have to ask that exchanges no placeholders."""
 CALLS = {"tools": TOOLS, "tool_choice": "required"}
 
@@ -98,8 +99,11 @@ def test_the_official_client_gets_calls_of_its_tools(students: str) -> None:
 )
 def test_a_choice_of_tools_is_kept(students: str, choice: Any, names: set[str]) -> None:
     client = openai.OpenAI(base_url=students, api_key="none", max_retries=0)
-    look = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": "x"}'}}
-    looked = [{"role": "assistant", "tool_calls": [look]}, {"role": "tool", "tool_call_id": "c", "content": "{}"}]
+    look = {"id": "c", "type": "function", "function": {"name": "look", "arguments": json.dumps({"at": PLACE})}}
+    looked = [
+        {"role": "assistant", "tool_calls": [look]},
+        {"role": "tool", "tool_call_id": "c", "content": '{"seen": "door-1"}'},
+    ]
     asked = {"model": "champion", "messages": [*PLACED, *looked], "tools": TOOLS, "tool_choice": choice}
     answer = client.chat.completions.create(**asked).choices[0].message  # type: ignore[call-overload]
     assert {call.function.name for call in answer.tool_calls or ()} == names

@@ -107,6 +107,20 @@ def numbered(calls: Iterable[ToolCall], answer: int) -> tuple[ToolCall, ...]:
     return tuple(replace(call, id=f"call-{answer}-{place}") for place, call in enumerate(calls))
 
 
+def agree(first: Message, second: Message) -> bool:
+    """Do two answers do the same: call the same tools with equal arguments, or both speak?"""
+    called = [[(call.name, _read_arguments(call.arguments)) for call in each.tool_calls] for each in (first, second)]
+    return called[0] == called[1]
+
+
+def _read_arguments(arguments: str) -> Any:
+    """What arguments say, whatever their spaces and order; their text where they are no JSON."""
+    try:
+        return json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+
+
 def thought_of(answer: Message) -> str:
     """What the agent thought: its reasoning, and what it said beside tool calls."""
     beside_calls = answer.content if answer.tool_calls else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,11 @@ from flywheel.cli.console import (
 )
 from flywheel.cli.output import show_table
 from flywheel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flywheel.config.root import Config
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.trajectory import Split
 
 Number = Annotated[int | None, typer.Option("--iteration", min=1, help="Which iteration; default: the one in hand.")]
 
@@ -78,6 +83,9 @@ def evaluate(
     by: Annotated[str, typer.Option(help="Who chooses: value, or a verifier by name.")] = "value",
     temperature: Annotated[float, typer.Option(min=0.01, help="Of the attempts.")] = 0.5,
     max_steps: Annotated[int, typer.Option(min=0, help="Another budget of steps.")] = 0,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Ask at every answer of recorded sessions; nothing is played.")
+    ] = False,
     sets: Sets = None,
     iteration: Number = None,
     dry_run: DryRun = False,
@@ -85,11 +93,12 @@ def evaluate(
 ) -> None:
     """Play held-out tasks with a policy, verify the episodes, and tell P(verified) with its interval.
 
-    --auditor, --best-of and --max-steps measure test-time scaling: gain and cost against the plain evaluation.
+    --auditor, --best-of and --max-steps measure test-time scaling: gain and cost against the plain evaluation. --replay
+    tells how a student would have answered held-out sessions of an agent in production.
     """
     settings = load_config(config, sets)
-    if sum(map(bool, (auditor, best_of, max_steps))) > 1:
-        raise ConfigError("--auditor, --best-of and --max-steps are measured one at a time; give one of them")
+    if sum(map(bool, (auditor, best_of, max_steps, replay))) > 1:
+        raise ConfigError("--auditor, --best-of, --max-steps and --replay are measured one at a time; give one of them")
     lake = lake_of(settings)
     from flywheel.evaluation import test_time
     from flywheel.evaluation.evaluate import evaluate as evaluate_policy
@@ -101,6 +110,9 @@ def evaluate(
     if dry_run:
         tasks = settings.evaluate.test_tasks if split is HeldOut.TEST else settings.evaluate.dev_tasks
         say({"policy": policy, "split": str(split), "tasks": tasks, "iteration": number}, as_json)
+        return
+    if replay:
+        _replay(settings, lake, policy, on, as_json)
         return
     with bar(f"evaluate {policy}") as progress:
         if auditor:
@@ -122,6 +134,29 @@ def evaluate(
         ["per task", "steps", "tokens", "seconds", "money"], [[k, *asdict(c).values()] for k, c in costs.items()]
     )
     say({"tasks": gain.tasks, "cost ratio": round(gain.cost_ratio, 3), **gain.notes}, as_json)
+
+
+def _replay(settings: Config, lake: Lake, policy: str, split: Split, as_json: bool) -> None:
+    from flywheel.evaluation.replay import replay
+    from flywheel.flows.progress import bar
+    from flywheel.policies.registry import champion, policy_directory, registered
+    from flywheel.policies.students import load_policy
+
+    row = registered(lake, champion(lake) if policy == "champion" else policy)
+    student = load_policy(policy_directory(lake, str(row.policy_id)))
+    with bar(f"replay {policy}") as progress:
+        told = replay(settings, lake, student, split, progress)
+    if as_json:
+        say(asdict(told), as_json)
+        return
+    shares = {"same": told.same, "same tools": told.same_tools}
+    show_table(["", "share", "low", "high"], [[name, *asdict(share).values()] for name, share in shares.items()])
+    show_table(["tool", "answers", "same"], [[tool or "says", *each] for tool, each in told.by_tool.items()])
+    show_table(
+        ["confidence from", "answers kept", "same"], [[least, *each] for least, each in told.by_confidence.items()]
+    )
+    rest = {"sessions": told.sessions, "of unknown end, left out": told.unknown, "whole": told.whole_sessions}
+    say({**rest, "first divergence (median answer)": told.diverges_at}, as_json)
 
 
 def serve_policy(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages
 from flywheel.datasets.formats.records import ReadContext
-from flywheel.messages import Message
+from flywheel.messages import Message, agree
 
 Json = dict[str, Any]
 
@@ -16,18 +15,6 @@ Json = dict[str, Any]
 def messages_of(raw: Any) -> list[Message]:
     """A message in a chat request or answer; several where it holds results of several tools."""
     return [read.message for read in read_messages(ChatMessage.model_validate(raw), ReadContext())]
-
-
-def agrees(student: Message, model: Message) -> bool:
-    """Do two answers do the same: the same tools with equal arguments, or both speak?"""
-    if not student.tool_calls and not model.tool_calls:
-        return True
-    try:
-        return [(call.name, json.loads(call.arguments or "{}")) for call in student.tool_calls] == [
-            (call.name, json.loads(call.arguments or "{}")) for call in model.tool_calls
-        ]
-    except ValueError:
-        return False
 
 
 def compared(asking: asyncio.Task[Json], answer: Json) -> Json:
@@ -38,4 +25,4 @@ def compared(asking: asyncio.Task[Json], answer: Json) -> Json:
         return {"shadow": {"problem": "was stopped" if asking.cancelled() else str(error)}}
     said = asking.result()
     (ours,), (theirs,) = (messages_of(each["choices"][0]["message"]) for each in (said, answer))
-    return {"shadow": {**said["flywheel"], "agrees": agrees(ours, theirs), "message": said["choices"][0]["message"]}}
+    return {"shadow": {**said["flywheel"], "agrees": agree(ours, theirs), "message": said["choices"][0]["message"]}}

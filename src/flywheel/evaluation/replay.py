@@ -1,0 +1,154 @@
+"""How a policy would have answered recorded sessions: asked at every answer, with the session's own past before it.
+
+No simulator is needed, and nothing is proved by it: who answers otherwise than the model did may be right. It tells
+what a student has learned, where it would first leave the record, and how far its own confidence can be trusted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from math import exp
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from flywheel.agents.policy import Decision, Policy, Turn
+from flywheel.arrow import batched
+from flywheel.config.root import Config
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reading import quoted
+from flywheel.distill.batching.examples import observations_of
+from flywheel.environments.protocol import Observation
+from flywheel.environments.tools import names_of
+from flywheel.errors import ConfigError
+from flywheel.evaluation.statistics import Interval, clustered_mean
+from flywheel.messages import Message, agree, calls_of
+from flywheel.trajectory import Split, Task, Trajectory
+
+TOGETHER = 64
+CONFIDENCES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of a session and the policy's in its place. `tool`: what the model called first, "" where it spoke."""
+
+    session: str
+    index: int
+    tool: str
+    same_tool: bool
+    same: bool
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Agreement on so many sessions. `same`: the same tools with equal arguments, or text for text; `same_tools`: the
+    tools alone; intervals are clustered by session. `diverges_at`: the median answer at which one that diverges does.
+
+    `by_tool`: (answers, share that is the same). `by_confidence`: threshold → (share of the answers that are at least
+    so confident, share of those that are the same).
+    """
+
+    policy_id: str
+    split: str
+    sessions: int
+    unknown: int
+    answers: int
+    same: Interval
+    same_tools: Interval
+    whole_sessions: float
+    diverges_at: float | None
+    by_tool: dict[str, tuple[int, float]] = field(default_factory=dict)
+    by_confidence: dict[float, tuple[float, float]] = field(default_factory=dict)
+
+
+def replay(
+    config: Config, lake: Lake, policy: Policy, split: Split, progress: Callable[[int], None] = lambda done: None
+) -> Replayed:
+    """Ask a policy at every answer of the split's recorded sessions that were verified. Sessions of which nobody knows
+    how they ended, or that ended badly, are no example. Raises `ConfigError` where there is none."""
+    ids = lake.sql(
+        f"""select trajectory_id from trajectories where purpose = 'recorded' and split = {quoted(split)}
+            and environment = {quoted(config.environment.name)} and verified = 1 order by trajectory_id"""
+    )["trajectory_id"].to_pylist()
+    (counted,) = lake.sql(
+        f"""select count(*) as n from trajectories where purpose = 'recorded' and split = {quoted(split)}
+            and environment = {quoted(config.environment.name)} and verified is null"""
+    ).to_pylist()
+    if not ids:
+        raise ConfigError(f"no verified session of {config.environment.name} is held out as {split}; curate some first")
+    answers: list[Answer] = []
+    for chunk in batched(ids, TOGETHER):
+        answers += _replayed(policy, lake.trajectories(chunk))
+        progress(len(chunk))
+    return _summary(policy.policy_id, split, answers, counted["n"])
+
+
+def _replayed(policy: Policy, sessions: Sequence[Trajectory]) -> list[Answer]:
+    """All sessions side by side, answer by answer."""
+    seen = [[replace(one, tools=session.tools or "[]") for one in observations_of(session)] for session in sessions]
+    answers = []
+    for index, column in enumerate(zip_longest(*seen)):
+        slots = [slot for slot, observation in enumerate(column) if observation is not None]
+        for slot in slots:
+            steps = sessions[slot].steps[:index]
+            past = [
+                (each, Decision(step.action, output=step.output)) for each, step in zip(seen[slot], steps, strict=False)
+            ]
+            policy.begin(slot, Task("replay", "{}", Split.TEST, 0, sessions[slot].instruction), 0, past)
+        decisions = policy.act([Turn(slot, seen[slot][index]) for slot in slots])
+        for slot, decision in zip(slots, decisions, strict=True):
+            answers.append(_compared(sessions[slot], index, seen[slot][index], decision))
+    return answers
+
+
+def _compared(session: Trajectory, index: int, seen: Observation, decision: Decision) -> Answer:
+    step = session.steps[index]
+    theirs = step.output or Message("assistant", step.action)
+    calls, known = calls_of(decision.action or ""), names_of(seen.tools or "[]")
+    called = bool(calls) and all(call.name in known for call in calls)
+    ours = Message("assistant", "" if called else decision.action or "", tool_calls=calls if called else ())
+    names = [[call.name for call in message.tool_calls] for message in (ours, theirs)]
+    answered = decision.action is not None
+    return Answer(
+        session.trajectory_id,
+        index,
+        names[1][0] if names[1] else "",
+        answered and names[0] == names[1],
+        answered and agree(ours, theirs),
+        exp(sum(decision.logprobs)) if decision.logprobs else 1.0,
+    )
+
+
+def _summary(policy_id: str, split: Split, answers: Sequence[Answer], unknown: int) -> Replayed:
+    sessions = [answer.session for answer in answers]
+    same = np.array([answer.same for answer in answers])
+    confidence = np.array([answer.confidence for answer in answers])
+    first: dict[str, int] = {}
+    by_tool: defaultdict[str, list[bool]] = defaultdict(list)
+    for answer in answers:
+        by_tool[answer.tool].append(answer.same)
+        if not answer.same:
+            first[answer.session] = min(first.get(answer.session, answer.index), answer.index)
+    return Replayed(
+        policy_id=policy_id,
+        split=str(split),
+        sessions=len(set(sessions)),
+        unknown=unknown,
+        answers=len(answers),
+        same=clustered_mean(same, sessions),
+        same_tools=clustered_mean([answer.same_tool for answer in answers], sessions),
+        whole_sessions=1 - len(first) / len(set(sessions)),
+        diverges_at=median(first.values()) if first else None,
+        by_tool={tool: (len(each), float(np.mean(each))) for tool, each in sorted(by_tool.items())},
+        by_confidence={least: _kept(same[confidence >= least], len(answers)) for least in CONFIDENCES},
+    )
+
+
+def _kept(same: Any, answers: int) -> tuple[float, float]:
+    return len(same) / answers, float(same.mean()) if len(same) else 0.0
