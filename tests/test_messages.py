@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flywheel.conversation import closing_of, inputs_of, opening_of, output_of
 from flywheel.datasets.lake.lake import Lake
-from flywheel.messages import Message, ToolCall, action_of, text_of_inputs, thought_of
+from flywheel.messages import Message, ToolCall, action_of, agree, text_of_inputs, thought_of
 from flywheel.trajectory import Trajectory
 from tests.strategies import episodes
 
@@ -40,6 +40,10 @@ def tool_run(golden: list[Trajectory]) -> Trajectory:
             )
         )
     return dataclasses.replace(golden[0], steps=tuple(steps), length=2, system="You are terse.", tools="[]")
+
+
+def _calling(arguments: str) -> Message:
+    return Message("assistant", tool_calls=(ToolCall("c", "look", arguments),))
 
 
 def test_columns_say_what_the_messages_say(tool_run: Trajectory) -> None:
@@ -158,3 +162,18 @@ def test_a_column_of_messages_can_be_streamed_alone(lake: Lake, tool_run: Trajec
     table = lake.steps(part, [tool_run.trajectory_id], ["action"])
     assert table.column_names == ["action"]
     assert table["action"].to_pylist() == ['ls {"path":"/srv"}', "two"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        (Message("assistant", "Done."), Message("assistant", "All is done."), True),
+        (_calling('{"a": 1, "b": 2}'), _calling('{"b":2,"a":1}'), True),
+        (_calling('{"a": 1}'), _calling('{"a": 2}'), False),
+        (_calling('{"a": 1}'), Message("assistant", "Done."), False),
+        (_calling(""), _calling("{}"), True),
+        (_calling("{a"), _calling("{a"), True),
+    ],
+)
+def test_answers_agree_where_they_do_the_same(ours: Message, theirs: Message, same: bool) -> None:
+    assert agree(ours, theirs) is same

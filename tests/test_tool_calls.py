@@ -108,6 +108,40 @@ def test_tools_at_fault_are_refused(tools: list[Any], says: str) -> None:
         Toolbox(tools)
 
 
+@pytest.mark.parametrize(
+    ("action", "may_speak", "must_call"),
+    [
+        ('write {"path": "a"}', True, True),
+        ('write {"path": "a"}\nwrite {"path": "b"}', True, True),
+        ("write is a tool", True, False),
+        ("All is {done}.", True, False),
+        ('write {"pat": "a"}', False, False),
+    ],
+)
+def test_an_agent_that_may_speak_says_anything_but_a_broken_call(
+    tokenizer: Any, action: str, may_speak: bool, must_call: bool
+) -> None:
+    for grammar, fits in (
+        (tool_grammar(json.dumps([WRITE])), may_speak),
+        (tool_grammar(json.dumps([WRITE]), must_call=True), must_call),
+    ):
+        matcher = Grammars(tokenizer, token_id(tokenizer, END)).matcher(grammar)
+        ids = tokenizer.encode(action, add_special_tokens=False)
+        taken = 0
+        while taken < len(ids) and matcher.allowed()[ids[taken]]:
+            matcher.take(ids[taken])
+            taken += 1
+        assert (taken == len(ids) and matcher.is_whole) is fits
+
+
+def test_numbers_are_cut_into_threes() -> None:
+    tokenizer = train_tokenizer(["order 12345 of Elm Street"], ["Elm Street"], 400, numbers=True)
+    ids = tokenizer.encode("order 12345, 7 and 042 of Elm Street", add_special_tokens=False)
+    pieces = [tokenizer.decode([one]) for one in ids]
+    assert [piece for piece in pieces if piece.strip().isdigit()] == ["123", "45", "7", "042"]
+    assert "Elm Street" in pieces
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return train_tokenizer(['write {"path": "notes.txt"}', "answer it"], [], 400)
