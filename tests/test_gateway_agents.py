@@ -27,6 +27,8 @@ async def run(task, client):
     reply = await client.chat.completions.create(model=model, messages=[{"role": "user", "content": task.instruction}])
     if task.data and task.data.get("raises"):
         raise KeyError("lost")
+    if task.data and task.data.get("again"):
+        await client.chat.completions.create(model=model, messages=[{"role": "user", "content": "more"}])
     if task.data and task.data.get("dies"):
         os._exit(3)
     if task.data and task.data.get("sleeps"):
@@ -112,6 +114,19 @@ def test_a_broken_server_is_nobodys_failure(config: Config) -> None:
     ended, rows = run(config)
     assert ended == {"broken": 1, "succeeded": 1}
     assert [row["task_name"] for row in rows] == ["t1"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [({"max_tokens": 10}, "of tokens is spent"), ({"max_cost": 1e-6}, "of cost is spent")],
+)
+def test_a_run_ends_where_its_budget_does(config: Config, budget: dict[str, Any], says: str) -> None:
+    tasks_of({"again": True}, {})
+    agent = config.agent.model_copy(update=budget)
+    priced = config.gateway.model_copy(update={"price_prompt": 1.0, "price_completion": 1.0})
+    ended, rows = run(config.model_copy(update={"agent": agent, "gateway": priced}))
+    assert ended == {"failed": 1, "succeeded": 1}
+    assert says in rows[0]["comment"]
 
 
 def test_a_run_that_kills_its_process_takes_no_other_along(config: Config) -> None:

@@ -20,6 +20,8 @@ class AgentConfig(Section):
     processes: Count = Field(default=1, description="Processes that they are spread over.")
     timeout: float = Field(default=600.0, gt=0, description="Seconds of one run.")
     retries: int = Field(default=1, ge=0, description="Further attempts where the model's server failed.")
+    max_tokens: int = Field(default=0, ge=0, description="Tokens, read and written, of one run; 0: no limit.")
+    max_cost: float = Field(default=0.0, ge=0, description="Cost of one run at the gateway's prices; 0: no limit.")
 
 
 class GatewayConfig(Section):
@@ -52,6 +54,12 @@ class GatewayConfig(Section):
     def environment(self) -> str:
         """What its sessions are called in the lake."""
         return f"gateway/{self.app}"
+
+    def cost_of(self, prompt: int | None, completion: int | None) -> float | None:
+        """What so many tokens cost; None where a count or a price is not known."""
+        if prompt is None or completion is None or self.price_prompt is None or self.price_completion is None:
+            return None
+        return (prompt * self.price_prompt + completion * self.price_completion) / 1e6
 
     @field_validator("upstream", "students")
     @classmethod

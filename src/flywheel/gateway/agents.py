@@ -160,7 +160,8 @@ class AgentRuns:
         """One run and its outcome, reported unless nobody knows; `broken` where the model's server failed."""
         settings, session, openai = self._config.agent, session_of(task, attempt), openai_package()
         declared = {name: value for name, value in asdict(task).items() if name not in ("environment", "parameters")}
-        (await reporting.put(f"/sessions/{session}", json={**declared, "attempt": attempt})).raise_for_status()
+        declared |= {"attempt": attempt, "max_tokens": settings.max_tokens, "max_cost": settings.max_cost}
+        (await reporting.put(f"/sessions/{session}", json=declared)).raise_for_status()
         given = agent_task(task, settings.model)
         client = openai.AsyncOpenAI(base_url=self._url, api_key=f"{KEY}{session}", timeout=self._config.gateway.timeout)
         outcome: Mapping[str, Any]

@@ -24,7 +24,7 @@ from flywheel.gateway.dialects import CHAT, PATHS
 from flywheel.gateway.forwarding import HOP_BY_HOP, Forwarded
 from flywheel.gateway.recording import LARGE_BYTES, Recording, Sent
 from flywheel.gateway.routing import RouteInForce
-from flywheel.gateway.sessions import OpenSessions, named_session, token_of
+from flywheel.gateway.sessions import OpenSessions, SessionBudget, named_session, token_of
 from flywheel.gateway.spool import Outcome, SpoolWriter
 from flywheel.gateway.students import Answered, Shadowed, Student
 from flywheel.serving.listening import is_loopback
@@ -56,7 +56,7 @@ class OutcomeRequest(BaseModel):
 
 
 class TaskRequest(BaseModel):
-    """The task that a session will be of, and which attempt at it."""
+    """The task that a session will be of, which attempt at it, and what it may use up (0: as much as it likes)."""
 
     model_config = ConfigDict(extra="forbid")
     split: Split
@@ -68,6 +68,8 @@ class TaskRequest(BaseModel):
     family: str = ""
     data: str = ""
     attempt: int = Field(default=0, ge=0, lt=1000)
+    max_tokens: int = Field(default=0, ge=0)
+    max_cost: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class Gateway:
@@ -159,9 +161,10 @@ class Gateway:
         if self.sessions.knows(session) or self.sessions.next_part(session):
             return error_response(409, f"session '{session}' has begun already")
         now = time.time()
-        if not await self.spool.declare(session, declared.model_dump_json(), now):
+        task = declared.model_dump_json(exclude={"max_tokens", "max_cost"})
+        if not await self.spool.declare(session, task, now):
             return error_response(503, f"nothing was kept: {self.spool.problem}")
-        self.sessions.begin(session, now)
+        self.sessions.begin(session, now, SessionBudget(declared.max_tokens, declared.max_cost))
         return JSONResponse({"session": session})
 
     async def _outcome(self, request: Request) -> Response:
@@ -202,6 +205,8 @@ class Gateway:
             named = named_session(request.headers, request.path_params.get("session", ""), self._key)
         except ValueError as error:
             return error_response(400, str(error))
+        if spent := self.sessions.overspent(named):
+            return error_response(403, spent)
         if _is_a_pages_form(request.headers):
             return error_response(403, "a web page of another origin may not use the gateway")
         body, path = await request.body(), request.path_params["path"]
@@ -214,7 +219,7 @@ class Gateway:
                 place = self.sessions.place(
                     named, sent.prefixes, sent.ids, request.headers.get("traceparent", ""), time.time(), sent.continues
                 )
-                recording = Recording(self.spool, self.sessions, self.count, dialect, sent, place)
+                recording = Recording(self.spool, self.sessions, self.count, dialect, sent, place, self.config.cost_of)
         assert self._client is not None
         upstream = self._upstream(request, body, path, recording)
         route = self._route.route

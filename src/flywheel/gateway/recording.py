@@ -15,6 +15,7 @@ from flywheel.gateway.dialects import Dialect, Json, events
 from flywheel.gateway.fingerprints import call_ids, chain
 from flywheel.gateway.sessions import OpenSessions, Place
 from flywheel.gateway.spool import Call, SpoolWriter
+from flywheel.unknowns import known_sum
 
 LARGE_BYTES = 1 << 20
 """What is longer is read in a thread."""
@@ -62,8 +63,9 @@ class Recording:
         dialect: Dialect,
         sent: Sent,
         place: Place,
+        cost_of: Callable[[int | None, int | None], float | None],
     ) -> None:
-        self._spool, self._sessions, self._count = spool, sessions, count
+        self._spool, self._sessions, self._count, self._cost_of = spool, sessions, count, cost_of
         self.dialect, self._sent, self.place = dialect, sent, place
         self._began = time.time()
         self.notes: Json = {}
@@ -104,10 +106,19 @@ class Recording:
             request={**self._sent.request, self.dialect.items: items},
             response={**read.response, **noted},
         )
+        self._spend(read.response)
         recorded = await self._spool.call(call)
         if recorded and not problem:
             self._sessions.answered(self.place.session, call.id, tails, call.ids, call.response_id)
         self._count("unrecorded" if not recorded else "failed" if problem else "recorded")
+
+    def _spend(self, response: Json) -> None:
+        usage = response.get("usage")
+        counts = [usage.get(name) if isinstance(usage, dict) else None for name in self.dialect.usage]
+        prompt, completion = (count if isinstance(count, int) else None for count in counts)
+        by_student = "student" in (response.get("flywheel") or {})
+        cost = 0.0 if by_student else self._cost_of(prompt, completion)
+        self._sessions.spend(self.place.session, known_sum((prompt, completion)), cost)
 
     def done(self) -> None:
         self._sessions.done(self.place.session, time.time())

@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flywheel.unknowns import known_sum, spent
+
 NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 KEY, HEADER = "sk-fw-", "x-flywheel-session"
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -40,10 +42,21 @@ class _Tail:
     answer: int
 
 
+@dataclass(frozen=True, slots=True)
+class SessionBudget:
+    """What a session may use up; 0: as much as it likes."""
+
+    tokens: int = 0
+    cost: float = 0.0
+
+
 @dataclass(slots=True)
 class _Open:
     part: int
     last: float
+    budget: SessionBudget = SessionBudget()
+    tokens: int | None = 0
+    cost: float | None = 0.0
     running: int = 0
     is_over: bool = False
     tails: set[bytes] = field(default_factory=set)
@@ -142,9 +155,25 @@ class OpenSessions:
     def knows(self, session: str) -> bool:
         return session in self._open
 
-    def begin(self, session: str, now: float) -> None:
+    def begin(self, session: str, now: float, budget: SessionBudget = SessionBudget()) -> None:
         """A session that was declared: its calls are to come."""
-        self._open.setdefault(session, _Open(0, now))
+        self._open.setdefault(session, _Open(0, now)).budget = budget
+
+    def spend(self, session: str, tokens: int | None, cost: float | None) -> None:
+        """What an answer took; None where nobody knows."""
+        if opened := self._open.get(session):
+            opened.tokens, opened.cost = known_sum((opened.tokens, tokens)), known_sum((opened.cost, cost))
+
+    def overspent(self, session: str) -> str:
+        """Why a session may ask for no more, or empty. What nobody knows is spent."""
+        opened = self._open.get(session)
+        if opened is None:
+            return ""
+        budget = opened.budget
+        for what, used, most in (("tokens", opened.tokens, budget.tokens), ("cost", opened.cost, budget.cost)):
+            if spent(used, most):
+                return f"the run's budget of {what} is spent: {most:g}"
+        return ""
 
     def end(self, session: str) -> None:
         """Its outcome is known: no call is waited for."""

@@ -127,7 +127,7 @@ def _model_call(call: Call, answer: int, config: Config) -> ModelCall:
         str(call.response.get("model") or call.request.get("model") or ""),
         prompt,
         completion,
-        cost=0.0 if "student" in _notes(call) else _cost(prompt, completion, config),
+        cost=0.0 if "student" in _notes(call) else config.gateway.cost_of(prompt, completion),
         seconds=call.seconds,
         logprobs=_logprobs(call, answer),
         has_history=False,
@@ -195,10 +195,3 @@ def _logprobs(call: Call, answer: int) -> tuple[float, ...] | None:
         return None
     content = (call.response["choices"][answer].get("logprobs") or {}).get("content")
     return tuple(float(token["logprob"]) for token in content) if content else None
-
-
-def _cost(prompt: int | None, completion: int | None, config: Config) -> float | None:
-    prices = config.gateway.price_prompt, config.gateway.price_completion
-    if prompt is None or completion is None or prices[0] is None or prices[1] is None:
-        return None
-    return (prompt * prices[0] + completion * prices[1]) / 1e6
