@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multinomial
 
+from benchmarks.noninferiority import LEVEL, promoted
 from flywheel.evaluation.gate import GateDecision, decide
-from flywheel.evaluation.noninferiority import noninferiority_p_value
+from flywheel.evaluation.noninferiority import noninferiority_p_value, outcomes
 
 
 def test_one_task_has_a_closed_form() -> None:
@@ -43,6 +44,14 @@ def test_it_keeps_its_level_at_the_margin(margin: float, loss_rate: float) -> No
     promoted = [pair for pair in outcomes if noninferiority_p_value(*pair, tasks, margin) <= level]
     chance = sum(multinomial.pmf([wins, losses, tasks - wins - losses], tasks, rates) for wins, losses in promoted)
     assert 0 < chance <= level
+
+
+def test_the_benchmark_promotes_as_the_test_does() -> None:
+    wins, losses = outcomes(24)
+    pairs = zip(wins.astype(int).tolist(), losses.astype(int).tolist(), strict=True)
+    expected = [noninferiority_p_value(won, lost, 24, 0.2) <= LEVEL for won, lost in pairs]
+    assert promoted(wins, losses, 24, 0.2).tolist() == expected
+    assert any(expected)
 
 
 def test_a_margin_outside_of_shares_is_refused() -> None:

@@ -23,9 +23,9 @@ def noninferiority_p_value(wins: int, losses: int, tasks: int, margin: float) ->
     """
     if not 0 < margin < 1:
         raise ValueError(f"margin is {margin}, and lies between 0 and 1")
-    win_C, loss_C = _counts(tasks)
-    score_C = _score(win_C, loss_C, tasks, margin)
-    extreme_C = score_C >= _score(np.array([wins]), np.array([losses]), tasks, margin)[0] - 1e-9
+    win_C, loss_C = outcomes(tasks)
+    score_C = score(win_C, loss_C, tasks, margin)
+    extreme_C = score_C >= score(np.array([wins]), np.array([losses]), tasks, margin)[0] - 1e-9
     win_C, loss_C = win_C[extreme_C], loss_C[extreme_C]
     ways_C = gammaln(tasks + 1) - gammaln(win_C + 1) - gammaln(loss_C + 1) - gammaln(tasks - win_C - loss_C + 1)
     worst = 0.0
@@ -37,15 +37,15 @@ def noninferiority_p_value(wins: int, losses: int, tasks: int, margin: float) ->
     return min(1.0, worst)
 
 
-def _counts(tasks: int) -> tuple[Floats, Floats]:
-    """(wins, losses) of every outcome of so many tasks."""
+def outcomes(tasks: int) -> tuple[Floats, Floats]:
+    """(wins (C,), losses (C,)) of every outcome of so many tasks."""
     wins, losses = np.meshgrid(np.arange(tasks + 1.0), np.arange(tasks + 1.0), indexing="ij")
     possible = wins + losses <= tasks
     return wins[possible], losses[possible]
 
 
-def _score(win_C: Floats, loss_C: Floats, tasks: int, margin: float) -> Floats:
-    """Tango's Z for a difference of -margin."""
+def score(win_C: Floats, loss_C: Floats, tasks: int, margin: float) -> Floats:
+    """Tango's Z for a difference of -margin, of so many wins and losses (C,)."""
     difference = -margin
     a = 2.0 * tasks
     b_C = -win_C - loss_C + (2 * tasks - win_C + loss_C) * difference
