@@ -43,6 +43,7 @@ TOOLS = [
 PLACE = "[REDACTED:e-mail address 1]"
 PLACED = [SYSTEM, {"role": "user", "content": f"Look at {PLACE}, then open the door."}]
 """What a client would have to ask that exchanges no placeholders."""
+ODD = {"name": "a", "parameters": {"type": "object", "properties": {"x": {"format": "odd"}}}}
 CALLS = {"tools": TOOLS, "tool_choice": "required"}
 
 
@@ -113,6 +114,7 @@ def test_a_choice_of_tools_is_kept(students: str, choice: Any, names: set[str]) 
     ("change", "says"),
     [
         ({"tool_choice": {"type": "function", "function": {"name": "burn"}}}, "there is no tool 'burn'"),
+        ({"tools": [{"type": "function", "function": ODD}]}, "cannot guide a student"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "Done."}]}, "there is nothing to answer"),
         ({"messages": [SYSTEM, {"role": "user", "content": "x" * 10**6}]}, "more than the student can read"),
     ],

@@ -66,7 +66,7 @@ def _session(like: Trajectory, number: int, item: str, street: str) -> Trajector
         seen = (Message("user", observation),)
         step = replace(like.steps[index], observation=observation, action=action_of(output))
         steps.append(replace(step, inputs=seen, output=output, thought="", document="", valid_actions=None))
-    return replace(like, steps=tuple(steps), length=2, tools="[]")
+    return replace(like, environment="gateway/shop", steps=tuple(steps), length=2, tools="[]", system=None)
 
 
 def test_what_calls_copy_from_what_was_read_is_exchangeable_by_argument(golden: list[Trajectory]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.contexts.prompts import Piece, Role, SubgoalOutcome, Window
 from flywheel.agents.contexts.tokenization import PieceTokenizer
+from flywheel.environments.catalog import GATEWAY
 from flywheel.environments.protocol import Observation
 from flywheel.trajectory import Segment, Step, Trajectory
 
@@ -34,34 +35,28 @@ Weigh = Callable[[Piece], float]
 """How much a target counts."""
 
 
-def observation_of(step: Step, opening: str | None = None) -> Observation:
-    """What the agent saw. `opening`: the task, where it is what an agent with a prompt of its own was asked first."""
+def observation_of(step: Step) -> Observation:
     return Observation(
-        step.observation if opening is None else opening,
+        step.observation,
         step.feedback,
         step.document,
         step.location,
         step.state_key,
         step.valid_actions,
-        step.whole_view or step.inputs is not None,
-        opens_task=opening is not None,
+        step.whole_view,
     )
 
 
 def observations_of(trajectory: Trajectory) -> list[Observation]:
-    """What the agent saw at each step, as the contexts of a live rollout read it."""
-    opening = opening_of(trajectory)
-    return [observation_of(step, None if step.index else opening) for step in trajectory.steps]
-
-
-def opening_of(trajectory: Trajectory) -> str | None:
-    """What an agent with a prompt of its own was asked first; None where the environment's instruction is the task."""
-    by_messages = trajectory.tools is not None or any(step.inputs is not None for step in trajectory.steps)
-    if not by_messages or not trajectory.steps or trajectory.system == trajectory.instruction:
-        return None
-    first = trajectory.steps[0].observation
-    beside = trajectory.system if trajectory.system and trajectory.system not in first else None
-    return "\n\n".join(filter(None, (beside, first)))
+    """What the agent saw at each step, as the contexts of a live rollout read it. What an agent with a prompt of its
+    own was asked first is its task."""
+    seen = list(map(observation_of, trajectory.steps))
+    if not trajectory.environment.startswith(GATEWAY):
+        return seen
+    first, *rest = [replace(observation, whole=True) for observation in seen]
+    prompt = trajectory.system if trajectory.system and trajectory.system not in first.text else ""
+    opening = "\n\n".join(filter(None, (prompt, first.text)))
+    return [replace(first, text=opening, opens_task=True), *rest]
 
 
 def _taught(step: Step) -> str | None:

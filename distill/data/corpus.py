@@ -18,6 +18,7 @@ from flywheel.datasets.versions.contamination import refuse_contamination
 from flywheel.datasets.versions.versions import find, selected
 from flywheel.distill.data.renaming import exchangeable_names, exchangeable_values
 from flywheel.distill.data.sample_weights import draw_weights
+from flywheel.environments.catalog import GATEWAY
 from flywheel.errors import ContaminationError, TrainingError
 from flywheel.filters.segments import LIVED
 from flywheel.policies.factory import NOISY_EXPERT, TUTORED
@@ -141,9 +142,13 @@ def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str
         (taught,) = connection.sql(f"select count(*) {mine} where trainable").fetchall()[0]
         if not taught:
             raise TrainingError("nothing to learn from: no step of these trajectories may be taught")
-        told = f"{mine} semi join (from trajectories where tools is null) using (trajectory_id) where trainable"
+        by_agents = f"(from trajectories where environment like '{GATEWAY}%')"
+        told = f"{mine} anti join {by_agents} using (trajectory_id) where trainable"
         names = named_things(action for (action,) in connection.sql(f"select distinct action {told}").fetchall())
-        called = connection.sql("select arguments, result from tool_calls semi join wanted using (trajectory_id)")
+        called = connection.sql(
+            f"""select arguments, result from tool_calls semi join wanted using (trajectory_id)
+                semi join {by_agents} using (trajectory_id)"""
+        )
         values = named_values(_pairs(called))
         names = sorted({*names, *values}, key=lambda name: (-len(name), name))
         documents = connection.sql(f"select distinct document {mine} where document <> ''")

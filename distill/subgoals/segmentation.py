@@ -90,11 +90,10 @@ SOURCES: Mapping[str, tuple[str, Segmenter]] = {
 
 
 def cut_missing(lake: Lake, source: str) -> None:
-    """Cut the training trajectories that a source has not cut yet, if it needs nothing but what they hold. Curation
-    cuts milestones and plans, and a chat model is asked where the user says so."""
-    segmenters = {CHANGES: by_changes, TOOLS: by_tools}
-    if source in segmenters:
-        segment_lake(lake, source, segmenters[source], "split = 'train'")
+    """Cut the training trajectories by turns of tools, where that is the source and they are not cut yet. Curation cuts
+    milestones and plans; `flywheel segment` asks a chat model, or goes by changes."""
+    if source == TOOLS:
+        segment_lake(lake, source, by_tools, "split = 'train'")
 
 
 def segment_lake(

@@ -6,15 +6,20 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
+
+from transformers import PreTrainedTokenizerFast
 
 from flywheel.agents.contexts.chat_format import ParsedAnswer, render_answer
-from flywheel.agents.contexts.prompts import Role
+from flywheel.agents.contexts.prompts import END, Role
+from flywheel.agents.contexts.tokenization import token_id
 from flywheel.agents.inference.batching import Batcher
 from flywheel.agents.inference.decoding import NOT_FINITE
+from flywheel.agents.inference.grammars import Grammars, tool_grammar
 from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Turn
-from flywheel.errors import InfrastructureError
+from flywheel.environments.protocol import Observation
+from flywheel.errors import ConfigError, InfrastructureError
 from flywheel.messages import Message as AnswerMessage
 from flywheel.policies.card import ROLES, read_card
 from flywheel.policies.models import load_part
@@ -42,6 +47,7 @@ class Loaded:
             model, tokenizer = load_part(folder / role)
             language_models[role] = LocalLanguageModel(on_device(model, device), tokenizer, self.card.decoding)
             self.parts[str(role)] = Completer(model, tokenizer)
+        self._grammars = Grammars(cast(PreTrainedTokenizerFast, tokenizer), token_id(tokenizer, END))
         self._max_chars = min(part.max_prompt_chars for part in self.parts.values())
         self._agent = agent_of(self.card, language_models)
         self.version = self._agent.version
@@ -100,12 +106,20 @@ class Loaded:
             raise ValueError(f"{chars} characters are more than the student can read")
         raw = [{"role": message.role} | message.model_dump(exclude_defaults=True) for message in request.messages]
         dialogue = tool_scene(raw, request.tools, request.tool_choice)
+        self._check_tools(dialogue.now)
 
         def written(decision: Decision) -> tuple[AnswerMessage, str]:
             answer = answer_of(decision.action or "", dialogue.now.tools or "[]", len(dialogue.past))
             return answer, continued_with(raw, answer)
 
         return await self._decided(dialogue, written)
+
+    def _check_tools(self, seen: Observation) -> None:
+        """Raises `ValueError` for tools that no grammar can be made of: they would break everybody's batch."""
+        try:
+            self._grammars.matcher(tool_grammar(seen.tools or "[]", must_call=seen.must_call))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
     async def _decided(
         self, dialogue: Scene, written: Callable[[Decision], tuple[_Answer, str]]

@@ -10,6 +10,8 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.responses import JSONResponse
 
+from flywheel.environments.tools import Toolbox
+from flywheel.errors import ConfigError
 from flywheel.text import printable, printable_line, strict_json
 
 MAX_TOKENS = 4096
@@ -189,6 +191,13 @@ class Message(BaseModel):
             raise ValueError("must be system, developer, user, assistant or tool")
         return role
 
+    @field_validator("tool_calls")
+    @classmethod
+    def _are_calls(cls, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(not isinstance((call.get("function") or {}).get("name"), str) for call in calls):
+            raise ValueError("a call needs a function with a name")
+        return calls
+
     @field_validator("content")
     @classmethod
     def _is_text(cls, content: str | list[dict[str, Any]] | None) -> str | list[dict[str, Any]] | None:
@@ -214,6 +223,17 @@ class ChatRequest(_CommonRequest):
     n: int = 1
     max_tokens: int = Field(default=MAX_TOKENS, ge=1)
     max_completion_tokens: int = Field(default=MAX_TOKENS, ge=1)
+
+    @field_validator("tools")
+    @classmethod
+    def _are_tools(cls, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            Toolbox(tools)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no tool in OpenAI's form: {error}") from None
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return tools
 
     @field_validator("temperature")
     @classmethod
