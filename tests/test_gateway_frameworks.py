@@ -92,7 +92,7 @@ def test_the_helpdesk_runs_and_is_verified(tmp_path: Path) -> None:
 def test_the_page_on_production_agents_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/howto/production-agent.md, word for word: its files, its commands, its Python."""
     page = (ROOT / "docs" / "howto" / "production-agent.md").read_text()
-    first, more = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    first, more, learn = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     ask, report, agent = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     commands = re.findall(r"^flywheel (.*)$", page, re.MULTILINE)
     bins, port, model_port = Path(sys.executable).parent, free_port(), free_port()
@@ -129,7 +129,7 @@ def test_the_page_on_production_agents_holds(tmp_path: Path, monkeypatch: pytest
     finally:
         gateway.terminate()
         gateway.wait()
-        (tmp_path / "agent.toml").write_text(here(first + more))
+        (tmp_path / "agent.toml").write_text(here(first + more + learn))
     try:
         ended = flywheel(next(line for line in commands if line.startswith("agent")))
     finally:
