@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.datasets.formats.images import image_in
 from flywheel.datasets.formats.parts import ContentParts
-from flywheel.datasets.formats.records import ReadContext, compact, written_json
+from flywheel.datasets.formats.records import ReadContext, compact, explain, written_json
 from flywheel.datasets.formats.turns import ImportedTurn, ReadMessage
 from flywheel.messages import Message, ToolCall, without_thinking
 
@@ -57,6 +57,15 @@ class ChatMessage(Lenient):
     thinking: Any = None
     error: Any = None
     weight: float | None = None
+
+
+def messages_of(raw: Sequence[Any]) -> list[Message]:
+    """The messages of a chat request. Raises `ValueError` for what is none."""
+    source = ReadContext()
+    try:
+        return [read.message for each in raw for read in read_messages(ChatMessage.model_validate(each), source)]
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
 
 
 def read_messages(raw: ChatMessage, source: ReadContext) -> list[ReadMessage]:

@@ -143,8 +143,10 @@ def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str
         if not taught:
             raise TrainingError("nothing to learn from: no step of these trajectories may be taught")
         by_agents = f"(from trajectories where environment like '{GATEWAY}%')"
-        told = f"{mine} anti join {by_agents} using (trajectory_id) where trainable"
-        names = named_things(action for (action,) in connection.sql(f"select distinct action {told}").fetchall())
+        of_environments = f"{mine} anti join {by_agents} using (trajectory_id) where trainable"
+        names = named_things(
+            action for (action,) in connection.sql(f"select distinct action {of_environments}").fetchall()
+        )
         called = connection.sql(
             f"""select arguments, result from tool_calls semi join wanted using (trajectory_id)
                 semi join {by_agents} using (trajectory_id)"""
@@ -153,7 +155,7 @@ def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str
         names = sorted({*names, *values}, key=lambda name: (-len(name), name))
         documents = connection.sql(f"select distinct document {mine} where document <> ''")
         chunks = batched(lake.by_commit(ids) if values else [], CHUNK)
-        groups = exchangeable_values(trajectory for chunk in chunks for trajectory in lake.trajectories(chunk))
+        groups = exchangeable_values(teachable(each) for chunk in chunks for each in lake.trajectories(chunk))
         things = exchangeable_names([name for name in names if name not in values], _texts(documents))
         return by_trajectory, names, [*groups, *([things] if things else [])], bool(values)
     finally:

@@ -41,7 +41,7 @@ def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[s
 def exchangeable_values(trajectories: Iterable[Trajectory]) -> list[list[str]]:
     """Things that agents' calls name and that they had read before, by the argument in which they stand: the items of
     orders, the streets of addresses. Which of them it was teaches nobody."""
-    said: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    named: defaultdict[str, Counter[str]] = defaultdict(Counter)
     copied: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for trajectory in trajectories:
         read = ""
@@ -49,11 +49,11 @@ def exchangeable_values(trajectories: Iterable[Trajectory]) -> list[list[str]]:
             read += step.observation
             for call in step.output.tool_calls if step.output else ():
                 for argument, name in _named(call.arguments):
-                    said[argument][name] += 1
+                    named[argument][name] += 1
                     copied[argument][name] += name in read
     groups = (
         [name for name, count in names.items() if copied[argument][name] >= COPIED * count]
-        for argument, names in sorted(said.items())
+        for argument, names in sorted(named.items())
     )
     return [sorted(group) for group in groups if len(group) > 1]
 
@@ -82,12 +82,12 @@ def renumbered(windows: Sequence[Window], chance: random.Random) -> dict[str, st
     """Other numbers for those, of two digits or more, that the agent copied from what it read: which order it was
     teaches nobody."""
     pieces = [piece for window in windows for piece in window.pieces]
-    said, read = (
+    written, read = (
         {number for piece in pieces if piece.target is target for number in _NUMBER.findall(piece.text)}
         for target in (True, False)
     )
     mapping: dict[str, str] = {}
-    for number in sorted(said & read):
+    for number in sorted(written & read):
         other = number
         while other in read or other in mapping.values():
             other = str(chance.randrange(10 ** (len(number) - 1), 10 ** len(number)))

@@ -71,12 +71,17 @@ def by_tools(trajectory: Trajectory) -> list[Segment]:
         last = names[-1] if names else last
     ends = [*starts[1:], len(calls)]
     within = [[call for step in calls[start:end] for call in step] for start, end in zip(starts, ends, strict=True)]
-    latest = {name: number for number, own in enumerate(within) for call in own for name in _words_in(call.arguments)}
+    latest = {
+        name: number
+        for number, segment_calls in enumerate(within)
+        for call in segment_calls
+        for name in _words_in(call.arguments)
+    }
     asked = trajectory.instruction
     subgoals = []
-    for number, own in enumerate(within):
+    for number, segment_calls in enumerate(within):
         things = [name for name, segment in latest.items() if segment == number and _stands(name, asked)]
-        first = own[0].name if own else ANSWER
+        first = segment_calls[0].name if segment_calls else ANSWER
         subgoals.append(" ".join([first, *sorted(things, key=asked.index)[:MOST_NAMES]]))
     return segments_at(trajectory, starts, subgoals, TOOLS)
 

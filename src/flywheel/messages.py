@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -105,6 +105,14 @@ def calls_of(action: str) -> tuple[ToolCall, ...]:
 def numbered(calls: Iterable[ToolCall], answer: int) -> tuple[ToolCall, ...]:
     """Calls with ids, for an answer whose writer gives none: the number of the answer, and the place in it."""
     return tuple(replace(call, id=f"call-{answer}-{place}") for place, call in enumerate(calls))
+
+
+def answer_of_action(action: str, tools: Container[str], number: int) -> Message:
+    """The answer behind an action: calls of known tools, with ids after the answer's number, or else text."""
+    calls = calls_of(action)
+    if not calls or any(call.name not in tools for call in calls):
+        return Message("assistant", action)
+    return Message("assistant", tool_calls=numbered(calls, number))
 
 
 def agree(first: Message, second: Message) -> bool:

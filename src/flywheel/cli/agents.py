@@ -145,18 +145,22 @@ def _replay(settings: Config, lake: Lake, policy: str, split: Split, as_json: bo
     row = registered(lake, champion(lake) if policy == "champion" else policy)
     student = load_policy(policy_directory(lake, str(row.policy_id)))
     with bar(f"replay {policy}") as progress:
-        told = replay(settings, lake, student, split, progress)
+        replayed = replay(settings, lake, student, split, progress)
     if as_json:
-        say(asdict(told), as_json)
+        say(asdict(replayed), as_json)
         return
-    shares = {"same": told.same, "same tools": told.same_tools}
+    shares = {"same": replayed.same, "same tools": replayed.same_tools}
     show_table(["", "share", "low", "high"], [[name, *asdict(share).values()] for name, share in shares.items()])
-    show_table(["tool", "answers", "same"], [[tool or "says", *each] for tool, each in told.by_tool.items()])
+    show_table(["tool", "answers", "same"], [[tool or "says", *each] for tool, each in replayed.by_tool.items()])
     show_table(
-        ["confidence from", "answers kept", "same"], [[least, *each] for least, each in told.by_confidence.items()]
+        ["confidence from", "answers kept", "same"], [[least, *each] for least, each in replayed.by_confidence.items()]
     )
-    rest = {"sessions": told.sessions, "of unknown end, left out": told.unknown, "whole": told.whole_sessions}
-    say({**rest, "first divergence (median answer)": told.diverges_at}, as_json)
+    rest = {
+        "sessions": replayed.sessions,
+        "of unknown end, left out": replayed.unknown,
+        "whole": replayed.whole_sessions,
+    }
+    say({**rest, "first divergence (median answer)": replayed.diverges_at}, as_json)
 
 
 def serve_policy(

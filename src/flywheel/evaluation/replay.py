@@ -26,7 +26,7 @@ from flywheel.environments.protocol import Observation
 from flywheel.environments.tools import names_of
 from flywheel.errors import ConfigError
 from flywheel.evaluation.statistics import Interval, clustered_mean
-from flywheel.messages import Message, agree, calls_of
+from flywheel.messages import Message, agree, answer_of_action
 from flywheel.trajectory import Split, Task, Trajectory
 
 TOGETHER = 64
@@ -91,28 +91,29 @@ def replay(
 
 def _replayed(policy: Policy, sessions: Sequence[Trajectory]) -> list[Answer]:
     """All sessions side by side, answer by answer."""
-    seen = [[replace(one, tools=session.tools or "[]") for one in observations_of(session)] for session in sessions]
+    observations = [
+        [replace(seen, tools=session.tools or "[]") for seen in observations_of(session)] for session in sessions
+    ]
     answers = []
-    for index, column in enumerate(zip_longest(*seen)):
+    for index, column in enumerate(zip_longest(*observations)):
         slots = [slot for slot, observation in enumerate(column) if observation is not None]
         for slot in slots:
             steps = sessions[slot].steps[:index]
             past = [
-                (each, Decision(step.action, output=step.output)) for each, step in zip(seen[slot], steps, strict=False)
+                (each, Decision(step.action, output=step.output))
+                for each, step in zip(observations[slot], steps, strict=False)
             ]
             policy.begin(slot, Task("replay", "{}", Split.TEST, 0, sessions[slot].instruction), 0, past)
-        decisions = policy.act([Turn(slot, seen[slot][index]) for slot in slots])
+        decisions = policy.act([Turn(slot, observations[slot][index]) for slot in slots])
         for slot, decision in zip(slots, decisions, strict=True):
-            answers.append(_compared(sessions[slot], index, seen[slot][index], decision))
+            answers.append(_compared(sessions[slot], index, observations[slot][index], decision))
     return answers
 
 
 def _compared(session: Trajectory, index: int, seen: Observation, decision: Decision) -> Answer:
     step = session.steps[index]
     theirs = step.output or Message("assistant", step.action)
-    calls, known = calls_of(decision.action or ""), names_of(seen.tools or "[]")
-    called = bool(calls) and all(call.name in known for call in calls)
-    ours = Message("assistant", "" if called else decision.action or "", tool_calls=calls if called else ())
+    ours = answer_of_action(decision.action or "", names_of(seen.tools or "[]"), index)
     names = [[call.name for call in message.tool_calls] for message in (ours, theirs)]
     answered = decision.action is not None
     return Answer(

@@ -16,18 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp.web
-from pydantic import ValidationError
 
-from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages, tools_of
-from flywheel.datasets.formats.records import ReadContext, explain
+from flywheel.datasets.formats.chat_messages import messages_of, tools_of
 from flywheel.environments.protocol import Observation, Transition
+from flywheel.environments.tools import names_of
 from flywheel.errors import InfrastructureError, named_reason
 from flywheel.gateway.agents import Run, agent_task, openai_package, outcome_of
 from flywheel.gateway.placeholders import Placeholders
-from flywheel.messages import Message, text_of_inputs
+from flywheel.messages import Message, answer_of_action, text_of_inputs
 from flywheel.named_objects import named_object
 from flywheel.serving.answers import as_event_stream, completion
-from flywheel.serving.tool_scene import answer_of
 from flywheel.trajectory import Task
 
 _Result = TypeVar("_Result")
@@ -44,13 +42,13 @@ class _Request:
 
 @dataclass(slots=True)
 class _Episode:
-    """A running agent. `said`: the messages of its last request, with which the next one begins if it goes on."""
+    """A running agent. `conversation`: the messages of its last request; one that goes on begins with them."""
 
     private: Placeholders
     requests: asyncio.Queue[_Request] = field(default_factory=asyncio.Queue)
     running: asyncio.Task[Any] | None = None
     waiting: _Request | None = None
-    said: list[Any] = field(default_factory=list)
+    conversation: list[Any] = field(default_factory=list)
     tools: str = "[]"
     calls: int = 0
 
@@ -93,7 +91,7 @@ class AgentEnvironment:
 
     async def _next(self, episode: _Episode, action: str | None = None) -> Observation | Transition:
         if action is not None and episode.waiting is not None:
-            answer = answer_of(action, episode.tools, episode.calls)
+            answer = answer_of_action(action, names_of(episode.tools), episode.calls)
             episode.waiting.answer.set_result(episode.private.restored(answer))
             episode.waiting, episode.calls = None, episode.calls + 1
         assert episode.running is not None
@@ -108,11 +106,11 @@ class AgentEnvironment:
         return _ended(self._outcome(episode.running))
 
     def _seen(self, episode: _Episode, request: _Request) -> Observation:
-        messages, before = request.body["messages"], episode.said
+        messages, before = request.body["messages"], episode.conversation
         goes_on = before and len(messages) > len(before) and messages[: len(before)] == before
         new = messages[len(before) + 1 :] if goes_on else messages
-        episode.waiting, episode.said = request, messages
-        inputs = [episode.private.message(message) for message in _messages(new)]
+        episode.waiting, episode.conversation = request, messages
+        inputs = [episode.private.message(message) for message in messages_of(new)]
         tools = episode.tools = tools_of(request.body.get("tools"), request.body.get("functions")) or "[]"
         return Observation(
             text_of_inputs(inputs), whole=True, tools=tools, messages=tuple(inputs), opens_task=not before
@@ -215,7 +213,7 @@ class AgentWorld:
             return _over()
         try:
             body = await request.json()
-            _messages(body["messages"])
+            messages_of(body["messages"])
         except (ValueError, KeyError, TypeError) as error:
             return aiohttp.web.json_response({"error": {"message": f"messages: {error}"}}, status=400)
         asked = _Request(body, asyncio.get_running_loop().create_future())
@@ -245,15 +243,6 @@ async def _stop(episode: _Episode) -> None:
         episode.running.cancel()
         with suppress(BaseException):
             await episode.running
-
-
-def _messages(raw: Sequence[Any]) -> list[Message]:
-    """Raises `ValueError` for what is no list of messages."""
-    source = ReadContext()
-    try:
-        return [read.message for each in raw for read in read_messages(ChatMessage.model_validate(each), source)]
-    except ValidationError as error:
-        raise ValueError(explain(error)) from None
 
 
 def _ended(outcome: dict[str, Any]) -> Transition:

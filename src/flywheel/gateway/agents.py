@@ -103,18 +103,18 @@ def _finished(workers: Sequence[Worker], jobs: Sequence[AgentJob], size: int) ->
     idle = deque(workers)
     while waiting or busy:
         while idle and waiting:
-            worker, some = idle.popleft(), waiting.popleft()
-            busy[worker.submit("run", some)] = worker, some
+            worker, batch = idle.popleft(), waiting.popleft()
+            busy[worker.submit("run", batch)] = worker, batch
         for call in wait(busy, return_when=FIRST_COMPLETED).done:
-            worker, some = busy.pop(call)
+            worker, batch = busy.pop(call)
             idle.append(worker)
             try:
                 yield call.result()
             except InfrastructureError as error:
                 log.warning("%s", error)
-                lost = [(session_of(*job), "broken") for job in some if job[0].task_id in again]
-                waiting.extend(((task, attempt + 1),) for task, attempt in some if task.task_id not in again)
-                again |= {task.task_id for task, _ in some}
+                lost = [(session_of(*job), "broken") for job in batch if job[0].task_id in again]
+                waiting.extend(((task, attempt + 1),) for task, attempt in batch if task.task_id not in again)
+                again |= {task.task_id for task, _ in batch}
                 yield lost
 
 

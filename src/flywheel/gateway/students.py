@@ -16,9 +16,9 @@ import aiohttp
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from flywheel.datasets.formats.chat_messages import messages_of
 from flywheel.environments.tools import CallError, Toolbox
 from flywheel.errors import ConfigError, named_reason
-from flywheel.gateway.agreement import messages_of
 from flywheel.gateway.forwarding import SESSION_HEADER, Forwarded
 from flywheel.gateway.placeholders import Placeholders
 from flywheel.gateway.recording import Recording
@@ -65,22 +65,22 @@ class Student:
         placeholders = Placeholders(self.private, self.redact)
         try:
             messages = await asyncio.to_thread(_placed, request, placeholders)
-            said = await self._ask({**_passed(request), "messages": messages, "user": session})
-            (message,) = messages_of(said["choices"][0]["message"])
+            answered = await self._ask({**_passed(request), "messages": messages, "user": session})
+            (message,) = messages_of([answered["choices"][0]["message"]])
         except TimeoutError as error:
             raise NoAnswerError(f"no answer in {self.route.timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NoAnswerError(named_reason(error)) from error
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise NoAnswerError(f"no answer that can be read: {error}") from error
-        known = said.get("flywheel") or {}
+        known = answered.get("flywheel") or {}
         if known.get("confidence", 1.0) < self.route.confidence:
             raise NoAnswerError("not sure enough")
         if not message.content and not message.tool_calls:
             raise NoAnswerError("had no answer")
         _check_calls(message, request)
-        metadata = {**known, "student": str(said.get("model") or self.route.student)}
-        return completion(placeholders.restored(message), metadata["student"], said.get("usage"), metadata=metadata)
+        metadata = {**known, "student": str(answered.get("model") or self.route.student)}
+        return completion(placeholders.restored(message), metadata["student"], answered.get("usage"), metadata=metadata)
 
     async def _ask(self, body: Json) -> Json:
         timeout = aiohttp.ClientTimeout(total=self.route.timeout)
@@ -88,10 +88,10 @@ class Student:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         url = f"{self.url}/chat/completions"
         async with self.client.post(url, json=asked, headers=headers, timeout=timeout) as reply:
-            said = json.loads(await reply.read())
-            if reply.status != 200 or not isinstance(said, dict):
+            answered = json.loads(await reply.read())
+            if reply.status != 200 or not isinstance(answered, dict):
                 raise NoAnswerError(f"HTTP status {reply.status}")
-            return said
+            return answered
 
 
 class Answered(Response):
@@ -157,7 +157,7 @@ def _text_messages(request: Mapping[str, Any]) -> list[Message]:
     parts = [part for content in contents if isinstance(content, list) for part in content]
     if any(not isinstance(part, dict) or part.get("type") not in _TEXT for part in parts):
         raise NoAnswerError("holds more than text")
-    return [message for raw in request["messages"] for message in messages_of(raw)]
+    return messages_of(request["messages"])
 
 
 def _check_calls(message: Message, request: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.config.root import EnvironmentConfig
 from flywheel.environments.protocol import Observation, Transition
 from flywheel.environments.tools import names_of
-from flywheel.messages import Message, action_of, calls_of, numbered, system_of
+from flywheel.messages import Message, action_of, answer_of_action, system_of
 from flywheel.trajectory import BUDGET_STOPS, Step, StopReason, Task, Trajectory, trajectory_id
 from flywheel.unknowns import known_sum, spent
 
@@ -184,11 +184,8 @@ def as_calls(decision: Decision, seen: Observation, index: int) -> Decision:
     given some, and are spelt as the record spells them. Text that calls no known tool stays text."""
     if seen.tools is None or decision.output is not None or decision.action is None:
         return decision
-    calls, known = calls_of(decision.action), names_of(seen.tools)
-    reasoning = decision.thought or None
-    if not calls or any(call.name not in known for call in calls):
-        return replace(decision, output=Message("assistant", decision.action, reasoning=reasoning))
-    output = Message("assistant", reasoning=reasoning, tool_calls=numbered(calls, index))
+    output = answer_of_action(decision.action, names_of(seen.tools), index)
+    output = replace(output, reasoning=decision.thought or None)
     return replace(decision, action=action_of(output), output=output)
 
 

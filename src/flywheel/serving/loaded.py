@@ -19,15 +19,17 @@ from flywheel.agents.inference.grammars import Grammars, tool_grammar
 from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Turn
 from flywheel.environments.protocol import Observation
+from flywheel.environments.tools import names_of
 from flywheel.errors import ConfigError, InfrastructureError
 from flywheel.messages import Message as AnswerMessage
+from flywheel.messages import answer_of_action
 from flywheel.policies.card import ROLES, read_card
 from flywheel.policies.models import load_part
 from flywheel.policies.students import agent_of, on_device
 from flywheel.serving.completions import Completer, Completion, GenerationRequest
 from flywheel.serving.dialogue import Scene, continued, scene
 from flywheel.serving.requests import ChatRequest, Message
-from flywheel.serving.tool_scene import answer_of, continued_with, tool_scene
+from flywheel.serving.tool_scene import continued_with, tool_scene
 
 RECENT = 40
 """Messages at the end of a dialogue that a context may hold in full."""
@@ -109,7 +111,7 @@ class Loaded:
         self._check_tools(dialogue.now)
 
         def written(decision: Decision) -> tuple[AnswerMessage, str]:
-            answer = answer_of(decision.action or "", dialogue.now.tools or "[]", len(dialogue.past))
+            answer = answer_of_action(decision.action or "", names_of(dialogue.now.tools or "[]"), len(dialogue.past))
             return answer, continued_with(raw, answer)
 
         return await self._decided(dialogue, written)

@@ -9,27 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from flywheel.agents.policy import Decision
-from flywheel.datasets.formats.chat_messages import ChatMessage, read_messages, tools_of
-from flywheel.datasets.formats.records import ReadContext, explain
-from flywheel.datasets.formats.turns import conversation_of
+from flywheel.datasets.formats.chat_messages import messages_of, tools_of
+from flywheel.datasets.formats.turns import ReadMessage, conversation_of
 from flywheel.environments.protocol import Observation
-from flywheel.environments.tools import names_of
-from flywheel.messages import Message, action_of, calls_of, numbered, text_of_inputs
+from flywheel.messages import Message, action_of, text_of_inputs
 from flywheel.serving.dialogue import Scene
 from flywheel.trajectory import Split, Task, digest
 
 
 def tool_scene(messages: Sequence[Any], tools: Sequence[Any], tool_choice: Any = None) -> Scene:
     """What a request tells. Raises `ValueError` for what is no conversation that waits for an answer."""
-    source = ReadContext()
-    try:
-        read = [each for raw in messages for each in read_messages(ChatMessage.model_validate(raw), source)]
-    except ValidationError as error:
-        raise ValueError(explain(error)) from None
-    conversation = conversation_of(read)
+    read = messages_of(messages)
+    conversation = conversation_of(map(ReadMessage, read))
     if not conversation.rest:
         raise ValueError("the last message must not be the assistant's: there is nothing to answer")
     offered, must_call = _offered(tools, tool_choice)
@@ -41,30 +33,20 @@ def tool_scene(messages: Sequence[Any], tools: Sequence[Any], tool_choice: Any =
         for number, turn in enumerate(conversation.turns)
     )
     now = _seen(conversation.rest, offered, first=not past, must_call=must_call)
-    said = [_spelling(each.message) for each in read]
+    spellings = list(map(_spelling, read))
     return Scene(
         task=Task("served", "{}", Split.TRAIN, 0, ""),
         past=past,
         now=now,
         audit="",
-        before=digest(said[: -len(conversation.rest)], size=16),
-        after=digest(said, size=16),
+        before=digest(spellings[: -len(conversation.rest)], size=16),
+        after=digest(spellings, size=16),
     )
 
 
 def continued_with(messages: Sequence[Any], answer: Message) -> str:
     """The name of the dialogue once it has been answered: the next request's `before`."""
-    source = ReadContext()
-    read = [each.message for raw in messages for each in read_messages(ChatMessage.model_validate(raw), source)]
-    return digest([*map(_spelling, read), _spelling(answer)], size=16)
-
-
-def answer_of(action: str, tools: str, number: int) -> Message:
-    """An action as the answer that it is: calls of tools that are offered, or else text."""
-    offered, calls = names_of(tools), calls_of(action)
-    if not calls or any(call.name not in offered for call in calls):
-        return Message("assistant", action)
-    return Message("assistant", tool_calls=numbered(calls, number))
+    return digest([*map(_spelling, messages_of(messages)), _spelling(answer)], size=16)
 
 
 def _seen(inputs: Sequence[Message], tools: str, *, first: bool, must_call: bool = False) -> Observation:
