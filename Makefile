@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.toml
+# A worker a core, each with one thread of its own; a file's tests stay together, for they share what is slow to make.
+PARALLEL := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 # Where a machine forbids it, every process would compile all that it imports once more: ten seconds for torch alone.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -32,10 +34,10 @@ test: $(STAMP)  ## Lint, types and the tests, but for the slowest proofs
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
-	"$(BIN)/python" -m pytest -m "not slow"
+	$(PARALLEL) -m "not slow"
 
 test-fast: $(STAMP)  ## The tests that take seconds
-	"$(BIN)/python" -m pytest -m "not slow and not minutes"
+	$(PARALLEL) -m "not slow and not minutes"
 
 test-slow: $(STAMP)  ## The slowest proofs: kills, several processes, schedules, Ray, wheels of other environments
 	"$(BIN)/python" -m pytest -m slow

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.contexts.prompts import PAD, WORDING, Role
-from flywheel.agents.contexts.tokenization import token_id
+from flywheel.agents.contexts.language import padding
+from flywheel.agents.contexts.prompts import WORDING, Role
 from flywheel.config.root import Config
 from flywheel.config.student import Epochs
 from flywheel.datasets.lake.lake import Lake
@@ -212,7 +212,7 @@ def _role(
             made.epochs,
             config.train,
             seed=config.seed + iteration,
-            pad=token_id(tokenizer, PAD),
+            pad=padding(tokenizer),
             checkpoint=directory / f"{role}.checkpoint",
             loss_fn=training.loss,
             metrics_fn=training.metrics,

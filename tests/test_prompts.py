@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.contexts.language import MarkerLanguage
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.contexts.prompts import (
     ACT,
@@ -16,13 +17,13 @@ from flywheel.agents.contexts.prompts import (
     MOST_IN_VIEW,
     RESTATED,
     SUBGOAL,
+    TASK,
     Piece,
     Role,
     SubgoalOutcome,
     lines_in_view,
     restated,
 )
-from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.agents.inference.language_model import LocalLanguageModel
 from flywheel.agents.policy import Decoding, Policy
 from flywheel.agents.student import FlatAgent, HierarchicalAgent
@@ -81,7 +82,7 @@ def test_a_flat_rollout_reads_exactly_what_its_training_row_says(
 ) -> None:
     spy = Spy(tokenizer, 0)
     episodes = _run(FlatAgent("flat", "f", "1", spy, LIMITS, Decoding()), world, origin)
-    tokens = PieceTokenizer(tokenizer)
+    tokens = MarkerLanguage(tokenizer)
     rows = [
         example(w.pieces, tokens)
         for episode in episodes
@@ -96,7 +97,7 @@ def test_a_hierarchical_rollout_reads_exactly_what_its_training_rows_say(
 ) -> None:
     planner, executor = Spy(tokenizer, 1), Spy(tokenizer, 2)
     episodes = _run(HierarchicalAgent("h", "h", "1", planner, executor, LIMITS, Decoding()), world, origin)
-    tokens = PieceTokenizer(tokenizer)
+    tokens = MarkerLanguage(tokenizer)
     read: dict[Role, set[tuple[int, ...]]] = {Role.PLANNER: set(), Role.EXECUTOR: set()}
     for episode in episodes:
         for role, cue in ((Role.PLANNER, SUBGOAL), (Role.EXECUTOR, ACT)):
@@ -218,7 +219,7 @@ def test_what_the_documents_ask_for_and_the_view_shows_stands_last_until_it_is_d
 def test_what_is_too_long_to_be_restated_is_read_once_a_window() -> None:
     book = "So it goes. " * RESTATED
     for long, short in (("Cook. " * RESTATED, "A note."), ("Cook.", book)):
-        again = text_of(restated(long, [short, "A card."]))
+        again = text_of(restated(Piece(long, marker=TASK), [short, "A card."]))
         assert ("A note." in again, "Cook." in again) == (short == "A note.", long == "Cook.")
         assert "A card." in again
         assert len(again) <= RESTATED + 100

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from flywheel.agents.contexts.language import MarkerLanguage
 from flywheel.agents.contexts.prompts import DONE, END, PAD, SPECIAL_TOKENS, Role
-from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.contexts.tokenization import token_id
 from flywheel.config.root import Config, load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.algorithms.decisions import (
@@ -77,7 +78,7 @@ def test_what_a_row_recalls_is_what_the_rollout_stored(filled: Lake, kind: str) 
     corpus = play_round(settings, filled, card.policy_id, TASKS)
     role = Role.FLAT if kind == "flat" else Role.EXECUTOR
     model, tokenizer = load_part(policy_directory(filled, card.policy_id) / role)
-    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
+    tokens, pad = MarkerLanguage(tokenizer), token_id(tokenizer, PAD)
     never = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
     decisions = DecisionRows(lambda level, trajectory, step: 0.0, {}, card.decoding.max_repeats, 99)
     rows = rows_of(settings, corpus, role, 1)

@@ -11,13 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flywheel.agents.contexts.language import MarkerLanguage
 from flywheel.agents.contexts.memory import Memory
-from flywheel.agents.contexts.prompts import ACT, DONE, END, open_window
+from flywheel.agents.contexts.prompts import ACT, DONE, END, TASK, Piece, open_window
 from flywheel.agents.contexts.tokenization import encode_plain, token_id
 from flywheel.agents.inference.decoding import Fault, Written
 from flywheel.agents.inference.endpoint import Answer
-from flywheel.agents.inference.grammars import Grammars, tool_grammar
-from flywheel.agents.inference.language_model import LocalLanguageModel
+from flywheel.agents.inference.grammars import Allowed, tool_grammar
+from flywheel.agents.inference.language_model import LocalLanguageModel, grammars_of
 from flywheel.agents.policy import Decision, Decoding
 from flywheel.agents.tool_dialogue import answer_of
 from flywheel.environments.protocol import Observation
@@ -122,11 +123,11 @@ def test_tools_at_fault_are_refused(tools: list[Any], says: str) -> None:
 def test_an_agent_that_may_speak_says_anything_but_a_broken_call(
     tokenizer: Any, action: str, may_speak: bool, must_call: bool
 ) -> None:
-    for grammar, fits in (
-        (tool_grammar(json.dumps([WRITE])), may_speak),
-        (tool_grammar(json.dumps([WRITE]), must_call=True), must_call),
+    for allowed, fits in (
+        (Allowed(json.dumps([WRITE])), may_speak),
+        (Allowed(json.dumps([WRITE]), must_call=True), must_call),
     ):
-        matcher = Grammars(tokenizer, token_id(tokenizer, END)).matcher(grammar)
+        matcher = grammars_of(tokenizer, MarkerLanguage(tokenizer)).matcher(allowed)
         ids = tokenizer.encode(action, add_special_tokens=False)
         taken = 0
         while taken < len(ids) and matcher.allowed()[ids[taken]]:
@@ -163,7 +164,7 @@ def tokenizer() -> Any:
 )
 def test_the_grammar_is_the_schema(tokenizer: Any, action: str, fits: bool) -> None:
     end = token_id(tokenizer, END)
-    matcher = Grammars(tokenizer, end).matcher(tool_grammar(TOOLBOX.text))
+    matcher = grammars_of(tokenizer, MarkerLanguage(tokenizer)).matcher(Allowed(TOOLBOX.text))
     for token in [*encode_plain(tokenizer, action), end]:
         if not matcher.allowed()[token]:
             assert not fits
@@ -175,8 +176,8 @@ def test_the_grammar_is_the_schema(tokenizer: Any, action: str, fits: bool) -> N
 def test_a_schema_that_no_grammar_can_follow_is_told(tokenizer: Any) -> None:
     odd = {"function": {"name": "a", "parameters": {"type": "object", "properties": {"x": {"format": "odd"}}}}}
     with pytest.raises(ConfigError, match="cannot guide a student"):
-        Grammars(tokenizer, token_id(tokenizer, END)).matcher(tool_grammar(Toolbox([odd]).text))
-    assert tool_grammar(TOOLBOX.text).startswith("start: call")
+        grammars_of(tokenizer, MarkerLanguage(tokenizer)).matcher(Allowed(Toolbox([odd]).text))
+    assert tool_grammar(Allowed(TOOLBOX.text)).startswith("start: call")
 
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
@@ -195,12 +196,12 @@ def test_an_untrained_student_calls_tools_as_they_are_declared(tokenizer: Any, t
         "additionalProperties": False,
     }
     tools = Toolbox([{"function": {"name": name, "parameters": flag}} for name in ("light", "fan")])
-    window = open_window("Do it.", Memory(), Observation("It is dark."))
+    window = open_window(Piece("Do it.", marker=TASK), Memory(), Observation("It is dark."))
     slots = list(range(8))
     for slot in slots:
         student.begin(slot, _task(slot), 0)
     contexts = [student.context(window, ACT) for _ in slots]
-    answers = student.write(slots, contexts, [tool_grammar(tools.text, must_call=True)] * 7 + [None], may_end=True)
+    answers = student.write(slots, contexts, [Allowed(tools.text, must_call=True)] * 7 + [None], may_end=True)
     faults = [answer.reason for answer in answers if isinstance(answer, Fault)]
     assert set(faults) <= {"a call of more than 200 tokens"}
     written = [answer for answer in answers if isinstance(answer, Written)]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from flywheel.agents.contexts.language import MarkerLanguage
 from flywheel.agents.contexts.prompts import PAD, Role
-from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.contexts.tokenization import token_id
 from flywheel.config.root import Config, load
 from flywheel.config.student import StudentConfig
 from flywheel.config.train import TrainConfig
@@ -44,7 +45,7 @@ def data(golden: list[Trajectory]) -> tuple[list[Example], PreTrainedTokenizerBa
     tokenizer = train_tokenizer(
         texts, named_things(step.action for trajectory in golden for step in trajectory.steps), 600
     )
-    tokens = PieceTokenizer(tokenizer)
+    tokens = MarkerLanguage(tokenizer)
     return [example(window.pieces, tokens) for window in windows], tokenizer
 
 

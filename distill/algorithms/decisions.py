@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flywheel.agents.contexts.action_mask import ActionMask
-from flywheel.agents.contexts.prompts import DONE, END, PAD, SPECIAL_TOKENS, Piece, Role, Window
-from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
-from flywheel.agents.inference.language_model import option_ids
+from flywheel.agents.contexts.language import Language, MarkerLanguage, markers_of, padding
+from flywheel.agents.contexts.prompts import DONE, END, SPECIAL_TOKENS, Piece, Role, Window
+from flywheel.agents.contexts.tokenization import token_id
 from flywheel.config.root import Config
 from flywheel.distill.algorithms.estimated_advantages import LEVELS
 from flywheel.distill.algorithms.protocol import AddColumns
@@ -57,8 +57,9 @@ class DecisionRows:
     widest: int
     alike: bool = False
 
-    def rows(self, rows: Rows, tokens: PieceTokenizer, epochs: int) -> Iterator[Drawn]:
+    def rows(self, rows: Rows, language: Language, epochs: int) -> Iterator[Drawn]:
         """Every window in which something was decided, once an epoch."""
+        tokens = markers_of(language)
         for trajectory, segments in rows.corpus.read(rows.ids):
             offers = [] if rows.role is Role.PLANNER else offered(trajectory, segments, self.repeats)
             examples = [
@@ -72,7 +73,7 @@ class DecisionRows:
                     yield from ((number, trajectory.trajectory_id, row) for number in range(epochs))
 
     def row(
-        self, trajectory: str, window: Window, role: Role, offers: Sequence[Offer], tokens: PieceTokenizer
+        self, trajectory: str, window: Window, role: Role, offers: Sequence[Offer], tokens: MarkerLanguage
     ) -> Example:
         """Targets are the tokens that had an alternative; a planner's always have."""
         ids: list[int] = []
@@ -85,7 +86,7 @@ class DecisionRows:
             advantages += [self._advantage(trajectory, role, piece) if piece.target else 0.0] * len(chosen)
             if piece.target and role is not Role.PLANNER:
                 offer, may_end = offers[piece.decision]
-                every = option_ids(tokens, offer, may_end=may_end or piece.marker == DONE)
+                every = tokens.options(offer, may_end=may_end or piece.marker == DONE)
                 branches = open_options(every, chosen)
                 options += branches
                 free += [len(branch) > 1 for branch in branches]
@@ -166,7 +167,7 @@ def with_decision_logprobs(
     ready = {}
     for column, folder in models.items():
         model, tokenizer = load_part(folder)
-        ready[column] = on_device(model, device), token_id(tokenizer, PAD)
+        ready[column] = on_device(model, device), padding(tokenizer)
 
     def add(epoch: int, places: range, owners: Sequence[str], examples: Sequence[Example]) -> Sequence[Example]:
         for column, (model, pad) in ready.items():

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from flywheel.agents.contexts.prompts import PAD, Role
-from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.contexts.language import language_of, markers_of, padding
+from flywheel.agents.contexts.prompts import Role
 from flywheel.config.algorithms import CreditConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
@@ -98,7 +98,7 @@ def _states(config: Config, corpus: Corpus, role: Role, folder: Path) -> States:
     model, tokenizer = load_part(folder)
     model = on_device(model, pick_device(config.train.device))
     rows = rows_of(config, corpus, role, 0, everything=role is Role.PLANNER)
-    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
+    tokens, pad = markers_of(language_of(tokenizer)), padding(tokenizer)
     return states_of(model, rows.windows(), tokens, config.train.batch_tokens, pad)
 
 

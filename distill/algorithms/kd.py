@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flywheel.agents.contexts.prompts import PAD, Role
-from flywheel.agents.contexts.tokenization import token_id
+from flywheel.agents.contexts.language import padding
+from flywheel.agents.contexts.prompts import Role
 from flywheel.config.algorithms import KDConfig
 from flywheel.config.root import Config
 from flywheel.distill.algorithms.bc import cloned
@@ -81,7 +81,7 @@ class KD:
         @cache
         def model() -> tuple[PreTrainedModel, int]:
             model, tokenizer = load_part(folder)
-            return on_device(model, pick_device(config.train.device)), token_id(tokenizer, PAD)
+            return on_device(model, pick_device(config.train.device)), padding(tokenizer)
 
         def add(epoch: int, places: range, owners: Sequence[str], examples: Sequence[Example]) -> Iterator[Example]:
             known = stored(lake, teacher, role, draw, epoch, places, k)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.agents.contexts.prompts import PAD, Role
-from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.contexts.language import Language, language_of, markers_of, padding
+from flywheel.agents.contexts.prompts import Role
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.provenance import teachable
@@ -48,11 +48,11 @@ def pairs_of(lake: Lake, corpus: Corpus, iteration: int) -> list[Pair]:
 
 def pair_rows(
     config: Config, lake: Lake, pairs: Sequence[Pair], base: Path
-) -> Callable[[Rows, PieceTokenizer, int], Iterator[Drawn]]:
+) -> Callable[[Rows, Language, int], Iterator[Drawn]]:
     """Epochs of pairs, less those of tasks that are held out. Pairs are few: they are held in memory."""
     model, tokenizer = load_part(base / Role.FLAT)
     model = on_device(model, pick_device(config.train.device))
-    tokens, pad = PieceTokenizer(tokenizer), token_id(tokenizer, PAD)
+    tokens, pad = markers_of(language_of(tokenizer)), padding(tokenizer)
     sides = [
         teachable(trajectory)
         for trajectory in lake.trajectories([trajectory_id for pair in pairs for trajectory_id in pair])
@@ -79,7 +79,7 @@ def pair_rows(
         for document, owner, reference_T in zip(documents, owners, reference, strict=True)
     ]
 
-    def epochs(training_rows: Rows, tokens: PieceTokenizer, count: int) -> Iterator[Drawn]:
+    def epochs(training_rows: Rows, language: Language, count: int) -> Iterator[Drawn]:
         learned = set(training_rows.ids)
         for number in range(count):
             for row, owner in zip(rows, owners, strict=True):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from flywheel.agents.contexts.language import Language, language_of
 from flywheel.agents.contexts.prompts import Role
-from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.config.root import Config
 from flywheel.distill.algorithms.protocol import RoleTraining
 from flywheel.distill.batching.row_store import RowStore, RowWriter, with_columns, write_rows
@@ -56,9 +56,9 @@ def prepare(
         rows, held = rows_of(config, corpus, role, iteration).apart(config.train.validation_share)
         model, tokenizer = _start(config, corpus, rows, role, directory, start, tokenizers)
         save_part(model, tokenizer, model_folder)
-        tokens = PieceTokenizer(tokenizer)
-        write_rows(work / "validation.arrow", ((owner, row) for _, owner, row in held.epochs(tokens, 1)))
-        _write_epochs(role_training(), rows, tokens, epochs, work)
+        language = language_of(tokenizer)
+        write_rows(work / "validation.arrow", ((owner, row) for _, owner, row in held.epochs(language, 1)))
+        _write_epochs(role_training(), rows, language, epochs, work)
         (work / DONE).touch()
     barrier()
     stores = [RowStore(work / f"epoch-{number}.arrow") for number in range(epochs)]
@@ -83,11 +83,11 @@ def _start(
     return first_part(config.student, texts, corpus.spoken, config.seed, directory / role, numbers=numbers)
 
 
-def _write_epochs(training: RoleTraining, rows: Rows, tokens: PieceTokenizer, epochs: int, work: Path) -> None:
+def _write_epochs(training: RoleTraining, rows: Rows, language: Language, epochs: int, work: Path) -> None:
     with ExitStack() as stack:
         names = [work / f"{'plain' if training.columns else 'epoch'}-{number}.arrow" for number in range(epochs)]
         writers = [stack.enter_context(RowWriter(name)) for name in names]
-        for number, owner, row in training.rows(rows, tokens, epochs):
+        for number, owner, row in training.rows(rows, language, epochs):
             writers[number].add(owner, row)
     if not training.columns:
         return

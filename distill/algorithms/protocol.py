@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from flywheel.agents.contexts.language import Language
 from flywheel.agents.contexts.prompts import Role
-from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.config.algorithms import PhaseConfig
 from flywheel.config.root import Config
 from flywheel.config.student import Epochs
@@ -38,7 +38,7 @@ class RoleTraining:
     """
 
     loss: Loss
-    rows: Callable[[Rows, PieceTokenizer, int], Iterator[Drawn]] = Rows.epochs
+    rows: Callable[[Rows, Language, int], Iterator[Drawn]] = Rows.epochs
     columns: Callable[[Rows], AddColumns] | None = None
     metrics: Metrics = lambda logits, targets: {}
     critic: ValueHead | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
+from flywheel.agents.contexts.language import Language, MarkerLanguage, Weigh
 from flywheel.agents.contexts.prompts import Piece, Role, SubgoalOutcome, Window
-from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.environments.catalog import GATEWAY
 from flywheel.environments.protocol import Observation
+from flywheel.messages import Message
 from flywheel.trajectory import Segment, Step, Trajectory
 
 
@@ -31,10 +32,6 @@ class Example:
     group: int = -1
 
 
-Weigh = Callable[[Piece], float]
-"""How much a target counts."""
-
-
 def observation_of(step: Step) -> Observation:
     return Observation(
         step.observation,
@@ -50,13 +47,14 @@ def observation_of(step: Step) -> Observation:
 def observations_of(trajectory: Trajectory) -> list[Observation]:
     """What the agent saw at each step, as the contexts of a live rollout read it. What an agent with a prompt of its
     own was asked first is its task."""
-    seen = list(map(observation_of, trajectory.steps))
+    seen = [replace(observation_of(step), messages=step.inputs, tools=trajectory.tools) for step in trajectory.steps]
     if not trajectory.environment.startswith(GATEWAY):
         return seen
     first, *rest = [replace(observation, whole=True) for observation in seen]
     prompt = trajectory.system if trajectory.system and trajectory.system not in first.text else ""
     opening = "\n\n".join(filter(None, (prompt, first.text)))
-    return [replace(first, text=opening, opens_task=True), *rest]
+    asked = (*([Message("system", prompt)] if prompt else []), *(first.messages or ()))
+    return [replace(first, text=opening, messages=asked, opens_task=True), *rest]
 
 
 def _taught(step: Step) -> str | None:
@@ -106,15 +104,18 @@ def hierarchical_windows(
     return planner if role is Role.PLANNER else executor
 
 
-def example(pieces: Sequence[Piece], tokens: PieceTokenizer, weigh: Weigh = lambda piece: 1.0) -> Example:
+def examples(pieces: Sequence[Piece], language: Language, weigh: Weigh = lambda piece: 1.0) -> list[Example]:
     """Tokenise one window's pieces; `weigh` says how much a target counts."""
-    ids: list[int] = []
-    weight: list[float] = []
-    for piece in pieces:
-        piece_ids = tokens.piece(piece)
-        ids += piece_ids
-        weight += [weigh(piece) if piece.target else 0.0] * len(piece_ids)
-    return Example(np.asarray(ids, np.int32), np.asarray(weight, np.float32))
+    return [
+        Example(np.asarray(ids, np.int32), np.asarray(weights, np.float32))
+        for ids, weights in language.rows(pieces, weigh)
+    ]
+
+
+def example(pieces: Sequence[Piece], tokens: MarkerLanguage, weigh: Weigh = lambda piece: 1.0) -> Example:
+    """A window in markers, which is one row."""
+    (whole,) = examples(pieces, tokens, weigh)
+    return whole
 
 
 def windows_of(trajectory: Trajectory, segments: Sequence[Segment], limits: Limits, role: Role) -> list[Window]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
+from flywheel.agents.contexts.language import MarkerLanguage
 from flywheel.agents.contexts.prompts import DONE, Window
-from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.arrow import batched
 from flywheel.distill.batching.examples import Example, example
 from flywheel.distill.batching.packing import batches, target_states
@@ -68,7 +68,7 @@ TOGETHER = 256
 def states_of(
     model: PreTrainedModel,
     windows: Iterable[tuple[str, list[Window]]],
-    tokens: PieceTokenizer,
+    tokens: MarkerLanguage,
     batch_tokens: int,
     pad: int,
 ) -> States:
@@ -137,7 +137,7 @@ def by_trajectory(states: States, value_M: Floats, lengths: dict[str, int]) -> d
     return values
 
 
-def _marked(window: Window, tokens: PieceTokenizer) -> Example:
+def _marked(window: Window, tokens: MarkerLanguage) -> Example:
     """The window, with the first token of each decision as its only targets and their steps as a column."""
     plain = example(window.pieces, tokens)
     weight_T = np.zeros_like(plain.weight_T)

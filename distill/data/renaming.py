@@ -101,7 +101,18 @@ def renamed(windows: Sequence[Window], mapping: Mapping[str, str]) -> list[list[
         return [window.pieces for window in windows]
     longest_first = sorted(mapping, key=lambda name: (-len(name), name))
     pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
+
+    def swapped(text: str) -> str:
+        return pattern.sub(lambda match: mapping[match.group()], text)
+
     return [
-        [replace(piece, text=pattern.sub(lambda match: mapping[match.group()], piece.text)) for piece in window.pieces]
+        [
+            replace(
+                piece,
+                text=swapped(piece.text),
+                messages=tuple(replace(message, content=swapped(message.content)) for message in piece.messages),
+            )
+            for piece in window.pieces
+        ]
         for window in windows
     ]

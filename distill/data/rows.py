@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from flywheel.agents.contexts.history import Limits
+from flywheel.agents.contexts.language import Language
 from flywheel.agents.contexts.prompts import Piece, Role, Window
-from flywheel.agents.contexts.tokenization import PieceTokenizer
 from flywheel.config.root import Config
-from flywheel.distill.batching.examples import Example, example, windows_of
+from flywheel.distill.batching.examples import Example, examples, windows_of
 from flywheel.distill.data.corpus import VERIFIED, Corpus
 from flywheel.distill.data.renaming import renamed, renumbered, shuffled
 from flywheel.policies.card import limits_of
@@ -66,9 +66,7 @@ class Rows:
             for window in windows:
                 yield from (piece.text for piece in window.pieces)
 
-    def epochs(
-        self, tokens: PieceTokenizer, count: int, weigh: Weighs = lambda trajectory, piece: 1.0
-    ) -> Iterator[Drawn]:
+    def epochs(self, language: Language, count: int, weigh: Weighs = lambda trajectory, piece: 1.0) -> Iterator[Drawn]:
         """The rows of so many epochs, tokenised, in one pass over the lake. How often an episode comes follows its
         weight, and a share of them is renamed, as (seed, epoch, episode) decide."""
         for trajectory_id, windows in self.windows():
@@ -80,7 +78,8 @@ class Rows:
                         shuffled(self.corpus.exchangeable, chance) | renumbered(windows, chance) if swapped else {}
                     )
                     for pieces in renamed(windows, mapping):
-                        yield number, trajectory_id, example(pieces, tokens, partial(weigh, trajectory_id))
+                        for row in examples(pieces, language, partial(weigh, trajectory_id)):
+                            yield number, trajectory_id, row
 
 
 def rows_of(config: Config, corpus: Corpus, role: Role, iteration: int, *, everything: bool = False) -> Rows:

@@ -9,7 +9,7 @@ from flywheel.agents.contexts.action_mask import ActionMask
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
 from flywheel.agents.contexts.prompts import ACT, SUBGOAL, SubgoalOutcome
 from flywheel.agents.inference.decoding import Choice, Fault, Written
-from flywheel.agents.inference.grammars import tool_grammar
+from flywheel.agents.inference.grammars import Allowed
 from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
 from flywheel.agents.policy import Decision, Decoding, Past, Turn
 from flywheel.environments.protocol import Observation
@@ -228,8 +228,8 @@ def _decided(
     decided: dict[int, Written | Fault | None] = {}
     slots = [turn.slot for turn in turns]
     if free := [row for row, offer in enumerate(offers) if offer is None]:
-        grammars = [_grammar(turns[row].observation) for row in free]
-        texts = model.write([slots[row] for row in free], [contexts[row] for row in free], grammars, may_end=may_end)
+        allowed = [_allowed(turns[row].observation) for row in free]
+        texts = model.write([slots[row] for row in free], [contexts[row] for row in free], allowed, may_end=may_end)
         decided |= zip(free, texts, strict=True)
     if listed := [(row, offer) for row, offer in enumerate(offers) if offer is not None]:
         rows, options = [row for row, _ in listed], [offer for _, offer in listed]
@@ -239,8 +239,8 @@ def _decided(
     return [decided[row] for row in range(len(offers))]
 
 
-def _grammar(seen: Observation) -> str | None:
-    return None if seen.tools is None else tool_grammar(seen.tools, must_call=seen.must_call)
+def _allowed(seen: Observation) -> Allowed | None:
+    return None if seen.tools is None else Allowed(seen.tools, seen.must_call)
 
 
 def _chosen(offer: Sequence[str], choice: Choice) -> Written:

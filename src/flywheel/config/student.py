@@ -21,12 +21,22 @@ class StudentConfig(Section):
     base: str = Field(
         default="", description="A local checkpoint folder or .gguf file to start from; its size replaces the above."
     )
+    chat_template: str = Field(
+        default="",
+        description="A file with the base's chat template (Jinja), where it has none or one that shows no tools.",
+    )
     lora_rank: int = Field(default=0, ge=0, description="Train an adapter of this rank on the base; 0: all of it.")
     vocabulary: int = Field(
         default=1200, ge=300, description="Most tokens of the tokenizer trained on the collected text."
     )
     window_steps: Count = Field(
         default=16, description="Decisions before the executor's or flat agent's context starts anew."
+    )
+    window_chars: int = Field(
+        default=16_000,
+        ge=1000,
+        description="Characters of an agent's conversation, after which its oldest turns are left out, in training as "
+        "in service.",
     )
     planner_window: Count = Field(default=10, description="Subgoals before the planner's context starts anew.")
     segment_steps: Count = Field(default=16, description="Steps after which an unfinished subgoal times out.")
@@ -46,6 +56,8 @@ class StudentConfig(Section):
             raise ValueError(f"heads={self.heads} does not divide hidden={self.hidden}")
         if self.lora_rank and not self.base:
             raise ValueError("lora_rank needs a base to adapt")
+        if self.chat_template and not self.base:
+            raise ValueError("chat_template is that of a base; a student from scratch has markers of its own")
         return self
 
 

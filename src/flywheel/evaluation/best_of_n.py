@@ -11,8 +11,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flywheel.agents.contexts.history import FlatContext, HierarchicalContext, Limits
-from flywheel.agents.contexts.prompts import END, PAD, Role, Window
-from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.contexts.language import language_of, markers_of, padding
+from flywheel.agents.contexts.prompts import END, Role, Window
 from flywheel.agents.policy import Policy
 from flywheel.config.curate import VerifierConfig
 from flywheel.config.root import Config
@@ -105,7 +105,7 @@ class StateEncoder:
 
     def features(self, windows: Sequence[tuple[str, Window]]) -> tuple[list[str], Floats, int]:
         """(names, what the model makes of the end of each window, tokens read). Windows end in a marked word."""
-        tokens, pad = PieceTokenizer(self.tokenizer), token_id(self.tokenizer, PAD)
+        tokens, pad = markers_of(language_of(self.tokenizer)), padding(self.tokenizer)
         only = [(name, [_only_end(window)]) for name, window in windows]
         states = states_of(self.model, only, tokens, self.batch_tokens, pad)
         read = sum(len(tokens.context(window.pieces)) for _, window in windows)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flywheel.agents.contexts.memory import Memory
-from flywheel.agents.contexts.prompts import END, Window, open_window
+from flywheel.agents.contexts.prompts import END, TASK, Piece, Window, open_window
 from flywheel.agents.policy import Policy
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
@@ -79,7 +79,7 @@ def _shown(instruction: str, seen: Sequence[Observation]) -> Window:
     for observation in seen:
         memory = memory.read(observation.document)
     first, *rest = seen[-SHOWN:]
-    window = open_window(instruction, memory, first)
+    window = open_window(Piece(instruction, marker=TASK), memory, first)
     for observation in rest:
         window.feedback(observation)
     window.end_with(END, target=True, decision=0)

@@ -57,10 +57,15 @@ class PolicyCard:
 
 
 def limits_of(config: StudentConfig) -> Limits:
-    return Limits(config.window_steps, config.planner_window, config.segment_steps, config.stuck_after)
+    return Limits(
+        config.window_steps, config.planner_window, config.segment_steps, config.stuck_after, config.window_chars
+    )
 
 
 def decoding_of(config: StudentConfig, seed: int) -> Decoding:
+    """How a config's students speak: those of a base are wordier."""
+    if config.base:
+        return Decoding(config.max_repeats, max_subgoal_tokens=32, max_action_tokens=512, seed=seed)
     return Decoding(max_repeats=config.max_repeats, seed=seed)
 
 

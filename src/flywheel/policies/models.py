@@ -48,15 +48,27 @@ def first_part(
     model, tokenizer = _load_base(Path(config.base))
     _refuse_mixing(model, config.base)
     _refuse_misreading(model, config.base)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
-    model.resize_token_embeddings(len(tokenizer))
+    markers: list[int] = []
+    if config.chat_template:
+        tokenizer.chat_template = _read_template(Path(config.chat_template))
+    if not tokenizer.chat_template:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
+        model.resize_token_embeddings(len(tokenizer))
+        markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS]
     if config.lora_rank:
         if not (directory.parent / BASE).is_dir():
             save_part(model, tokenizer, directory.parent / f"{BASE}.new")
             (directory.parent / f"{BASE}.new").rename(directory.parent / BASE)
         model = load_part(directory.parent / BASE)[0]
-        _add_adapter(model, config.lora_rank, [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS])
+        _add_adapter(model, config.lora_rank, markers)
     return model, tokenizer
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise PolicyError(f"student.chat_template: {error}") from error
 
 
 def new_model(config: StudentConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -233,7 +245,7 @@ def _refuse_misreading(model: PreTrainedModel, base: str) -> None:
 
 
 def _add_adapter(model: PreTrainedModel, rank: int, markers: list[int]) -> None:
-    """LoRA (Hu et al. 2021, arXiv 2106.09685) on every linear layer; the markers' embeddings are trained, too."""
+    """LoRA (Hu et al. 2021, arXiv 2106.09685) on every linear layer; the embeddings of new markers are trained, too."""
     try:
         from peft import LoraConfig
     except ImportError as error:
@@ -244,7 +256,7 @@ def _add_adapter(model: PreTrainedModel, rank: int, markers: list[int]) -> None:
             r=rank,
             lora_alpha=2 * rank,
             target_modules="all-linear",
-            trainable_token_indices={embeddings.rpartition(".")[2]: markers},
+            trainable_token_indices={embeddings.rpartition(".")[2]: markers} if markers else None,
             task_type="CAUSAL_LM",
         )
     )

@@ -6,21 +6,19 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
-
-from transformers import PreTrainedTokenizerFast
+from typing import TypeVar
 
 from flywheel.agents.contexts.chat_format import ParsedAnswer, render_answer
-from flywheel.agents.contexts.prompts import END, Role
-from flywheel.agents.contexts.tokenization import token_id
+from flywheel.agents.contexts.language import language_of
+from flywheel.agents.contexts.prompts import Role
 from flywheel.agents.inference.batching import Batcher
 from flywheel.agents.inference.decoding import NOT_FINITE
-from flywheel.agents.inference.grammars import Grammars, tool_grammar
-from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel
+from flywheel.agents.inference.grammars import Allowed
+from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel, grammars_of
 from flywheel.agents.policy import Decision, Turn
 from flywheel.environments.protocol import Observation
 from flywheel.environments.tools import names_of
-from flywheel.errors import ConfigError, InfrastructureError
+from flywheel.errors import ConfigError, InfrastructureError, PolicyError
 from flywheel.messages import Message as AnswerMessage
 from flywheel.messages import answer_of_action
 from flywheel.policies.card import ROLES, read_card
@@ -49,7 +47,7 @@ class Loaded:
             model, tokenizer = load_part(folder / role)
             language_models[role] = LocalLanguageModel(on_device(model, device), tokenizer, self.card.decoding)
             self.parts[str(role)] = Completer(model, tokenizer)
-        self._grammars = Grammars(cast(PreTrainedTokenizerFast, tokenizer), token_id(tokenizer, END))
+        self._grammars = grammars_of(tokenizer, language_of(tokenizer))
         self._max_chars = min(part.max_prompt_chars for part in self.parts.values())
         self._agent = agent_of(self.card, language_models)
         self.version = self._agent.version
@@ -119,8 +117,8 @@ class Loaded:
     def _check_tools(self, seen: Observation) -> None:
         """Raises `ValueError` for tools that no grammar can be made of: they would break everybody's batch."""
         try:
-            self._grammars.matcher(tool_grammar(seen.tools or "[]", must_call=seen.must_call))
-        except ConfigError as error:
+            self._grammars.matcher(Allowed(seen.tools or "[]", seen.must_call))
+        except (ConfigError, PolicyError) as error:
             raise ValueError(str(error)) from None
 
     async def _decided(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from flywheel.agents.contexts.memory import Memory
 from flywheel.agents.contexts.prompts import (
     DONE,
+    TASK,
+    Piece,
     Role,
     SubgoalOutcome,
     UnreadWindow,
@@ -18,6 +20,7 @@ from flywheel.agents.contexts.prompts import (
     lines_in_view,
     open_window,
     restated,
+    task_piece,
 )
 from flywheel.environments.protocol import Observation
 
@@ -34,6 +37,8 @@ class Limits:
     """Steps after which an unfinished subgoal counts as timed out."""
     stuck_after: int = 0
     """Steps in a row that changed nothing, after which a subgoal counts as stuck; 0: never."""
+    window_chars: int = 16_000
+    """Characters of an agent's conversation after which its oldest turns are left out."""
 
 
 @dataclass(slots=True)
@@ -46,16 +51,20 @@ class FlatContext:
     window: Window | None = None
     steps: int = 0
     """Actions so far."""
-    brings_prompt: bool = False
-    """Is the task what the agent was asked first, prompt and all?"""
+    opening: Piece | None = None
+    """What an agent that brings its own prompt was asked first: its task."""
     archive: list[Window] | None = None
     """Full windows, kept only where training rows are made of them."""
     _last: tuple[Observation, str] | None = None
 
+    @property
+    def task(self) -> Piece:
+        return self.opening or Piece(self.instruction, marker=TASK)
+
     def observe(self, observation: Observation) -> Window:
         """Take in what came of the last action; the window that comes back is ready for a decision."""
         if observation.opens_task:
-            self.instruction, self.brings_prompt = observation.text, True
+            self.opening = task_piece(observation)
         self._learn(observation)
         self.window = self._roll(self.window, self.limits.window_steps, observation)
         return self.window
@@ -84,14 +93,19 @@ class FlatContext:
             self.window.look(observation)
 
     def _roll(self, window: Window | None, limit: int, observation: Observation) -> Window:
-        if window is not None and window.decisions < limit:
+        if window is None:
+            return self._open(observation)
+        too_long = self.opening is not None and window.chars > self.limits.window_chars
+        if window.decisions < limit and not too_long:
             return window
-        if window is not None and self.archive is not None:
+        if self.archive is not None:
             self.archive.append(window)
-        return self._open(observation)
+        if self.opening is None:
+            return self._open(observation)
+        return window.shortened(self.task, self.memory, limit // 2, self.limits.window_chars // 2)
 
     def _open(self, observation: Observation) -> Window:
-        return open_window(self.instruction, self.memory, unsaid(observation))
+        return open_window(self.task, self.memory, unsaid(observation))
 
 
 @dataclass(slots=True)
@@ -132,7 +146,8 @@ class HierarchicalContext(FlatContext):
         return SubgoalOutcome.STUCK if self.idle_steps >= self.limits.stuck_after > 0 else None
 
     def plan(self, observation: Observation) -> Window:
-        """The planner's window, ready for its next subgoal."""
+        """The planner's window, ready for its next subgoal. Of calls and messages it reads the text."""
+        observation, task = replace(observation, messages=None, tools=None), replace(self.task, messages=(), tools="")
         documents = self.memory.documents
         window = self.plan_window
         if window is None or window.decisions >= self.limits.planner_window:
@@ -140,26 +155,26 @@ class HierarchicalContext(FlatContext):
                 self.plan_archive.append(window)
             window = UnreadWindow([])
             if self.unread is not Role.PLANNER:
-                later = restated(self.instruction, documents)
-                window = open_window(self.instruction, self.memory, unsaid(observation), later)
+                later = restated(task, documents)
+                window = open_window(task, self.memory, unsaid(observation), later)
             self.plan_window = window
         else:
             window.look(observation)
-        window.restate(restated(self.instruction, documents, self.finished))
+        window.restate(restated(task, documents, self.finished))
         window.restate(lines_in_view(documents, observation.text, self.finished))
         return window
 
     def _open(self, observation: Observation) -> Window:
         if self.unread is Role.EXECUTOR:
             return UnreadWindow([])
-        return open_window(self.instruction, replace(self.memory, documents=()), unsaid(observation))
+        return open_window(self.task, replace(self.memory, documents=()), unsaid(observation))
 
     def adopt(self, observation: Observation, subgoal: str, *, target: bool = False) -> None:
         """Take up the planner's subgoal: the planner's target, and what the executor's next window is about."""
         assert self.plan_window is not None and self.window is not None
-        self.plan_window.subgoal(subgoal, target=target, decision=self.steps)
+        self.plan_window.subgoal(subgoal, own=True, target=target, decision=self.steps)
         self.plan_window.decisions += 1
-        if self.window.has_subgoal and not self.brings_prompt:
+        if self.window.has_subgoal and self.opening is None:
             if self.archive is not None:
                 self.archive.append(self.window)
             self.window = self._open(observation)
@@ -205,4 +220,4 @@ class HierarchicalContext(FlatContext):
 
 def unsaid(observation: Observation) -> Observation:
     """The observation without the task, which stands in the header."""
-    return replace(observation, text="") if observation.opens_task else observation
+    return replace(observation, text="", messages=None) if observation.opens_task else observation

@@ -31,6 +31,7 @@ from functools import lru_cache
 
 from flywheel.agents.contexts.memory import Memory
 from flywheel.environments.protocol import Observation
+from flywheel.messages import Message
 
 WORDING = 5
 """Counts the ways in which contexts have been worded. Who learned from another one acts as another version under this
@@ -79,7 +80,9 @@ class Piece:
     """Some text of a context, with the marker before it and, where it `ends`, the end marker behind it.
 
     Markers are structure and the text is data: whatever it spells, no marker comes of it. `decision`: the step of which
-    these are the agent's own words, or -1.
+    these are the agent's own words, or -1. `own`: are they its own words, learned from or not? `messages`, `tools`: the
+    chat messages whose text this is and the tools that come with them (JSON), where it came as such; models with a chat
+    template read these instead (`contexts.chat_template`).
     """
 
     text: str = ""
@@ -87,6 +90,9 @@ class Piece:
     decision: int = -1
     marker: str = ""
     ends: bool = False
+    own: bool = False
+    messages: tuple[Message, ...] = ()
+    tools: str = ""
 
     @property
     def spelling(self) -> str:
@@ -94,10 +100,15 @@ class Piece:
         return f"{self.marker}{self.text}{END if self.ends else ''}"
 
 
-def header(instruction: str, memory: Memory, later: Sequence[Piece] = ()) -> list[Piece]:
+def task_piece(observation: Observation) -> Piece:
+    """The task of an agent that brings its own, prompt and all: what it was asked first."""
+    return Piece(observation.text, marker=TASK, messages=observation.messages or (), tools=observation.tools or "")
+
+
+def header(task: Piece, memory: Memory, later: Sequence[Piece] = ()) -> list[Piece]:
     """Task, documents, ways between locations and the recent past: everything a fresh window starts from, but for what
     stands `later` in it."""
-    pieces = [piece for piece in _given(instruction, memory.documents) if piece not in later]
+    pieces = [piece for piece in _given(task, memory.documents) if piece not in later]
     if memory.routes:
         pieces.append(Piece(marker=ROUTES))
         pieces += [Piece(f"{location}, {action}, {to}.") for location, action, to in memory.routes]
@@ -109,12 +120,12 @@ def header(instruction: str, memory: Memory, later: Sequence[Piece] = ()) -> lis
     return pieces
 
 
-def restated(instruction: str, documents: Sequence[str], finished: Sequence[str] = ()) -> list[Piece]:
+def restated(task: Piece, documents: Sequence[str], finished: Sequence[str] = ()) -> list[Piece]:
     """The task and the documents, as many of them as `RESTATED` holds: the task first, then the newest documents.
 
     Lines whose words all stand in one finished subgoal are done, and left out.
     """
-    given = _given(instruction, [_left(document, finished) for document in documents])
+    given = _given(task, [_left(document, finished) for document in documents])
     room, kept = RESTATED, []
     for piece in [given[0], *given[:0:-1]]:
         if len(piece.text) <= room:
@@ -152,8 +163,8 @@ def _stands(line: str, text: str) -> bool:
     return line in text and bool(re.search(rf"(?<!\w){re.escape(line)}(?!\w)", text))
 
 
-def _given(instruction: str, documents: Sequence[str]) -> list[Piece]:
-    return [Piece(instruction, marker=TASK), *(Piece(document, marker=DOCUMENT) for document in documents)]
+def _given(task: Piece, documents: Sequence[str]) -> list[Piece]:
+    return [task, *(Piece(document, marker=DOCUMENT) for document in documents)]
 
 
 def sentences(text: str) -> list[str]:
@@ -182,20 +193,35 @@ class Window:
         """What the environment answered, less what was in view before."""
         self._show(FEEDBACK, observation.feedback, observation)
 
-    def subgoal(self, text: str, *, target: bool = False, decision: int = -1) -> None:
-        """Add a subgoal: a target of the planner, context of the executor."""
+    def subgoal(self, text: str, *, own: bool = False, target: bool = False, decision: int = -1) -> None:
+        """Add a subgoal: the planner's own words, context of the executor."""
         self.has_subgoal = True
         self.pieces.append(Piece(marker=SUBGOAL))
-        self.pieces.append(Piece(text, target, decision, ends=True))
+        self.pieces.append(Piece(text, target, decision, ends=True, own=own))
 
     def act(self, text: str, *, target: bool, decision: int) -> None:
         self.pieces.append(Piece(marker=ACT))
-        self.pieces.append(Piece(text, target, decision, ends=True))
+        self.pieces.append(Piece(text, target, decision, ends=True, own=True))
 
     def end_with(self, marker: str, *, target: bool, decision: int) -> None:
         """A marker in place of an action: the subgoal is done, or the episode ends."""
         self.pieces.append(Piece(marker=ACT))
-        self.pieces.append(Piece("", target, decision, marker, ends=True))
+        self.pieces.append(Piece("", target, decision, marker, ends=True, own=True))
+
+    @property
+    def chars(self) -> int:
+        """Of all that is read."""
+        return sum(len(piece.text) for piece in self.pieces)
+
+    def shortened(self, task: Piece, memory: Memory, turns: int, chars: int) -> Window:
+        """A fresh window of an agent's conversation: what it was asked, what it did since by name, and of the turns
+        the newest, at most so many and of so many characters, but one at least. They are context and no targets."""
+        pieces = [replace(piece, target=False, decision=-1) for piece in self.pieces]
+        acts = [place for place, piece in enumerate(pieces) if piece.marker == ACT]
+        while len(acts) > 1 and (len(acts) > turns or sum(len(piece.text) for piece in pieces[acts[0] :]) > chars):
+            acts = acts[1:]
+        forgotten = replace(memory, past=memory.past[: -len(acts)])
+        return Window([*header(task, forgotten), *pieces[acts[0] :]], len(acts), self.has_subgoal)
 
     def branch(self, text: str) -> Window:
         """What would be read if this had been done instead; it alone is a target, and of no step that was taken."""
@@ -211,19 +237,23 @@ class Window:
         first, *rest = sentences(text) or [""]
         known = frozenset[str]() if observation.whole else self._shown.get(observation.location, frozenset())
         shown = " ".join([first, *(part for part in rest if part not in known)])
-        self.pieces.append(Piece(shown, marker=marker))
+        messages = observation.messages or () if marker == VIEW else ()
+        self.pieces.append(Piece(shown, marker=marker, messages=messages, tools=observation.tools or ""))
         self._shown[observation.location] = frozenset(sentences(observation.text))
 
 
 class UnreadWindow(Window):
     """A window whose text is not needed: it counts decisions."""
 
+    def shortened(self, task: Piece, memory: Memory, turns: int, chars: int) -> Window:
+        return UnreadWindow([])
+
     def _show(self, marker: str, text: str, observation: Observation) -> None:
         pass
 
 
-def open_window(instruction: str, memory: Memory, observation: Observation, later: Sequence[Piece] = ()) -> Window:
+def open_window(task: Piece, memory: Memory, observation: Observation, later: Sequence[Piece] = ()) -> Window:
     """A fresh window: header, less what stands `later` in it, and the whole current view."""
-    window = Window(header(instruction, memory, later))
+    window = Window(header(task, memory, later))
     window.look(observation)
     return window

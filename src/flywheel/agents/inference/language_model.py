@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
-from flywheel.agents.contexts.prompts import DONE, END, SPECIAL_TOKENS, Window
-from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.contexts.language import Language, MarkerLanguage, language_of
+from flywheel.agents.contexts.prompts import Window
 from flywheel.agents.inference.decoding import Choice, Fault, Options, Written, choose, generate, options_of
-from flywheel.agents.inference.grammars import Grammars, Matcher
+from flywheel.agents.inference.grammars import Allowed, Grammars, Matcher
 from flywheel.agents.inference.prefix_cache import PrefixCache
 from flywheel.agents.policy import Decoding
 from flywheel.trajectory import Task, digest
@@ -30,16 +30,14 @@ def longest_context(model: PreTrainedModel) -> int:
     return int(getattr(model.config, "max_position_embeddings", None) or UNBOUNDED)
 
 
-def option_ids(tokens: PieceTokenizer, offered: Sequence[str], *, may_end: bool) -> list[list[int]]:
-    """The tokens of each option, and of "done" behind them."""
-    ids = [tokens.ids(option, ends=True) for option in offered]
-    return [*ids, tokens.ids("", DONE, ends=True)] if may_end else ids
+def written(language: Language, tokens: Sequence[int], logprobs: Sequence[float]) -> Written:
+    """Generated tokens as an action, or as the word that the subgoal is done."""
+    return Written(language.action(tokens), tuple(tokens), tuple(logprobs))
 
 
-def written(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], logprobs: Sequence[float], done: int) -> Written:
-    """Generated tokens as text, or as the word that the subgoal is done."""
-    text = None if tokens and tokens[0] == done else str(tokenizer.decode(list(tokens)))
-    return Written(text, tuple(tokens), tuple(logprobs))
+def grammars_of(tokenizer: PreTrainedTokenizerBase, language: Language) -> Grammars:
+    """The grammars of a student's tool calls, in its language."""
+    return Grammars(cast("PreTrainedTokenizerFast", tokenizer), language.end, language.call_format)
 
 
 class LanguageModel(Protocol):
@@ -69,11 +67,11 @@ class LanguageModel(Protocol):
         self,
         slots: Sequence[int],
         contexts: Sequence[list[int]],
-        grammars: Sequence[str | None],
+        allowed: Sequence[Allowed | None],
         *,
         may_end: bool = False,
     ) -> list[Written | Fault]:
-        """An action in text for each row, by its grammar where it has one. `may_end`: "done" may stand in its place."""
+        """An action in text for each row: of what is allowed, or any text. `may_end`: "done" may stand in its place."""
 
 
 class LocalLanguageModel:
@@ -84,16 +82,13 @@ class LocalLanguageModel:
         self._longest = longest_context(model)
         model.train(False)
         self._tokenizer = tokenizer
-        self._tokens = PieceTokenizer(tokenizer)
+        self._language = language_of(tokenizer)
         self._decoding = decoding
         self._chances: dict[int, torch.Generator] = {}
         self._options: dict[tuple[tuple[str, ...], bool], Options] = {}
         self._windows: dict[int, tuple[Window, int, list[int]]] = {}
         """Windows by identity, with the pieces of them that are tokenised already: they only grow."""
-        self._end = token_id(tokenizer, END)
-        self._done = token_id(tokenizer, DONE)
         self._grammars: Grammars | None = None
-        self._markers = [token_id(tokenizer, marker) for marker in SPECIAL_TOKENS if marker != END]
 
     def begin(self, slot: int, task: Task, attempt: int) -> None:
         if self._decoding.temperature > 0:
@@ -101,14 +96,17 @@ class LocalLanguageModel:
             self._chances[slot] = torch.Generator().manual_seed(seed)
 
     def context(self, window: Window, cue: str) -> list[int]:
+        language = self._language
+        if not isinstance(language, MarkerLanguage):
+            return language.prompt(window.pieces, cue)
         known, read, ids = self._windows.get(id(window), (window, 0, []))
         if known is not window:
             read, ids = 0, []
-        ids = [*ids, *self._tokens.context(window.pieces[read:])]
+        ids = [*ids, *language.context(window.pieces[read:])]
         if len(self._windows) >= MAX_KNOWN:
             self._windows.clear()
         self._windows[id(window)] = window, len(window.pieces), ids
-        return [*ids, *self._tokens.ids("", cue)]
+        return [*ids, *language.ids("", cue)]
 
     def choose(
         self,
@@ -143,18 +141,18 @@ class LocalLanguageModel:
         self,
         slots: Sequence[int],
         contexts: Sequence[list[int]],
-        grammars: Sequence[str | None],
+        allowed: Sequence[Allowed | None],
         *,
         may_end: bool = False,
     ) -> list[Written | Fault]:
-        return self._generate(slots, contexts, self._decoding.max_action_tokens, grammars, may_end=may_end)
+        return self._generate(slots, contexts, self._decoding.max_action_tokens, allowed, may_end=may_end)
 
     def _generate(
         self,
         slots: Sequence[int],
         contexts: Sequence[list[int]],
         max_tokens: int,
-        grammars: Sequence[str | None],
+        allowed: Sequence[Allowed | None],
         *,
         may_end: bool,
     ) -> list[Written | Fault]:
@@ -167,26 +165,24 @@ class LocalLanguageModel:
             self._reader,
             row_slots,
             [contexts[row] for row in rows],
-            end=self._end,
+            end=self._language.end,
             max_tokens=max_tokens,
-            never=[marker for marker in self._markers if not may_end or marker != self._done],
-            only_first=self._done if may_end else None,
-            matchers=[self._matcher(grammars[row]) for row in rows],
+            never=self._language.never(may_end=may_end),
+            only_first=self._language.only_first(may_end=may_end),
+            matchers=[self._matcher(allowed[row], may_end=may_end) for row in rows],
             temperature=self._decoding.temperature,
             chances=self._drawing(row_slots),
         )
         for row, generation in zip(rows, generations, strict=True):
-            answers[row] = (
-                generation if isinstance(generation, Fault) else written(self._tokenizer, *generation, self._done)
-            )
+            answers[row] = generation if isinstance(generation, Fault) else written(self._language, *generation)
         return [answers[row] for row in range(len(slots))]
 
-    def _matcher(self, grammar: str | None) -> Matcher | None:
-        if grammar is None:
+    def _matcher(self, allowed: Allowed | None, *, may_end: bool) -> Matcher | None:
+        if allowed is None:
             return None
         if self._grammars is None:
-            self._grammars = Grammars(cast("PreTrainedTokenizerFast", self._tokenizer), self._end)
-        return self._grammars.matcher(grammar)
+            self._grammars = grammars_of(self._tokenizer, self._language)
+        return self._grammars.matcher(allowed, self._language.done_text(may_end=may_end))
 
     def _too_long(self, contexts: Sequence[list[int]]) -> dict[int, Fault]:
         """Rows whose context is longer than what the model can read: row → why it has no answer."""
@@ -201,7 +197,7 @@ class LocalLanguageModel:
         if (offered, may_end) not in self._options:
             if len(self._options) >= MAX_KNOWN:
                 self._options.clear()
-            self._options[offered, may_end] = options_of(option_ids(self._tokens, offered, may_end=may_end))
+            self._options[offered, may_end] = options_of(self._language.options(offered, may_end=may_end))
         return self._options[offered, may_end]
 
     def _drawing(self, slots: Sequence[int]) -> list[torch.Generator] | None:

@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flywheel.agents.contexts.prompts import DONE, END, SPECIAL_TOKENS, Piece, Window
-from flywheel.agents.contexts.tokenization import PieceTokenizer, token_id
+from flywheel.agents.contexts.language import language_of
+from flywheel.agents.contexts.prompts import Window
 from flywheel.agents.inference.decoding import Branch, Choice, Fault, Written, options_of
 from flywheel.agents.inference.endpoint import Server, explained
-from flywheel.agents.inference.language_model import option_ids, written
+from flywheel.agents.inference.grammars import Allowed
+from flywheel.agents.inference.language_model import written
 from flywheel.agents.policy import Decoding
 from flywheel.errors import InfrastructureError, PrerequisiteError, RefusedError
 from flywheel.trajectory import Task, digest
@@ -50,10 +51,8 @@ class RemoteLanguageModel:
             max_retries=retries,
         )
         self._server, self._decoding = server, decoding
-        self._tokenizer, self._tokens = tokenizer, PieceTokenizer(tokenizer)
-        self._end = token_id(tokenizer, END)
-        self._done = token_id(tokenizer, DONE)
-        self._biases = {str(token_id(tokenizer, marker)): NEVER for marker in SPECIAL_TOKENS if marker != END}
+        self._tokenizer, self._language = tokenizer, language_of(tokenizer)
+        self._end_text = str(tokenizer.convert_ids_to_tokens(self._language.end))
         self._threads = ThreadPoolExecutor(PARALLEL, thread_name_prefix="completions")
         self._seeds: dict[int, int] = {}
 
@@ -61,7 +60,7 @@ class RemoteLanguageModel:
         self._seeds[slot] = int(digest("chance", self._decoding.seed, task.task_id, attempt, size=3), 16)
 
     def context(self, window: Window, cue: str) -> list[int]:
-        return self._tokens.context([*window.pieces, Piece(marker=cue)])
+        return self._language.prompt(window.pieces, cue)
 
     def choose(
         self,
@@ -80,7 +79,7 @@ class RemoteLanguageModel:
         self,
         slots: Sequence[int],
         contexts: Sequence[list[int]],
-        grammars: Sequence[str | None],
+        allowed: Sequence[Allowed | None],
         *,
         may_end: bool = False,
     ) -> list[Written | Fault]:
@@ -88,29 +87,32 @@ class RemoteLanguageModel:
         return list(self._threads.map(partial(self._write, may_end=may_end), slots, contexts))
 
     def _write(self, slot: int, context: list[int], *, may_end: bool) -> Written | Fault:
-        biases = {token: bias for token, bias in self._biases.items() if not may_end or token != str(self._done)}
         try:
             reply = self._complete(
                 slot,
                 context,
                 max_tokens=self._decoding.max_action_tokens,
                 logprobs=1,
-                logit_bias=biases,
-                extra_body={"stop_token_ids": [self._end]},
+                logit_bias=self._biases(may_end=may_end),
+                extra_body={"stop_token_ids": [self._language.end]},
             )
         except RefusedError as refused:
             return Fault(str(refused))
         choice = reply.choices[0]
         ids = getattr(choice, "token_ids", None)
         if ids is None:
-            ids = self._tokens.ids(str(choice.text).removesuffix(END))
+            text = str(choice.text).removesuffix(self._end_text)
+            ids = self._tokenizer.encode(text, add_special_tokens=False)
         logprobs = choice.logprobs.token_logprobs if choice.logprobs and choice.logprobs.token_logprobs else []
-        return written(self._tokenizer, [token for token in ids if token != self._end], logprobs, self._done)
+        return written(self._language, [token for token in ids if token != self._language.end], logprobs)
+
+    def _biases(self, *, may_end: bool) -> dict[str, float]:
+        return {str(token): NEVER for token in self._language.never(may_end=may_end)}
 
     def _choose(self, slot: int, context: list[int], offered: Sequence[str], *, may_end: bool) -> Choice | Fault | None:
         if not offered and not may_end:
             return None
-        options = options_of(option_ids(self._tokens, offered, may_end=may_end))
+        options = options_of(self._language.options(offered, may_end=may_end))
         branch = Branch(options)
         logprobs = [0.0] * len(branch.said)
         while branch.is_open:
@@ -141,15 +143,15 @@ class RemoteLanguageModel:
                 slot,
                 context,
                 max_tokens=self._decoding.max_subgoal_tokens,
-                logit_bias=self._biases,
-                extra_body={"stop_token_ids": [self._end]},
+                logit_bias=self._biases(may_end=False),
+                extra_body={"stop_token_ids": [self._language.end]},
             )
         except RefusedError as refused:
             return Fault(str(refused))
         ids = getattr(reply.choices[0], "token_ids", None)
         if ids is None:
-            return str(reply.choices[0].text).removesuffix(END).strip()
-        return str(self._tokenizer.decode([token for token in ids if token != self._end])).strip()
+            return str(reply.choices[0].text).removesuffix(self._end_text).strip()
+        return str(self._tokenizer.decode([token for token in ids if token != self._language.end])).strip()
 
     def _complete(self, slot: int, context: list[int], *, extra_body: dict[str, Any], **options: Any) -> Any:
         try:
