@@ -77,15 +77,25 @@ def test_two_frameworks_are_recorded_as_they_are(tmp_path: Path) -> None:
 def test_the_helpdesk_runs_and_is_verified(tmp_path: Path) -> None:
     """The example's own script, on a few tickets."""
     script = ROOT / "examples" / "helpdesk" / "play.py"
-    command = [sys.executable, script, "--sessions", "12", "--mistakes", "0.4", "--data-dir", tmp_path / "lake"]
+    small = ("epochs={ planner = 1, executor = 1, flat = 1 }", "later_epochs={ planner = 1, executor = 1, flat = 1 }")
+    sets = [f"train.{each}" for each in small] + ["evaluate.dev_tasks=4", "evaluate.test_tasks=4", "gate.alpha=0.9"]
+    command = [sys.executable, script, "--sessions", "12", "--later", "3", "--rounds", "2", "--mistakes", "0.4"]
+    command += ["--data-dir", tmp_path / "lake", *(part for each in sets for part in ("--set", each))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "12 sessions" in done.stdout
+    assert "12 sessions" in done.stdout and "round 2" in done.stdout
     with Lake.open(tmp_path / "lake") as lake:
-        rows = lake.sql("select success, route, length, cost, tools is not null as tools from trajectories").to_pylist()
+        rows = lake.sql(
+            """select success, route, length, cost, tools is not null as tools from trajectories
+               where purpose = 'recorded'"""
+        ).to_pylist()
         calls = lake.sql("select count(*) as n from tool_calls where result is null").to_pylist()
-    assert len(rows) == 12 and calls == [{"n": 0}]
+        played = lake.sql(
+            "select distinct policy from trajectories where purpose = 'evaluate' and iteration = 2 order by policy"
+        )["policy"].to_pylist()
+    assert len(rows) == 15 and calls == [{"n": 0}]
     assert {row["success"] for row in rows} == {True, False}
     assert all(5 <= row["length"] <= 20 and row["cost"] > 0 and row["tools"] and row["route"] for row in rows)
+    assert played == ["chat", "flat", "hierarchical"]
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ def play_round(config: Config, lake: Lake, policy_id: str, tasks: range, attempt
         task_of,
         spoken=[],
         exchangeable=[],
+        constants=[],
         calls_tools=False,
         segments=SEGMENTS,
         snapshot=snapshot,

@@ -39,7 +39,8 @@ class Corpus:
     """Which trajectories teach, and how often; they themselves stay in the lake until they are read.
 
     `routes`, `weights`, `tasks`: of each trajectory. `segments`: the source that cut them. `spoken`: what the agents'
-    own actions name; `exchangeable`: groups of names that can change places; `calls_tools`: are actions tool calls?
+    own actions name; `exchangeable`: groups of names that can change places; `constants`: numbers that stay what they
+    are; `calls_tools`: are actions tool calls?
     `condition`: the SQL that chose the corpus, or empty where it is an iteration's.
     """
 
@@ -49,6 +50,7 @@ class Corpus:
     tasks: dict[str, str]
     spoken: list[str]
     exchangeable: list[list[str]]
+    constants: list[str]
     calls_tools: bool
     segments: str
     snapshot: int
@@ -130,9 +132,11 @@ def _segments(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], source:
     return cut
 
 
-def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str], list[str], list[list[str]], bool]:
-    """(task by trajectory, what the agents' own actions name, which of these names can change places, are the actions
-    tool calls?)."""
+def _names(
+    lake: Lake, snapshot: int, ids: Sequence[str]
+) -> tuple[dict[str, str], list[str], list[list[str]], list[str], bool]:
+    """(task by trajectory, what the agents' own actions name, which of these names can change places, numbers that stay
+    what they are, are the actions tool calls?)."""
     connection = lake.connect(snapshot, kinds=("trajectories", "steps"))
     try:
         connection.register("wanted", pa.table({"trajectory_id": pa.array(ids, pa.string())}))
@@ -155,9 +159,10 @@ def _names(lake: Lake, snapshot: int, ids: Sequence[str]) -> tuple[dict[str, str
         names = sorted({*names, *values}, key=lambda name: (-len(name), name))
         documents = connection.sql(f"select distinct document {mine} where document <> ''")
         chunks = batched(lake.by_commit(ids) if values else [], CHUNK)
-        groups = exchangeable_values(teachable(each) for chunk in chunks for each in lake.trajectories(chunk))
+        taught = (teachable(each) for chunk in chunks for each in lake.trajectories(chunk))
+        groups, constants = exchangeable_values(taught)
         things = exchangeable_names([name for name in names if name not in values], _texts(documents))
-        return by_trajectory, names, [*groups, *([things] if things else [])], bool(values)
+        return by_trajectory, names, [*groups, *([things] if things else [])], constants, bool(values)
     finally:
         connection.close()
 

@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flywheel.agents.contexts.prompts import Piece, Window
@@ -20,6 +20,8 @@ from flywheel.trajectory import Trajectory
 
 COPIED = 0.9
 """Share of the calls that name a thing in which it was read before, so that any other thing could stand for it."""
+CONSTANT = 0.05
+"""Share of the episodes whose agents write a number, from which it is one of the world's, as a rate or a limit."""
 
 _NUMBER = re.compile(r"\b[1-9]\d+\b")
 
@@ -38,24 +40,30 @@ def exchangeable_names(names: Sequence[str], documents: Iterable[str]) -> list[s
     return [name for name in names if 0 < mentions[name] < count]
 
 
-def exchangeable_values(trajectories: Iterable[Trajectory]) -> list[list[str]]:
-    """Things that agents' calls name and that they had read before, by the argument in which they stand: the items of
-    orders, the streets of addresses. Which of them it was teaches nobody."""
+def exchangeable_values(trajectories: Iterable[Trajectory]) -> tuple[list[list[str]], list[str]]:
+    """(things that agents' calls name and that they had read before, by the argument in which they stand: the items of
+    orders, the streets of addresses; numbers that many of them write). Which of the things it was teaches nobody."""
     named: defaultdict[str, Counter[str]] = defaultdict(Counter)
     copied: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    written: Counter[str] = Counter()
+    episodes = 0
     for trajectory in trajectories:
-        read = ""
+        read, numbers = "", set[str]()
         for step in trajectory.steps:
             read += step.observation
             for call in step.output.tool_calls if step.output else ():
+                numbers |= set(_NUMBER.findall(call.arguments))
                 for argument, name in _named(call.arguments):
                     named[argument][name] += 1
                     copied[argument][name] += name in read
+        written.update(numbers)
+        episodes += 1
     groups = (
         [name for name, count in names.items() if copied[argument][name] >= COPIED * count]
         for argument, names in sorted(named.items())
     )
-    return [sorted(group) for group in groups if len(group) > 1]
+    constants = sorted(number for number, count in written.items() if count >= max(2, CONSTANT * episodes))
+    return [sorted(group) for group in groups if len(group) > 1], constants
 
 
 def _named(arguments: str) -> Iterator[tuple[str, str]]:
@@ -78,16 +86,16 @@ def shuffled(groups: Sequence[Sequence[str]], chance: random.Random) -> dict[str
     return pairs
 
 
-def renumbered(windows: Sequence[Window], chance: random.Random) -> dict[str, str]:
-    """Other numbers for those, of two digits or more, that the agent copied from what it read: which order it was
-    teaches nobody."""
+def renumbered(windows: Sequence[Window], constants: Collection[str], chance: random.Random) -> dict[str, str]:
+    """Other numbers for those, of two digits or more, that the agent copied from what it read, and that are no
+    `constants`: which order it was teaches nobody."""
     pieces = [piece for window in windows for piece in window.pieces]
     written, read = (
         {number for piece in pieces if piece.target is target for number in _NUMBER.findall(piece.text)}
         for target in (True, False)
     )
     mapping: dict[str, str] = {}
-    for number in sorted(written & read):
+    for number in sorted((written & read).difference(constants)):
         other = number
         while other in read or other in mapping.values():
             other = str(chance.randrange(10 ** (len(number) - 1), 10 ** len(number)))

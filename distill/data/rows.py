@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -42,7 +42,7 @@ class Rows:
             (trajectory_id, digest([piece.spelling for window in windows for piece in window.pieces], size=16))
             for trajectory_id, windows in self.windows()
         )
-        return digest("rows", drawn, texts, self.corpus.exchangeable, self.renamed, self.seed)
+        return digest("rows", drawn, texts, self.corpus.exchangeable, self.corpus.constants, self.renamed, self.seed)
 
     def apart(self, share: float) -> tuple[Rows, Rows]:
         """(rows to learn from, rows of a share of the tasks that are held out); always the same tasks."""
@@ -74,12 +74,15 @@ class Rows:
                 chance = random.Random(f"{self.seed}/{number}/{trajectory_id}")
                 for _ in range(int(self.corpus.weights[trajectory_id] + chance.random())):
                     swapped = chance.random() < self.renamed
-                    mapping = (
-                        shuffled(self.corpus.exchangeable, chance) | renumbered(windows, chance) if swapped else {}
-                    )
+                    mapping = self._mapping(windows, chance) if swapped else {}
                     for pieces in renamed(windows, mapping):
                         for row in examples(pieces, language, partial(weigh, trajectory_id)):
                             yield number, trajectory_id, row
+
+    def _mapping(self, windows: Sequence[Window], chance: random.Random) -> dict[str, str]:
+        """Other names and numbers for an episode's."""
+        names = shuffled(self.corpus.exchangeable, chance)
+        return names | renumbered(windows, self.corpus.constants, chance)
 
 
 def rows_of(config: Config, corpus: Corpus, role: Role, iteration: int, *, everything: bool = False) -> Rows:

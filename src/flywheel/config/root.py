@@ -85,8 +85,10 @@ def _holds_secret(value: Any, name: str = "") -> bool:
 class CollectConfig(Section):
     """How many episodes an iteration collects, and who plays them."""
 
-    episodes: Count = Field(default=1000, description="New training tasks of the first iteration.")
-    later_episodes: Count = Field(default=600, description="New training tasks of every later iteration.")
+    episodes: int = Field(
+        default=1000, ge=0, description="New training tasks of the first iteration; 0: what is recorded teaches."
+    )
+    later_episodes: int = Field(default=600, ge=0, description="New training tasks of every later iteration.")
     teachers: dict[str, float] = Field(
         default={"expert": 0.5, "noisy_expert": 0.5},
         min_length=1,
