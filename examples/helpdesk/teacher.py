@@ -43,7 +43,7 @@ def next_call(messages: list[dict[str, Any]]) -> Call | None:
     words = messages[1]["content"]
     customers = [json.loads(result) for name, _, result in known if name == "find_customer"]
     if not customers:
-        return "find_customer", {"email": re.findall(r"\((\S+@\S+)\)", words)[0]}
+        return "find_customer", {"email": re.findall(r"\((.+?)\)", words)[0]}
     listed = [json.loads(result) for name, _, result in known if name == "list_orders"]
     if not listed:
         return "list_orders", {"customer": customers[0][0]["id"]}
