@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)  ## Two turns of the wheel on a real environment: minutes, on a laptop
 	"$(BIN)/flywheel" run "$(CONFIG)"
 
-helpdesk: $(STAMP)  ## An agent with tools, recorded: 600 sessions through the gateway, verified and queried
+helpdesk: $(STAMP)  ## An agent with tools: recorded, learned from, and answered by the student that is no worse
 	"$(BIN)/python" examples/helpdesk/play.py
 
 test: $(STAMP)  ## Lint, types and the tests, but for the slowest proofs

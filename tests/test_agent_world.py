@@ -22,7 +22,8 @@ from flywheel.environments.catalog import open_configured
 from flywheel.environments.protocol import Environment
 from flywheel.errors import ConfigError, InfrastructureError
 from flywheel.evaluation.evaluate import evaluate
-from flywheel.evaluation.replay import replay
+from flywheel.evaluation.replay import replay, threshold
+from flywheel.evaluation.simulated import Ending, simulate
 from flywheel.filters.curate import curate
 from flywheel.gateway.agents import agent_tasks, run_agent
 from flywheel.messages import calls_of
@@ -208,4 +209,34 @@ def test_a_replay_tells_where_a_policy_would_leave_the_record(config: Config) ->
         assert told.same.value == pytest.approx(0.9)
         assert (told.whole_sessions, told.diverges_at) == (pytest.approx(2 / 3), 2)
         assert told.by_tool == {"": (3, 1.0), "look": (3, 1.0), "open": (4, 0.75)}
-        assert told.by_confidence[0.0] == (1.0, pytest.approx(0.9))
+        assert told.by_confidence[0.0] == (1.0, pytest.approx(0.9), pytest.approx(0.596, abs=0.001))
+        fewer = pytest.approx(1 / 3)
+        assert told.endings == {"same calls": pytest.approx(2 / 3), "fewer calls": fewer, "left the record": 0.0}, (
+            "one session opened twice"
+        )
+        assert threshold(told, 0.5) == 0.0
+        with pytest.raises(ConfigError, match=r"at no confidence do 95% of scripted-1's answers agree .* at most 60%"):
+            threshold(told, 0.95)
+
+
+OTHER = (LOOK, 'open {"what": "lid"}', WORDS[2])
+AGAIN = (LOOK, 'open {"what": "door"}', LOOK, WORDS[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        (WORDS, Ending.SAME_CALLS),
+        ((WORDS[1], WORDS[0], WORDS[2]), Ending.SAME_CALLS),
+        (('look { "at":"[REDACTED:e-mail address 1]" }', *WORDS[1:]), Ending.SAME_CALLS),
+        (AGAIN, Ending.SAME_CALLS),
+        ((WORDS[0], WORDS[2]), Ending.FEWER_CALLS),
+        (OTHER, Ending.LEFT),
+        ((LOOK,) * 20, Ending.LEFT),
+    ],
+)
+def test_recorded_results_answer_recorded_calls_and_no_others(
+    config: Config, words: Sequence[str], ending: Ending
+) -> None:
+    (session,) = played(config, agent_tasks(config, Split.DEV, 0, 1))
+    assert simulate(Scripted(words), [session]) == [ending]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -140,3 +141,27 @@ def test_four_agents_collect_into_one_lake(tmp_path: Path, url: str, instruct: P
             assert row["prompt_tokens"] > 50 and row["completion_tokens"] > 0
         else:
             assert row["error"].startswith("no action in: ")
+
+
+def test_an_instruct_model_learns_the_helpdesk_under_an_adapter(tmp_path: Path, instruct: Path) -> None:
+    """SmolLM2's own template shows no tools; the example's file does. Few sessions: it runs, and need not be good."""
+    example = shutil.copytree(ROOT / "examples" / "helpdesk", tmp_path / "helpdesk")
+    record = [sys.executable, "play.py", "--sessions", "14", "--mistakes", "0", "--rounds", "0"]
+    subprocess.run(record, check=True, cwd=example, capture_output=True)
+    small = ["epochs={ planner = 1, executor = 1, flat = 1 }", "batch_tokens=1024"]
+    sets = [part for each in small for part in ("--set", f"train.{each}")]
+    sets += ["--set", f"student.base={instruct}", "--set", "evaluate.dev_tasks=2", "--set", "student.lora_rank=8"]
+
+    def run(*arguments: str) -> dict[str, object]:
+        command = [str(PROGRAMS / "flywheel"), *arguments, *sets, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=example)
+        assert done.returncode == 0, done.stderr
+        told: dict[str, object] = json.loads(done.stdout)
+        return told
+
+    card = run("distill", "pretrained.toml", "--kind", "flat")
+    metrics = card["metrics"]
+    assert isinstance(metrics, dict) and metrics["flat_last_loss"] < metrics["flat_first_loss"]
+    rate = run("evaluate", "pretrained.toml", str(card["policy_id"]), "--split", "dev")
+    assert (rate["tasks"], rate["broken"]) == (2, 0)
+    print(f"\nSmolLM2 135M, one epoch of {card['trajectories']} sessions: {rate['verified']} of 2 tickets")

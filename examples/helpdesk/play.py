@@ -41,7 +41,7 @@ RESULTS = {
         round(avg(verified), 3) as rate, round(avg(tokens)) as tokens, round(avg(cost), 4) as dollars
         from trajectories where purpose = 'evaluate' and split = 'test' group by all order by all""",
     "who answered the recorded sessions": """select policy, count(*) as sessions, round(avg(success::int), 3) as rate,
-        round(avg(cost), 4) as dollars, sum(coalesce(json_array_length(extra, '$.fallbacks'), 0)) as fallbacks
+        round(avg(cost), 4) as dollars, count(extra->'$.gateway.fallbacks') as with_fallbacks
         from trajectories where purpose = 'recorded' group by policy order by policy""",
 }
 

@@ -117,16 +117,16 @@ def answer_of_action(action: str, tools: Container[str], number: int) -> Message
 
 def agree(first: Message, second: Message) -> bool:
     """Do two answers do the same: call the same tools with equal arguments, or both speak?"""
-    called = [[(call.name, _read_arguments(call.arguments)) for call in each.tool_calls] for each in (first, second)]
+    called = [list(map(call_key, each.tool_calls)) for each in (first, second)]
     return called[0] == called[1]
 
 
-def _read_arguments(arguments: str) -> Any:
-    """What arguments say, whatever their spaces and order; their text where they are no JSON."""
+def call_key(call: ToolCall) -> tuple[str, str]:
+    """What a call asks for, whatever the spaces and the order of its arguments; their text where they are no JSON."""
     try:
-        return json.loads(arguments or "{}")
+        return call.name, json.dumps(json.loads(call.arguments or "{}"), sort_keys=True)
     except (ValueError, RecursionError):
-        return arguments
+        return call.name, call.arguments
 
 
 def thought_of(answer: Message) -> str:

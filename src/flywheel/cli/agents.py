@@ -27,6 +27,7 @@ from flywheel.errors import ConfigError
 if TYPE_CHECKING:
     from flywheel.config.root import Config
     from flywheel.datasets.lake.lake import Lake
+    from flywheel.evaluation.replay import Replayed
     from flywheel.trajectory import Split
 
 Number = Annotated[int | None, typer.Option("--iteration", min=1, help="Which iteration; default: the one in hand.")]
@@ -136,7 +137,8 @@ def evaluate(
     say({"tasks": gain.tasks, "cost ratio": round(gain.cost_ratio, 3), **gain.notes}, as_json)
 
 
-def _replay(settings: Config, lake: Lake, policy: str, split: Split, as_json: bool) -> None:
+def replayed_by(settings: Config, lake: Lake, policy: str, split: Split) -> Replayed:
+    """How a student, by its id or as the champion, would have answered held-out sessions."""
     from flywheel.evaluation.replay import replay
     from flywheel.flows.progress import bar
     from flywheel.policies.registry import champion, policy_directory, registered
@@ -145,7 +147,11 @@ def _replay(settings: Config, lake: Lake, policy: str, split: Split, as_json: bo
     row = registered(lake, champion(lake) if policy == "champion" else policy)
     student = load_policy(policy_directory(lake, str(row.policy_id)))
     with bar(f"replay {policy}") as progress:
-        replayed = replay(settings, lake, student, split, progress)
+        return replay(settings, lake, student, split, progress)
+
+
+def _replay(settings: Config, lake: Lake, policy: str, split: Split, as_json: bool) -> None:
+    replayed = replayed_by(settings, lake, policy, split)
     if as_json:
         say(asdict(replayed), as_json)
         return
@@ -153,8 +159,10 @@ def _replay(settings: Config, lake: Lake, policy: str, split: Split, as_json: bo
     show_table(["", "share", "low", "high"], [[name, *asdict(share).values()] for name, share in shares.items()])
     show_table(["tool", "answers", "same"], [[tool or "says", *each] for tool, each in replayed.by_tool.items()])
     show_table(
-        ["confidence from", "answers kept", "same"], [[least, *each] for least, each in replayed.by_confidence.items()]
+        ["confidence from", "answers kept", "same", "low"],
+        [[least, *each] for least, each in replayed.by_confidence.items()],
     )
+    show_table(["played against the record", "sessions"], list(map(list, replayed.endings.items())))
     rest = {
         "sessions": replayed.sessions,
         "of unknown end, left out": replayed.unknown,

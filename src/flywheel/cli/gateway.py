@@ -20,6 +20,7 @@ from flywheel.cli.console import (
     open_lake,
     say,
 )
+from flywheel.errors import ConfigError
 from flywheel.trajectory import Split
 
 
@@ -59,6 +60,10 @@ def route(
     confidence: Annotated[
         float | None, typer.Option(min=0, max=1, help="Below this probability of its answer the model answers.")
     ] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Find that probability: answers above it agree so often with dev sessions."),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(min=0.01, help="Seconds after which the model answers.")] = None,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -68,6 +73,8 @@ def route(
 
     A running gateway follows within a second; sessions that have begun may change who answers them.
     """
+    from flywheel.cli.agents import replayed_by
+    from flywheel.evaluation.replay import threshold
     from flywheel.gateway.routing import ROUTED, UPSTREAM, read_route, write_route
     from flywheel.policies.registry import registered
 
@@ -75,6 +82,13 @@ def route(
     before = read_route(settings.data_dir)
     if to and to not in (UPSTREAM, ROUTED):
         to = str(registered(lake_of(settings), to).policy_id)
+    if agreement is not None:
+        if confidence is not None:
+            raise ConfigError("--agreement finds the confidence; leave out --confidence")
+        replayed = replayed_by(settings, lake_of(settings), to or before.student or ROUTED, Split.DEV)
+        confidence = threshold(replayed, agreement)
+        kept, same, _ = replayed.by_confidence[confidence]
+        say({"answers that the student keeps": kept, "of them the same as on record": same}, as_json=False)
     changes = {
         "student": None if not to else "" if to == UPSTREAM else to,
         "share": share,

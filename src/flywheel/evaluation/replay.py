@@ -6,7 +6,7 @@ what a student has learned, where it would first leave the record, and how far i
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -25,7 +25,8 @@ from flywheel.distill.batching.examples import observations_of
 from flywheel.environments.protocol import Observation
 from flywheel.environments.tools import names_of
 from flywheel.errors import ConfigError
-from flywheel.evaluation.statistics import Interval, clustered_mean
+from flywheel.evaluation.simulated import Ending, simulate
+from flywheel.evaluation.statistics import Interval, clustered_mean, rate
 from flywheel.messages import Message, agree, answer_of_action
 from flywheel.trajectory import Split, Task, Trajectory
 
@@ -50,8 +51,9 @@ class Replayed:
     """Agreement on so many sessions. `same`: the same tools with equal arguments, or text for text; `same_tools`: the
     tools alone; intervals are clustered by session. `diverges_at`: the median answer at which one that diverges does.
 
-    `by_tool`: (answers, share that is the same). `by_confidence`: threshold → (share of the answers that are at least
-    so confident, share of those that are the same).
+    `endings`: how the sessions end where the policy plays them against the recorded results
+    (`evaluation.simulated`), as shares. `by_tool`: (answers, share that is the same). `by_confidence`: threshold →
+    (share of the answers that are at least so confident, share of those that are the same, its lower bound).
     """
 
     policy_id: str
@@ -63,8 +65,9 @@ class Replayed:
     same_tools: Interval
     whole_sessions: float
     diverges_at: float | None
+    endings: dict[str, float] = field(default_factory=dict)
     by_tool: dict[str, tuple[int, float]] = field(default_factory=dict)
-    by_confidence: dict[float, tuple[float, float]] = field(default_factory=dict)
+    by_confidence: dict[float, tuple[float, float, float]] = field(default_factory=dict)
 
 
 def replay(
@@ -83,10 +86,13 @@ def replay(
     if not ids:
         raise ConfigError(f"no verified session of {config.environment.name} is held out as {split}; curate some first")
     answers: list[Answer] = []
+    endings: Counter[str] = Counter()
     for chunk in batched(ids, TOGETHER):
-        answers += _replayed(policy, lake.trajectories(chunk))
+        sessions = lake.trajectories(chunk)
+        answers += _replayed(policy, sessions)
+        endings.update(map(str, simulate(policy, sessions)))
         progress(len(chunk))
-    return _summary(policy.policy_id, split, answers, counted["n"])
+    return _summary(policy.policy_id, split, answers, endings, counted["n"])
 
 
 def _replayed(policy: Policy, sessions: Sequence[Trajectory]) -> list[Answer]:
@@ -126,7 +132,7 @@ def _compared(session: Trajectory, index: int, seen: Observation, decision: Deci
     )
 
 
-def _summary(policy_id: str, split: Split, answers: Sequence[Answer], unknown: int) -> Replayed:
+def _summary(policy_id: str, split: Split, answers: Sequence[Answer], endings: Counter[str], unknown: int) -> Replayed:
     sessions = [answer.session for answer in answers]
     same = np.array([answer.same for answer in answers])
     confidence = np.array([answer.confidence for answer in answers])
@@ -146,10 +152,25 @@ def _summary(policy_id: str, split: Split, answers: Sequence[Answer], unknown: i
         same_tools=clustered_mean([answer.same_tool for answer in answers], sessions),
         whole_sessions=1 - len(first) / len(set(sessions)),
         diverges_at=median(first.values()) if first else None,
+        endings={ending: endings[ending] / len(set(sessions)) for ending in Ending},
         by_tool={tool: (len(each), float(np.mean(each))) for tool, each in sorted(by_tool.items())},
         by_confidence={least: _kept(same[confidence >= least], len(answers)) for least in CONFIDENCES},
     )
 
 
-def _kept(same: Any, answers: int) -> tuple[float, float]:
-    return len(same) / answers, float(same.mean()) if len(same) else 0.0
+def _kept(same: Any, answers: int) -> tuple[float, float, float]:
+    found = rate(int(same.sum()), len(same)) if len(same) else Interval(0.0, 0.0, 0.0)
+    return len(same) / answers, found.value, found.low
+
+
+def threshold(replayed: Replayed, agreement: float) -> float:
+    """The lowest confidence from which a policy's answers agree with the record so often, by the lower bound of the
+    Wilson interval. Raises `ConfigError` where none does."""
+    enough = [least for least, (_, _, low) in sorted(replayed.by_confidence.items()) if low >= agreement]
+    if not enough:
+        best = max(low for _, _, low in replayed.by_confidence.values())
+        raise ConfigError(
+            f"at no confidence do {agreement:.0%} of {replayed.policy_id}'s answers agree with the record: at most "
+            f"{best:.0%} for certain; ask for less, or let it learn more"
+        )
+    return enough[0]
