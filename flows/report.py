@@ -34,7 +34,7 @@ def write_report(
         "data_dir": str(config.data_dir),
         "seed": config.seed,
         "iteration": number,
-        "rates": [asdict(rate) for rate in rates],
+        "rates": [{**asdict(rate), **expense} for rate, expense in zip(rates, _expenses(lake, rates), strict=True)],
         "gates": [
             {"challenger": name, **asdict(decision), "sentence": decision.sentence}
             for name, decision in decisions.items()
@@ -60,6 +60,20 @@ def write_report(
     return {**report, "files": {suffix: str(stem.with_suffix(f".{suffix}")) for suffix in ("md", "png", "json")}}
 
 
+def _expenses(lake: Lake, rates: Sequence[Rate]) -> list[dict[str, float | None]]:
+    """Mean tokens and money of an evaluated episode of each policy; None where nobody knows."""
+    rows = lake.sql(
+        """select policy_id, split, avg(tokens) as tokens, avg(cost) as cost from trajectories
+           where purpose = 'evaluate' and ours group by all"""
+    ).to_pylist()
+    known = {(row["policy_id"], row["split"]): {"tokens": row["tokens"], "cost": row["cost"]} for row in rows}
+    return [known.get((rate.policy_id, rate.split), {"tokens": None, "cost": None}) for rate in rates]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "unknown" if value is None else f"{value:{form}}"
+
+
 def rate_rows(history: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """P(verified) with its interval: a row an iteration and policy."""
     return [
@@ -70,6 +84,8 @@ def rate_rows(history: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
             "95 % interval": f"{rate['low']:.1%} – {rate['high']:.1%}",
             "tasks": str(rate["tasks"]),
             "mean score": f"{rate['mean_score']:.2f}",
+            "tokens": _shown(rate["tokens"], ",.0f"),
+            "cost": _shown(rate["cost"], ".4f"),
         }
         for report in history
         for rate in report["rates"]
@@ -93,7 +109,8 @@ def as_markdown(history: Sequence[dict[str, Any]], picture: str) -> str:
     )
     return f"""# {newest["name"]}: iteration {newest["iteration"]}
 
-P(verified) on {newest["rates"][0]["tasks"]} held-out test tasks, seed {newest["seed"]}, Wilson intervals.
+P(verified) on {newest["rates"][0]["tasks"]} held-out test tasks, seed {newest["seed"]}, Wilson intervals; tokens and
+cost are those of an episode.
 
 {head}
 {table}

@@ -94,8 +94,8 @@ def test_the_helpdesk_runs_and_is_verified(tmp_path: Path) -> None:
         )["policy"].to_pylist()
     assert len(rows) == 15 and calls == [{"n": 0}]
     assert {row["success"] for row in rows} == {True, False}
-    assert all(5 <= row["length"] <= 20 and row["cost"] > 0 and row["tools"] and row["route"] for row in rows)
-    assert played == ["chat", "flat", "hierarchical"]
+    assert all(5 <= row["length"] <= 20 and row["cost"] is not None and row["tools"] and row["route"] for row in rows)
+    assert played == ["flat", "hierarchical"], "the teacher is not played twice on the same tickets"
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ HERE = Path(__file__).parent
 MODEL_PORT, STUDENT_PORT = 8411, 8321
 TICKETS = 4000
 """In all; a tenth is held out for the gate, another and three whole templates for the report."""
+HELD_OUT = 10
+"""One in so many of the teacher's sessions is of a dev ticket: students are replayed on it."""
 RECORDED = """select split, count(*) as sessions, sum(length) as calls, sum(success::int) as succeeded,
     round(avg(success::int), 3) as rate, sum(tokens) as tokens, round(sum(cost), 2) as dollars
     from trajectories where purpose = 'recorded' group by split order by split"""
@@ -46,12 +48,10 @@ RESULTS = {
 }
 
 
-def flywheel(*arguments: str) -> str:
+def flywheel(*arguments: str) -> None:
     """A command, shown and run."""
     print(f"\n$ flywheel {' '.join(arguments)}", flush=True)
-    began = time.monotonic()
     subprocess.run([Path(sys.executable).parent / "flywheel", *arguments], cwd=HERE, check=True)
-    return f"{time.monotonic() - began:.0f} s"
 
 
 @contextmanager
@@ -92,22 +92,24 @@ def main() -> None:
         [sys.executable, "tasks.py", str(TICKETS)], cwd=HERE, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
     (HERE / "tasks.jsonl").write_text(lines)
-    splits = [json.loads(line)["split"] for line in lines.splitlines()]
     place = [part for each in (f"data_dir={given.data_dir}", *given.set) for part in ("--set", each)]
     with running(MODEL_PORT, sys.executable, "teacher.py", str(MODEL_PORT), str(given.mistakes)):
-        took = flywheel("agent", "helpdesk.toml", "--tasks", str(given.sessions), *place)
-        print(f"{given.sessions} sessions in {took}", flush=True)
+        held = given.sessions // HELD_OUT
+        played = given.sessions - held
+        began = time.monotonic()
+        for split, count in (("train", played), ("dev", held)):
+            flywheel("agent", "helpdesk.toml", "--split", split, "--tasks", str(count), *place)
+        print(f"{given.sessions} sessions in {time.monotonic() - began:.0f} s", flush=True)
         flywheel("curate", "helpdesk.toml", *place)
         look("what was recorded", RECORDED, given.data_dir)
         for title, query in QUERIES.items():
             look(title, query, given.data_dir)
-        first = splits[: given.sessions].count("train")
         for number in range(1, given.rounds + 1):
+            began = time.monotonic()
             if number > 1:
-                answer(first, given.later, given.data_dir, place)
-                first += given.later
-            took = flywheel("run", "helpdesk.toml", "--set", f"iterations={number}", *place)
-            print(f"round {number} in {took}", flush=True)
+                answer(played + (number - 2) * given.later, given.later, given.data_dir, place)
+            flywheel("run", "helpdesk.toml", "--set", f"iterations={number}", *place)
+            print(f"round {number} in {time.monotonic() - began:.0f} s", flush=True)
     if given.rounds:
         for title, query in RESULTS.items():
             look(title, query, given.data_dir)
@@ -128,7 +130,7 @@ def answer(first: int, count: int, data_dir: str, place: list[str]) -> None:
     flywheel("route", "helpdesk.toml", "--to", "champion", *place)
     serving = (Path(sys.executable).parent / "flywheel", "serve-policy", "--data-dir", data_dir)
     with running(STUDENT_PORT, *serving):
-        print(f"{count} sessions in {flywheel(*sessions)}", flush=True)
+        flywheel(*sessions)
 
 
 if __name__ == "__main__":

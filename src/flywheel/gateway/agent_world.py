@@ -21,7 +21,7 @@ from flywheel.datasets.formats.chat_messages import messages_of, tools_of
 from flywheel.environments.protocol import Observation, Transition
 from flywheel.environments.tools import names_of
 from flywheel.errors import InfrastructureError, named_reason
-from flywheel.gateway.agents import Run, agent_task, openai_package, outcome_of
+from flywheel.gateway.agents import Run, agent_client, agent_task, openai_package, outcome_of
 from flywheel.gateway.placeholders import Placeholders
 from flywheel.messages import Message, answer_of_action, text_of_inputs
 from flywheel.named_objects import named_object
@@ -188,12 +188,11 @@ class AgentWorld:
         self._loop.close()
 
     async def _start(self, name: str, episode: _Episode, task: Task) -> None:
-        openai = openai_package()
         given = agent_task(task, self.settings.model)
 
         async def run() -> Any:
             url = f"{self._url}/s/{name}/v1"
-            async with openai.AsyncOpenAI(base_url=url, api_key="local", timeout=None, max_retries=0) as client:
+            async with agent_client(url, "local", None, max_retries=0) as client:
                 return await self._run(given, client)
 
         episode.running = asyncio.create_task(run())

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import httpx
@@ -163,7 +165,7 @@ class AgentRuns:
         declared |= {"attempt": attempt, "max_tokens": settings.max_tokens, "max_cost": settings.max_cost}
         (await reporting.put(f"/sessions/{session}", json=declared)).raise_for_status()
         given = agent_task(task, settings.model)
-        client = openai.AsyncOpenAI(base_url=self._url, api_key=f"{KEY}{session}", timeout=self._config.gateway.timeout)
+        client = agent_client(self._url, f"{KEY}{session}", self._config.gateway.timeout)
         outcome: Mapping[str, Any]
         try:
             async with client, asyncio.timeout(settings.timeout):
@@ -205,6 +207,18 @@ def outcome_of(returned: Any) -> Mapping[str, Any]:
     if isinstance(returned, Mapping) and returned and returned.keys() <= {"success", "score", "comment"}:
         return dict(returned)
     raise TypeError(f"{returned!r}, which is no outcome: None, True or False, a score from 0 to 1, or a mapping")
+
+
+def agent_client(url: str, key: str, timeout: float | None, **options: Any) -> Any:
+    """OpenAI's client for one run. Runs share what makes it slow to make, the certificates; each may close its own."""
+    openai = openai_package()
+    http = openai.DefaultAsyncHttpxClient(verify=_certificates())
+    return openai.AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, http_client=http, **options)
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def openai_package() -> Any:
