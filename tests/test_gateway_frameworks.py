@@ -8,46 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 import pytest
 
 from flywheel.datasets.lake.lake import Lake
+from tests.frameworks import ask_frameworks
 from tests.gateways import recording
 from tests.scripted_model import scripted_model
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[1]
-AGENTS = '''
-import asyncio, sys
-
-BASE_URL, WORDS = sys.argv[1], "what is there?"
-
-def look(at: str) -> str:
-    """Look at something."""
-    return f"a lamp at {at}"
-
-async def openai_agents() -> None:
-    from agents import Agent, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
-    from openai import AsyncOpenAI
-    set_tracing_disabled(True)
-    client = AsyncOpenAI(base_url=BASE_URL, api_key="sk-fw-openai-agents")
-    model = OpenAIChatCompletionsModel(model="m", openai_client=client)
-    agent = Agent(name="looker", instructions="You look.", tools=[function_tool(look)], model=model)
-    print((await Runner.run(agent, WORDS)).final_output)
-
-async def pydantic_ai() -> None:
-    from pydantic_ai import Agent
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
-    provider = OpenAIProvider(base_url=BASE_URL, api_key="sk-fw-pydantic-ai")
-    agent = Agent(OpenAIChatModel("m", provider=provider), instructions="You look.", tools=[look])
-    print((await agent.run(WORDS)).output)
-
-asyncio.run(openai_agents())
-asyncio.run(pydantic_ai())
-'''
 
 
 def listens(port: int) -> bool:
@@ -57,16 +28,10 @@ def listens(port: int) -> bool:
 
 @pytest.mark.slow
 def test_two_frameworks_are_recorded_as_they_are(tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "openai-agents", "pydantic-ai-slim[openai]"], check=True)
-    (tmp_path / "frameworks.py").write_text(AGENTS)
     with scripted_model() as url, recording(tmp_path / "lake", url) as recorder:
-        done = subprocess.run(
-            [python, tmp_path / "frameworks.py", recorder.url], capture_output=True, text=True, check=True
-        )
+        said = ask_frameworks(tmp_path, recorder.url, "You look.", "what is there?", "a lamp")
         trajectories = recorder.trajectories()
-    assert done.stdout.splitlines() == ["I hear a lamp at what is there? after 4 messages"] * 2
+    assert said == ["I hear a lamp after 4 messages"] * 2
     assert [trajectory.task_name for trajectory in trajectories] == ["openai-agents", "pydantic-ai"]
     for trajectory in trajectories:
         assert (trajectory.length, trajectory.system) == (2, "You look.")

@@ -24,6 +24,7 @@ from flywheel.gateway.routing import FILE, Route, read_route, write_route
 from flywheel.policies.registry import crown
 from flywheel.trajectory import Split
 from tests.door_agent import config_of, task_rows
+from tests.frameworks import ask_frameworks
 from tests.gateways import Recorder, recording
 from tests.served import policy_server
 from tests.test_agent_world import played
@@ -229,3 +230,19 @@ def test_a_route_that_cannot_be_read_changes_nothing(upstream: str, tmp_path: Pa
             time.sleep(0.02)
         assert "share" in health["problem"]
         assert recorder.post({"messages": ASKED}).status_code == 200
+
+
+@pytest.mark.slow
+def test_two_frameworks_are_answered_by_a_student_as_they_are(upstream: str, students: str, tmp_path: Path) -> None:
+    with routed(tmp_path, upstream, students, Route(student="champion")) as recorder:
+        words = "Look at ann7@example.com, then open the door."
+        said = ask_frameworks(tmp_path, recorder.url, "You open doors.", words, '{"seen": "door-7"}')
+        trajectories = recorder.trajectories()
+    assert said == ["It is open."] * 2
+    assert [trajectory.task_name for trajectory in trajectories] == ["openai-agents", "pydantic-ai"]
+    for trajectory in trajectories:
+        assert [step.action for step in trajectory.steps[:2]] == [
+            'look {"at": "[REDACTED:e-mail address 1]"}',
+            'open {"what": "door"}',
+        ]
+        assert all("@" in step.policy_id for step in trajectory.steps), "the student answered every call"
