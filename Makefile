@@ -10,7 +10,7 @@ PARALLEL := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses auto --ma
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart helpdesk test test-fast test-slow test-reliability lint docs bench clean
+.PHONY: help install quickstart helpdesk test test-fast test-slow test-gpu test-reliability lint docs bench clean
 
 help:  ## Show this list
 	@echo "Flywheel: a data flywheel for trajectory distillation"
@@ -41,6 +41,9 @@ test-fast: $(STAMP)  ## The tests that take seconds
 
 test-slow: $(STAMP)  ## The slowest proofs: kills, several processes, schedules, Ray, wheels of other environments
 	"$(BIN)/python" -m pytest -m slow
+
+test-gpu: $(STAMP)  ## What needs a GPU; skipped where there is none
+	"$(BIN)/python" -m pytest -m gpu -rs
 
 test-reliability: $(STAMP)  ## Kill -9 writers a hundred times on each backend
 	FLYWHEEL_ROUNDS=100 "$(BIN)/python" -m pytest tests/test_reliability.py

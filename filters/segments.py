@@ -71,7 +71,8 @@ def by_plan(trajectory: Trajectory) -> list[Segment]:
 
 
 def segments_at(trajectory: Trajectory, starts: Sequence[int], subgoals: Sequence[str], source: str) -> list[Segment]:
-    """Segments that begin at the given steps and cover all of them; the last is completed where the task is solved."""
+    """Segments that begin at the given steps and cover all of them; the last is completed unless the task is known to
+    be unsolved. How a recorded session ended is often reported later, and only verified ones teach."""
     ends = [*starts[1:], len(trajectory.steps)]
     return [
         Segment(
@@ -80,7 +81,7 @@ def segments_at(trajectory: Trajectory, starts: Sequence[int], subgoals: Sequenc
             start,
             end,
             subgoal,
-            end < len(trajectory.steps) or bool(trajectory.success),
+            end < len(trajectory.steps) or trajectory.success is not False,
             _earned(trajectory.steps[start:end]),
             source,
         )

@@ -188,9 +188,12 @@ def test_segments_begin_where_a_tool_comes_round_again(config: Config) -> None:
     words = (LOOK, 'open {"what": "door"}', LOOK, LOOK, 'open {"what": "lid"}', "Done.")
     (trajectory,) = played(config, agent_tasks(config, Split.TRAIN, 0, 1), words)
     segments = by_tools(trajectory)
+    assert all(segment.completed for segment in by_tools(replace(trajectory, success=None))), "as it was recorded"
+    assert [segment.completed for segment in by_tools(replace(trajectory, success=False))] == [True, True, False]
     assert [(segment.start, segment.end, segment.subgoal) for segment in segments] == [
         (0, 2, "look door"),
-        (2, 6, "look"),
+        (2, 5, "look"),
+        (5, 6, "answer"),
     ]
 
 

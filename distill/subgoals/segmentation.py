@@ -56,7 +56,8 @@ def by_changes(trajectory: Trajectory) -> list[Segment]:
 
 
 def by_tools(trajectory: Trajectory) -> list[Segment]:
-    """Cut before a tool that was called already since the last cut, but not just now: the work begins anew.
+    """Cut before a tool that was called already since the last cut, but not just now: the work begins anew. To speak is
+    a segment of its own, so that the planner says when everything is done.
 
     Label-free, for agents with tools. A segment is called after the tool that begins it and what both the task and its
     calls name, in words and for the last time: what a planner can know beforehand.
@@ -65,7 +66,8 @@ def by_tools(trajectory: Trajectory) -> list[Segment]:
     starts, called, last = [0], set[str](), ""
     for at, step_calls in enumerate(calls):
         names = [call.name for call in step_calls]
-        if any(name in called and name != last for name in names):
+        turns = at > 0 and bool(names) != bool(calls[at - 1])
+        if turns or any(name in called and name != last for name in names):
             starts, called = [*starts, at], set()
         called |= set(names)
         last = names[-1] if names else last

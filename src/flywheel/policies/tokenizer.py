@@ -5,8 +5,9 @@ a whole template becomes one token. What actions name is kept apart from its sur
 token in a document, in a view and in an action, which is what lets a small student learn to point at things. Bytes
 underneath keep it lossless for text it has never met.
 
-Where actions are tool calls, the words that stand as values in their JSON are such names, and numbers are cut into
-threes of digits, as Llama 3 does: an order number is copied in two steps, of which the second follows from the first.
+Where actions are tool calls, the words that stand as values in their JSON are such names, and what stands between two
+of them, `", "category": "`, may become one token. Numbers are cut into threes of digits, as Llama 3 does: an order
+number is copied in two steps, of which the second follows from the first.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def train_tokenizer(
 
     What spells a marker is cut out of the texts first: the trainer would merge its letters into the marker itself.
     """
-    splits = [pre_tokenizers.Split(Regex(r"[.!?:,\n]"), behavior="merged_with_previous")]
+    ends = r"[.!?\n]" if numbers else r"[.!?:,\n]"
+    splits = [pre_tokenizers.Split(Regex(ends), behavior="merged_with_previous")]
     if names:
         pattern = rf"\b(?:{'|'.join(re.escape(name) for name in names)})\b"
         splits.insert(0, pre_tokenizers.Split(Regex(pattern), behavior="isolated"))
