@@ -135,6 +135,7 @@ def test_episodes_are_of_the_recorded_tasks_and_hold_their_messages(config: Conf
     assert all(trajectory.stop_reason is StopReason.SUCCESS for trajectory in trajectories)
     first = trajectories[0]
     assert first.system == "You open doors."
+    assert first.instruction == "Look at [REDACTED:e-mail address 1], then open the door."
     assert [step.action for step in first.steps] == list(WORDS)
     looked = first.steps[0].output
     assert looked is not None and first.steps[1].inputs is not None

@@ -39,6 +39,8 @@ class Observation:
     """Is text no answer here, only a call of a tool?"""
     opens_task: bool = False
     """Is `text` the task itself, prompt and all, as of an agent that brings its own?"""
+    instruction: str = ""
+    """The task's words as the record may hold them, where private data in them is replaced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import aiohttp.web
@@ -71,7 +71,7 @@ class AgentEnvironment:
         seen = self._world.wait(self._next(self._episode))
         if isinstance(seen, Transition):
             raise InfrastructureError(f"the agent asked nothing: {seen.observation.text or 'its run was over at once'}")
-        return seen
+        return replace(seen, instruction=self._episode.private.text(task.instruction))
 
     def step(self, action: str) -> Transition:
         """Answer what the agent asked, and wait for what it asks next, or for its end."""

@@ -64,13 +64,16 @@ class Episode:
     @property
     def tools(self) -> str | None:
         """The tools that it began with."""
-        return self.past[0][0].tools if self.past else self.observation.tools
+        return self._first.tools
+
+    @property
+    def _first(self) -> Observation:
+        return self.past[0][0] if self.past else self.observation
 
     @property
     def _system(self) -> str | None:
-        first = self.past[0][0] if self.past else self.observation
-        if first.opens_task:
-            return system_of(first.messages or ())
+        if self._first.opens_task:
+            return system_of(self._first.messages or ())
         return self.job.task.instruction if self.tools is not None else None
 
     @property
@@ -148,7 +151,7 @@ class Episode:
             seed=task.seed,
             task_id=task.task_id,
             task_group=task.group,
-            instruction=task.instruction,
+            instruction=self._first.instruction or task.instruction,
             policy=self.policy.name,
             policy_id=self.policy.policy_id,
             policy_version=self.policy.version,
