@@ -105,12 +105,13 @@ def untrained(
 
 
 def base_digest(config: StudentConfig) -> str:
-    """What the base holds, or an empty string: its path says nothing of it."""
+    """What the base and its chat template hold, or an empty string: their paths say nothing of it."""
     path = Path(config.base)
     if not config.base or not path.exists():
         return ""
     checksum = xxh3_128()
-    for file in sorted(entry for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file()):
+    files = sorted(entry for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file())
+    for file in [*files, *([Path(config.chat_template)] if Path(config.chat_template).is_file() else [])]:
         checksum.update(file.name.encode())
         with file.open("rb") as opened:
             while block := opened.read(1 << 20):

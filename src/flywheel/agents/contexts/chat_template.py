@@ -128,7 +128,10 @@ class ChatTemplate:
     # -- tokens as answers -----------------------------------------------------------------------------------------
 
     def never(self, *, may_end: bool) -> list[int]:
-        return [token for token in self._tokenizer.all_special_ids if token != self.end]
+        form = self._calls if isinstance(self._calls, CallFormat) else None
+        spelt = f"{form.before}{form.between}{form.after}{form.separator}" if form else ""
+        special = zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True)
+        return [token for spelling, token in special if token != self.end and spelling not in spelt]
 
     def only_first(self, *, may_end: bool) -> int | None:
         return None
@@ -138,13 +141,15 @@ class ChatTemplate:
 
     def call_format(self) -> CallFormat:
         """How the template writes tool calls. Raises `PolicyError` where it shows no tools, or writes otherwise."""
+        if isinstance(self._calls, str):
+            raise PolicyError(self._calls)
         return self._calls
 
     def action(self, tokens: Sequence[int]) -> str | None:
         text = str(self._tokenizer.decode(list(tokens)))
         if text.strip() == DONE_TEXT:
             return None
-        calls = self._calls.calls(text) if self._takes_tools else ()
+        calls = self._calls.calls(text) if isinstance(self._calls, CallFormat) else ()
         return action_of(Message("assistant", tool_calls=calls)) if calls else text
 
     # -- what the template is like ---------------------------------------------------------------------------------
@@ -159,17 +164,20 @@ class ChatTemplate:
         return special[0], str(self._tokenizer.convert_ids_to_tokens(special[0]))
 
     @cached_property
-    def _calls(self) -> CallFormat:
-        """How the template writes tool calls, read off what it writes of one and of two."""
-        if not self._takes_tools:
-            raise PolicyError(
-                "the chat template does not show an agent its tools; take another base, or name a file with a template "
-                "that does: student.chat_template"
-            )
-        one = self._answer([_called(_NAME)], _TOOLS).partition(self._end_text)[0]
+    def _calls(self) -> CallFormat | str:
+        """How the template writes tool calls, read off what it writes of one and of two; or why students cannot."""
+        try:
+            if _NAME not in self._render([{"role": "user", "content": "Go."}], _TOOLS, prompt=True):
+                return (
+                    "the chat template does not show an agent its tools; take another base, or name a file with a "
+                    "template that does: student.chat_template"
+                )
+            one = self._answer([_called(_NAME)], _TOOLS).partition(self._end_text)[0]
+        except PolicyError as error:
+            return str(error)
         form = re.fullmatch(rf"(.*?){_NAME}(.*?)\{{\s*\"place\"\s*:\s*\"there\"\s*\}}(.*)", one, re.DOTALL)
         if form is None:
-            raise PolicyError(
+            return (
                 "the chat template does not write a tool call as its name and then its arguments in JSON; students "
                 "cannot learn from it"
             )
@@ -185,11 +193,6 @@ class ChatTemplate:
             re.DOTALL,
         )
         return CallFormat(before, between, after, middle[1] if middle else None)
-
-    @cached_property
-    def _takes_tools(self) -> bool:
-        shown = self._render([{"role": "user", "content": "Go."}], _TOOLS, prompt=True)
-        return _NAME in shown
 
     @cached_property
     def _line_role(self) -> str:
