@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import socket
@@ -79,13 +80,15 @@ def test_the_page_on_production_agents_holds(tmp_path: Path, monkeypatch: pytest
         return text
 
     def flywheel(line: str, *, check: bool = True) -> str:
-        command = [bins / "flywheel", *shlex.split(line)]
+        command = [bins / "flywheel", *shlex.split(line, comments=True)]
         return subprocess.run(command, capture_output=True, text=True, check=check, cwd=tmp_path).stdout
 
     (tmp_path / "agent.toml").write_text(here(first))
     (tmp_path / "outcomes.csv").write_text("session,success\nticket-4711,yes\n")
     (tmp_path / "my_agent.py").write_text(agent)
-    (tmp_path / "tasks.jsonl").write_text('{"id": "a", "instruction": "say hello", "split": "train"}\n')
+    splits = ["train"] * 6 + ["dev"] * 3 + ["test"] * 3
+    rows = [{"id": f"a{n}", "instruction": f"say hello to {n}", "split": split} for n, split in enumerate(splits)]
+    (tmp_path / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (gateway_line,) = (line for line in commands if line.startswith("gateway"))
     model = subprocess.Popen([sys.executable, "-m", "tests.scripted_model", str(model_port)], cwd=ROOT)
     gateway = subprocess.Popen([bins / "flywheel", *gateway_line.split()], cwd=tmp_path)
@@ -106,11 +109,20 @@ def test_the_page_on_production_agents_holds(tmp_path: Path, monkeypatch: pytest
         gateway.wait()
         (tmp_path / "agent.toml").write_text(here(first + more + learn))
     try:
-        ended = flywheel(next(line for line in commands if line.startswith("agent")))
+        run, *learning = commands[next(n for n, line in enumerate(commands) if line.startswith("agent ")) :]
+        ended = flywheel(run)
+        told, policy = {}, "POLICY"
+        for line in learning:
+            told[line.split()[0]] = flywheel(line.replace("POLICY", policy))
+            if line.startswith("distill"):
+                (policy,) = set(re.findall(r"flat-[0-9a-f]+", told["distill"]))
     finally:
         model.kill()
         model.wait()
     assert "ticket-4711" in printed[look]
     assert "[REDACTED:e-mail address 1]" in printed["show ticket-4711 --data-dir data/agent"]
     assert "supervised" in printed["curate agent.toml"] or "held_out" in printed["curate agent.toml"]
-    assert "succeeded: 1" in ended
+    assert "succeeded: 6" in ended
+    assert "same tools" in told["evaluate"] and "played against the record" in told["evaluate"]
+    assert "no worse by 10%" in told["promote"]
+    assert policy in told["route"]
