@@ -308,14 +308,7 @@ def _conversation(pieces: Sequence[Piece], weigh: Callable[[Piece], float]) -> t
     for piece in pieces:
         if piece.own:
             said, text = _with_user(said, text), ""
-            answer = (
-                Message("assistant", DONE_TEXT)
-                if piece.marker == DONE
-                else (
-                    answer_of_action(piece.text, names, answers) if marker == ACT else Message("assistant", piece.text)
-                )
-            )
-            message, whole = _template_message(answer)
+            message, whole = _template_message(_answer(piece, marker, names, answers))
             said.append(_Said(message, weigh(piece) if piece.target and whole else 0.0))
             answers += 1
         elif piece.messages:
@@ -330,6 +323,13 @@ def _conversation(pieces: Sequence[Piece], weigh: Callable[[Piece], float]) -> t
             text += f" {piece.text}"
         marker = piece.marker
     return _with_user(said, text), tools
+
+
+def _answer(piece: Piece, marker: str, tools: Sequence[str], number: int) -> Message:
+    """The agent's own words as a message; `marker`: the one before them, `number`: how many answers there were."""
+    if piece.marker == DONE:
+        return Message("assistant", DONE_TEXT)
+    return answer_of_action(piece.text, tools, number) if marker == ACT else Message("assistant", piece.text)
 
 
 def _with_user(said: list[_Said], text: str) -> list[_Said]:
