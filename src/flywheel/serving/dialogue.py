@@ -6,11 +6,12 @@ restart, after a promotion, or one that somebody else began.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from flywheel.agents.contexts.chat_format import ParsedAnswer, parse_answer, parse_observation
-from flywheel.agents.policy import Decision
+from flywheel.agents.policy import Decision, Past
 from flywheel.environments.protocol import Observation
 from flywheel.serving.requests import Message
 from flywheel.trajectory import Split, Task, digest
@@ -18,14 +19,15 @@ from flywheel.trajectory import Split, Task, digest
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`before` and `after` name the dialogue up to now, without and with the newest observation."""
+    """`past` reads the turns so far, of which there are `turns`: needed only by a student that does not remember them.
+    `before` names the dialogue without the newest observation."""
 
     task: Task
-    past: tuple[tuple[Observation, Decision], ...]
+    turns: int
+    past: Callable[[], Past]
     now: Observation
     audit: str
     before: str
-    after: str
 
 
 def scene(messages: Sequence[Message]) -> Scene:
@@ -33,24 +35,28 @@ def scene(messages: Sequence[Message]) -> Scene:
     if messages[-1].role not in ("user", "tool"):
         raise ValueError("the last message must be the user's: what is seen now")
     instruction = "\n".join(message.text for message in messages if message.role in ("system", "developer"))
+    now, audit = parse_observation(messages[-1].text)
+    return Scene(
+        task=Task("served", "{}", Split.TRAIN, 0, instruction),
+        turns=sum(message.role == "assistant" for message in messages),
+        past=partial(_past, messages),
+        now=now,
+        audit=audit,
+        before=digest([(message.role, message.text) for message in messages[:-1]], size=16),
+    )
+
+
+def _past(messages: Sequence[Message]) -> Past:
     past: list[tuple[Observation, Decision]] = []
-    seen, audit, subgoal = Observation(""), "", ""
+    seen, subgoal = Observation(""), ""
     for message in messages:
         if message.role in ("user", "tool"):
-            seen, audit = parse_observation(message.text)
+            seen, _ = parse_observation(message.text)
         elif message.role == "assistant":
             parsed = parse_answer(message.text, seen.valid_actions) or ParsedAnswer(message.text.strip())
             subgoal = parsed.subgoal or subgoal
             past.append((seen, Decision(parsed.action, subgoal=subgoal, new_subgoal=bool(parsed.subgoal))))
-    spoken = [(message.role, message.text) for message in messages]
-    return Scene(
-        task=Task("served", "{}", Split.TRAIN, 0, instruction),
-        past=tuple(past),
-        now=seen,
-        audit=audit,
-        before=digest(spoken[:-1], size=16),
-        after=digest(spoken, size=16),
-    )
+    return past
 
 
 def continued(scene: Scene, messages: Sequence[Message], answer: str) -> str:

@@ -109,7 +109,7 @@ class Loaded:
         self._check_tools(dialogue.now)
 
         def written(decision: Decision) -> tuple[AnswerMessage, str]:
-            answer = answer_of_action(decision.action or "", names_of(dialogue.now.tools or "[]"), len(dialogue.past))
+            answer = answer_of_action(decision.action or "", names_of(dialogue.now.tools or "[]"), dialogue.turns)
             return answer, continued_with(raw, answer)
 
         return await self._decided(dialogue, written)
@@ -125,12 +125,12 @@ class Loaded:
         self, dialogue: Scene, written: Callable[[Decision], tuple[_Answer, str]]
     ) -> tuple[_Answer, Decision]:
         """`written`: decision → (answer, the name of the dialogue once it has been given)."""
-        slot = self._slots.pop(dialogue.before, None) if dialogue.past else None
+        slot = self._slots.pop(dialogue.before, None) if dialogue.turns else None
         self._talking += 1
         try:
             if slot is None:
                 slot = self._seat()
-                await self._batcher.call(self._agent.begin, slot, dialogue.task, 0, dialogue.past)
+                await self._batcher.call(self._agent.begin, slot, dialogue.task, 0, dialogue.past())
             decision, _ = await self._batcher.decide(self._agent, Turn(slot, dialogue.now, dialogue.audit))
             if decision.error == NOT_FINITE.reason:
                 raise InfrastructureError(decision.error)

@@ -36,11 +36,11 @@ def tool_scene(messages: Sequence[Any], tools: Sequence[Any], tool_choice: Any =
     spellings = list(map(_spelling, read))
     return Scene(
         task=Task("served", "{}", Split.TRAIN, 0, ""),
-        past=past,
+        turns=len(past),
+        past=lambda: past,
         now=now,
         audit="",
         before=digest(spellings[: -len(conversation.rest)], size=16),
-        after=digest(spellings, size=16),
     )
 
 
