@@ -71,8 +71,12 @@ def main() -> None:
         found[f"{given.concurrent} at once, 2 workers"] = played(config, world, student, tasks, given.concurrent, 2)
         found[f"{given.concurrent} at once, 2 processes"] = apart = in_processes(2)
         found["ratio, 2 processes"] = apart["steps_per_second"] / alone["steps_per_second"]
-        if given.inspect:
-            found |= beside_inspect(config, lake, world, given, tasks)
+        with serving(given.data_dir, given.policy) as url:
+            ours = through(config, lake, world, given, tasks, url)
+            found[f"{given.concurrent} at once, served"] = ours
+            found["served / in process"] = ours["steps_per_second"] / many["steps_per_second"]
+            if given.inspect:
+                found |= beside_inspect(config, given, tasks, ours, url)
     print(json.dumps(found, indent=2))
 
 
@@ -132,32 +136,36 @@ def in_processes(count: int) -> dict[str, float]:
     return {"steps_per_second": steps / seconds, "steps": steps, "success": sum(one["success"] for one in told)}
 
 
-def beside_inspect(config: Config, lake: Lake, world: World, given: Any, tasks: tuple[Task, ...]) -> dict[str, Any]:
-    """Our engine and Inspect, one after the other, through one server."""
-    with serving(given.data_dir, given.policy) as url:
-        pointed = config.model_copy(
-            update={"served": config.served.model_copy(update={"base_url": url, "model": given.policy})}
-        )
-        student = make_policy(pointed, lake, world, "served")
-        played(pointed, world, student, tasks[:4], 4, 0)
-        began = time.perf_counter()
-        ours = played(pointed, world, student, tasks, given.concurrent, 0)
-        seconds = time.perf_counter() - began
-        parameters = canonical(config.environment.parameters)
-        numbers = map(str, (given.start, len(tasks), given.concurrent, config.environment.max_steps))
-        told = subprocess.run(
-            [given.inspect, str(ROOT / "benchmarks" / "inspect_rollouts.py"), url, given.policy, parameters, *numbers],
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+def through(
+    config: Config, lake: Lake, world: World, given: Any, tasks: tuple[Task, ...], url: str
+) -> dict[str, float]:
+    """Our engine through a server of the student."""
+    pointed = config.model_copy(
+        update={"served": config.served.model_copy(update={"base_url": url, "model": given.policy})}
+    )
+    student = make_policy(pointed, lake, world, "served")
+    played(pointed, world, student, tasks[:4], 4, 0)
+    return played(pointed, world, student, tasks, given.concurrent, 0)
+
+
+def beside_inspect(
+    config: Config, given: Any, tasks: tuple[Task, ...], ours: dict[str, float], url: str
+) -> dict[str, Any]:
+    """Inspect through the same server."""
+    parameters = canonical(config.environment.parameters)
+    numbers = map(str, (given.start, len(tasks), given.concurrent, config.environment.max_steps))
+    told = subprocess.run(
+        [given.inspect, str(ROOT / "benchmarks" / "inspect_rollouts.py"), url, given.policy, parameters, *numbers],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if told.returncode:
         sys.exit(told.stderr)
     theirs = json.loads(told.stdout.splitlines()[-1])
     theirs["steps_per_second"] = theirs["steps"] / theirs["seconds"]
     return {
-        "served, ours": {**ours, "seconds": seconds},
         "served, Inspect": theirs,
         "ours / Inspect": ours["steps_per_second"] / theirs["steps_per_second"],
     }
