@@ -42,9 +42,10 @@ RESULTS = {
         starts_with(family, 'new') as new_template, count(*) as tickets, sum(verified) as solved,
         round(avg(verified), 3) as rate, round(avg(tokens)) as tokens, round(avg(cost), 4) as dollars
         from trajectories where purpose = 'evaluate' and split = 'test' group by all order by all""",
-    "who answered the recorded sessions": """select policy, count(*) as sessions, round(avg(success::int), 3) as rate,
-        round(avg(cost), 4) as dollars, count(extra->'$.gateway.fallbacks') as with_fallbacks
-        from trajectories where purpose = 'recorded' group by policy order by policy""",
+    "who answered the recorded sessions": """select split_part(s.policy_id, '@', 1) as answered_by,
+        count(distinct t.trajectory_id) as sessions, count(*) as answers, round(avg(t.success::int), 3) as rate,
+        round(sum(s.cost) / count(distinct t.trajectory_id), 4) as dollars, round(1000 * median(s.seconds)) as ms
+        from steps s join trajectories t using (trajectory_id) where t.purpose = 'recorded' group by all order by all""",
 }
 
 
