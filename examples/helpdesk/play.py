@@ -45,7 +45,8 @@ RESULTS = {
     "who answered the recorded sessions": """select split_part(s.policy_id, '@', 1) as answered_by,
         count(distinct t.trajectory_id) as sessions, count(*) as answers, round(avg(t.success::int), 3) as rate,
         round(sum(s.cost) / count(distinct t.trajectory_id), 4) as dollars, round(1000 * median(s.seconds)) as ms
-        from steps s join trajectories t using (trajectory_id) where t.purpose = 'recorded' group by all order by all""",
+        from steps s join trajectories t using (trajectory_id) where t.purpose = 'recorded'
+        group by all order by all""",
 }
 
 
