@@ -54,7 +54,10 @@ def test_the_helpdesk_runs_and_is_verified(tmp_path: Path) -> None:
             """select success, route, length, cost, tools is not null as tools from trajectories
                where purpose = 'recorded'"""
         ).to_pylist()
-        calls = lake.sql("select count(*) as n from tool_calls where result is null").to_pylist()
+        calls = lake.sql(
+            """select count(*) as n from tool_calls join trajectories using (trajectory_id)
+               where purpose = 'recorded' and result is null"""
+        ).to_pylist()
         played = lake.sql(
             "select distinct policy from trajectories where purpose = 'evaluate' and iteration = 2 order by policy"
         )["policy"].to_pylist()
