@@ -146,7 +146,7 @@ def test_four_agents_collect_into_one_lake(tmp_path: Path, url: str, instruct: P
 def test_an_instruct_model_learns_the_helpdesk_under_an_adapter(tmp_path: Path, instruct: Path) -> None:
     """SmolLM2's own template shows no tools; the example's file does. Few sessions: it runs, and need not be good."""
     example = shutil.copytree(ROOT / "examples" / "helpdesk", tmp_path / "helpdesk")
-    record = [sys.executable, "play.py", "--sessions", "14", "--mistakes", "0", "--rounds", "0"]
+    record = [sys.executable, "play.py", "--sessions", "5", "--mistakes", "0", "--rounds", "0"]
     subprocess.run(record, check=True, cwd=example, capture_output=True)
     small = ["epochs={ planner = 1, executor = 1, flat = 1 }", "batch_tokens=1024"]
     sets = [part for each in small for part in ("--set", f"train.{each}")]

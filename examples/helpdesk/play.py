@@ -96,7 +96,7 @@ def main() -> None:
     (HERE / "tasks.jsonl").write_text(lines)
     place = [part for each in (f"data_dir={given.data_dir}", *given.set) for part in ("--set", each)]
     with running(MODEL_PORT, sys.executable, "teacher.py", str(MODEL_PORT), str(given.mistakes)):
-        held = given.sessions // HELD_OUT
+        held = max(1, given.sessions // HELD_OUT)
         played = given.sessions - held
         began = time.monotonic()
         for split, count in (("train", played), ("dev", held)):
