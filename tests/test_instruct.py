@@ -159,9 +159,8 @@ def test_an_instruct_model_learns_the_helpdesk_under_an_adapter(tmp_path: Path, 
         told: dict[str, object] = json.loads(done.stdout)
         return told
 
-    card = run("distill", "pretrained.toml", "--kind", "flat")
-    metrics = card["metrics"]
-    assert isinstance(metrics, dict) and metrics["flat_last_loss"] < metrics["flat_first_loss"]
-    rate = run("evaluate", "pretrained.toml", str(card["policy_id"]), "--split", "dev")
+    distilled = run("distill", "pretrained.toml", "--kind", "flat")
+    assert float(str(distilled["flat_last_loss"])) < float(str(distilled["flat_first_loss"]))
+    rate = run("evaluate", "pretrained.toml", str(distilled["policy_id"]), "--split", "dev")
     assert (rate["tasks"], rate["broken"]) == (2, 0)
-    print(f"\nSmolLM2 135M, one epoch of {card['trajectories']} sessions: {rate['verified']} of 2 tickets")
+    print(f"\nSmolLM2 135M, one epoch of four sessions: {rate['verified']} of 2 tickets")
