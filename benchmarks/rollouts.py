@@ -154,16 +154,16 @@ def beside_inspect(
     """Inspect through the same server."""
     parameters = canonical(config.environment.parameters)
     numbers = map(str, (given.start, len(tasks), given.concurrent, config.environment.max_steps))
-    told = subprocess.run(
+    finished = subprocess.run(
         [given.inspect, str(ROOT / "benchmarks" / "inspect_rollouts.py"), url, given.policy, parameters, *numbers],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
         check=False,
     )
-    if told.returncode:
-        sys.exit(told.stderr)
-    theirs = json.loads(told.stdout.splitlines()[-1])
+    if finished.returncode:
+        sys.exit(finished.stderr)
+    theirs = json.loads(finished.stdout.splitlines()[-1])
     theirs["steps_per_second"] = theirs["steps"] / theirs["seconds"]
     return {
         "served, Inspect": theirs,

@@ -167,17 +167,17 @@ def test_calls_are_written_and_read_as_the_template_has_them(template: str) -> N
     context.act(asked(), action, target=True)
     assert context.window is not None
     ((ids, weights),) = language.rows(context.window.pieces, lambda piece: 1.0)
-    said = [token for token, weight in zip(ids, weights, strict=True) if weight]
+    answer = [token for token, weight in zip(ids, weights, strict=True) if weight]
     matcher = grammars_of(tokenizer, language).matcher(Allowed(TOOLS, must_call=True))
-    for token in said[:-1]:
+    for token in answer[:-1]:
         assert matcher.allowed()[token], tokenizer.decode([token])
         matcher.take(token)
     assert matcher.is_whole
-    assert language.action(said[:-1]) == action
+    assert language.action(answer[:-1]) == action
     spoken = tokenizer.encode("The door is open.", add_special_tokens=False)
     assert not matcher_fits(language, tokenizer, Allowed(TOOLS, must_call=True), spoken)
     assert matcher_fits(language, tokenizer, Allowed(TOOLS), spoken)
-    assert not matcher_fits(language, tokenizer, Allowed(TOOLS), said[: len(said) // 2])
+    assert not matcher_fits(language, tokenizer, Allowed(TOOLS), answer[: len(answer) // 2])
     done = tokenizer.encode(DONE_TEXT, add_special_tokens=False)
     assert language.action(done) is None
     assert matcher_fits(language, tokenizer, Allowed(TOOLS, must_call=True), done, language.done_text(may_end=True))

@@ -28,6 +28,7 @@ from tests.instruct_base import save_base
 from tests.test_agent_world import played
 from tests.test_processes import torchrun
 
+ROOT = Path(__file__).parents[1]
 DEVICE = "cuda"
 pytestmark = [
     pytest.mark.gpu,
@@ -75,31 +76,33 @@ def test_a_student_learns_in_bfloat16_and_plays_as_on_a_cpu(tmp_path: Path, base
             environment = world.environments(1)[0]
             tasks = agent_tasks(config, Split.DEV, 0, 4)
             seen = [environment.reset(task) for task in tasks]
-        said = {}
+        actions = {}
         for device in ("cpu", DEVICE):
             policy = load_policy(folder, device)
             for slot, task in enumerate(tasks):
                 policy.begin(slot, task, 0)
-            said[device] = [decision.action for decision in policy.act(list(map(Turn, range(len(seen)), seen)))]
-    assert said["cpu"] == said[DEVICE]
+            actions[device] = [decision.action for decision in policy.act(list(map(Turn, range(len(seen)), seen)))]
+    assert actions["cpu"] == actions[DEVICE]
 
 
-def test_a_sharded_model_is_trained_by_torchrun(tmp_path: Path) -> None:
+def test_a_sharded_model_is_trained_by_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP2 under NCCL, with as many processes as there are GPUs, on a lake that this test fills."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     config = config_of(tmp_path, task_rows(16))
     with Lake.of(config, create=True) as lake:
         lake.append(played(config, agent_tasks(config, Split.TRAIN, 0, 12)), "collect")
         curate(config, lake)
+    epochs = {"planner": 1, "executor": 1, "flat": 4}
+    train = {"device": DEVICE, "parallelism": "sharded", "epochs": epochs}
     (tmp_path / "sharded.py").write_text(
         "from flywheel.datasets.lake.lake import Lake\n"
         "from flywheel.distill.stage import distill\n"
         "from tests.door_agent import config_of, task_rows\n"
         "from pathlib import Path\n"
-        "train = {'device': 'cuda', 'parallelism': 'sharded', 'epochs': {'planner': 1, 'executor': 1, 'flat': 4}}\n"
-        "config = config_of(Path.cwd(), task_rows(16), train=train)\n"
+        f"config = config_of(Path.cwd(), task_rows(16), train={train})\n"
         "card = distill(config, Lake.of(config), 'flat', 1)\n"
         "print('LOSSES', card.metrics['flat_first_loss'], card.metrics['flat_last_loss'])\n"
     )
-    done = torchrun(torch.cuda.device_count(), "sharded.py")
+    done = torchrun(max(1, torch.cuda.device_count()), "sharded.py")
     _, first, last = next(line for line in done.stdout.splitlines() if line.startswith("LOSSES")).split()
     assert float(last) < float(first)

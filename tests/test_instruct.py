@@ -156,8 +156,8 @@ def test_an_instruct_model_learns_the_helpdesk_under_an_adapter(tmp_path: Path, 
         command = [str(PROGRAMS / "flywheel"), *arguments, *sets, "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=example)
         assert done.returncode == 0, done.stderr
-        told: dict[str, object] = json.loads(done.stdout)
-        return told
+        printed: dict[str, object] = json.loads(done.stdout)
+        return printed
 
     distilled = run("distill", "pretrained.toml", "--kind", "flat")
     assert float(str(distilled["flat_last_loss"])) < float(str(distilled["flat_first_loss"]))

@@ -50,7 +50,8 @@ def observations_of(trajectory: Trajectory) -> list[Observation]:
     seen = [replace(observation_of(step), messages=step.inputs, tools=trajectory.tools) for step in trajectory.steps]
     if not trajectory.environment.startswith(GATEWAY):
         return seen
-    first, *rest = [replace(observation, whole=True) for observation in seen]
+    tools = trajectory.tools or "[]"
+    first, *rest = [replace(observation, whole=True, tools=tools) for observation in seen]
     prompt = trajectory.system if trajectory.system and trajectory.system not in first.text else ""
     opening = "\n\n".join(filter(None, (prompt, first.text)))
     asked = (*([Message("system", prompt)] if prompt else []), *(first.messages or ()))

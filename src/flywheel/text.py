@@ -91,6 +91,17 @@ def subgoal_name(action: str) -> str:
     return " ".join((named[1], named[3], named[2])) if named else action
 
 
+def with_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with every string changed, names of fields included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [with_strings(part, change) for part in value]
+    if isinstance(value, dict):
+        return {change(name): with_strings(part, change) for name, part in value.items()}
+    return value
+
+
 def strings_in(text: str) -> Iterator[str]:
     """The strings that stand as values in a JSON text, in no order; none where it is no JSON."""
     try:

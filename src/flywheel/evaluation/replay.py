@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from math import exp
 from statistics import median
@@ -97,9 +97,7 @@ def replay(
 
 def _replayed(policy: Policy, sessions: Sequence[Trajectory]) -> list[Answer]:
     """All sessions side by side, answer by answer."""
-    observations = [
-        [replace(seen, tools=session.tools or "[]") for seen in observations_of(session)] for session in sessions
-    ]
+    observations = list(map(observations_of, sessions))
     answers = []
     for index, column in enumerate(zip_longest(*observations)):
         slots = [slot for slot, observation in enumerate(column) if observation is not None]
@@ -159,8 +157,8 @@ def _summary(policy_id: str, split: Split, answers: Sequence[Answer], endings: C
 
 
 def _kept(same: Any, answers: int) -> tuple[float, float, float]:
-    found = rate(int(same.sum()), len(same)) if len(same) else Interval(0.0, 0.0, 0.0)
-    return len(same) / answers, found.value, found.low
+    agreed = rate(int(same.sum()), len(same)) if len(same) else Interval(0.0, 0.0, 0.0)
+    return len(same) / answers, agreed.value, agreed.low
 
 
 def threshold(replayed: Replayed, agreement: float) -> float:

@@ -8,19 +8,17 @@ or has finished: with the calls of the record, or with fewer.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from flywheel.agents.policy import Decision, Policy, Turn
-from flywheel.arrow import batched
 from flywheel.distill.batching.examples import observations_of
 from flywheel.environments.protocol import Observation
 from flywheel.environments.tools import names_of
 from flywheel.messages import Message, answer_of_action, call_key, text_of_inputs
 from flywheel.trajectory import Split, Task, Trajectory
 
-TOGETHER = 64
 SPARE = 4
 """Answers beyond twice those of the record, after which a run has left it."""
 
@@ -45,18 +43,8 @@ class _Run:
     made: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def simulate(
-    policy: Policy, sessions: Sequence[Trajectory], progress: Callable[[int], None] = lambda done: None
-) -> list[Ending]:
-    """How a policy's run of each session ends."""
-    endings: list[Ending] = []
-    for chunk in batched(sessions, TOGETHER):
-        endings += _simulated(policy, chunk)
-        progress(len(chunk))
-    return endings
-
-
-def _simulated(policy: Policy, sessions: Sequence[Trajectory]) -> list[Ending]:
+def simulate(policy: Policy, sessions: Sequence[Trajectory]) -> list[Ending]:
+    """How a policy's run of each session ends, all of them side by side."""
     runs = dict(enumerate(map(_begun, sessions)))
     endings: dict[int, Ending] = {}
     for slot, run in runs.items():
@@ -71,8 +59,7 @@ def _simulated(policy: Policy, sessions: Sequence[Trajectory]) -> list[Ending]:
 
 
 def _begun(session: Trajectory) -> _Run:
-    tools = session.tools or "[]"
-    observations = [replace(seen, tools=tools) for seen in observations_of(session)]
+    observations = observations_of(session)
     results: defaultdict[tuple[str, str], list[Message]] = defaultdict(list)
     replies = []
     following = [step.inputs or () for step in session.steps[1:]] + [session.final_inputs or ()]
@@ -99,11 +86,11 @@ def _advanced(run: _Run, decision: Decision) -> Ending | None:
             return None
         recorded = Counter({key: len(each) for key, each in run.results.items()})
         return Ending.FEWER_CALLS if recorded - run.made else Ending.SAME_CALLS
-    told = []
+    returned = []
     for key in map(call_key, calls):
         if key not in run.results:
             return Ending.LEFT
-        told.append(run.results[key][min(run.made[key], len(run.results[key]) - 1)])
+        returned.append(run.results[key][min(run.made[key], len(run.results[key]) - 1)])
         run.made[key] += 1
-    run.seen = Observation(text_of_inputs(told), whole=True, tools=tools, messages=tuple(told))
+    run.seen = Observation(text_of_inputs(returned), whole=True, tools=tools, messages=tuple(returned))
     return None

@@ -14,6 +14,7 @@ from flywheel.datasets.formats.records import compact
 from flywheel.datasets.lake.redaction import MARK, replace_secrets
 from flywheel.errors import PrerequisiteError
 from flywheel.messages import Message, action_of, text_of_inputs, thought_of
+from flywheel.text import with_strings
 from flywheel.trajectory import Step, Trajectory
 
 SEAL = "FLYWHEEL_PLACEHOLDER_KEY"
@@ -60,7 +61,7 @@ class Placeholders:
             whole = json.loads(text)
         except (ValueError, RecursionError):
             return self.text(text)
-        clean = self._value(whole)
+        clean = with_strings(whole, self.text)
         return text if clean == whole else json.dumps(clean, ensure_ascii=False)
 
     def _name(self, kind: str, secret: str) -> str:
@@ -70,15 +71,6 @@ class Placeholders:
             self._names[key] = f"{MARK}{kind} {number}]"
             self.originals[self._names[key]] = secret
         return self._names[key]
-
-    def _value(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, list):
-            return [self._value(inner) for inner in value]
-        if isinstance(value, dict):
-            return {self.text(name): self._value(inner) for name, inner in value.items()}
-        return value
 
     def replaced(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory as the lake may hold it. What was replaced is counted, and sealed where there is a key."""
@@ -94,7 +86,7 @@ class Placeholders:
             final_observation=text_of_inputs(final),
             error=self.text(trajectory.error),
         )
-        extra = self._value(json.loads(trajectory.extra)) if trajectory.extra else {}
+        extra = with_strings(json.loads(trajectory.extra), self.text) if trajectory.extra else {}
         if self.originals:
             extra["replaced"] = Counter(name[len(MARK) : -1].rpartition(" ")[0] for name in self.originals)
             if key := os.environ.get(SEAL):

@@ -29,12 +29,12 @@ class CallFormat:
             return ()
         rest = rest[len(before) :]
         while True:
-            name, found, rest = rest.partition(self.between)
+            name, separated, rest = rest.partition(self.between)
             try:
                 arguments, end = _DECODER.raw_decode(rest)
             except (ValueError, RecursionError):
                 return ()
-            if not found or not isinstance(arguments, dict):
+            if not separated or not isinstance(arguments, dict):
                 return ()
             calls.append(ToolCall("", name, rest[:end]))
             rest = rest[end:]

@@ -39,7 +39,8 @@ from flywheel.agents.contexts.prompts import (
 )
 from flywheel.environments.tools import names_of
 from flywheel.errors import PolicyError
-from flywheel.messages import Message, action_of, answer_of_action, openai_message
+from flywheel.messages import Message, action_of, answer_of_action, openai_message, text_of_inputs
+from flywheel.text import with_strings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,8 +82,8 @@ Span = tuple[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """A message, and how much it counts as a target; None for what is not the agent's own."""
+class _Entry:
+    """A message of a conversation, and how much it counts as a target; None for what is not the agent's own."""
 
     message: Json
     weight: float | None = None
@@ -172,10 +173,10 @@ class ChatTemplate:
                     "the chat template does not show an agent its tools; take another base, or name a file with a "
                     "template that does: student.chat_template"
                 )
-            one = self._answer([_called(_NAME)], _TOOLS).partition(self._end_text)[0]
+            one_call = self._answer([_called(_NAME)], _TOOLS).partition(self._end_text)[0]
         except PolicyError as error:
             return str(error)
-        form = re.fullmatch(rf"(.*?){_NAME}(.*?)\{{\s*\"place\"\s*:\s*\"there\"\s*\}}(.*)", one, re.DOTALL)
+        form = re.fullmatch(rf"(.*?){_NAME}(.*?)\{{\s*\"place\"\s*:\s*\"there\"\s*\}}(.*)", one_call, re.DOTALL)
         if form is None:
             return (
                 "the chat template does not write a tool call as its name and then its arguments in JSON; students "
@@ -183,13 +184,13 @@ class ChatTemplate:
             )
         before, between, after = form.groups()
         try:
-            two = self._answer([_called(_NAME, _OTHER)], _TOOLS).partition(self._end_text)[0]
+            two_calls = self._answer([_called(_NAME, _OTHER)], _TOOLS).partition(self._end_text)[0]
         except PolicyError:  # some take one call an answer
-            two = ""
+            two_calls = ""
         middle = re.fullmatch(
             rf"{re.escape(before + _NAME + between)}\{{[^}}]*\}}(.*?){_OTHER}{re.escape(between)}\{{[^}}]*\}}"
             rf"{re.escape(after)}",
-            two,
+            two_calls,
             re.DOTALL,
         )
         return CallFormat(before, between, after, middle[1] if middle else None)
@@ -207,21 +208,21 @@ class ChatTemplate:
 
     # -- rendering -------------------------------------------------------------------------------------------------
 
-    def _documents(self, said: Sequence[_Said], tools: str, *, open_end: bool) -> Iterator[list[Span]]:
+    def _documents(self, conversation: Sequence[_Entry], tools: str, *, open_end: bool) -> Iterator[list[Span]]:
         """A conversation as runs of spans. A run goes on as long as what stood there stays as it is; the last one ends
         with the prompt for the next answer where the conversation has an `open_end`."""
-        listed = self._masked_json(json.loads(tools)) if tools else []
+        listed = with_strings(json.loads(tools), self._plain) if tools else []
         if listed:
             self.call_format()
         before: list[Json] = []
         written, spans = "", list[Span]()
-        for each in said:
-            message = self._masked_json(each.message)
-            if each.message["role"] == SUBGOAL:
+        for entry in conversation:
+            message = with_strings(entry.message, self._plain)
+            if entry.message["role"] == SUBGOAL:
                 message["role"] = self._line_role
                 if self._line_role == before[-1]["role"]:
                     message["content"] = f"{before.pop()['content']}\n{message['content']}"
-            if each.weight is None:
+            if entry.weight is None:
                 before.append(message)
                 continue
             prompt = self._render(before, listed, prompt=True)
@@ -234,7 +235,7 @@ class ChatTemplate:
             if not end:
                 raise PolicyError(f"the chat template does not end every answer with {self._end_text}")
             words += end
-            spans += [(prompt[len(written) :], 0.0), (words, each.weight)]
+            spans += [(prompt[len(written) :], 0.0), (words, entry.weight)]
             written = prompt + words
         if open_end:
             prompt = self._render(before, listed, prompt=True)
@@ -271,17 +272,8 @@ class ChatTemplate:
             reason = " ".join(str(error).split())[:200]
             raise PolicyError(f"the chat template cannot write this conversation: {reason}") from error
 
-    def _masked_json(self, value: Any) -> Any:
-        """JSON whose texts spell no special token."""
-        if isinstance(value, str):
-            return self._plain(value)
-        if isinstance(value, list):
-            return [self._masked_json(part) for part in value]
-        if isinstance(value, dict):
-            return {self._plain(name): self._masked_json(part) for name, part in value.items()}
-        return value
-
     def _plain(self, text: str) -> str:
+        """A text that spells no special token."""
         return self._spelling.sub(lambda match: self._masked[match.group()], text)
 
     def _ids(self, text: str) -> list[int]:
@@ -298,31 +290,31 @@ class ChatTemplate:
         return [token for text in parts for token in self._tokenizer.encode(text, add_special_tokens=False)]
 
 
-def _conversation(pieces: Sequence[Piece], weigh: Callable[[Piece], float]) -> tuple[list[_Said], str]:
+def _conversation(pieces: Sequence[Piece], weigh: Callable[[Piece], float]) -> tuple[list[_Entry], str]:
     """The messages of a window, and the tools that come with them."""
     tools = next((piece.tools for piece in pieces if piece.tools), "")
     names = names_of(tools) if tools else []
-    said: list[_Said] = []
+    entries: list[_Entry] = []
     text = ""
     answers, marker = 0, ""
     for piece in pieces:
         if piece.own:
-            said, text = _with_user(said, text), ""
+            entries, text = _with_user(entries, text), ""
             message, whole = _template_message(_answer(piece, marker, names, answers))
-            said.append(_Said(message, weigh(piece) if piece.target and whole else 0.0))
+            entries.append(_Entry(message, weigh(piece) if piece.target and whole else 0.0))
             answers += 1
         elif piece.messages:
-            said, text = _with_user(said, text), ""
-            said += [_Said(_template_message(message)[0]) for message in piece.messages]
+            entries, text = _with_user(entries, text), ""
+            entries += [_Entry(_template_message(message)[0]) for message in piece.messages]
         elif marker == SUBGOAL and piece.ends:
-            said, text = _with_user(said, text), ""
-            said.append(_Said({"role": SUBGOAL, "content": SUBGOAL_LINE.format(piece.text)}))
+            entries, text = _with_user(entries, text), ""
+            entries.append(_Entry({"role": SUBGOAL, "content": SUBGOAL_LINE.format(piece.text)}))
         elif piece.marker in HEADINGS and (piece.text or piece.marker in (ROUTES, PAST)):
             text += f"\n{HEADINGS[piece.marker]}{piece.text}" if text else f"{HEADINGS[piece.marker]}{piece.text}"
         elif piece.text:
             text += f" {piece.text}"
         marker = piece.marker
-    return _with_user(said, text), tools
+    return _with_user(entries, text), tools
 
 
 def _answer(piece: Piece, marker: str, tools: Sequence[str], number: int) -> Message:
@@ -332,14 +324,14 @@ def _answer(piece: Piece, marker: str, tools: Sequence[str], number: int) -> Mes
     return answer_of_action(piece.text, tools, number) if marker == ACT else Message("assistant", piece.text)
 
 
-def _with_user(said: list[_Said], text: str) -> list[_Said]:
-    return [*said, _Said({"role": "user", "content": text})] if text else said
+def _with_user(entries: list[_Entry], text: str) -> list[_Entry]:
+    return [*entries, _Entry({"role": "user", "content": text})] if text else entries
 
 
 def _template_message(message: Message) -> tuple[Json, bool]:
     """A message as templates read it, whose arguments are objects; is it whole? Calls whose arguments are no JSON
     object, as one cut off in the middle, stay text and teach nobody."""
-    written, whole = openai_message(message, parts=None) | {"content": _text(message)}, True
+    written, whole = openai_message(message) | {"content": text_of_inputs([message])}, True
     written.pop("reasoning_content", None)
     if written["role"] == "developer":
         written["role"] = "system"
@@ -351,10 +343,6 @@ def _template_message(message: Message) -> tuple[Json, bool]:
         whole = whole and isinstance(arguments, dict)
         call["function"]["arguments"] = arguments if isinstance(arguments, dict) else call["function"]["arguments"]
     return written, whole
-
-
-def _text(message: Message) -> str:
-    return "\n".join(part for part in (message.content, message.error) if part)
 
 
 def _called(*names: str) -> Json:

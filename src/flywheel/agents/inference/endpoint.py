@@ -159,7 +159,7 @@ class Endpoint:
             sent = {name: value for name, value in options.items() if name not in self._unsupported}
             sent[self._token_limit] = settings.max_tokens
             body = {"model": settings.model, "messages": messages, **sent}
-            try:  # `create` would check every message's type first, which takes ten times as long as all the rest
+            try:  # `create` would check the type of every message first, which costs more than all the rest
                 reply = await self._client.post("/chat/completions", body=body, cast_to=ChatCompletion)
                 problem = error_of(reply) or (None if reply.choices else (0, "an answer without choices"))
                 if problem is None:
