@@ -111,9 +111,59 @@ def test_a_choice_of_tools_is_kept(students: str, choice: Any, names: set[str]) 
     assert {call.function.name for call in answer.tool_calls or ()} == names
 
 
+def test_sampling_is_what_the_request_asks_for(students: str) -> None:
+    client = openai.OpenAI(base_url=students, api_key="none", max_retries=0)
+    fields = {"type": "object", "properties": {"door": {"enum": list("abcdefgh")}}, "required": ["door"]}
+    function = {"name": "open", "parameters": {**fields, "additionalProperties": False}}
+    asked = {"model": "champion", "messages": PLACED, "tools": [{"type": "function", "function": function}]}
+    asked |= {"tool_choice": "required"}
+
+    def calls(**options: Any) -> list[str]:
+        answer = client.chat.completions.create(**asked, **options)  # type: ignore[call-overload]
+        assert [choice.index for choice in answer.choices] == list(range(options.get("n", 1)))
+        return [choice.message.tool_calls[0].function.arguments for choice in answer.choices]
+
+    (greedy,) = calls()
+    hot = calls(n=8, temperature=50, seed=3)
+    assert len(set(hot)) > 1
+    assert hot == calls(n=8, temperature=50, seed=3)
+    assert calls(n=4, temperature=50, top_p=1e-6, seed=3) == [greedy] * 4 == calls(temperature=0) * 4
+    streamed: dict[int, str] = {}
+    options = {"n": 8, "temperature": 50, "seed": 3, "stream": True}
+    for chunk in client.chat.completions.create(**asked, **options):  # type: ignore[call-overload]
+        (choice,) = chunk.choices
+        for call in (choice.delta.tool_calls or ())[:1]:
+            streamed[choice.index] = streamed.get(choice.index) or call.function.arguments
+    assert list(streamed.values()) == hot
+
+
+SAID = {"type": "object", "properties": {"open": {"type": "boolean"}}, "required": ["open"]}
+
+
+@pytest.mark.parametrize("tools", [[], TOOLS])
+def test_an_answer_has_the_form_that_is_asked_for(students: str, tools: list[Any]) -> None:
+    client = openai.OpenAI(base_url=students, api_key="none", max_retries=0)
+    form = {"type": "json_schema", "json_schema": {"name": "said", "schema": {**SAID, "additionalProperties": False}}}
+    asked = {"model": "champion", "messages": ASKED, "tools": tools, "tool_choice": "none", "logprobs": True}
+    (choice,) = client.chat.completions.create(**asked, response_format=form).choices  # type: ignore[call-overload]
+    assert set(json.loads(choice.message.content)) == {"open"}
+    assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
+    assert all(token.logprob <= 0 for token in choice.logprobs.content)
+    (cut,) = client.chat.completions.create(**asked, response_format=form, stop=[":", "}"]).choices  # type: ignore[call-overload]
+    assert cut.finish_reason == "stop"
+    assert cut.message.content == choice.message.content.partition(":")[0]
+    assert len(cut.logprobs.content) < len(choice.logprobs.content)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        ({"response_format": {"type": "json_schema"}}, "json_schema belongs to"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"format": "odd"}}}},
+            "cannot guide a student",
+        ),
+        ({"n": 2}, "set a temperature"),
         ({"tool_choice": {"type": "function", "function": {"name": "burn"}}}, "there is no tool 'burn'"),
         ({"tools": [{"type": "function", "function": ODD}]}, "cannot guide a student"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "Done."}]}, "there is nothing to answer"),
@@ -159,7 +209,7 @@ def test_a_stream_says_what_the_student_says(upstream: str, students: str, tmp_p
         ({"confidence": 1.0}, "", {}, "not sure enough"),
         ({"timeout": 0.001}, "", {}, "no answer in 0.001 s"),
         ({}, "", {"n": 2}, "asks for n"),
-        ({}, "", {"response_format": {"type": "json_object"}}, "asks for response_format"),
+        ({}, "", {"logprobs": True}, "asks for logprobs"),
         ({}, "", {"messages": [SYSTEM, {"role": "user", "content": "x" * 10**6}]}, "HTTP status 400"),
         (
             {},

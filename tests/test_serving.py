@@ -26,7 +26,7 @@ from flywheel.policies.registry import crown, rollback
 from flywheel.rollouts.play import rehearse
 from flywheel.serving.listening import is_loopback
 from flywheel.serving.loaded import Loaded
-from flywheel.serving.requests import Message
+from flywheel.serving.requests import ChatRequest
 from flywheel.serving.server import serve
 from flywheel.trajectory import Split, Trajectory
 from tests.served import FLYWHEEL, policy_server
@@ -93,7 +93,7 @@ def test_the_same_question_many_times_takes_no_more_room(students: tuple[Config,
         student = Loaded(policy_directory(lake, flat), "cpu")
         student.open()
         for _ in range(20):
-            await student.chat([Message(**one) for one in ASKED])
+            await student.answers(ChatRequest.model_validate({"model": "champion", "messages": ASKED}))
         await student.close()
         return student._made
 
@@ -172,7 +172,7 @@ def test_curl_is_told_what_is_wrong(url: str) -> None:
     assert post("chat/completions", {"model": "champion", "messages": []})[0] == 400
     last = [*ASKED, {"role": "assistant", "content": "Action: take knife"}]
     assert "last message" in post("chat/completions", {"model": "champion", "messages": last})[1]
-    assert "temperature" in post("chat/completions", {"model": "champion", "messages": ASKED, "temperature": 1})[1]
+    assert "temperature" in post("chat/completions", {"model": "champion", "messages": ASKED, "n": 3})[1]
     assert "completions" in post("chat/completions", {"model": "champion/planner", "messages": ASKED})[1]
     assert post("completions", {"model": "champion", "prompt": "x"})[0] == 404
     assert post("completions", {"model": "champion/planner", "prompt": [10**6]})[0] == 400

@@ -13,6 +13,16 @@ from flywheel.trajectory import StopReason, Task
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the words of an answer are drawn. Temperature 0 is greedy; `top_p`: from the likeliest tokens that together
+    have this probability (nucleus sampling, arXiv 1904.09751)."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One running episode that waits for a decision."""
 
@@ -22,6 +32,8 @@ class Turn:
     """Why an auditor refused the last decision, which said that the task was done; empty otherwise."""
     advice: Advice | None = None
     """What the environment's live expert would do; told to policies that take advice, and to no others."""
+    sampling: Sampling | None = None
+    """How a student draws this answer, where who asks wants it otherwise than it was evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,8 @@ class Decision:
     teacher_action: str | None = None
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
+    tokens: tuple[int, ...] | None = None
+    """The words of the action as a student's model wrote them, without the end of the answer."""
     logprobs: tuple[float, ...] | None = None
     top_tokens: tuple[tuple[str, ...], ...] | None = None
     top_logprobs: tuple[tuple[float, ...], ...] | None = None

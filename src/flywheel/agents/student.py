@@ -68,6 +68,8 @@ class FlatAgent:
 
     def act(self, turns: Sequence[Turn]) -> list[Decision]:
         episodes = [self._episodes[turn.slot] for turn in turns]
+        for turn in turns:
+            self._language_model.draw(turn.slot, turn.sampling)
         contexts = [
             self._language_model.context(episode.context.observe(turn.observation), ACT)
             for episode, turn in zip(episodes, turns, strict=True)
@@ -86,6 +88,7 @@ class FlatAgent:
                     pick.text,
                     prompt_tokens=len(context),
                     completion_tokens=max(len(pick.tokens), len(pick.logprobs)),
+                    tokens=pick.tokens,
                     logprobs=pick.logprobs,
                 )
             )
@@ -155,6 +158,8 @@ class HierarchicalAgent:
         for turn in turns:
             episode = self._episodes[turn.slot]
             episode.context.observe(turn.observation)
+            self._planner.draw(turn.slot, turn.sampling)
+            self._executor.draw(turn.slot, turn.sampling)
             if failed := episode.context.failed:
                 episode.end(failed)
         decided = self._execute(
@@ -209,6 +214,7 @@ class HierarchicalAgent:
                 new_subgoal=not may_end,
                 prompt_tokens=len(context) + episode.spoken,
                 completion_tokens=max(len(pick.tokens), len(pick.logprobs)),
+                tokens=pick.tokens,
                 logprobs=pick.logprobs,
             )
             episode.spoken = 0
@@ -240,7 +246,7 @@ def _decided(
 
 
 def _allowed(seen: Observation) -> Allowed | None:
-    return None if seen.tools is None else Allowed(seen.tools, seen.must_call)
+    return None if seen.tools is None else Allowed(seen.tools, seen.must_call, seen.answer_schema)
 
 
 def _chosen(offer: Sequence[str], choice: Choice) -> Written:

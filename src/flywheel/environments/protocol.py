@@ -37,6 +37,8 @@ class Observation:
     the calls; ids are put in by whoever records them."""
     must_call: bool = False
     """Is text no answer here, only a call of a tool?"""
+    answer_schema: str = ""
+    """The JSON Schema of an answer in text, where it has to be JSON."""
     opens_task: bool = False
     """Is `text` the task itself, prompt and all, as of an agent that brings its own?"""
     instruction: str = ""

@@ -25,7 +25,7 @@ from flywheel.gateway.agents import Run, agent_client, agent_task, openai_packag
 from flywheel.gateway.placeholders import Placeholders
 from flywheel.messages import Message, answer_of_action, text_of_inputs
 from flywheel.named_objects import named_object
-from flywheel.serving.answers import as_event_stream, completion
+from flywheel.serving.answers import as_event_stream, choice, completion
 from flywheel.trajectory import Task
 
 _Result = TypeVar("_Result")
@@ -221,7 +221,7 @@ class AgentWorld:
             message = await asked.answer
         except asyncio.CancelledError:
             return _over()
-        answer = completion(message, str(body.get("model") or self.settings.model))
+        answer = completion([choice(message)], str(body.get("model") or self.settings.model))
         if body.get("stream"):
             return aiohttp.web.Response(body=as_event_stream(answer), content_type="text/event-stream")
         return aiohttp.web.json_response(answer)

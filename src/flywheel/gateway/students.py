@@ -24,19 +24,26 @@ from flywheel.gateway.placeholders import Placeholders
 from flywheel.gateway.recording import Recording
 from flywheel.gateway.routing import Route
 from flywheel.messages import Message, openai_message
-from flywheel.serving.answers import as_event_stream, completion
+from flywheel.serving.answers import as_event_stream, choice, completion
 
 Json = dict[str, Any]
 ANSWERED_BY = b"x-flywheel-answered-by"
-_PASSED = ("tools", "tool_choice", "parallel_tool_calls")
+_PASSED = (
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "stop",
+    "max_tokens",
+    "max_completion_tokens",
+)
 """What a student is told beside the messages. It decides as it was evaluated: sampling options are the teacher's."""
 _REFUSED = {
     "n": (None, 1),
     "logprobs": (None, False),
-    "response_format": (None, {"type": "text"}),
     "functions": (None,),
 }
-"""What no student can answer, but for these values."""
+"""What students are not asked for, but for these values."""
 
 
 _TEXT = ("text", "input_text")
@@ -66,7 +73,9 @@ class Student:
         try:
             messages = await asyncio.to_thread(_placed, request, placeholders)
             answered = await self._ask({**_passed(request), "messages": messages, "user": session})
-            (message,) = messages_of([answered["choices"][0]["message"]])
+            (chosen,) = answered["choices"]
+            (message,) = messages_of([chosen["message"]])
+            reason = str(chosen["finish_reason"])
         except TimeoutError as error:
             raise NoAnswerError(f"no answer in {self.route.timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -80,7 +89,8 @@ class Student:
             raise NoAnswerError("had no answer")
         _check_calls(message, request)
         metadata = {**known, "student": str(answered.get("model") or self.route.student)}
-        return completion(placeholders.restored(message), metadata["student"], answered.get("usage"), metadata=metadata)
+        answer = choice(placeholders.restored(message), finish_reason=reason)
+        return completion([answer], metadata["student"], answered.get("usage"), metadata)
 
     async def _ask(self, body: Json) -> Json:
         timeout = aiohttp.ClientTimeout(total=self.route.timeout)

@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -18,7 +18,7 @@ from flywheel.agents.contexts.tokenization import encode_plain
 from flywheel.agents.policy import Decision
 from flywheel.errors import FlywheelError, InfrastructureError
 from flywheel.messages import Message
-from flywheel.serving.answers import as_event_stream, completion, head
+from flywheel.serving.answers import as_event_stream, choice, completion, head
 from flywheel.serving.completions import Completer, Completion, GenerationRequest
 from flywheel.serving.requests import (
     ChatRequest,
@@ -29,6 +29,9 @@ from flywheel.serving.requests import (
     parse_request,
 )
 from flywheel.serving.roster import Roster
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WATCH_SECONDS = 1.0
 DISCONNECT_POLL_SECONDS = 0.5
@@ -84,20 +87,20 @@ def make_app(roster: Roster) -> FastAPI:
             if part:
                 return error_response(400, f"{params.model} is a part of an agent; it answers at /v1/completions")
             try:
-                if params.uses_tools:
-                    message, decision = await student.call(params)
-                else:
-                    text, decision = await student.chat(params.messages)
-                    message = Message("assistant", text)
+                answers = await student.answers(params)
             except ValueError as error:
                 return error_response(400, f"messages: {error}")
             *_, acting = student.parts.values()  # the executor, or the flat model
-        reason = ""
-        if not message.tool_calls:
-            text, reason = _truncate(message.content, acting.tokenizer, params.max_answer_tokens)
-            message = Message("assistant", text)
-        usage = _usage(decision.prompt_tokens or 0, min(decision.completion_tokens or 0, params.max_answer_tokens))
-        answer = completion(message, student.name, usage, finish_reason=reason, metadata=_metadata(decision))
+        choices = [
+            _chat_choice(index, params, message, decision, acting.tokenizer)
+            for index, (message, decision) in enumerate(answers)
+        ]
+        read = sum(decision.prompt_tokens or 0 for _, decision in answers[:1])
+        usage = _usage(
+            read, sum(min(decision.completion_tokens or 0, params.max_answer_tokens) for _, decision in answers)
+        )
+        known = [_metadata(decision) for _, decision in answers]
+        answer = completion(choices, student.name, usage, known[0] if len(known) == 1 else {"choices": known})
         if params.stream:
             lines = as_event_stream(answer, include_usage=params.stream_options.include_usage)
             return Response(lines, media_type="text/event-stream")
@@ -174,6 +177,7 @@ def _generations(params: CompletionRequest, ids: list[int], completer: Completer
             prompt=tuple(ids),
             max_tokens=params.max_tokens,
             temperature=params.temperature,
+            top_p=params.top_p,
             seed=(params.seed + number) % 2**63,
             allowed=tuple(allowed),
             bias=tuple(params.logit_bias.items()),
@@ -194,8 +198,7 @@ def _choice(
 ) -> dict[str, Any]:
     decode = completer.tokenizer.decode
     text = str(decode(completion.visible_tokens))
-    cuts = [start for stop in generation.stop_strings if (start := text.find(stop)) >= 0]
-    text = text[: min(cuts)] if cuts else text
+    text = text[: _first_stop(text, generation.stop_strings)]
     prompt = params.prompts[index // params.n]
     echoed = (prompt if isinstance(prompt, str) else str(decode(prompt))) if params.echo else ""
     choice: dict[str, Any] = {
@@ -222,10 +225,48 @@ def _logprobs(completion: Completion, decode: Any) -> dict[str, Any]:
     }
 
 
-def _truncate(text: str, tokenizer: Any, max_tokens: int) -> tuple[str, str]:
+def _chat_choice(
+    index: int, params: ChatRequest, message: Message, decision: Decision, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    if message.tool_calls:
+        return choice(message, index=index)
+    text, reason = _truncate(message.content, tokenizer, params.max_answer_tokens)
+    cut = _first_stop(text, params.stop_strings)
+    text, reason = (text[:cut], "stop") if cut is not None else (text, reason)
+    logprobs = _chat_logprobs(text, decision, tokenizer) if params.logprobs else None
+    return choice(Message("assistant", text), index=index, finish_reason=reason, logprobs=logprobs)
+
+
+def _chat_logprobs(text: str, decision: Decision, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """The log-probability of each token of a text, among those that were allowed; None where the student chose an
+    action that it did not spell as the text does."""
+    tokens = decision.tokens or ()
+    pieces = [str(tokenizer.decode([token])) for token in tokens]
+    if not tokens or not decision.logprobs or not "".join(pieces).strip().startswith(text.strip()):
+        return None
+    ends = accumulate(map(len, pieces))
+    shown = [place for place, end in enumerate(ends) if end - len(pieces[place]) < len(text)]
+    content = [
+        {
+            "token": pieces[place],
+            "logprob": decision.logprobs[place],
+            "bytes": None if "\ufffd" in pieces[place] else list(pieces[place].encode()),
+            "top_logprobs": [],
+        }
+        for place in shown
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _truncate(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[str, str]:
     """(an answer of at most so many tokens, its finish reason). No token is less than a byte."""
     ids = encode_plain(tokenizer, text) if len(text.encode()) > max_tokens else []
     return (str(tokenizer.decode(ids[:max_tokens])), "length") if len(ids) > max_tokens else (text, "stop")
+
+
+def _first_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first of the texts begins that end an answer."""
+    return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
 
 
 def _model(name: str) -> dict[str, Any]:

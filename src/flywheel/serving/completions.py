@@ -19,9 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flywheel.agents.contexts.tokenization import max_chars
 from flywheel.agents.inference.batching import Batcher
-from flywheel.agents.inference.decoding import NOT_FINITE
+from flywheel.agents.inference.decoding import NOT_FINITE, Sampler, sampler
 from flywheel.agents.inference.language_model import longest_context
 from flywheel.agents.inference.prefix_cache import PrefixCache, common_prefix
+from flywheel.agents.policy import Sampling
 from flywheel.errors import InfrastructureError
 
 SLOTS = 64
@@ -37,6 +38,7 @@ class GenerationRequest:
     prompt: tuple[int, ...]
     max_tokens: int = 16
     temperature: float = 0.0
+    top_p: float = 1.0
     seed: int = 0
     allowed: tuple[int, ...] = ()
     bias: tuple[tuple[int, float], ...] = ()
@@ -68,7 +70,7 @@ class _Job:
 
     request: GenerationRequest
     future: asyncio.Future[Completion]
-    generator: torch.Generator
+    sampler: Sampler
     completion: Completion = field(default_factory=Completion)
     slot: int = -1
     read: int = 0
@@ -99,8 +101,8 @@ class Completer:
 
     async def complete(self, request: GenerationRequest) -> Completion:
         """The answer to one request. Raises `InfrastructureError` where the model has none."""
-        generator = torch.Generator().manual_seed(request.seed)
-        job = _Job(request, asyncio.get_running_loop().create_future(), generator)
+        drawing = sampler(Sampling(request.temperature, request.top_p, request.seed))
+        job = _Job(request, asyncio.get_running_loop().create_future(), drawing)
         if request.max_tokens == 0:
             return job.completion
         self._waiting.append(job)
@@ -216,10 +218,7 @@ class Completer:
             job.error = InfrastructureError(NOT_FINITE.reason)
             return
         logprobs_V, scores_V = _scored(logits_V, request)
-        if request.temperature <= 0:
-            token = int(logprobs_V.argmax())
-        else:
-            token = int(torch.multinomial((scores_V / request.temperature).softmax(-1), 1, generator=job.generator))
+        token = job.sampler.pick(scores_V.numpy())
         completion.tokens.append(token)
         completion.logprobs.append(float(logprobs_V[token]))
         if request.top_logprobs:

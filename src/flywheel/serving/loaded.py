@@ -6,7 +6,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from flywheel.agents.contexts.chat_format import ParsedAnswer, render_answer
 from flywheel.agents.contexts.language import language_of
@@ -15,7 +14,7 @@ from flywheel.agents.inference.batching import Batcher
 from flywheel.agents.inference.decoding import NOT_FINITE
 from flywheel.agents.inference.grammars import Allowed
 from flywheel.agents.inference.language_model import LanguageModel, LocalLanguageModel, grammars_of
-from flywheel.agents.policy import Decision, Turn
+from flywheel.agents.policy import Decision, Sampling, Turn
 from flywheel.environments.protocol import Observation
 from flywheel.environments.tools import names_of
 from flywheel.errors import ConfigError, InfrastructureError, PolicyError
@@ -31,9 +30,10 @@ from flywheel.serving.tool_scene import continued_with, tool_scene
 
 RECENT = 40
 """Messages at the end of a dialogue that a context may hold in full."""
-_Answer = TypeVar("_Answer")
 DIALOGUES = 256
 """Episodes whose state is kept between requests; others are folded anew from their messages."""
+_Written = Callable[[Decision], tuple[AnswerMessage, str]]
+"""Decision → (answer, the name of the dialogue once it has been given)."""
 
 
 class Loaded:
@@ -78,60 +78,65 @@ class Loaded:
         for task in self._tasks:
             task.cancel()
 
-    async def chat(self, messages: Sequence[Message]) -> tuple[str, Decision]:
-        """The agent's next words in a dialogue; empty if it has nothing left to try.
+    async def answers(self, request: ChatRequest) -> list[tuple[AnswerMessage, Decision]]:
+        """What the agent says and does next, as often as was asked for; empty messages where it has nothing to say.
 
         Raises `ValueError` for a dialogue that does not end with what is seen now, or that is longer than what the
         student can read.
         """
-        chars = sum(len(message.text) for message in (*messages[:1], *messages[-RECENT:]))
-        if chars > self._max_chars:
-            raise ValueError(f"{chars} characters are more than the student can read")
+        dialogue, written = self._tool_dialogue(request) if request.is_conversation else self._dialogue(request)
+        return await asyncio.gather(*(self._decided(dialogue, written, sampling) for sampling in request.samplings))
+
+    def _dialogue(self, request: ChatRequest) -> tuple[Scene, _Written]:
+        """A dialogue about a world that is told in text."""
+        messages = request.messages
+        self._check_length([*messages[:1], *messages[-RECENT:]])
         dialogue = scene(messages)
 
-        def written(decision: Decision) -> tuple[str, str]:
+        def written(decision: Decision) -> tuple[AnswerMessage, str]:
             subgoal = decision.subgoal if decision.new_subgoal else ""
             answer = ParsedAnswer(decision.action or "", subgoal, decision.thought)
             text = render_answer(answer, dialogue.now.valid_actions) if decision.action is not None else ""
-            return text, continued(dialogue, messages, text)
+            return AnswerMessage("assistant", text), continued(dialogue, messages, text)
 
-        return await self._decided(dialogue, written)
+        return dialogue, written
 
-    async def call(self, request: ChatRequest) -> tuple[AnswerMessage, Decision]:
-        """The agent's next answer in a conversation with tools: calls of them, or text; empty if it has none.
-
-        Raises `ValueError` as `chat` does.
-        """
-        if (chars := sum(len(message.text) for message in request.messages)) > self._max_chars:
-            raise ValueError(f"{chars} characters are more than the student can read")
+    def _tool_dialogue(self, request: ChatRequest) -> tuple[Scene, _Written]:
+        """A conversation with tools, which are called or answered about in text."""
+        self._check_length(request.messages)
         raw = [{"role": message.role} | message.model_dump(exclude_defaults=True) for message in request.messages]
-        dialogue = tool_scene(raw, request.tools, request.tool_choice)
-        self._check_tools(dialogue.now)
+        dialogue = tool_scene(raw, request.tools, request.tool_choice, request.response_format.schema_text)
+        self._check_grammar(dialogue.now)
 
         def written(decision: Decision) -> tuple[AnswerMessage, str]:
             answer = answer_of_action(decision.action or "", names_of(dialogue.now.tools or "[]"), dialogue.turns)
             return answer, continued_with(raw, answer)
 
-        return await self._decided(dialogue, written)
+        return dialogue, written
 
-    def _check_tools(self, seen: Observation) -> None:
-        """Raises `ValueError` for tools that no grammar can be made of: they would break everybody's batch."""
+    def _check_length(self, messages: Sequence[Message]) -> None:
+        if (chars := sum(len(message.text) for message in messages)) > self._max_chars:
+            raise ValueError(f"{chars} characters are more than the student can read")
+
+    def _check_grammar(self, seen: Observation) -> None:
+        """Raises `ValueError` for schemas that no grammar can be made of: they would break everybody's batch."""
         try:
-            self._grammars.matcher(Allowed(seen.tools or "[]", seen.must_call))
+            self._grammars.matcher(Allowed(seen.tools or "[]", seen.must_call, seen.answer_schema))
         except (ConfigError, PolicyError) as error:
             raise ValueError(str(error)) from None
 
     async def _decided(
-        self, dialogue: Scene, written: Callable[[Decision], tuple[_Answer, str]]
-    ) -> tuple[_Answer, Decision]:
-        """`written`: decision → (answer, the name of the dialogue once it has been given)."""
+        self, dialogue: Scene, written: _Written, sampling: Sampling | None
+    ) -> tuple[AnswerMessage, Decision]:
         slot = self._slots.pop(dialogue.before, None) if dialogue.turns else None
         self._talking += 1
         try:
             if slot is None:
                 slot = self._seat()
                 await self._batcher.call(self._agent.begin, slot, dialogue.task, 0, dialogue.past())
-            decision, _ = await self._batcher.decide(self._agent, Turn(slot, dialogue.now, dialogue.audit))
+            decision, _ = await self._batcher.decide(
+                self._agent, Turn(slot, dialogue.now, dialogue.audit, sampling=sampling)
+            )
             if decision.error == NOT_FINITE.reason:
                 raise InfrastructureError(decision.error)
             if decision.error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.responses import JSONResponse
 
+from flywheel.agents.policy import Sampling
 from flywheel.environments.tools import Toolbox
 from flywheel.errors import ConfigError
 from flywheel.text import printable, printable_line, strict_json
@@ -53,7 +55,10 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 _IGNORED = frozenset({"metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity"})
 """Options that say nothing about the answer."""
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Answers = Annotated[int, Field(ge=1, le=MAX_ANSWERS)]
 Stop = Annotated[str, Field(max_length=200)]
+Stops = Stop | Annotated[list[Stop], Field(max_length=16)]
 Token = Annotated[int, Field(strict=True, ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
@@ -90,7 +95,6 @@ class _CommonRequest(BaseModel):
     model: str = Field(min_length=1, max_length=200)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    seed: int = Field(default=0, ge=0, lt=2**63)
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     user: str = ""
 
@@ -113,35 +117,21 @@ class CompletionRequest(_CommonRequest):
     prompt: str | list[Token] | list[str] | list[list[Token]]
     max_tokens: int = Field(default=16, ge=0, le=MAX_TOKENS)
     temperature: Temperature = 0.0
-    n: int = Field(default=1, ge=1, le=MAX_ANSWERS)
+    seed: Seed = 0
+    n: Answers = 1
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] = ""
+    stop: Stops = ""
     logit_bias: dict[int, Bias] = Field(default_factory=dict, max_length=MAX_BIASES)
     allowed_token_ids: list[Token] = Field(default_factory=list)
     stop_token_ids: list[Token] = Field(default_factory=list, max_length=64)
     return_token_ids: bool = False
 
-    @field_validator("temperature")
-    @classmethod
-    def _not_too_cold(cls, temperature: float) -> float:
-        if 0 < temperature < COLDEST:
-            raise ValueError(f"must be 0, or at least {COLDEST}")
-        return temperature
-
-    @field_validator("top_p")
-    @classmethod
-    def _whole(cls, share: float) -> float:
-        if share != 1:
-            raise ValueError("not supported here; leave it out")
-        return share
-
     @model_validator(mode="after")
     def _fits(self) -> CompletionRequest:
         if self.echo and self.logprobs is not None:
             raise ValueError("echo with logprobs: a prompt's log-probabilities are not supported")
-        if self.n > 1 and not self.temperature:
-            raise ValueError("n: several answers at temperature 0 are all the same; set a temperature")
+        _check_variety(self.n, self.temperature)
         if self.stream and (self.echo or self.stop or self.n > 1 or len(self.prompts) > 1):
             raise ValueError("stream: not with echo, stop, n or several prompts")
         if not 0 < len(self.prompts) * self.n <= MAX_ANSWERS:
@@ -160,7 +150,7 @@ class CompletionRequest(_CommonRequest):
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """Texts before which an answer ends."""
-        return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop))
+        return _stop_strings(self.stop)
 
 
 class Message(BaseModel):
@@ -213,14 +203,49 @@ class Message(BaseModel):
         return self.content or ""
 
 
+class JsonSchema(BaseModel):
+    """The schema of an answer; its name and whether it is strict change nothing: it always holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = ""
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=lambda: {"type": "object"}, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What an answer in text looks like."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to type json_schema, and to no other")
+        return self
+
+    @property
+    def schema_text(self) -> str:
+        """The JSON Schema of an answer, or nothing for any text."""
+        if self.json_schema is not None:
+            return json.dumps(self.json_schema.schema_)
+        return "" if self.type == "text" else json.dumps({"type": "object"})
+
+
 class ChatRequest(_CommonRequest):
     """A request to `/v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
     tools: list[dict[str, Any]] = Field(default_factory=list)
     tool_choice: str | dict[str, Any] = "auto"
-    temperature: Temperature = 0.0
-    n: int = 1
+    response_format: ResponseFormat = ResponseFormat()
+    temperature: Temperature | None = None
+    seed: Seed | None = None
+    n: Answers = 1
+    stop: Stops = ""
+    logprobs: bool = False
     max_tokens: int = Field(default=MAX_TOKENS, ge=1)
     max_completion_tokens: int = Field(default=MAX_TOKENS, ge=1)
 
@@ -235,24 +260,29 @@ class ChatRequest(_CommonRequest):
             raise ValueError(str(error)) from None
         return tools
 
-    @field_validator("temperature")
-    @classmethod
-    def _greedy(cls, temperature: float) -> float:
-        if temperature:
-            raise ValueError("a student decides as it was evaluated; leave it out, or use completions")
-        return temperature
-
-    @field_validator("n")
-    @classmethod
-    def _once(cls, number: int) -> int:
-        if number != 1:
-            raise ValueError("a decision is made once; ask again for another")
-        return number
+    @model_validator(mode="after")
+    def _fits(self) -> ChatRequest:
+        _check_variety(self.n, self.temperature)
+        return self
 
     @property
-    def uses_tools(self) -> bool:
-        """Is it of an agent with tools?"""
-        return bool(self.tools) or any(message.tool_calls for message in self.messages)
+    def is_conversation(self) -> bool:
+        """Is it of an agent with tools, or one whose answers have a form, and not of one that reads a world's text?"""
+        has_form = bool(self.response_format.schema_text)
+        return bool(self.tools) or has_form or any(message.tool_calls for message in self.messages)
+
+    @property
+    def samplings(self) -> list[Sampling | None]:
+        """How each of `n` answers is drawn; None where no temperature is asked for: as the student was evaluated."""
+        if self.temperature is None:
+            return [None]
+        seed = secrets.randbits(32) if self.seed is None else self.seed
+        return [Sampling(self.temperature, self.top_p, (seed + number) % 2**63) for number in range(self.n)]
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts before which an answer ends."""
+        return _stop_strings(self.stop)
 
     @property
     def max_answer_tokens(self) -> int:
@@ -263,6 +293,17 @@ class ChatRequest(_CommonRequest):
     def beginning(self) -> str:
         """What stays the same for all requests of a dialogue."""
         return "\n".join(message.text for message in self.messages[:2])
+
+
+def _check_variety(answers: int, temperature: float | None) -> None:
+    if temperature and temperature < COLDEST:
+        raise ValueError(f"temperature: must be 0, or at least {COLDEST}")
+    if answers > 1 and not temperature:
+        raise ValueError("n: several answers at temperature 0 are all the same; set a temperature")
+
+
+def _stop_strings(stop: str | list[str]) -> tuple[str, ...]:
+    return tuple(filter(None, [stop] if isinstance(stop, str) else stop))
 
 
 def parse_request(kind: type[_Request], body: bytes) -> _Request:

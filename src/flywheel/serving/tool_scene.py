@@ -7,6 +7,7 @@ takes over an episode in the middle names a new one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from flywheel.agents.policy import Decision
@@ -18,8 +19,13 @@ from flywheel.serving.dialogue import Scene
 from flywheel.trajectory import Split, Task, digest
 
 
-def tool_scene(messages: Sequence[Any], tools: Sequence[Any], tool_choice: Any = None) -> Scene:
-    """What a request tells. Raises `ValueError` for what is no conversation that waits for an answer."""
+def tool_scene(
+    messages: Sequence[Any], tools: Sequence[Any], tool_choice: Any = None, answer_schema: str = ""
+) -> Scene:
+    """What a request tells. `answer_schema`: of an answer in text, where it has to be JSON.
+
+    Raises `ValueError` for what is no conversation that waits for an answer.
+    """
     read = messages_of(messages)
     conversation = conversation_of(map(ReadMessage, read))
     if not conversation.rest:
@@ -32,7 +38,7 @@ def tool_scene(messages: Sequence[Any], tools: Sequence[Any], tool_choice: Any =
         )
         for number, turn in enumerate(conversation.turns)
     )
-    now = _seen(conversation.rest, offered, first=not past, must_call=must_call)
+    now = replace(_seen(conversation.rest, offered, first=not past), must_call=must_call, answer_schema=answer_schema)
     spellings = list(map(_spelling, read))
     return Scene(
         task=Task("served", "{}", Split.TRAIN, 0, ""),
@@ -49,14 +55,13 @@ def continued_with(messages: Sequence[Any], answer: Message) -> str:
     return digest([*map(_spelling, messages_of(messages)), _spelling(answer)], size=16)
 
 
-def _seen(inputs: Sequence[Message], tools: str, *, first: bool, must_call: bool = False) -> Observation:
+def _seen(inputs: Sequence[Message], tools: str, *, first: bool) -> Observation:
     return Observation(
         text_of_inputs(inputs),
         whole=True,
         tools=tools,
         messages=tuple(inputs),
         opens_task=first,
-        must_call=must_call,
     )
 
 

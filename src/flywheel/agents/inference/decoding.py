@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flywheel.agents.inference.grammars import Matcher
 from flywheel.agents.inference.prefix_cache import PrefixCache
+from flywheel.agents.policy import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,28 @@ class Written:
 
 
 NOT_FINITE = Fault("the model's scores are not finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Draws the tokens of a row: what is drawn for it does not depend on what runs beside it."""
+
+    sampling: Sampling
+    generator: torch.Generator
+
+    def pick(self, scores: NDArray[np.float32]) -> int:
+        """The place of a token, by the scores of all that may come next."""
+        if self.sampling.temperature <= 0:
+            return int(scores.argmax())
+        weights = (torch.from_numpy(scores) / self.sampling.temperature).softmax(-1)
+        if self.sampling.top_p < 1:
+            weights = _nucleus(weights, self.sampling.top_p)
+        return int(torch.multinomial(weights, 1, generator=self.generator))
+
+
+def sampler(sampling: Sampling) -> Sampler:
+    """A fresh one."""
+    return Sampler(sampling, torch.Generator().manual_seed(sampling.seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +126,12 @@ def choose(
     contexts: Sequence[Sequence[int]],
     options: Sequence[Options],
     *,
-    temperature: float = 0.0,
-    chances: Sequence[torch.Generator] | None = None,
+    samplers: Sequence[Sampler | None] | None = None,
 ) -> list[Choice | Fault]:
     """For each slot's context the best of its own options, token by token along the tree of the options.
 
-    Greedy at temperature 0. Tokens without an alternative cost no forward pass of their own: they are read with the
-    next one that has, and once a single option is left, it has won. `chances`: a generator a row, so that what is drawn
-    for one does not depend on what runs beside it.
+    Greedy where a row has no sampler. Tokens without an alternative cost no forward pass of their own: they are read
+    with the next one that has, and once a single option is left, it has won.
     """
     branches = [Branch(row) for row in options]
     faulty: set[int] = set()
@@ -125,7 +147,7 @@ def choose(
                 faulty.add(row)
                 continue
             scores = _log_softmax(logits_V[allowed])
-            pick = _pick(scores, temperature, chances[row] if chances else None)
+            pick = _pick(scores, samplers[row] if samplers else None)
             unread[row] = branches[row].take(allowed[pick])
             logprobs[row] += [float(scores[pick]), *[0.0] * (len(unread[row]) - 1)]
         rows = [row for row in rows if branches[row].is_open and row not in faulty]
@@ -148,16 +170,15 @@ def generate(
     never: Sequence[int] = (),
     only_first: int | None = None,
     matchers: Sequence[Matcher | None] | None = None,
-    temperature: float = 0.0,
-    chances: Sequence[torch.Generator] | None = None,
+    samplers: Sequence[Sampler | None] | None = None,
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]] | Fault]:
-    """Free decoding, greedy at temperature 0: for each slot's context (tokens without the end marker, their
+    """Free decoding, greedy where a row has no sampler: for each slot's context (tokens without the end marker, their
     log-probabilities).
 
     Tokens in `never` are not said: markers in an agent's own words would forge the structure of its contexts.
     `only_first` may be said as the first token alone, and ends the text. `matchers`: a grammar a row, or None for any
     text; log-probabilities are then those among the tokens that it allows, and what `max_tokens` cut off in the middle
-    of a call is none.
+    of a call or of JSON is none.
     """
     generated: list[list[int]] = [[] for _ in contexts]
     faulty, cut = set[int](), set[int]()
@@ -180,7 +201,7 @@ def generate(
             if slots[row] in reader.faulty:
                 faulty.add(row)
                 continue
-            token = _pick(logprobs_V, temperature, chances[row] if chances else None)
+            token = _pick(logprobs_V, samplers[row] if samplers else None)
             logprobs[row].append(float(logprobs_V[token]))
             if token != end:
                 generated[row].append(token)
@@ -194,7 +215,7 @@ def generate(
     for row, tokens in enumerate(generated):
         if len(tokens) == max_tokens and matchers and (matcher := matchers[row]) and not matcher.is_whole:
             cut.add(row)
-    too_long = Fault(f"a call of more than {max_tokens} tokens")
+    too_long = Fault(f"a call, or JSON, of more than {max_tokens} tokens")
     return [
         NOT_FINITE if row in faulty else too_long if row in cut else (tuple(tokens), tuple(values))
         for row, (tokens, values) in enumerate(zip(generated, logprobs, strict=True))
@@ -207,8 +228,12 @@ def _log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return normal
 
 
-def _pick(scores: NDArray[np.float32], temperature: float, generator: torch.Generator | None) -> int:
-    if temperature <= 0:
-        return int(scores.argmax())
-    weights = (torch.from_numpy(scores) / temperature).softmax(-1)
-    return int(torch.multinomial(weights, 1, generator=generator))
+def _pick(scores: NDArray[np.float32], sampler: Sampler | None) -> int:
+    return sampler.pick(scores) if sampler else int(scores.argmax())
+
+
+def _nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """The weights of the likeliest that together reach `top_p`, at least the first; 0 for the others."""
+    order = weights.argsort(descending=True)
+    before = weights[order].cumsum(-1) - weights[order]
+    return weights.index_fill(-1, order[before >= top_p], 0.0)

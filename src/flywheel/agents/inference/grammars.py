@@ -30,10 +30,12 @@ MOST = 64
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What an answer may be: calls of `tools` (JSON in OpenAI's form) and, unless one must be made, text."""
+    """What an answer may be: calls of `tools` (JSON in OpenAI's form) and, unless one must be made, text, which is JSON
+    that fits `answer_schema` (a JSON Schema) where there is one."""
 
     tools: str
     must_call: bool = False
+    answer_schema: str = ""
 
 
 def tool_grammar(
@@ -61,7 +63,10 @@ def tool_grammar(
         rules, ways = f"calls: {ends[0]} call{more} {ends[1]}\ncall: {' | '.join(calls)}\n", ["calls"]
     if done:
         ways.append(literal(done))
-    if not (functions and (allowed.must_call or ANSWER in names)):
+    if allowed.answer_schema and not (functions and allowed.must_call):
+        rules += f"json_answer: %json {json.dumps({**json.loads(allowed.answer_schema), 'x-guidance': SPACING})}\n"
+        ways.append("json_answer")
+    elif not (functions and (allowed.must_call or ANSWER in names)):
         begun = "|".join(map(_pattern, form.begins(names))) if functions else ""
         rules += "TEXT: /(?s:.+)/" + (rf" & ~/(?s:({begun}).*)/" if begun else "") + "\n"
         ways.append("TEXT")
@@ -97,7 +102,7 @@ class Grammars:
             grammar = tool_grammar(allowed, self._form(), done, self._literal)
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
             if problem := matcher.get_error():
-                raise ConfigError(f"the tools' schemas cannot guide a student: {' '.join(problem.split())[:200]}")
+                raise ConfigError(f"the schemas cannot guide a student: {' '.join(problem.split())[:200]}")
             self._known[allowed, done] = matcher
         return Matcher(self._known[allowed, done].deep_copy(), self._size)
 

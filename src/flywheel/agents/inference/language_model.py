@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
-import torch
-
 from flywheel.agents.contexts.language import Language, MarkerLanguage, language_of
 from flywheel.agents.contexts.prompts import Window
-from flywheel.agents.inference.decoding import Choice, Fault, Options, Written, choose, generate, options_of
+from flywheel.agents.inference.decoding import (
+    Choice,
+    Fault,
+    Options,
+    Sampler,
+    Written,
+    choose,
+    generate,
+    options_of,
+    sampler,
+)
 from flywheel.agents.inference.grammars import Allowed, Grammars, Matcher
 from flywheel.agents.inference.prefix_cache import PrefixCache
-from flywheel.agents.policy import Decoding
+from flywheel.agents.policy import Decoding, Sampling
 from flywheel.trajectory import Task, digest
 
 if TYPE_CHECKING:
@@ -45,6 +53,9 @@ class LanguageModel(Protocol):
 
     def begin(self, slot: int, task: Task, attempt: int) -> None:
         """A new episode in a slot: what is drawn in it depends on nothing but the task and the attempt."""
+
+    def draw(self, slot: int, sampling: Sampling | None) -> None:
+        """How the slot's next answers are drawn; None: as the episode began."""
 
     def context(self, window: Window, cue: str) -> list[int]:
         """The token ids of the prompt: the window and the marker of the model's turn."""
@@ -84,7 +95,9 @@ class LocalLanguageModel:
         self._tokenizer = tokenizer
         self._language = language_of(tokenizer)
         self._decoding = decoding
-        self._chances: dict[int, torch.Generator] = {}
+        self._samplers: dict[int, Sampler] = {}
+        self._asked: dict[int, Sampler] = {}
+        """Of slots whose answers are drawn otherwise than their episodes began."""
         self._options: dict[tuple[tuple[str, ...], bool], Options] = {}
         self._windows: dict[int, tuple[Window, int, list[int]]] = {}
         """Windows by identity, with the pieces of them that are tokenised already: they only grow."""
@@ -93,7 +106,13 @@ class LocalLanguageModel:
     def begin(self, slot: int, task: Task, attempt: int) -> None:
         if self._decoding.temperature > 0:
             seed = int(digest("chance", self._decoding.seed, task.task_id, attempt), 16) >> 1
-            self._chances[slot] = torch.Generator().manual_seed(seed)
+            self._samplers[slot] = sampler(Sampling(self._decoding.temperature, seed=seed))
+
+    def draw(self, slot: int, sampling: Sampling | None) -> None:
+        if sampling is None:
+            self._asked.pop(slot, None)
+        else:
+            self._asked[slot] = sampler(sampling)
 
     def context(self, window: Window, cue: str) -> list[int]:
         language = self._language
@@ -126,8 +145,7 @@ class LocalLanguageModel:
             row_slots,
             [contexts[row] for row in rows],
             [self._known(tuple(options[row]), may_end) for row in rows],
-            temperature=self._decoding.temperature,
-            chances=self._drawing(row_slots),
+            samplers=self._drawing(row_slots),
         )
         answers |= zip(rows, choices, strict=True)
         return [answers.get(row) for row in range(len(options))]
@@ -170,8 +188,7 @@ class LocalLanguageModel:
             never=self._language.never(may_end=may_end),
             only_first=self._language.only_first(may_end=may_end),
             matchers=[self._matcher(allowed[row], may_end=may_end) for row in rows],
-            temperature=self._decoding.temperature,
-            chances=self._drawing(row_slots),
+            samplers=self._drawing(row_slots),
         )
         for row, generation in zip(rows, generations, strict=True):
             answers[row] = generation if isinstance(generation, Fault) else written(self._language, *generation)
@@ -200,5 +217,5 @@ class LocalLanguageModel:
             self._options[offered, may_end] = options_of(self._language.options(offered, may_end=may_end))
         return self._options[offered, may_end]
 
-    def _drawing(self, slots: Sequence[int]) -> list[torch.Generator] | None:
-        return [self._chances[slot] for slot in slots] if self._decoding.temperature > 0 else None
+    def _drawing(self, slots: Sequence[int]) -> list[Sampler | None]:
+        return [self._asked.get(slot) or self._samplers.get(slot) for slot in slots]

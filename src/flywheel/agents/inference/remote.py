@@ -18,7 +18,7 @@ from flywheel.agents.inference.decoding import Branch, Choice, Fault, Written, o
 from flywheel.agents.inference.endpoint import Server, explained
 from flywheel.agents.inference.grammars import Allowed
 from flywheel.agents.inference.language_model import written
-from flywheel.agents.policy import Decoding
+from flywheel.agents.policy import Decoding, Sampling
 from flywheel.errors import InfrastructureError, PrerequisiteError, RefusedError
 from flywheel.trajectory import Task, digest
 
@@ -54,10 +54,18 @@ class RemoteLanguageModel:
         self._tokenizer, self._language = tokenizer, language_of(tokenizer)
         self._end_text = str(tokenizer.convert_ids_to_tokens(self._language.end))
         self._threads = ThreadPoolExecutor(PARALLEL, thread_name_prefix="completions")
-        self._seeds: dict[int, int] = {}
+        self._begun: dict[int, Sampling] = {}
+        self._asked: dict[int, Sampling] = {}
 
     def begin(self, slot: int, task: Task, attempt: int) -> None:
-        self._seeds[slot] = int(digest("chance", self._decoding.seed, task.task_id, attempt, size=3), 16)
+        seed = int(digest("chance", self._decoding.seed, task.task_id, attempt, size=3), 16)
+        self._begun[slot] = Sampling(self._decoding.temperature, seed=seed)
+
+    def draw(self, slot: int, sampling: Sampling | None) -> None:
+        if sampling is None:
+            self._asked.pop(slot, None)
+        else:
+            self._asked[slot] = sampling
 
     def context(self, window: Window, cue: str) -> list[int]:
         return self._language.prompt(window.pieces, cue)
@@ -154,12 +162,14 @@ class RemoteLanguageModel:
         return str(self._tokenizer.decode([token for token in ids if token != self._language.end])).strip()
 
     def _complete(self, slot: int, context: list[int], *, extra_body: dict[str, Any], **options: Any) -> Any:
+        sampling = self._asked.get(slot) or self._begun.get(slot) or Sampling(self._decoding.temperature)
         try:
             return self._client.completions.create(
                 model=self._server.model,
                 prompt=context,
-                temperature=self._decoding.temperature,
-                seed=self._seeds.get(slot, 0),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
                 extra_body={"return_token_ids": True, "skip_special_tokens": False, **extra_body},
                 **options,
             )
