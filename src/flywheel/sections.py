@@ -42,6 +42,8 @@ def one_line(text: str) -> str:
 
 
 def many_lines(text: str) -> str:
+    if "\\" not in text:
+        return text
     letters = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
     return re.sub(r"\\[\\nr]", lambda match: letters[match.group()], text)
 

@@ -14,20 +14,26 @@ from flywheel.agents.contexts.chat_format import ParsedAnswer, parse_answer, par
 from flywheel.agents.policy import Decision, Past
 from flywheel.environments.protocol import Observation
 from flywheel.serving.requests import Message
-from flywheel.trajectory import Split, Task, digest
+from flywheel.serving.transcripts import Said, Transcript
+from flywheel.trajectory import Split, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     """`past` reads the turns so far, of which there are `turns`: needed only by a student that does not remember them.
-    `before` names the dialogue without the newest observation."""
+    `before` is the dialogue without `newest`, the turns that are answered now."""
 
     task: Task
     turns: int
     past: Callable[[], Past]
     now: Observation
     audit: str
-    before: str
+    before: Transcript
+    newest: Sequence[Said]
+
+    def continued(self, answer: Said) -> str:
+        """The name of the dialogue once it has been answered: the next request's `before`."""
+        return self.before.then([*self.newest, answer]).name
 
 
 def scene(messages: Sequence[Message]) -> Scene:
@@ -42,7 +48,8 @@ def scene(messages: Sequence[Message]) -> Scene:
         past=partial(_past, messages),
         now=now,
         audit=audit,
-        before=digest([(message.role, message.text) for message in messages[:-1]], size=16),
+        before=Transcript().then((message.role, message.text) for message in messages[:-1]),
+        newest=[(messages[-1].role, messages[-1].text)],
     )
 
 
@@ -57,8 +64,3 @@ def _past(messages: Sequence[Message]) -> Past:
             subgoal = parsed.subgoal or subgoal
             past.append((seen, Decision(parsed.action, subgoal=subgoal, new_subgoal=bool(parsed.subgoal))))
     return past
-
-
-def continued(scene: Scene, messages: Sequence[Message], answer: str) -> str:
-    """The name of the dialogue once it has been answered: the next request's `before`."""
-    return digest([*((message.role, message.text) for message in messages), ("assistant", answer)], size=16)

@@ -24,9 +24,10 @@ from flywheel.policies.card import ROLES, read_card
 from flywheel.policies.models import load_part
 from flywheel.policies.students import agent_of, on_device
 from flywheel.serving.completions import Completer, Completion, GenerationRequest
-from flywheel.serving.dialogue import Scene, continued, scene
+from flywheel.serving.dialogue import Scene, scene
 from flywheel.serving.requests import ChatRequest, Message
-from flywheel.serving.tool_scene import continued_with, tool_scene
+from flywheel.serving.returning import Returning
+from flywheel.serving.tool_scene import spelling, tool_scene
 
 RECENT = 40
 """Messages at the end of a dialogue that a context may hold in full."""
@@ -56,7 +57,8 @@ class Loaded:
         self._spare: list[int] = []
         self._made = 0
         self._talking = 0
-        """Chats that wait for a decision: who else could still join a batch."""
+        """Chats that wait for a decision."""
+        self._returning = Returning()
         self.under_way = 0
         """Requests that it has not answered yet; who asks counts them."""
 
@@ -67,7 +69,7 @@ class Loaded:
 
     def open(self) -> None:
         """Begin to decide."""
-        self._batcher = Batcher(lambda: self._talking)
+        self._batcher = Batcher(self._expected)
         self._tasks = [asyncio.create_task(self._batcher.run())]
         self._tasks += [asyncio.create_task(part.run(self._batcher)) for part in self.parts.values()]
 
@@ -87,6 +89,10 @@ class Loaded:
         dialogue, written = self._tool_dialogue(request) if request.is_conversation else self._dialogue(request)
         return await asyncio.gather(*(self._decided(dialogue, written, sampling) for sampling in request.samplings))
 
+    def _expected(self) -> int:
+        """How many a batch should wait for."""
+        return self._returning.quorum(self._talking, self._batcher.patience)
+
     def _dialogue(self, request: ChatRequest) -> tuple[Scene, _Written]:
         """A dialogue about a world that is told in text."""
         messages = request.messages
@@ -97,7 +103,7 @@ class Loaded:
             subgoal = decision.subgoal if decision.new_subgoal else ""
             answer = ParsedAnswer(decision.action or "", subgoal, decision.thought)
             text = render_answer(answer, dialogue.now.valid_actions) if decision.action is not None else ""
-            return AnswerMessage("assistant", text), continued(dialogue, messages, text)
+            return AnswerMessage("assistant", text), dialogue.continued(("assistant", text))
 
         return dialogue, written
 
@@ -110,7 +116,7 @@ class Loaded:
 
         def written(decision: Decision) -> tuple[AnswerMessage, str]:
             answer = answer_of_action(decision.action or "", names_of(dialogue.now.tools or "[]"), dialogue.turns)
-            return answer, continued_with(raw, answer)
+            return answer, dialogue.continued(spelling(answer))
 
         return dialogue, written
 
@@ -128,8 +134,10 @@ class Loaded:
     async def _decided(
         self, dialogue: Scene, written: _Written, sampling: Sampling | None
     ) -> tuple[AnswerMessage, Decision]:
-        slot = self._slots.pop(dialogue.before, None) if dialogue.turns else None
+        before = dialogue.before.name
+        slot = self._slots.pop(before, None) if dialogue.turns else None
         self._talking += 1
+        self._returning.asked(before)
         try:
             if slot is None:
                 slot = self._seat()
@@ -144,6 +152,7 @@ class Loaded:
             answer, name = written(decision)
             same = self._slots.pop(name, None)
             self._slots[name] = slot
+            self._returning.answered(name)
             slot = same
             return answer, decision
         finally:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
+import uvloop
 
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import PrerequisiteError
@@ -37,7 +38,7 @@ def serve(
     if canary:
         canary = Canary(str(registered(lake, canary.policy_id).policy_id), canary.share)
     with suppress(KeyboardInterrupt):
-        asyncio.run(
+        uvloop.run(
             _serve(Roster(lake, device, pinned=pinned, canary=canary), key, host, port, bounds or Bounds(), started)
         )
 
@@ -47,6 +48,8 @@ async def _serve(
 ) -> None:
     with listening(host, port) as bound:
         await roster.start()
+        gc.collect()
+        gc.freeze()  # what is there by now stays; a full collection of it would hold up everybody's answers
         started(f"http://{host}:{bound.getsockname()[1]}/v1", roster.current)
         config = uvicorn.Config(
             Bounded(make_app(roster), bounds, key),
@@ -57,4 +60,7 @@ async def _serve(
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             lifespan="on",
         )
-        await uvicorn.Server(config).serve(sockets=[bound])
+        try:
+            await uvicorn.Server(config).serve(sockets=[bound])
+        finally:
+            gc.unfreeze()  # libraries look at their leaks when the interpreter ends

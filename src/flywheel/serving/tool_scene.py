@@ -16,7 +16,8 @@ from flywheel.datasets.formats.turns import ReadMessage, conversation_of
 from flywheel.environments.protocol import Observation
 from flywheel.messages import Message, action_of, text_of_inputs
 from flywheel.serving.dialogue import Scene
-from flywheel.trajectory import Split, Task, digest
+from flywheel.serving.transcripts import Said, Transcript
+from flywheel.trajectory import Split, Task
 
 
 def tool_scene(
@@ -39,20 +40,23 @@ def tool_scene(
         for number, turn in enumerate(conversation.turns)
     )
     now = replace(_seen(conversation.rest, offered, first=not past), must_call=must_call, answer_schema=answer_schema)
-    spellings = list(map(_spelling, read))
+    turns = list(map(spelling, read))
+    answered = len(read) - len(conversation.rest)
     return Scene(
         task=Task("served", "{}", Split.TRAIN, 0, ""),
         turns=len(past),
         past=lambda: past,
         now=now,
         audit="",
-        before=digest(spellings[: -len(conversation.rest)], size=16),
+        before=Transcript().then(turns[:answered]),
+        newest=turns[answered:],
     )
 
 
-def continued_with(messages: Sequence[Any], answer: Message) -> str:
-    """The name of the dialogue once it has been answered: the next request's `before`."""
-    return digest([*map(_spelling, messages_of(messages)), _spelling(answer)], size=16)
+def spelling(message: Message) -> Said:
+    """A message as a turn of a transcript; ids of calls are their client's, and none of ours."""
+    calls = [text for call in message.tool_calls for text in (call.name, call.arguments)]
+    return (message.role, message.content, *calls)
 
 
 def _seen(inputs: Sequence[Message], tools: str, *, first: bool) -> Observation:
@@ -79,7 +83,3 @@ def _offered(tools: Sequence[Any], choice: Any) -> tuple[str, bool]:
     if not chosen:
         raise ValueError(f"tool_choice: there is no tool {name!r}")
     return tools_of(chosen) or "[]", True
-
-
-def _spelling(message: Message) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-    return message.role, message.content, tuple((call.name, call.arguments) for call in message.tool_calls)

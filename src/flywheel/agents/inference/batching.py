@@ -6,9 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+LOOK_SECONDS = 0.005
+"""How often a batch that waits looks whether anybody could still come."""
 _T = TypeVar("_T")
 _Answer = TypeVar("_Answer")
 _Asked = TypeVar("_Asked", contravariant=True)
@@ -31,8 +34,8 @@ class _Waiting:
 class Batcher:
     """Asks deciders in one thread of its own, never two at once.
 
-    A batch waits for stragglers at most as long as the last batch took to decide: to wait longer would cost more than
-    a fuller batch can win. `expected`: how many turns could still come, so that a batch does not wait in vain.
+    A batch waits for stragglers at most as long as the last batch took to decide (`patience`): to wait longer would
+    cost more than a fuller batch can win. `expected`: for how many turns it waits, so that it does not wait in vain.
     """
 
     def __init__(self, expected: Callable[[], int]) -> None:
@@ -40,7 +43,7 @@ class Batcher:
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
-        self._patience = 0.0
+        self.patience = 0.0
         self.busy = 0.0
         """Seconds spent in deciders so far."""
 
@@ -75,14 +78,12 @@ class Batcher:
             self._arrived.clear()
             await self._arrived.wait()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
+        deadline = loop.time() + self.patience
         while len(self._waiting) < self._expected() and loop.time() < deadline:
             self._arrived.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(deadline, loop.time() + LOOK_SECONDS)):
                     await self._arrived.wait()
-            except TimeoutError:
-                return
 
     async def _answer(self, decider: Decider[Any, Any], batch: Sequence[_Waiting]) -> None:
         began = time.perf_counter()
@@ -95,10 +96,10 @@ class Batcher:
                 if not request.future.done():
                     request.future.set_exception(error)
             return
-        self._patience = time.perf_counter() - began
+        self.patience = time.perf_counter() - began
         for request, answer in zip(batch, answers, strict=True):
             if not request.future.done():
-                request.future.set_result((answer, self._patience / len(batch)))
+                request.future.set_result((answer, self.patience / len(batch)))
 
     def _timed(self, function: Callable[..., _T], *arguments: object) -> _T:
         began = time.perf_counter()

@@ -140,9 +140,11 @@ class KVCache:
         have_slots, have_length = self._room
         if slots <= have_slots and length <= have_length:
             return
+        if slots > have_slots:
+            have_slots = max(slots, 2 * have_slots)
         if length > have_length:
             have_length = max(length, 2 * have_length)
-        before, self._room = self._room, (max(slots, have_slots), have_length)
+        before, self._room = self._room, (have_slots, have_length)
         self._stored = [tuple(_grown(tensor, before, self._room) for tensor in pair) for pair in self._stored]
 
     def _there(self, numbers: Ints) -> Tensor:
