@@ -106,7 +106,7 @@ def check(
     """Hold an environment to its word, and say what it can do. Exit code 1: a promise is broken."""
     from dataclasses import asdict
 
-    from flywheel.environments.capabilities import describe_capabilities
+    from flywheel.environments.capabilities import ListsTasks, describe_capabilities
     from flywheel.environments.catalog import canonical, open_world
     from flywheel.environments.conformance import conformance
     from flywheel.environments.task_lists import read_tasks
@@ -115,7 +115,8 @@ def check(
 
     parameters = canonical(_parameters(param or []))
     with open_world(name, parameters) as world:
-        listed = read_tasks(tasks, name, parameters, {}, {}) if tasks else None
+        listed = world.listed() if isinstance(world, ListsTasks) else None
+        listed = read_tasks(tasks, name, parameters, {}, {}) if tasks else listed
         checks = conformance(world, action or (), listed)
         able = []
         if checks[0].ok:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +27,13 @@ class MakesTasks(World, Protocol):
     def tasks(self, split: Split, start: int, count: int) -> Sequence[Task]:
         """Tasks [start, start + count) of a split. Raises `ConfigError` where there are not so many."""
         ...
+
+
+@runtime_checkable
+class ListsTasks(World, Protocol):
+    """Brings a list of tasks, and no more than these."""
+
+    def listed(self) -> Mapping[Split, Sequence[Task]]: ...
 
 
 @runtime_checkable
@@ -84,7 +91,11 @@ def undo_of(world: World, action: str) -> str | None:
 def describe_capabilities(world: World, seen: Observation) -> list[tuple[str, bool, str]]:
     """(capability, has it, what it makes possible) of a world, and of what its first task showed."""
     return [
-        ("tasks of its own: tasks(split, start, count)", isinstance(world, MakesTasks), "play without a list of tasks"),
+        (
+            "tasks of its own: tasks(split, start, count), or listed()",
+            isinstance(world, (MakesTasks, ListsTasks)),
+            "play without a list of tasks",
+        ),
         (
             "solutions: facts(task)",
             isinstance(world, KnowsSolutions),

@@ -20,6 +20,7 @@ ENVIRONMENTS = {
     "functions": "flywheel.environments.adapters.functions",
     "trl": "flywheel.environments.adapters.trl",
     "mcp": "flywheel.environments.adapters.mcp",
+    "software": "flywheel.environments.adapters.software",
 }
 
 

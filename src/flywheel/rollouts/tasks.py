@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flywheel.config.root import Config
-from flywheel.environments.capabilities import MakesTasks
+from flywheel.environments.capabilities import ListsTasks, MakesTasks
 from flywheel.environments.catalog import canonical
 from flywheel.environments.protocol import World
 from flywheel.environments.task_lists import read_tasks
@@ -78,9 +78,11 @@ class TaskSource:
 def task_source(config: Config, world: World) -> TaskSource:
     """The tasks that a config names. Raises `ConfigError` for a list that cannot be read."""
     settings = config.tasks
-    listed = None
+    listed: Mapping[Split, Sequence[Task]] | None = None
     if settings.source:
         shares = {Split.DEV: settings.dev, Split.TEST: settings.test}
         name, parameters = config.environment.name, canonical(config.environment.parameters)
         listed = read_tasks(settings.source, name, parameters, settings.columns, shares)
+    elif isinstance(world, ListsTasks):
+        listed = world.listed()
     return TaskSource(world, listed, settings.again)
