@@ -93,6 +93,18 @@ def new(name: Annotated[str, typer.Argument(help="The module's name, as my_shop.
     say({"written": [str(path) for path in texts], "next": f"flywheel env check {name}"}, as_json)
 
 
+@environment_commands.command("list", epilog="Example: flywheel env list")
+def list_environments(as_json: AsJson = False) -> None:
+    """The environments by name, and whether they run on this machine or what makes them run."""
+    from flywheel.environments.catalog import ENVIRONMENTS
+
+    rows = [(name, adapter.what, adapter.lacking()) for name, adapter in ENVIRONMENTS.items()]
+    if as_json:
+        say({"environments": [{"name": name, "what": what, "lacking": lacking} for name, what, lacking in rows]}, True)
+    else:
+        show_table(["name", "what", "here"], [[name, what, lacking or "ready"] for name, what, lacking in rows])
+
+
 @environment_commands.command(epilog="Example: flywheel env check my_shop --param floors=3 --action 'add one'")
 def check(
     name: Annotated[str, typer.Argument(help="A name from docs/extending.md, or a module of yours.")],

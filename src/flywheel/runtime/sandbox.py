@@ -32,7 +32,7 @@ GRACE_SECONDS = 5.0
 _NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc")
 _LOCK_UP = """
 set -e
-root=$1 work=$2 readable=$3; shift 3
+root=$1 work=$2 readable=$3 hide=$4; shift 4
 mount -t tmpfs -o size=64m,mode=755 tmpfs "$root"
 cd "$root"
 mkdir usr etc proc dev tmp work software old
@@ -43,7 +43,10 @@ for name in bin sbin lib lib64; do
 done
 if [ -d /etc/alternatives ]; then mkdir etc/alternatives; mount -o bind,ro /etc/alternatives etc/alternatives; fi
 mount --bind "$work" work
-[ -z "$readable" ] || mount -o bind,ro "$readable" software
+if [ -n "$readable" ]; then
+  mount -o bind,ro "$readable" software
+  for hidden in $hide; do [ ! -d "software/$hidden" ] || mount -t tmpfs -o size=0,ro tmpfs "software/$hidden"; done
+fi
 for name in null zero urandom; do : > dev/$name; mount --bind /dev/$name dev/$name; done
 mount -t proc proc proc
 pivot_root . old
@@ -96,18 +99,19 @@ class Ran:
 
 
 class LockedShell:
-    """A shell that may write in `folder` alone (its /work). `readable`: another one that it sees, as /software.
+    """A shell that may write in `folder` alone (its /work). `readable`: another one that it sees, as /software, but for
+    the folder `hidden` in it.
 
     Raises `PrerequisiteError` where the machine cannot lock it up.
     """
 
-    def __init__(self, folder: Path, limits: Limits, readable: Path | None = None) -> None:
+    def __init__(self, folder: Path, limits: Limits, readable: Path | None = None, hidden: str = "") -> None:
         if missing := [name for name in PROGRAMS if not shutil.which(name, path=_ENVIRONMENT["PATH"])]:
             raise PrerequisiteError(f"a shell needs {missing[0]} of util-linux and coreutils, on Linux")
         self._limits = limits
         self._root = tempfile.TemporaryDirectory(prefix="flywheel-root-")
         bounds = (f"--as={limits.memory_mib << 20}", f"--fsize={limits.file_mib << 20}", "--core=0")
-        places = (self._root.name, str(folder.resolve()), str(readable.resolve()) if readable else "")
+        places = (self._root.name, str(folder.resolve()), str(readable.resolve()) if readable else "", hidden)
         self._process = subprocess.Popen(
             ("prlimit", *bounds, *_NAMESPACES, "sh", "-c", _LOCK_UP, "sh", *places, _SERVE),
             stdin=subprocess.PIPE,
@@ -127,7 +131,7 @@ class LockedShell:
             assert self._process.stdin is not None
             self._process.stdin.write(f"{limits.seconds:g} {4 * limits.output_chars + 4} {encoded}\n".encode())
             self._process.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise InfrastructureError(f"the shell is gone: {error}") from error
         status, _, output = self._line(limits.seconds + GRACE_SECONDS).partition(" ")
         if not status.isdigit():
@@ -163,9 +167,9 @@ class LockedShell:
 
 
 @contextmanager
-def locked_shell(folder: Path, limits: Limits, readable: Path | None = None) -> Iterator[LockedShell]:
+def locked_shell(folder: Path, limits: Limits, readable: Path | None = None, hidden: str = "") -> Iterator[LockedShell]:
     """A shell that is closed again."""
-    shell = LockedShell(folder, limits, readable)
+    shell = LockedShell(folder, limits, readable, hidden)
     try:
         yield shell
     finally:

@@ -19,6 +19,7 @@ from flywheel.environments.capabilities import Advice
 from flywheel.environments.privileged import Facts, Milestone, canary
 from flywheel.environments.protocol import Observation
 from flywheel.environments.software_files import (
+    TASKS,
     ChecklistItem,
     Software,
     SoftwareTask,
@@ -66,7 +67,7 @@ class SoftwareSession:
                 target = self._folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text, encoding="utf-8")
-            self._shell: LockedShell | None = LockedShell(self._folder, software.shell.limits(), source)
+            self._shell: LockedShell | None = LockedShell(self._folder, software.shell.limits(), source, TASKS)
             begun = self._shell.run(software.setup)
             if begun.status:
                 raise InfrastructureError(f"the setup of {task.id} fails: {begun.output.strip()[:300]}")
@@ -83,7 +84,7 @@ class SoftwareSession:
 
     def score(self, answer: str | None) -> float:
         self._end_shell()
-        with locked_shell(self._folder, self._software.shell.limits(), self._source) as shell:
+        with locked_shell(self._folder, self._software.shell.limits(), self._source, TASKS) as shell:
             return round(sum(item.points for item in self._task.checklist if _holds(shell, item)), 6) / 100
 
     def close(self) -> None:
@@ -166,9 +167,7 @@ class SoftwareWorld:
         """What the files say of a task. Raises `TaskError` for one that is not theirs, or not any more."""
         row, listed = self._tasks.get(task.name, (None, None))
         if row is None or listed != task:
-            raise TaskError(
-                f"the task {task.name or task.task_id} is not in {self.source}, or reads otherwise there now"
-            )
+            raise TaskError(f"{self.source} has no task {task.name or task.task_id}, or another one under that name")
         return row
 
     def close(self) -> None:
