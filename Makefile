@@ -21,7 +21,7 @@ install: $(STAMP)  ## Create .venv and install everything into it
 $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -c 'import sys; sys.exit("Flywheel needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[cookingworld,gymnasium,mcp,chat,otel,lora,gguf,postgresql,s3,mlflow,wandb,ray,dev]'
+	"$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[cookingworld,gymnasium,mcp,browser,chat,otel,lora,gguf,postgresql,s3,mlflow,wandb,ray,dev]'
 	touch "$(STAMP)"
 
 quickstart: $(STAMP)  ## Two turns of the wheel on a real environment: minutes, on a laptop

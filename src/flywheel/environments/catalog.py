@@ -48,6 +48,13 @@ ENVIRONMENTS = {
         "software of files: a shell in a sandbox, tasks with checklists",
         problem="flywheel.runtime.sandbox:sandbox_problem",
     ),
+    "miniwob": Adapter(
+        f"{_ADAPTERS}.miniwob",
+        "MiniWoB++ in a real Chromium, its pages chained to longer episodes",
+        ("miniwob", "playwright"),
+        "browser",
+        f"{_ADAPTERS}.browser:browser_problem",
+    ),
     "gymnasium": Adapter(
         f"{_ADAPTERS}.gymnasium", "any Gymnasium environment, BabyAI among them", ("gymnasium",), "gymnasium"
     ),
