@@ -22,7 +22,7 @@ from flywheel.environments.protocol import Observation, World
 from flywheel.errors import PrerequisiteError
 from flywheel.filters.curate import curate
 from flywheel.policies.factory import make_policy
-from flywheel.policies.registry import crown, rollback
+from flywheel.policies.registry import crown, policy_directory, rollback
 from flywheel.rollouts.play import rehearse
 from flywheel.serving.listening import is_loopback
 from flywheel.serving.loaded import Loaded
@@ -87,7 +87,6 @@ def test_openais_client_talks_to_the_whole_agent(students: tuple[Config, Lake, l
 
 def test_the_same_question_many_times_takes_no_more_room(students: tuple[Config, Lake, list[str]]) -> None:
     _, lake, (_, flat, _) = students
-    from flywheel.policies.registry import policy_directory
 
     async def ask() -> int:
         student = Loaded(policy_directory(lake, flat), "cpu")
@@ -98,6 +97,25 @@ def test_the_same_question_many_times_takes_no_more_room(students: tuple[Config,
         return student._made
 
     assert asyncio.run(ask()) <= 2
+
+
+def test_what_dialogues_take_is_bounded(
+    students: tuple[Config, Lake, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, lake, (_, flat, _) = students
+
+    async def ask(dialogues: int) -> int:
+        student = Loaded(policy_directory(lake, flat), "cpu")
+        student.open()
+        for number in range(dialogues):
+            seen = {"role": "user", "content": f"[view] Room {number}.\n[actions]\n- wait\n- go"}
+            await student.answers(ChatRequest.model_validate({"model": "champion", "messages": [seen]}))
+        await student.close()
+        return student._made
+
+    assert asyncio.run(ask(6)) == 6
+    monkeypatch.setattr("flywheel.serving.loaded.CACHE_BYTES", 1)
+    assert asyncio.run(ask(6)) == 1
 
 
 def test_streams_say_the_same_in_pieces(url: str) -> None:
@@ -122,7 +140,6 @@ def test_streams_say_the_same_in_pieces(url: str) -> None:
 
 def test_planner_and_executor_answer_completions(students: tuple[Config, Lake, list[str]], url: str) -> None:
     from flywheel.policies.models import load_part
-    from flywheel.policies.registry import policy_directory
 
     _, lake, (hierarchical, *_) = students
     model, tokenizer = load_part(policy_directory(lake, hierarchical) / "planner")

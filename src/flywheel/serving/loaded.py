@@ -32,7 +32,9 @@ from flywheel.serving.tool_scene import spelling, tool_scene
 RECENT = 40
 """Messages at the end of a dialogue that a context may hold in full."""
 DIALOGUES = 256
-"""Episodes whose state is kept between requests; others are folded anew from their messages."""
+CACHE_BYTES = 4 << 30
+"""How many episodes' state is kept between requests, and what their keys and values may take: others are folded anew
+from their messages."""
 _Written = Callable[[Decision], tuple[AnswerMessage, str]]
 """Decision → (answer, the name of the dialogue once it has been given)."""
 
@@ -44,9 +46,12 @@ class Loaded:
         self.card = read_card(folder)
         language_models: dict[Role, LanguageModel] = {}
         self.parts: dict[str, Completer] = {}
+        self._models: list[LocalLanguageModel] = []
         for role in ROLES[self.card.kind]:
             model, tokenizer = load_part(folder / role)
-            language_models[role] = LocalLanguageModel(on_device(model, device), tokenizer, self.card.decoding)
+            local = LocalLanguageModel(on_device(model, device), tokenizer, self.card.decoding)
+            language_models[role] = local
+            self._models.append(local)
             self.parts[str(role)] = Completer(model, tokenizer)
         self._grammars = grammars_of(tokenizer, language_of(tokenizer))
         self._max_chars = min(part.max_prompt_chars for part in self.parts.values())
@@ -168,7 +173,8 @@ class Loaded:
         """A slot for a dialogue that none is right behind."""
         if self._spare:
             return self._spare.pop()
-        if len(self._slots) >= DIALOGUES:
+        cached = sum(model.cached_bytes for model in self._models)
+        if self._slots and (len(self._slots) >= DIALOGUES or cached * (self._made + 1) > CACHE_BYTES * self._made):
             return self._slots.popitem(last=False)[1]
         self._made += 1
         return self._made - 1

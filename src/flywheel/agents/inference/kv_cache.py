@@ -111,6 +111,11 @@ class KVCache:
             hidden.append(heard_BNHD.flatten(0, 1)[group.back])
         return torch.cat(hidden)[None]
 
+    @property
+    def nbytes(self) -> int:
+        """What keys and values take."""
+        return sum(tensor.nbytes for pair in self._stored for tensor in pair)
+
     def wipe(self, slot: int) -> None:
         """Forget what a slot has read, down to its numbers: a masked NaN is still one."""
         for pair in self._stored:
@@ -141,7 +146,7 @@ class KVCache:
         if slots <= have_slots and length <= have_length:
             return
         if slots > have_slots:
-            have_slots = max(slots, 2 * have_slots)
+            have_slots = max(slots, have_slots + have_slots // 4)
         if length > have_length:
             have_length = max(length, 2 * have_length)
         before, self._room = self._room, (have_slots, have_length)

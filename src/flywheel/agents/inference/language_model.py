@@ -103,6 +103,11 @@ class LocalLanguageModel:
         """Windows by identity, with the pieces of them that are tokenised already: they only grow."""
         self._grammars: Grammars | None = None
 
+    @property
+    def cached_bytes(self) -> int:
+        """What it remembers of its episodes takes so many bytes."""
+        return self._reader.nbytes
+
     def begin(self, slot: int, task: Task, attempt: int) -> None:
         if self._decoding.temperature > 0:
             seed = int(digest("chance", self._decoding.seed, task.task_id, attempt), 16) >> 1

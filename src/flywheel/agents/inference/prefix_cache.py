@@ -47,6 +47,11 @@ class PrefixCache:
             self._read[slot] = [] if slot in self.faulty else list(context)
         return logits_BV
 
+    @property
+    def nbytes(self) -> int:
+        """What it remembers takes so many bytes."""
+        return self._slots.nbytes
+
     def feed(self, slots: Sequence[int], tokens: Sequence[list[int]]) -> Tensor:
         """Append a few tokens to the context of each slot; logits (B, V) of the next."""
         logits_BV = self._computed(slots, [len(self._read[slot]) for slot in slots], tokens)
