@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,7 +67,14 @@ class MiniwobSession:
         return self._names[self._place]
 
     def call(self, name: str, arguments: dict[str, Any]) -> str:
-        getattr(self._page, name)(**arguments)
+        page = self._page
+        actions: dict[str, Callable[..., None]] = {
+            "click": page.click,
+            "fill": page.fill,
+            "choose": page.choose,
+            "press": page.press,
+        }
+        actions[name](**arguments)
         done, raw = self._look()
         if not done:
             return self.view.text

@@ -62,16 +62,17 @@ class SoftwareSession:
         self._folder = Path(tempfile.mkdtemp(prefix="flywheel-software-"))
         self.commands: Counter[str] = Counter()
         """What the agent has run, and how often."""
+        self._shell: LockedShell | None = None
         try:
             for path, text in task.files.items():
                 target = self._folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text, encoding="utf-8")
-            self._shell: LockedShell | None = LockedShell(self._folder, software.shell.limits(), source, TASKS)
-            begun = self._shell.run(software.setup)
+            self._shell = shell = LockedShell(self._folder, software.shell.limits(), source, TASKS)
+            begun = shell.run(software.setup)
             if begun.status:
                 raise InfrastructureError(f"the setup of {task.id} fails: {begun.output.strip()[:300]}")
-            self.opening = self._shell.run(software.observe).output.strip()
+            self.opening = shell.run(software.observe).output.strip()
         except BaseException:
             self.close()
             raise
@@ -92,7 +93,7 @@ class SoftwareSession:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _end_shell(self) -> None:
-        shell, self._shell = getattr(self, "_shell", None), None
+        shell, self._shell = self._shell, None
         if shell is not None:
             shell.close()
 
