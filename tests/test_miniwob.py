@@ -139,6 +139,7 @@ def test_a_seed_lies_in_one_split(world: MiniwobWorld) -> None:
         world.find(Split.DEV, 3)
 
 
+@pytest.mark.slow
 def test_the_expert_is_collected_and_curated(tmp_path: Path) -> None:
     settings = [f"data_dir={tmp_path}", "collect.episodes=4", "environment.parameters.chain=2"]
     settings += ["environment.parallel=2", "environment.processes=1"]
