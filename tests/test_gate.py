@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
+from flywheel.environments.protocol import Environment
 from flywheel.errors import PolicyError
 from flywheel.evaluation.gate import GateDecision, decide, foresight, look_sizes, minimum_detectable_effect
-from flywheel.evaluation.promotion import gate, opponent_of
+from flywheel.evaluation.promotion import gate, opponent_of, slices_of
 from flywheel.evaluation.statistics import clustered_mean, crossed_mean, rate
 from flywheel.policies.registry import RANDOM, champion, crown, history, rollback
+from flywheel.trajectory import Split, Task
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,6 +78,25 @@ def test_a_slice_that_got_worse_forbids_promotion() -> None:
     assert decision.sentence.endswith("worse on late")
     assert [(part.name, part.wins, part.losses) for part in decision.slices] == [("early", 20, 0), ("late", 0, 6)]
     assert decision.slices[1].p_value == pytest.approx(0.5**6)
+
+
+class _World:
+    def environments(self, count: int) -> list[Environment]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ('{"segment": "gold", "tools": ["refund", "mail"]}', ["segment gold", "tools refund", "tools mail"]),
+        ('{"segment": null}', []),
+        ('["segment"]', []),
+        ("", []),
+    ],
+)
+def test_a_tasks_data_names_slices(data: str, named: list[str]) -> None:
+    task = Task("desk", "{}", Split.DEV, 1, "Do.", family="month-end", data=data)
+    assert list(slices_of(_World(), task, ["segment", "tools"])) == ["desk", "month-end", *named]
 
 
 def test_looks_share_the_level_and_grow() -> None:

@@ -144,6 +144,11 @@ class GateConfig(Section):
         description="A student that is no worse than the baseline by this much is promoted, too, as one that answers "
         "at a fraction of a teacher's cost; later champions must be beaten. 0: only who is better.",
     )
+    slices: tuple[str, ...] = Field(
+        default=(),
+        description="Fields of the tasks' data whose values are slices, too, such as a customer's segment: none of "
+        "them may get worse.",
+    )
     looks: Count = Field(default=1, description="Interim looks at growing data; the level is shared among them.")
     power: float = Field(default=0.8, gt=0, lt=1, description="Power at which the minimum detectable effect is told.")
 

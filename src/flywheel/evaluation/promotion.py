@@ -16,6 +16,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.capabilities import KnowsSolutions
 from flywheel.environments.catalog import open_configured
 from flywheel.environments.protocol import World
+from flywheel.environments.tool_environment import data_of
 from flywheel.errors import PolicyError
 from flywheel.evaluation.evaluate import Rate, evaluate, held_out_tasks, outcomes
 from flywheel.evaluation.gate import GateDecision, at_look, decide, look_sizes
@@ -52,7 +53,7 @@ def gate(
         raise PolicyError(f"{opponent} is the champion already; there is nothing to decide")
     with open_configured(config) as world:
         tasks = held_out_tasks(config, world, Split.DEV, iteration)
-        slices = {task.task_id: slices_of(world, task) for task in tasks}
+        slices = {task.task_id: slices_of(world, task, config.gate.slices) for task in tasks}
     alpha = config.gate.alpha / len(challengers)
     decisions = [
         replace(
@@ -88,13 +89,17 @@ def gate(
     return decisions
 
 
-def slices_of(world: World, task: Task) -> tuple[str, ...]:
-    """Names of the parts that a task belongs to: environment and family, and its horizon where the world knows it."""
-    family = (task.environment, task.family or f"{task.environment} {task.parameters}")
+def slices_of(world: World, task: Task, fields: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of the parts that a task belongs to: environment and family, what the `fields` of its data say, and its
+    horizon where the world knows it."""
+    data = data_of(task)
+    told = [(field, data[field]) for field in fields if isinstance(data, dict) and data.get(field) is not None]
+    by_field = [f"{field} {each}" for field, value in told for each in (value if isinstance(value, list) else [value])]
+    names = (task.environment, task.family or f"{task.environment} {task.parameters}", *by_field)
     if not isinstance(world, KnowsSolutions):
-        return family
+        return names
     low = 2 ** horizon(world, task)
-    return (f"{low} to {2 * low - 1} steps", *family)
+    return (f"{low} to {2 * low - 1} steps", *names)
 
 
 def _decision(
