@@ -51,13 +51,18 @@ def says(command: str, wanted: str) -> str:
     return f"test \"$({command})\" = '{wanted}'"
 
 
+def to_do(text: str, golden: Sequence[Json]) -> str:
+    """An instruction that ends with a list, a line for each thing to do."""
+    return "\n".join([text, *(f"- {each['subgoal']}" for each in golden)])
+
+
 def ledger(draw: random.Random, lines: int) -> Json:
     """Settle a bank statement against the ledger."""
     numbers = draw.sample(range(100, 1000), lines)
     rows, statement, golden, paid, odd = list[str](), list[str](), list[Json](), list[str](), list[str]()
     for line, number in enumerate(numbers, start=1):
         name, amount = f"INV-{number}", draw.randrange(20, 900)
-        case = draw.choices(["open", "differs", "paid"], [7, 2, 1])[0] if line > 1 else "differs"
+        case = draw.choices(["open", "differs", "paid"], [6, 3, 1])[0] if line > 1 else "differs"
         billed = amount + draw.randrange(5, 90) if case == "differs" else amount
         status = "paid" if case == "paid" else "open"
         rows.append(f"insert into invoice values ('{name}', '{draw.choice(CUSTOMERS)}', {billed}, '{status}');")
@@ -77,9 +82,12 @@ def ledger(draw: random.Random, lines: int) -> Json:
     golden.append(part("close the ledger", f"{total} > open.txt"))
     settled = query("ledger", "select number from invoice where status='settled' order by number")
     return {
-        "instruction": f"Settle lines 1 to {lines} of statement.txt against the table invoice of ledger.db. An open "
-        "invoice of the same amount becomes settled; the numbers of all others go to exceptions.txt. Then write the "
-        "sum of what is still open to open.txt.",
+        "instruction": to_do(
+            "Settle statement.txt against the table invoice of ledger.db. An open invoice of the same amount becomes "
+            "settled; the numbers of all others go to exceptions.txt. To close it, write the sum of what is still open "
+            "to open.txt.",
+            golden,
+        ),
         "applications": ["ledger"],
         "occupation": CLERK,
         "files": {
@@ -117,9 +125,12 @@ def release(draw: random.Random, changes: int) -> Json:
         item(f"{kind}.md", 25, says(f"cat {kind}.md 2>/dev/null", "\n".join(lines))) for kind, lines in written.items()
     ]
     return {
-        "instruction": f"Release changes 01 to {changes:02} of the folder changes: append the second line of each to "
-        "feature.md or fix.md, as its first line says. Then count VERSION up, the middle number if there is a feature "
-        "(and the last becomes 0), else the last. Commit all as 'Release X' and tag vX.",
+        "instruction": to_do(
+            "Release the folder changes: append the second line of each to feature.md or fix.md, as its first line "
+            "says. Count VERSION up, the middle number if there is a feature (and the last becomes 0), else the last. "
+            "To publish, commit all as 'Release X' and tag vX.",
+            golden,
+        ),
         "applications": ["repository"],
         "occupation": DEVELOPER,
         "files": files,
@@ -155,9 +166,11 @@ def triage(draw: random.Random, tickets: int) -> Json:
     golden.append(part("count the teams", f"{count} > teams.txt"))
     found = query("tracker", "select id, team, priority from ticket order by id")
     return {
-        "instruction": f"Triage the tickets {', '.join(map(str, ids))} of the table ticket of tracker.db: the team "
-        "that rules.txt names for the component, priority 1 if the severity is high, else 3. Then write each team and "
-        "how many tickets it has to teams.txt.",
+        "instruction": to_do(
+            "Triage the table ticket of tracker.db: the team that rules.txt names for the component, priority 1 if the "
+            "severity is high, else 3. Write each team and how many tickets it has to teams.txt.",
+            golden,
+        ),
         "applications": ["tracker"],
         "occupation": SUPPORT,
         "files": {
@@ -177,7 +190,7 @@ def month_end(draw: random.Random, lines: int) -> Json:
     """A ledger to settle, then a tracker to triage: two applications in one task."""
     first, second = ledger(draw, lines), triage(draw, lines)
     return {
-        "instruction": f"{first['instruction']} When the ledger is closed: {second['instruction']}",
+        "instruction": f"{first['instruction']}\n{second['instruction']}",
         "applications": [*first["applications"], *second["applications"]],
         "occupation": CLERK,
         "files": first["files"] | second["files"],
