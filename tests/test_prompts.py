@@ -216,6 +216,13 @@ def test_what_the_documents_ask_for_and_the_view_shows_stands_last_until_it_is_d
     assert len(piece.text) < 2 * MOST_IN_VIEW
 
 
+def test_what_is_done_of_a_list_in_the_task_is_not_restated() -> None:
+    task = Piece("Settle the lines.\n- settle line 1\n- settle line 10\n- close it", marker=TASK)
+    assert text_of(restated(task, [], ["settle line 10"])) == "<|task|>Settle the lines.\n- settle line 1\n- close it"
+    done = ["settle the lines", "settle line 1", "settle line 10", "close it"]
+    assert text_of(restated(task, [], done)) == f"<|task|>{task.text}"
+
+
 def test_what_is_too_long_to_be_restated_is_read_once_a_window() -> None:
     book = "So it goes. " * RESTATED
     for long, short in (("Cook. " * RESTATED, "A note."), ("Cook.", book)):

@@ -123,8 +123,10 @@ def header(task: Piece, memory: Memory, later: Sequence[Piece] = ()) -> list[Pie
 def restated(task: Piece, documents: Sequence[str], finished: Sequence[str] = ()) -> list[Piece]:
     """The task and the documents, as many of them as `RESTATED` holds: the task first, then the newest documents.
 
-    Lines whose words all stand in one finished subgoal are done, and left out.
+    Lines whose words all stand in one finished subgoal are done, and left out: of a task, too, that ends with a list
+    of what is to be done.
     """
+    task = replace(task, text=_left(task.text, finished) or task.text)
     given = _given(task, [_left(document, finished) for document in documents])
     room, kept = RESTATED, []
     for piece in [given[0], *given[:0:-1]]:
