@@ -67,7 +67,7 @@ def ledger(draw: random.Random, lines: int) -> Json:
         status = "paid" if case == "paid" else "open"
         rows.append(f"insert into invoice values ('{name}', '{draw.choice(CUSTOMERS)}', {billed}, '{status}');")
         statement.append(f"{name} {amount}")
-        look = query("ledger", f"select amount, status from invoice where number='{name}'")
+        look = query("ledger", f"select status from invoice where number='{name}' and amount={amount}")
         settle = query("ledger", f"update invoice set status='settled' where number='{name}'")
         golden.append(
             part(
@@ -120,7 +120,9 @@ def release(draw: random.Random, changes: int) -> Json:
     version = f"{major}.{minor + 1}.0" if with_features else f"{major}.{minor}.{patch + 1}"
     files["VERSION"] = f"{major}.{minor}.{patch}\n"
     golden.append(part("count up", "ls", "cat VERSION", f"echo {version} > VERSION"))
-    golden.append(part("publish", "git add -A", f"git commit -qm 'Release {version}'", f"git tag v{version}"))
+    golden.append(
+        part("publish", "cat VERSION", "git add -A", f"git commit -qm 'Release {version}'", f"git tag v{version}")
+    )
     logs = [
         item(f"{kind}.md", 25, says(f"cat {kind}.md 2>/dev/null", "\n".join(lines))) for kind, lines in written.items()
     ]

@@ -29,11 +29,15 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-renderer-backgrounding",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-background-timer-throttling",
     "--no-sandbox",  # it cannot be had as root, and the pages are the package's own, without network
 )
 ACTION_MS = 2000
 """How long an element may take to be ready for an action; then the agent is told."""
 OPEN_MS = 15_000
+POLL_MS = 5
 MARK = "data-flywheel"
 """The attribute that numbers elements."""
 
@@ -96,7 +100,10 @@ class BrowserPage:
         return self._do(self._page.evaluate, script, argument)
 
     def wait_for(self, script: str) -> None:
-        self._do(self._page.wait_for_function, script)
+        async def waited() -> None:
+            await self._page.wait_for_function(script, polling=POLL_MS)
+
+        self._do(waited)
 
     def click(self, element: int) -> None:
         self._on(element, self._page.locator(_selector(element)).click)
