@@ -44,8 +44,8 @@ def main() -> None:
                 for environment in world.environments(given.concurrent):
                     environment.reset(tasks[0])  # a browser's pages are opened once
                 alone, together = bare(config, world, expert, tasks), many(config, world, expert, tasks)
-        told = {"config": str(path), "episodes": len(tasks), "bare": round(alone, 1), "at once": round(together, 1)}
-        print(json.dumps({**told, "at once / bare": round(together / alone, 2)}), flush=True)
+        row = {"config": str(path), "episodes": len(tasks), "bare": round(alone, 1), "at once": round(together, 1)}
+        print(json.dumps({**row, "at once / bare": round(together / alone, 2)}), flush=True)
 
 
 def bare(config: Config, world: World, expert: Policy, tasks: Sequence[Task]) -> float:

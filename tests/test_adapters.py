@@ -22,10 +22,10 @@ from flywheel.config.agents import ChatConfig
 from flywheel.config.root import load
 from flywheel.datasets.formats import chat
 from flywheel.datasets.lake.lake import Lake
-from flywheel.environments.adapters.gymnasium import FIRST
 from flywheel.environments.capabilities import advises
 from flywheel.environments.catalog import canonical, open_world
 from flywheel.environments.conformance import conformance
+from flywheel.environments.seeds import FIRST
 from flywheel.errors import ConfigError
 from flywheel.filters.segments import by_plan
 from flywheel.rollouts.engine import Rollout, in_process

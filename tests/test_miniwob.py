@@ -17,7 +17,7 @@ from flywheel.config.root import load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.adapters.browser import browser_problem
 from flywheel.environments.adapters.miniwob import MiniwobEnvironment, MiniwobWorld, open_world
-from flywheel.environments.adapters.miniwob_pages import EXPERTS, advised, view_of
+from flywheel.environments.adapters.miniwob_pages import EXPERTS, PageView, advised
 from flywheel.environments.conformance import conformance
 from flywheel.errors import ConfigError, InfrastructureError, TaskError
 from flywheel.filters.curate import curate
@@ -25,7 +25,7 @@ from flywheel.policies.registry import RANDOM
 from flywheel.trajectory import Split, Task
 
 LACKING = browser_problem() or ("" if find_spec("playwright") else "there is no playwright")
-pytestmark = [pytest.mark.skipif(bool(LACKING), reason=LACKING), pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_no_browser_is_left_behind() -> None:
 
 
 def test_the_expert_is_at_a_loss_where_a_page_shows_nothing_of_it() -> None:
-    blank = view_of("", ())
+    blank = PageView("", ())
     assert [page for page in EXPERTS if advised(page, blank)] == []
     assert advised("drag-box", blank) is None
 

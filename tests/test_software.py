@@ -142,10 +142,7 @@ def test_no_agent_reads_the_solutions(world: SoftwareWorld) -> None:
     environment = world.environments(1)[0]
     environment.reset(task)
     assert "environment.toml" in environment.step(shell_action("ls /software")).observation.text
-    assert (
-        environment.step(shell_action("cat /software/tasks/* || ls -A /software/tasks")).observation.text.count("\n")
-        == 0
-    )
+    assert "copy.txt" not in environment.step(shell_action("grep -r copy /software /work")).observation.text
     assert environment.step(shell_action("ls -A /software/tasks")).observation.text == ""
 
 
@@ -180,13 +177,12 @@ def test_an_application_that_is_left_out_is_in_the_test_split_alone(tmp_path: Pa
 
 def test_a_task_that_reads_otherwise_now_is_no_task(world: SoftwareWorld, tmp_path: Path) -> None:
     (task,) = world.listed()[Split.TRAIN]
-    changed = written(tmp_path / "changed", {**TASK, "golden": TASK["golden"][:1]})  # type: ignore[index]
+    written(tmp_path / "changed", {**TASK, "golden": TASK["golden"][:1]})  # type: ignore[index]
     with (
         open_world(task.parameters.replace("/notes", "/changed")) as other,
         pytest.raises(TaskError, match="has no task"),
     ):
         other.facts(task)
-    assert changed.exists()
 
 
 @pytest.mark.parametrize(
@@ -230,8 +226,8 @@ def test_an_environment_that_cannot_start_says_why(
 
 def test_each_environment_says_whether_it_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking() -> dict[str, str]:
-        told = json.loads(CliRunner().invoke(app, ["env", "list", "--json"]).output)
-        return {each["name"]: each["lacking"] for each in told["environments"]}
+        listing = json.loads(CliRunner().invoke(app, ["env", "list", "--json"]).output)
+        return {each["name"]: each["lacking"] for each in listing["environments"]}
 
     assert set(lacking().values()) == {""}
     monkeypatch.setattr("flywheel.environments.catalog.find_spec", lambda package: None)

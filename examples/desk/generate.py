@@ -166,7 +166,7 @@ def triage(draw: random.Random, tickets: int) -> Json:
         assigned.append(f"{number}|{team}|{priority}")
     count = query("tracker", "select team, count(*) from ticket group by team order by team")
     golden.append(part("count the teams", f"{count} > teams.txt"))
-    found = query("tracker", "select id, team, priority from ticket order by id")
+    result = query("tracker", "select id, team, priority from ticket order by id")
     return {
         "instruction": to_do(
             "Triage the table ticket of tracker.db: the team that rules.txt names for the component, priority 1 if the "
@@ -182,7 +182,7 @@ def triage(draw: random.Random, tickets: int) -> Json:
         },
         "golden": golden,
         "checklist": [
-            item("teams and priorities", 80, says(found, "\n".join(assigned))),
+            item("teams and priorities", 80, says(result, "\n".join(assigned))),
             item("the count", 20, f'test -s teams.txt && test "$(cat teams.txt)" = "$({count})"'),
         ],
     }
@@ -197,7 +197,7 @@ def month_end(draw: random.Random, lines: int) -> Json:
         "occupation": CLERK,
         "files": first["files"] | second["files"],
         "golden": first["golden"] + second["golden"],
-        "checklist": [{**each, "points": each["points"] / 2} for told in (first, second) for each in told["checklist"]],
+        "checklist": [{**each, "points": each["points"] / 2} for half in (first, second) for each in half["checklist"]],
     }
 
 

@@ -1,5 +1,5 @@
-"""Software as an environment, told by files alone (the idea of Gym-Anything): `environment.toml` says how it starts
-and what an agent sees, `tasks/` what is to be done, on which files, and by which checklist it counts as done.
+"""Software as an environment, described by files alone (the idea of Gym-Anything): `environment.toml` says how it
+starts and what an agent sees, `tasks/` what is to be done, on which files, and by which checklist it counts as done.
 """
 
 from __future__ import annotations
@@ -25,23 +25,11 @@ SOC = re.compile(r"\d\d-\d{4}")
 """An occupation in the Standard Occupational Classification."""
 
 
-class _Told(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Shell(_Told):
-    """Limits of one command."""
-
-    seconds: float = Field(default=10.0, gt=0, le=600)
-    memory_mib: int = Field(default=512, gt=0)
-    file_mib: int = Field(default=64, gt=0)
-    output_chars: int = Field(default=4000, gt=0, le=100_000)
-
-    def limits(self) -> Limits:
-        return Limits(**self.model_dump())
-
-
-class Software(_Told):
+class Software(_StrictModel):
     """`needs`: program → the command that shows that it is there; `install`: what brings them. `setup` begins an
     episode when the task's files lie in its folder; what `observe` prints is what the agent sees first."""
 
@@ -51,10 +39,10 @@ class Software(_Told):
     install: str = ""
     setup: str = "true"
     observe: str = "ls"
-    shell: Shell = Shell()
+    shell: Limits = Limits()
 
 
-class ChecklistItem(_Told):
+class ChecklistItem(_StrictModel):
     """`check`: a command that succeeds, in the folder that the agent left behind, where this was done."""
 
     name: Name
@@ -62,14 +50,14 @@ class ChecklistItem(_Told):
     check: str = Field(min_length=1)
 
 
-class GoldenPart(_Told):
+class GoldenPart(_StrictModel):
     """A subgoal and the commands that reach it."""
 
     subgoal: Name
     commands: tuple[str, ...] = Field(min_length=1)
 
 
-class SoftwareTask(_Told):
+class SoftwareTask(_StrictModel):
     """`group`: tasks of one lie in one split. `family`: the template. `files`: path → text, before `setup`. `golden`
     and `checklist` are privileged: no agent sees them. `success`: points from which the task counts as solved."""
 
@@ -149,10 +137,10 @@ def _rows(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _tables(path: Path, text: str) -> list[Any]:
-    told = tomllib.loads(text)
-    if told.keys() != {"task"} or not isinstance(told["task"], list):
+    document = tomllib.loads(text)
+    if document.keys() != {"task"} or not isinstance(document["task"], list):
         raise ConfigError(f"{path}: tasks are [[task]] tables, and nothing else stands beside them")
-    return list(told["task"])
+    return list(document["task"])
 
 
 def _validated(kind: type[_Kind], data: Any, place: str) -> _Kind:

@@ -17,21 +17,16 @@ from flywheel.errors import ConfigError, FlywheelError
 from flywheel.messages import Message, ToolCall, calls_of, text_of_inputs
 from flywheel.text import strict_json
 
+
+def tool(name: str, description: str, **arguments: dict[str, Any]) -> dict[str, Any]:
+    """A tool in OpenAI's form, all of whose arguments are required. `arguments`: name → JSON Schema."""
+    schema = {"type": "object", "properties": arguments, "required": list(arguments), "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+
+
 ANSWER = "answer"
 """The tool by which an agent ends a task that only its own word ends."""
-ANSWER_TOOL = {
-    "type": "function",
-    "function": {
-        "name": ANSWER,
-        "description": "Say the answer, or that you are done. This ends the task.",
-        "parameters": {
-            "type": "object",
-            "properties": {"text": {"type": "string"}},
-            "required": ["text"],
-            "additionalProperties": False,
-        },
-    },
-}
+ANSWER_TOOL = tool(ANSWER, "Say the answer, or that you are done. This ends the task.", text={"type": "string"})
 
 
 class CallError(ValueError):

@@ -93,8 +93,10 @@ def slices_of(world: World, task: Task, fields: Sequence[str] = ()) -> tuple[str
     """Names of the parts that a task belongs to: environment and family, what the `fields` of its data say, and its
     horizon where the world knows it."""
     data = data_of(task)
-    told = [(field, data[field]) for field in fields if isinstance(data, dict) and data.get(field) is not None]
-    by_field = [f"{field} {each}" for field, value in told for each in (value if isinstance(value, list) else [value])]
+    values = [(field, data[field]) for field in fields if isinstance(data, dict) and data.get(field) is not None]
+    by_field = [
+        f"{field} {each}" for field, value in values for each in (value if isinstance(value, list) else [value])
+    ]
     names = (task.environment, task.family or f"{task.environment} {task.parameters}", *by_field)
     if not isinstance(world, KnowsSolutions):
         return names

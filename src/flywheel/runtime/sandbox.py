@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as validated_dataclass
+
 from flywheel.errors import InfrastructureError, PrerequisiteError
 
 PROGRAMS = ("unshare", "mount", "umount", "pivot_root", "setpriv", "prlimit", "timeout", "base64")
@@ -80,14 +83,14 @@ _ENVIRONMENT = {
 """The same each time, so that the same commands say the same."""
 
 
-@dataclass(frozen=True, slots=True)
+@validated_dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Limits:
     """Of one command. `file_mib`: of each file that it writes."""
 
-    seconds: float = 10.0
-    memory_mib: int = 512
-    file_mib: int = 64
-    output_chars: int = 4000
+    seconds: float = Field(default=10.0, gt=0, le=600)
+    memory_mib: int = Field(default=512, gt=0)
+    file_mib: int = Field(default=64, gt=0)
+    output_chars: int = Field(default=4000, gt=0, le=100_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ def events(answer: Json, *, include_usage: bool = False) -> Iterator[Json]:
     base["object"] = "chat.completion.chunk"
     for choice in answer["choices"]:
         index, message = choice["index"], choice["message"]
-        said = {"role": "assistant", "content": "" if message["content"] is not None else None}
-        yield _chunk(base, index, said, logprobs=choice["logprobs"])
+        opening = {"role": "assistant", "content": "" if message["content"] is not None else None}
+        yield _chunk(base, index, opening, logprobs=choice["logprobs"])
         for piece in re.findall(r"\s*\S+\s*?(?=\s|$)|\s+", message["content"] or ""):
             yield _chunk(base, index, {"content": piece})
         for place, call in enumerate(message.get("tool_calls") or ()):

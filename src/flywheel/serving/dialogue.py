@@ -14,7 +14,7 @@ from flywheel.agents.contexts.chat_format import ParsedAnswer, parse_answer, par
 from flywheel.agents.policy import Decision, Past
 from flywheel.environments.protocol import Observation
 from flywheel.serving.requests import Message
-from flywheel.serving.transcripts import Said, Transcript
+from flywheel.serving.transcripts import Transcript, TurnTexts
 from flywheel.trajectory import Split, Task
 
 
@@ -29,9 +29,9 @@ class Scene:
     now: Observation
     audit: str
     before: Transcript
-    newest: Sequence[Said]
+    newest: Sequence[TurnTexts]
 
-    def continued(self, answer: Said) -> str:
+    def continued(self, answer: TurnTexts) -> str:
         """The name of the dialogue once it has been answered: the next request's `before`."""
         return self.before.then([*self.newest, answer]).name
 

@@ -17,7 +17,7 @@ class Returning:
     A served agent steps its environment and comes back within milliseconds. A batch that starts without it makes it
     wait for a whole batch, and leaves both half empty. Where clients come back at once, a batch waits for all of them;
     where they take a good part of a batch's time, for half, so that half of them act while the others are decided, as
-    in double-buffered sampling (Espeholt et al., SEED RL, arXiv 1910.06591); and where they take longer, for nobody.
+    in double-buffered sampling (Petrenko et al., Sample Factory, arXiv 2006.11751); where they take longer, for nobody.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -16,7 +16,7 @@ from flywheel.datasets.formats.turns import ReadMessage, conversation_of
 from flywheel.environments.protocol import Observation
 from flywheel.messages import Message, action_of, text_of_inputs
 from flywheel.serving.dialogue import Scene
-from flywheel.serving.transcripts import Said, Transcript
+from flywheel.serving.transcripts import Transcript, TurnTexts
 from flywheel.trajectory import Split, Task
 
 
@@ -53,7 +53,7 @@ def tool_scene(
     )
 
 
-def spelling(message: Message) -> Said:
+def spelling(message: Message) -> TurnTexts:
     """A message as a turn of a transcript; ids of calls are their client's, and none of ours."""
     calls = [text for call in message.tool_calls for text in (call.name, call.arguments)]
     return (message.role, message.content, *calls)

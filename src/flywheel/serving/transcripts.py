@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-Said = Sequence[str]
-"""A turn: who spoke, and what."""
+TurnTexts = Sequence[str]
+"""A turn: its role, and what was said or called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Transcript:
 
     _state: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
-    def then(self, turns: Iterable[Said]) -> Transcript:
+    def then(self, turns: Iterable[TurnTexts]) -> Transcript:
         """With more turns behind."""
         state = self._state.copy()
         for turn in turns:

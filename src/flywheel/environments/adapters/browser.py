@@ -37,7 +37,9 @@ FLAGS = (
 ACTION_MS = 2000
 """How long an element may take to be ready for an action; then the agent is told."""
 OPEN_MS = 15_000
+"""How long a page may take to load."""
 POLL_MS = 5
+"""How often a page that is waited for is looked at."""
 MARK = "data-flywheel"
 """The attribute that numbers elements."""
 
@@ -120,10 +122,6 @@ class BrowserPage:
     def press(self, key: str) -> None:
         self._do(self._page.keyboard.press, key)
 
-    def close(self) -> None:
-        with suppress(Exception):  # it may be gone already
-            self._portal.call(self._page.context.close)
-
     def _on(self, element: int, action: Callable[..., Coroutine[Any, Any, Any]], *arguments: object) -> None:
         if not self._do(self._page.locator(_selector(element)).count):
             raise RuntimeError(f"there is no element [{element}] on the page")
@@ -143,7 +141,7 @@ class BrowserPage:
 
 
 def executable() -> str | None:
-    """The browser: what the environment names, the system's, or None for the one that Playwright has."""
+    """The browser: what the environment names, or the system's; None where there is none."""
     return os.environ.get(CHROMIUM) or shutil.which("chromium") or shutil.which("google-chrome")
 
 

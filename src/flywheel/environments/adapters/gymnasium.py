@@ -13,15 +13,14 @@ from typing import Any
 
 from flywheel.environments.capabilities import Advice
 from flywheel.environments.protocol import Observation, Transition
+from flywheel.environments.seeds import check_seed, seeds_of
 from flywheel.environments.tool_environment import settings_of
-from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError, TaskError, named_reason
+from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError, named_reason
 from flywheel.named_objects import named_module, named_object
 from flywheel.trajectory import Split, Task, digest
 
 NAME = "gymnasium"
 PARAMETERS = ("id", "options", "imports", "actions", "render", "expert", "instruction", "success_reward", "whole_state")
-FIRST = {Split.TRAIN: 0, Split.DEV: 1_000_000_000, Split.TEST: 1_500_000_000}
-"""Where the seeds of a split begin: none lies in two."""
 _COLOURED = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0m", re.DOTALL)
 
 
@@ -145,13 +144,10 @@ class GymnasiumWorld:
         return self._environments[:count]
 
     def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]:
-        first = FIRST[split] + start
-        return tuple(self.find(split, seed) for seed in range(first, first + count))
+        return tuple(self.find(split, seed) for seed in seeds_of(split, start, count))
 
     def find(self, split: Split, seed: int) -> Task:
-        later = [first for first in FIRST.values() if first > FIRST[split]]
-        if not FIRST[split] <= seed < min(later, default=2**31):
-            raise TaskError(f"seed {seed} is no {split} seed of Gymnasium's environments")
+        check_seed(split, seed)
         instruction = self._settings.get("instruction", self._settings["id"])
         return Task(NAME, self._parameters, split, seed, instruction, family=self._settings["id"])
 

@@ -16,31 +16,25 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from flywheel.environments.adapters.browser import Browser, BrowserPage, check_browser
-from flywheel.environments.adapters.miniwob_pages import BEGIN, EXPERTS, READY, VIEW, PageView, advised, view_of
+from flywheel.environments.adapters.miniwob_pages import BEGIN, EXPERTS, READY, VIEW, PageView, advised
 from flywheel.environments.capabilities import Advice
+from flywheel.environments.seeds import check_seed, seeds_of
 from flywheel.environments.tool_environment import ToolEnvironment, settings_of
-from flywheel.environments.tools import Toolbox
-from flywheel.errors import ConfigError, PrerequisiteError, TaskError
+from flywheel.environments.tools import Toolbox, tool
+from flywheel.errors import ConfigError, PrerequisiteError
 from flywheel.trajectory import Split, Task
 
 NAME = "miniwob"
 PARAMETERS = ("pages", "chain")
-FIRST = {Split.TRAIN: 0, Split.DEV: 1_000_000_000, Split.TEST: 1_500_000_000}
-"""Where the seeds of a split begin: none lies in two."""
 WIDTH, HEIGHT = 500, 400
-
-
-def _tool(name: str, description: str, **arguments: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": arguments, "required": list(arguments), "additionalProperties": False}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
 ELEMENT = {"type": "integer", "minimum": 1}
 TOOLS = (
-    _tool("click", "Click an element by its number.", element=ELEMENT),
-    _tool("fill", "Put a text into a field, in place of what is there.", element=ELEMENT, text={"type": "string"}),
-    _tool("choose", "Choose an option of a list.", element=ELEMENT, option={"type": "string"}),
-    _tool("press", "Press a key.", key={"enum": ["Enter", "Tab", "Escape", "Space", "ArrowDown", "ArrowUp"]}),
+    tool("click", "Click an element by its number.", element=ELEMENT),
+    tool("fill", "Put a text into a field, in place of what is there.", element=ELEMENT, text={"type": "string"}),
+    tool("choose", "Choose an option of a list.", element=ELEMENT, option={"type": "string"}),
+    tool("press", "Press a key.", key={"enum": ["Enter", "Tab", "Escape", "Space", "ArrowDown", "ArrowUp"]}),
 )
 
 
@@ -54,7 +48,7 @@ class MiniwobSession:
         self._names: list[str] = json.loads(task.data)["pages"]
         self._place = 0
         self._solved = 0
-        self.view = self._begin_page()
+        self._begin_page()
         self.opening = self._shown()
 
     @property
@@ -82,7 +76,7 @@ class MiniwobSession:
         self._place += 1
         if self.over:
             return "That was the last page."
-        self.view = self._begin_page()
+        self._begin_page()
         return self._shown()
 
     def score(self, answer: str | None) -> float:
@@ -91,17 +85,17 @@ class MiniwobSession:
     def close(self) -> None:
         """The page stays, for the next episode."""
 
-    def _begin_page(self) -> PageView:
+    def _begin_page(self) -> None:
         self._page.open((self._html / f"{self.name}.html").as_uri())
         self._page.run(BEGIN, f"{self._seed}/{self._place}")
         self._page.wait_for(READY)
         self._look()
-        return self.view
 
     def _look(self) -> tuple[bool, float]:
-        told = self._page.run(VIEW)
-        self.view = view_of(told["goal"], told["lines"])
-        return bool(told["done"]), float(told["raw"])
+        """(is the page over?, its raw reward); what it shows is the view from now on."""
+        state = self._page.run(VIEW)
+        self.view = PageView(state["goal"], tuple(state["lines"]))
+        return bool(state["done"]), float(state["raw"])
 
     def _shown(self) -> str:
         return f"Page {self._place + 1} of {len(self._names)}. {self.view.text}"
@@ -140,17 +134,16 @@ class MiniwobWorld:
         return self._environments[:count]
 
     def tasks(self, split: Split, start: int, count: int) -> tuple[Task, ...]:
-        first = FIRST[split] + start
-        return tuple(self.find(split, seed) for seed in range(first, first + count))
+        return tuple(self.find(split, seed) for seed in seeds_of(split, start, count))
 
     def find(self, split: Split, seed: int) -> Task:
-        after = sorted(first for first in FIRST.values() if first > FIRST[split])
-        if not FIRST[split] <= seed < (after[0] if after else 2**31):
-            raise TaskError(f"seed {seed} is none of the {split} split")
+        check_seed(split, seed)
         pages = random.Random(seed).choices(self._pages, k=self._chain)
-        many = f"Do what each of the {self._chain} pages asks for." if self._chain > 1 else "Do what the page asks for."
+        instruction = (
+            f"Do what each of the {self._chain} pages asks for." if self._chain > 1 else "Do what the page asks for."
+        )
         data, family = json.dumps({"pages": pages}), pages[0] if self._chain == 1 else ""
-        return Task(NAME, self._parameters, split, seed, many, family=family, data=data)
+        return Task(NAME, self._parameters, split, seed, instruction, family=family, data=data)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 VIEW = """
@@ -93,8 +93,10 @@ class PageView:
 
     def elements(self, *kinds: str) -> list[Element]:
         """Those of some kinds; all if none is named."""
-        found = (Element(int(match[1]), match[2], match[3]) for line in self.lines if (match := _ELEMENT.match(line)))
-        return [element for element in found if not kinds or element.kind in kinds]
+        elements = (
+            Element(int(match[1]), match[2], match[3]) for line in self.lines if (match := _ELEMENT.match(line))
+        )
+        return [element for element in elements if not kinds or element.kind in kinds]
 
     def named(self, name: str, *kinds: str) -> Element | None:
         return next((element for element in self.elements(*kinds) if element.is_named(name)), None)
@@ -213,7 +215,3 @@ def advised(page: str, view: PageView) -> str | None:
     """What the expert of a page would do now; None where there is none, or where it is at a loss."""
     expert = EXPERTS.get(page)
     return expert(view) if expert else None
-
-
-def view_of(goal: str, lines: Sequence[str]) -> PageView:
-    return PageView(goal, tuple(lines))

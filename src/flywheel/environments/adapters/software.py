@@ -27,7 +27,7 @@ from flywheel.environments.software_files import (
     read_software_tasks,
 )
 from flywheel.environments.tool_environment import ToolEnvironment, settings_of
-from flywheel.environments.tools import ANSWER, Toolbox, with_answer
+from flywheel.environments.tools import ANSWER, Toolbox, tool, with_answer
 from flywheel.errors import ConfigError, InfrastructureError, PrerequisiteError, TaskError
 from flywheel.runtime.sandbox import LockedShell, locked_shell, sandbox_problem
 from flywheel.trajectory import Split, Task, Trajectory, digest
@@ -36,28 +36,20 @@ NAME = "software"
 PARAMETERS = ("folder", "unseen")
 SHELL = "shell"
 DONE = f'{ANSWER} {{"text": "done"}}'
-SHELL_TOOL = {
-    "type": "function",
-    "function": {
-        "name": SHELL,
-        "description": "Run a command in the task's folder and read what it prints. There is no network.",
-        "parameters": {
-            "type": "object",
-            "properties": {"command": {"type": "string"}},
-            "required": ["command"],
-            "additionalProperties": False,
-        },
-    },
-}
+SHELL_TOOL = tool(
+    SHELL,
+    "Run a command in the task's folder and read what it prints. There is no network.",
+    command={"type": "string"},
+)
 
 
 class SoftwareSession:
     """One episode. Implements `tool_environment.Session`."""
 
     over = False
+    toolbox = Toolbox(with_answer([SHELL_TOOL]))
 
     def __init__(self, software: Software, source: Path, task: SoftwareTask) -> None:
-        self.toolbox = Toolbox(with_answer([SHELL_TOOL]))
         self._software, self._source, self._task = software, source, task
         self._folder = Path(tempfile.mkdtemp(prefix="flywheel-software-"))
         self.commands: Counter[str] = Counter()
@@ -68,7 +60,7 @@ class SoftwareSession:
                 target = self._folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text, encoding="utf-8")
-            self._shell = shell = LockedShell(self._folder, software.shell.limits(), source, TASKS)
+            self._shell = shell = LockedShell(self._folder, software.shell, source, TASKS)
             begun = shell.run(software.setup)
             if begun.status:
                 raise InfrastructureError(f"the setup of {task.id} fails: {begun.output.strip()[:300]}")
@@ -85,7 +77,7 @@ class SoftwareSession:
 
     def score(self, answer: str | None) -> float:
         self._end_shell()
-        with locked_shell(self._folder, self._software.shell.limits(), self._source, TASKS) as shell:
+        with locked_shell(self._folder, self._software.shell, self._source, TASKS) as shell:
             return round(sum(item.points for item in self._task.checklist if _holds(shell, item)), 6) / 100
 
     def close(self) -> None:
@@ -228,7 +220,7 @@ def missing(software: Software) -> str:
     """What this machine lacks for it, and how to get it; empty where nothing."""
     if problem := sandbox_problem():
         return problem
-    with tempfile.TemporaryDirectory() as folder, locked_shell(Path(folder), software.shell.limits()) as shell:
+    with tempfile.TemporaryDirectory() as folder, locked_shell(Path(folder), software.shell) as shell:
         for program, command in software.needs.items():
             if shell.run(command).status:
                 return f"{software.name} needs {program}: {software.install or 'install it'}"
