@@ -33,11 +33,11 @@ def publish(name: str, stage: str, iteration: int, rows: Sequence[dict[str, obje
 
 
 def publish_report(name: str, iteration: int, files: dict[str, str]) -> None:
-    """The report to read, a link to its file, and the plot of P(verified) by iteration."""
-    report, picture = Path(files["md"]).absolute(), Path(files["png"])
+    """The report to read, a link to the page of it, and the plot of P(verified) by iteration."""
+    report, page, picture = Path(files["md"]), Path(files["html"]).absolute(), Path(files["png"])
     about = f"iteration {iteration}"
     _tried(create_markdown_artifact, markdown=report.read_text(), key=_key(name, "report"), description=about)
-    _tried(create_link_artifact, link=report.as_uri(), link_text=report.name, key=_key(name, "file"), description=about)
+    _tried(create_link_artifact, link=page.as_uri(), link_text=page.name, key=_key(name, "file"), description=about)
     plot = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
     _tried(create_image_artifact, image_url=plot, key=_key(name, "plot"), description=f"P(verified) up to {about}")
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flywheel.charts import rates_by_iteration, write_png
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.evaluation.gate import GateDecision
 from flywheel.filters.curate import route_counts, route_reasons
 from flywheel.flows.iterations import iterations
 from flywheel.text import markdown
+from flywheel.ui.report import report_page
 
 if TYPE_CHECKING:
     from flywheel.evaluation.evaluate import Rate
+
+SUFFIXES = ("html", "md", "png", "json")
 
 
 def write_report(
@@ -28,7 +30,7 @@ def write_report(
     decisions: Mapping[str, GateDecision],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Write `reports/iteration-N.{json,md,png}` in the data directory and return the report as plain data."""
+    """Write `reports/iteration-N.{json,md,html,png}` in the data directory and return the report as plain data."""
     report: dict[str, Any] = {
         "name": config.name,
         "data_dir": str(config.data_dir),
@@ -54,10 +56,11 @@ def write_report(
         iteration.report for iteration in iterations(lake) if iteration.finished and iteration.number < number
     ] + [report]
     stem = directory / f"iteration-{number}"
-    plot(history, stem.with_suffix(".png"))
+    write_png(rates_by_iteration(rate_points(history)), stem.with_suffix(".png"))
     stem.with_suffix(".md").write_text(as_markdown(history, stem.with_suffix(".png").name))
     stem.with_suffix(".json").write_text(json.dumps(report, indent=2))
-    return {**report, "files": {suffix: str(stem.with_suffix(f".{suffix}")) for suffix in ("md", "png", "json")}}
+    stem.with_suffix(".html").write_text(report_page(lake, number, report))
+    return {**report, "files": {suffix: str(stem.with_suffix(f".{suffix}")) for suffix in SUFFIXES}}
 
 
 def _expenses(lake: Lake, rates: Sequence[Rate]) -> list[dict[str, float | None]]:
@@ -72,6 +75,11 @@ def _expenses(lake: Lake, rates: Sequence[Rate]) -> list[dict[str, float | None]
 
 def _shown(value: float | None, form: str) -> str:
     return "unknown" if value is None else f"{value:{form}}"
+
+
+def rate_points(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A point an iteration and policy, for the plot."""
+    return [{**rate, "iteration": report["iteration"]} for report in history for rate in report["rates"]]
 
 
 def rate_rows(history: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -133,28 +141,3 @@ Look at one with `flywheel show ID --data-dir {newest["data_dir"]}`.
 
 {newest["decoding"]}.
 """
-
-
-def plot(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """P(verified) with intervals, a line a policy."""
-    from matplotlib.figure import Figure
-
-    lines: dict[str, list[tuple[int, float, float, float]]] = defaultdict(list)
-    for report in history:
-        for rate in report["rates"]:
-            lines[rate["policy"]].append((report["iteration"], rate["rate"], rate["low"], rate["high"]))
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    for shift, (policy, points) in enumerate(lines.items()):
-        x = [iteration + 0.03 * (shift - len(lines) / 2) for iteration, *_ in points]
-        y = [rate for _, rate, *_ in points]
-        errors = [
-            [max(rate - low, 0) for _, rate, low, _ in points],
-            [max(high - rate, 0) for _, rate, _, high in points],
-        ]
-        axes.errorbar(x, y, yerr=errors, marker="o", capsize=3, label=policy)
-    axes.set(xlabel="iteration", ylabel="P(verified) on held-out test tasks", ylim=(-0.03, 1.03))
-    axes.set_xticks([report["iteration"] for report in history])
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=130)

@@ -37,13 +37,13 @@ def print_summary(
     routes = ", ".join(f"{count} {route}" for route, count in reports[-1]["routes"].items())
     console.print(f"trajectories: {routes}")
     newest = config.data_dir / "reports" / f"iteration-{reports[-1]['iteration']}"
-    console.print(f"report: {newest}.md  plot: {newest}.png", soft_wrap=True)
+    console.print(f"report: {newest}.html", soft_wrap=True)
     console.print("\nNext, type:")
     query = "select policy, count(*), avg(verified) from trajectories group by all"
     kept = [part for override in overrides if not override.startswith("iterations=") for part in ("--set", override)]
     more = ["run", str(config_file), *kept, "--set", f"iterations={config.iterations + 1}"]
     data = ["--set", f"lake.url={config.lake.url}"] if config.lake.url else ["--data-dir", str(config.data_dir)]
-    for command in (["sql", query, *data], ["status", *data], more):
+    for command in (["ui", *data], ["sql", query, *data], ["status", *data], more):
         console.print(f"  {shlex.join([_program(), *command])}", soft_wrap=True)
 
 

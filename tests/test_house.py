@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = ("datasets", "distill", "filters", "flows")
 ROOMS = (
-    "column messages message_columns sections trajectory conversation text unknowns errors named_objects arrow",
+    "charts column messages message_columns sections trajectory conversation text unknowns errors named_objects arrow",
     "config",
     "runtime",
     "environments",
@@ -43,6 +43,7 @@ ROOMS = (
     "stages",
     "integrations",
     "serving",
+    "ui",
     "gateway",
     "flows",
     "cli",

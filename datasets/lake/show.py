@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reader import Readable
 from flywheel.datasets.lake.reading import quoted
 from flywheel.errors import LakeError
 from flywheel.trajectory import Trajectory
@@ -56,7 +56,7 @@ SHOWN = (
 """What is told of a step as it stands in the lake."""
 
 
-def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
+def describe_trajectory(lake: Readable, prefix: str) -> dict[str, Any]:
     """Facts, steps with subgoals, calls and credit, and verdicts of a trajectory by the beginning of its id, or by the
     name of a recorded session.
 
@@ -83,7 +83,7 @@ def describe_trajectory(lake: Lake, prefix: str) -> dict[str, Any]:
     }
 
 
-def _steps(lake: Lake, trajectory: Trajectory) -> list[dict[str, Any]]:
+def _steps(lake: Readable, trajectory: Trajectory) -> list[dict[str, Any]]:
     mine = f"trajectory_id = {quoted(trajectory.trajectory_id)}"
     segments = lake.sql(f'select start, "end", subgoal from segments where {mine} order by start').to_pylist()
     credit: dict[int, dict[str, float]] = {}
@@ -108,7 +108,7 @@ def _steps(lake: Lake, trajectory: Trajectory) -> list[dict[str, Any]]:
     return described
 
 
-def _verdicts(lake: Lake, trajectory_id: str) -> list[dict[str, Any]]:
+def _verdicts(lake: Readable, trajectory_id: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = lake.sql(
         f"""select verifier, passed, completion, integrity, items from verdicts
             where trajectory_id = {quoted(trajectory_id)} order by verifier, created_at"""

@@ -97,6 +97,17 @@ VIEWS: dict[str, View] = {
         "select * from raw_outcomes",
         _stored("outcomes"),
     ),
+    "annotations": View(
+        "what a person said of a run: a tag, a note or a label",
+        "select * from raw_annotations",
+        _stored("annotations"),
+    ),
+    "tags": View(
+        "a tag that a run has, given by a person and not taken back",
+        """select trajectory_id, value as tag, max(created_at) as since from raw_annotations where kind = 'tag'
+           group by trajectory_id, value having not arg_max(withdrawn, created_at)""",
+        {"trajectory_id": "the episode", "tag": "in a word or two", "since": "when it was given"},
+    ),
     "routes": View(
         "a decision where a curated episode goes; the newest is in force and shown in trajectories",
         "select * from raw_routes",

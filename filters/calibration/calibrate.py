@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import delete, insert, select
 
+from flywheel.charts import reliability_diagram, write_png
 from flywheel.config.curate import Bar, VerifierConfig
 from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import CALIBRATION
@@ -173,22 +174,14 @@ def _record(config: Config, lake: Lake, calibration: Calibration) -> None:
 
 def plot(calibrations: Sequence[Calibration], path: Path) -> None:
     """Reliability: the share of true successes against completion, a line a verifier, dots as large as their count."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--", label="perfect")
-    for calibration in calibrations:
-        x, y = [point.predicted for point in calibration.bins], [point.observed for point in calibration.bins]
-        (line,) = axes.plot(x, y, label=f"{calibration.verifier} (κ {calibration.agreement.kappa:.2f})")
-        axes.scatter(
-            x,
-            y,
-            s=[10 + 200 * point.count / calibration.labelled for point in calibration.bins],
-            color=line.get_color(),
-        )
-    axes.set(xlabel="completion, 0 where integrity is denied", ylabel="share of true successes")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    points = [
+        {
+            "verifier": f"{calibration.verifier} (κ {calibration.agreement.kappa:.2f})",
+            "predicted": point.predicted,
+            "observed": point.observed,
+            "count": point.count,
+        }
+        for calibration in calibrations
+        for point in calibration.bins
+    ]
+    write_png(reliability_diagram(points), path)

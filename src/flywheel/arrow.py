@@ -94,6 +94,15 @@ COLUMNS: dict[str, Columns] = {
         "who": (pa.string(), "who reported it"),
         "created_at": (pa.float64(), "when"),
     },
+    "annotations": _OWNER
+    | {
+        "annotation_id": (pa.string(), "its own id"),
+        "kind": (pa.string(), "tag, note or label"),
+        "value": (pa.string(), "the tag, the note's text; of a label succeeded or failed"),
+        "withdrawn": (pa.bool_(), "true where this takes back what was said before"),
+        "who": (pa.string(), "the person"),
+        "created_at": (pa.float64(), "when"),
+    },
     "credits": _OWNER
     | {
         "index": (pa.int32(), "the step where the decision fell"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import webbrowser
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,23 @@ def show(
         return
     with _paged() as console:
         _show(console, description, full)
+
+
+def ui(
+    data_dir: DataDir = DEFAULT_DATA,
+    host: Annotated[str, typer.Option(help="An address of this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8322,
+    browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
+) -> None:
+    """See the flywheel in a browser: curves and gates, runs step by step, comparisons, lineage, SQL. Ctrl-C ends it."""
+    from flywheel.ui.server import serve_ui
+
+    def started(url: str) -> None:
+        print(f"{url}  (Ctrl-C ends it)", flush=True)
+        if browser and sys.stdout.isatty():
+            webbrowser.open(url)
+
+    serve_ui(open_lake(data_dir), host, port, started)
 
 
 def compare(

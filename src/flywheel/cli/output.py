@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import json
 import os
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flywheel.cli.console import Format
 from flywheel.errors import QueryError
-from flywheel.text import json_value, non_finite_as_text, plain_console, printable, unique
+from flywheel.text import plain_console, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -105,7 +104,7 @@ def write_result(result: Result, format: Format, output: Path | None, *, non_fin
         if format in (Format.PARQUET, Format.ARROW) and sys.stdout.isatty():
             raise QueryError(f"{format} is not for terminals; add --output FILE, or pipe it")
         sys.stdout.flush()
-        _write(result, format, sys.stdout.buffer, non_finite_text=non_finite_text)
+        _write(result, format, sys.stdout.buffer, non_finite_text=non_finite_text, shown=sys.stdout.isatty())
         sys.stdout.buffer.flush()
         return
     with _new_file(output) as file:
@@ -130,66 +129,8 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
             draft.unlink(missing_ok=True)
 
 
-def _write(result: Result, format: Format, sink: BinaryIO, *, non_finite_text: bool) -> None:
-    import pyarrow as pa
+def _write(result: Result, format: Format, sink: BinaryIO, *, non_finite_text: bool, shown: bool = False) -> None:
+    from flywheel.datasets.lake.result_files import write_rows
 
-    if format is Format.PARQUET:
-        _check_parquet(result.schema)
-        import pyarrow.parquet as pq
-
-        with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), result.schema, compression="zstd") as writer:
-            for batch in result.batches:
-                writer.write_batch(batch.rename_columns(result.schema.names))
-    elif format is Format.ARROW:
-        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), result.schema) as stream:
-            for batch in result.batches:
-                stream.write_batch(pa.record_batch(batch.columns, schema=result.schema))
-    elif format in (Format.JSON, Format.JSONL):
-        _write_json(result, sink, lines=format is Format.JSONL, non_finite_text=non_finite_text)
-    else:
-        _write_csv(result, sink)
-
-
-def _check_parquet(schema: Any) -> None:
-    import pyarrow as pa
-
-    for field in schema:
-        if pa.types.is_interval(field.type) or pa.types.is_union(field.type):
-            raise QueryError(f"Parquet has no type for the column {field.name} ({field.type}); cast it, as to varchar")
-
-
-def _write_json(result: Result, sink: BinaryIO, *, lines: bool, non_finite_text: bool) -> None:
-    names, nulls = unique(result.columns), 0
-
-    def non_finite(value: float) -> str | None:
-        nonlocal nulls
-        nulls += not non_finite_text
-        return non_finite_as_text(value) if non_finite_text else None
-
-    before, between, after = ("", "\n", "\n") if lines else ("[\n  ", ",\n  ", "\n]\n")
-    count = 0
-    for count, row in enumerate(result.rows(), start=1):
-        record = json_value(dict(zip(names, row, strict=True)), non_finite)
-        sink.write(f"{between if count > 1 else before}{json.dumps(record, allow_nan=False)}".encode())
-    if count:
-        sink.write(after.encode())
-    elif not lines:
-        sink.write(b"[]\n")
-    if nulls:
+    if nulls := write_rows(result, format, sink, non_finite_text=non_finite_text, shown=shown):
         note(f"{nulls} values are NaN or infinite and were written as null; --non-finite text keeps them")
-
-
-def _write_csv(result: Result, sink: BinaryIO) -> None:
-    import csv
-
-    on_terminal = sink is sys.stdout.buffer and sys.stdout.isatty()
-    writer = csv.writer(codecs.getwriter("utf-8")(sink), lineterminator="\n")
-    writer.writerow(result.columns)
-    for row in result.rows():
-        writer.writerow([_flat(value, on_terminal) for value in row])
-
-
-def _flat(value: Any, on_terminal: bool) -> Any:
-    """A value as a cell of CSV; on a terminal it steers nothing."""
-    flat = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-    return printable(flat) if on_terminal and isinstance(flat, str) else flat

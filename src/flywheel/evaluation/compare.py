@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reader import Readable
 from flywheel.datasets.lake.reading import quoted
 from flywheel.errors import LakeError
 from flywheel.trajectory import Step, Trajectory
@@ -43,7 +43,7 @@ class Pair:
         return names[self.first_solved, self.second_solved]
 
 
-def compare(lake: Lake, first: str, second: str, condition: str = "true") -> list[Pair]:
+def compare(lake: Readable, first: str, second: str, condition: str = "true") -> list[Pair]:
     """The tasks that two policies both played, each by its newest attempt of a purpose; broken runs apart.
 
     Raises `LakeError` where they share none.
@@ -79,7 +79,7 @@ def compare(lake: Lake, first: str, second: str, condition: str = "true") -> lis
     ]
 
 
-def divergence(lake: Lake, pair: Pair) -> Divergence | None:
+def divergence(lake: Readable, pair: Pair) -> Divergence | None:
     """Where two runs part, each with what it saw; None where they are the same."""
     first, second = lake.trajectories([pair.first_id, pair.second_id])
     return first_difference(first, second)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 
 from flywheel.filters.batch import Floats, Ints
 
@@ -26,8 +27,11 @@ class Interval:
 
 def rate(successes: int, tasks: int) -> Interval:
     """A rate with Wilson's interval (Wilson 1927)."""
-    interval = binomtest(successes, tasks).proportion_ci(LEVEL, method="wilson")
-    return Interval(successes / tasks, float(interval.low), float(interval.high))
+    share, square = successes / tasks, NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
+    centre = share + square / (2 * tasks)
+    reach = math.sqrt(square * (share * (1 - share) / tasks + square / (4 * tasks**2)))
+    low, high = ((centre + sign * reach) / (1 + square / tasks) for sign in (-1, 1))
+    return Interval(share, max(low, 0.0) if successes else 0.0, min(high, 1.0) if successes < tasks else 1.0)
 
 
 def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0) -> Interval:

@@ -1,0 +1,205 @@
+"""The pages of `flywheel ui`: a lake to look at, rendered on the server; nothing is loaded from elsewhere.
+
+Texts of trajectories are data: they are escaped, and the content security policy forbids scripts other than ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Form, Request
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from flywheel.datasets.lake.annotations import LABELS, Kind, annotate, annotations_of
+from flywheel.datasets.lake.lake import Lake
+from flywheel.datasets.lake.reader import Reader
+from flywheel.datasets.lake.reading import QueryLimits
+from flywheel.datasets.lake.views import VIEWS
+from flywheel.errors import FlywheelError
+from flywheel.text import printable
+from flywheel.ui import comparison, curves, lineage, overview, query, run, selection
+from flywheel.ui.rendering import HERE, make_environment
+
+LIMITS = QueryLimits(seconds=15.0, memory="1GB")
+"""Of each question that a page asks."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+HOSTS = ["localhost", "127.0.0.1", "[::1]", "testserver"]
+"""Names under which a browser on this machine asks; other names are a page elsewhere that points its own at us."""
+Render = Callable[..., HTMLResponse]
+
+
+def make_app(lake: Lake) -> FastAPI:
+    """The application over one lake."""
+    reader = Reader(lake, {"runs": selection.RUNS}, LIMITS)
+    render = _renderer(lake, reader)
+    app = FastAPI(title="Flywheel", openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+
+    @app.middleware("http")
+    async def guarded(request: Request, call_next: Any) -> Response:
+        origin = request.headers.get("origin")
+        if request.method not in ("GET", "HEAD") and origin and urlsplit(origin).netloc != request.url.netloc:
+            return PlainTextResponse("this form belongs to another page", 403)
+        response: Response = await call_next(request)
+        response.headers.update(HEADERS)
+        return response
+
+    @app.exception_handler(FlywheelError)
+    async def on_flywheel_error(_: Request, error: FlywheelError) -> Response:
+        return render("error.html", status=400, problem=str(error))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(_: Request, error: HTTPException) -> Response:
+        return render("error.html", status=error.status_code, problem=str(error.detail))
+
+    @app.get("/")
+    def flywheel() -> Response:
+        with reader.session():
+            return render("flywheel.html", **overview.facts(reader, overview.iterations(reader)))
+
+    @app.get("/live")
+    def live() -> Response:
+        return JSONResponse({"state": "-".join(map(str, reader.state()))})
+
+    @app.get("/runs")
+    def runs(request: Request) -> Response:
+        chosen = selection.Selection.of(request.query_params.multi_items())
+        with reader.session():
+            selection.match(reader, chosen)
+            total, rows = selection.page_of(reader, chosen)
+            ids = [row["trajectory_id"] for row in rows]
+            return render(
+                "runs.html",
+                chosen=chosen,
+                total=total,
+                pages=max(1, -(-total // selection.PAGE_RUNS)),
+                runs=rows,
+                facets=selection.facets(reader, chosen),
+                excerpts=selection.excerpts(reader, ids, chosen.text) if chosen.text else {},
+                annotations=annotations_of(reader, ids),
+                tags=reader.rows("select tag, count(*) as count from tags group by tag order by count desc limit 30"),
+                orders=list(selection.ORDERS),
+            )
+
+    @app.get("/runs/{name}")
+    def one_run(name: str, first: int = 0) -> Response:
+        with reader.session():
+            told = run.describe(reader, name)
+            said = annotations_of(reader, [told["trajectory_id"]]).get(told["trajectory_id"], [])
+            touched = lineage.touched(reader, told["trajectory_id"])
+        about = {"annotations": said, "labels": LABELS, "touched": touched}
+        return render("run.html", run=told, first=max(first, 0), shown=run.STEPS, **about)
+
+    @app.get("/runs/{name}/steps")
+    def some_steps(name: str, first: int = 0) -> Response:
+        with reader.session():
+            told = run.describe(reader, name)
+        return render("_steps.html", run=told, first=max(first, 0), shown=run.STEPS)
+
+    @app.get("/runs/{name}/text")
+    def whole_text(name: str, step: int, field: str, call: int = 0) -> Response:
+        with reader.session():
+            return PlainTextResponse(printable(run.whole_text(reader, name, step, field, call)))
+
+    @app.get("/runs/{name}/prompt")
+    def prompt(name: str, step: int) -> Response:
+        from flywheel.evaluation.prompts_read import prompts_read
+
+        with reader.session():
+            trajectory_id = run.describe(reader, name)["trajectory_id"]
+        return render("_prompt.html", prompts=prompts_read(lake, trajectory_id, step))
+
+    @app.post("/runs/{name}/annotations")
+    def add_annotation(
+        name: str,
+        kind: Annotated[Kind, Form()],
+        value: Annotated[str, Form()],
+        withdrawn: Annotated[bool, Form()] = False,
+    ) -> Response:
+        annotate(lake, name, kind, value, withdrawn=withdrawn)
+        return RedirectResponse(f"/runs/{name}#annotations", status_code=303)
+
+    @app.get("/runs/{name}/images/{sha256}")
+    def image(name: str, sha256: str) -> Response:
+        found = lake.images(name).get(sha256)
+        if found is None or not found.media_type.startswith("image/"):
+            raise HTTPException(404, "no such image")
+        return Response(found.data, media_type=found.media_type)
+
+    @app.get("/compare")
+    def compare(request: Request) -> Response:
+        params = request.query_params
+        with reader.session():
+            if names := params.getlist("run"):
+                return render("compare_runs.html", **comparison.side_by_side(reader, names))
+            known = comparison.known_policies(reader)
+            told: dict[str, Any] = {"pairs": None}
+            asked = {name: params.get(name, "") for name in ("first", "second", "where", "order", "result")}
+            if asked["first"] and asked["second"]:
+                told = comparison.policies(reader, **asked)
+            return render("compare_policies.html", known=known, asked=asked, **told)
+
+    @app.get("/lineage")
+    def all_lineage() -> Response:
+        with reader.session():
+            return render("lineage.html", students=lineage.students(reader), datasets=lineage.datasets(reader))
+
+    @app.get("/lineage/{policy_id}")
+    def lineage_of(policy_id: str) -> Response:
+        with reader.session():
+            columns = lineage.graph(reader, policy_id)
+        return render(
+            "lineage_of.html", policy_id=policy_id, columns=columns, curves=curves.drawings(lake.root, policy_id)
+        )
+
+    @app.get("/sql")
+    def sql(q: str = "") -> Response:
+        told: dict[str, Any] = {"problem": ""}
+        try:
+            told |= query.run_query(lake, q) if q.strip() else {}
+        except FlywheelError as error:
+            told = {"problem": str(error)}
+        return render("sql.html", q=q, views=VIEWS, examples=query.EXAMPLES, **told)
+
+    @app.get("/sql/export")
+    def export(q: str, form: str = "csv") -> Response:
+        if form not in query.FORMS:
+            raise HTTPException(404, f"export is {', '.join(query.FORMS)}")
+        file = query.export(lake, q, form)
+        disposition = {"Content-Disposition": f'attachment; filename="flywheel.{form}"'}
+        return StreamingResponse(file, media_type=query.FORMS[form], headers=disposition)
+
+    @app.get("/favicon.ico")
+    def icon() -> Response:
+        return FileResponse(HERE / "static" / "icon.svg", media_type="image/svg+xml")
+
+    return app
+
+
+def _renderer(lake: Lake, reader: Reader) -> Render:
+    environment = make_environment(lake.name)
+
+    def render(template: str, status: int = 200, **context: Any) -> HTMLResponse:
+        state = "-".join(map(str, reader.state()))
+        return HTMLResponse(environment.get_template(template).render(state=state, **context), status)
+
+    return render

@@ -1,0 +1,88 @@
+"""Runs of a task side by side, aligned by what was done; and two policies over all tasks that both played."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from itertools import zip_longest
+from typing import Any
+
+from flywheel.datasets.lake.reader import Reader
+from flywheel.datasets.lake.show import describe_trajectory
+from flywheel.evaluation.compare import Pair, compare
+
+Row = dict[str, Any]
+MOST = 4
+"""Runs beside each other; a page holds no more."""
+
+
+def side_by_side(reader: Reader, names: Sequence[str]) -> Row:
+    """Runs, their steps in rows (None where a run has none), and the row where they first differ."""
+    runs = [describe_trajectory(reader, name) for name in names[:MOST]]
+    rows = align([[step["action"] for step in run["steps"]] for run in runs])
+    parted = next((place for place, row in enumerate(rows) if len(_actions(runs, row)) > 1), None)
+    return {
+        "runs": runs,
+        "rows": [
+            [None if index is None else runs[place]["steps"][index] for place, index in enumerate(row)] for row in rows
+        ],
+        "same": [len(_actions(runs, row)) == 1 for row in rows],
+        "parted": parted,
+        "one_task": len({run["task_id"] for run in runs}) == 1,
+    }
+
+
+def align(actions: Sequence[Sequence[str]]) -> list[list[int | None]]:
+    """Rows of step indices, a column a run: each run against the first, equal actions in one row (longest common
+    blocks, Ratcliff and Obershelp 1988); what one alone did stands in a row of its own."""
+    first, *others = actions
+    beside: list[dict[int, int]] = []
+    between: list[dict[int, list[int]]] = []
+    for other in others:
+        equal: dict[int, int] = {}
+        extra: dict[int, list[int]] = {}
+        for kind, i1, i2, j1, j2 in SequenceMatcher(None, first, other, autojunk=False).get_opcodes():
+            paired = min(i2 - i1, j2 - j1) if kind in ("equal", "replace") else 0
+            equal |= dict(zip(range(i1, i1 + paired), range(j1, j1 + paired), strict=True))
+            extra.setdefault(i2, []).extend(range(j1 + paired, j2))
+        beside.append(equal)
+        between.append(extra)
+    rows: list[list[int | None]] = []
+    for index in range(len(first) + 1):
+        gaps = zip_longest(*(extra.get(index, []) for extra in between))
+        rows += [[None, *gap] for gap in gaps]
+        if index < len(first):
+            rows.append([index, *(equal.get(index) for equal in beside)])
+    return rows
+
+
+def _actions(runs: Sequence[Row], row: Sequence[int | None]) -> set[str | None]:
+    return {None if index is None else run["steps"][index]["action"] for run, index in zip(runs, row, strict=True)}
+
+
+ORDERS = {
+    "task": lambda pair: pair.task_id,
+    "result": lambda pair: ("won", "lost", "both", "neither", "unknown").index(pair.result),
+    "first": lambda pair: pair.first_steps,
+    "second": lambda pair: pair.second_steps,
+    "difference": lambda pair: pair.first_steps - pair.second_steps,
+}
+"""What the tasks of two policies are sorted by."""
+
+
+def policies(reader: Reader, first: str, second: str, where: str, order: str, result: str) -> Row:
+    """Two policies on the tasks that both played: counts, and the tasks that ended with a result, sorted."""
+    pairs = compare(reader, first, second, where or "split <> 'train'")
+    chosen: list[Pair] = sorted(
+        (pair for pair in pairs if result in ("", pair.result)), key=ORDERS.get(order, ORDERS["result"])
+    )
+    return {"pairs": chosen, "counts": Counter(pair.result for pair in pairs), "tasks": len(pairs)}
+
+
+def known_policies(reader: Reader) -> list[Row]:
+    """Who played, the newest first."""
+    return reader.rows(
+        """select policy_id, policy, max(iteration) as iteration, count(*) as runs from runs
+           group by all order by iteration desc, policy_id"""
+    )
