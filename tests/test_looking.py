@@ -14,7 +14,9 @@ from flywheel.agents.scripted import Expert
 from flywheel.cli.main import app
 from flywheel.config.root import Config
 from flywheel.datasets.formats.importing import import_files
+from flywheel.datasets.lake.annotations import Kind, annotate
 from flywheel.datasets.lake.lake import Lake
+from flywheel.errors import FlywheelError
 from flywheel.evaluation.compare import first_difference
 from flywheel.filters.curate import curate
 from flywheel.trajectory import Split, StopReason, Trajectory, trajectory_id
@@ -118,3 +120,49 @@ def test_runs_part_at_the_first_other_action(golden: list[Trajectory]) -> None:
     assert part is not None and part.index == 2
     assert part.second is not None and part.second["action"] == "drop knife"
     assert first_difference(golden[0], golden[0]) is None
+
+
+def test_people_tag_note_and_label_a_run(smoke: Config, lake: Lake, golden: list[Trajectory]) -> None:
+    lake.append(golden[:2], "episodes")
+    name = golden[0].trajectory_id
+    run(lake, "annotate", name[:10], "--tag", "odd", "--tag", "long", "--note", "reads twice", "--label", "succeeded")
+    run(lake, "annotate", name, "--untag", "odd", "--label", "failed")
+    told = json.loads(run(lake, "annotate", name, "--tag", "long", "--json").stdout)["annotations"]
+    assert [(each["kind"], each["value"]) for each in told] == [
+        ("note", "reads twice"),
+        ("label", "failed"),
+        ("tag", "long"),
+    ]
+    assert lake.sql("select tag from tags")["tag"].to_pylist() == ["long"]
+
+
+@pytest.mark.parametrize(
+    "said", [["--label", "perhaps"], ["--tag", "  "], ["--tag", "x" * 61], ["--note", "x" * 10_001], []]
+)
+def test_what_says_nothing_of_a_run_changes_nothing(lake: Lake, golden: list[Trajectory], said: list[str]) -> None:
+    lake.append(golden[:1], "episode")
+    before = lake.snapshot()
+    arguments = ["annotate", golden[0].trajectory_id, "--tag", "good", *said] if said else ["annotate", "nothing"]
+    refused = CliRunner().invoke(app, [*arguments, "--data-dir", str(lake.root)])
+    assert refused.exit_code and isinstance(refused.exception, FlywheelError)
+    assert lake.snapshot() == before
+
+
+def test_verdicts_are_held_against_what_people_say(
+    smoke: Config, lake: Lake, golden: list[Trajectory], noisy: list[Trajectory]
+) -> None:
+    lake.append([*golden, *noisy], "episodes")
+    curate(smoke, lake)
+    refused = CliRunner().invoke(app, ["verifiers", "people", "--data-dir", str(lake.root)])
+    assert "flywheel annotate" in str(refused.exception)
+    for episode in golden[:3]:
+        annotate(lake, episode.trajectory_id, Kind.LABEL, "succeeded", who="ann")
+    failed = next(episode for episode in noisy if not episode.success)
+    annotate(lake, failed.trajectory_id, Kind.LABEL, "succeeded", who="ann")
+    annotate(lake, failed.trajectory_id, Kind.LABEL, "failed", who="ann")
+    annotate(lake, golden[3].trajectory_id, Kind.LABEL, "failed", who="ann")
+    annotate(lake, golden[3].trajectory_id, Kind.LABEL, "succeeded", who="ben")  # they differ: left out
+    annotate(lake, golden[4].trajectory_id, Kind.LABEL, "failed", who="ann")  # the verifiers differ from her
+    told = {each["verifier"]: each for each in json.loads(run(lake, "verifiers", "people", "--json").stdout)}
+    assert told["privileged"]["labelled"] == 5
+    assert told["privileged"]["agreement"] == {"precision": 0.75, "recall": 1.0, "kappa": pytest.approx(6 / 11)}

@@ -28,14 +28,20 @@ class Kind(StrEnum):
     LABEL = "label"
 
 
-def annotate(lake: Lake, trajectory_id: str, kind: Kind, value: str, *, withdrawn: bool = False, who: str = "") -> None:
-    """Say something of a run, or take it back. Raises `LakeError`, having changed nothing, for an unknown run and for a
-    value that is none."""
+def check(kind: Kind, value: str) -> str:
+    """The value as it is kept. Raises `LakeError` for one that is none."""
     value = value.strip()
     if not value or len(value) > MOST_CHARS[kind] or (kind is Kind.TAG and "\n" in value):
         raise LakeError(f"a {kind} has 1 to {MOST_CHARS[kind]} characters{', in one line' if kind is Kind.TAG else ''}")
     if kind is Kind.LABEL and value not in LABELS:
         raise LakeError(f"a label is {' or '.join(LABELS)}, not '{value}'")
+    return value
+
+
+def annotate(lake: Lake, trajectory_id: str, kind: Kind, value: str, *, withdrawn: bool = False, who: str = "") -> None:
+    """Say something of a run, or take it back. Raises `LakeError`, having changed nothing, for an unknown run and for a
+    value that is none."""
+    value = check(kind, value)
     if trajectory_id not in lake.known_ids([trajectory_id]):
         raise LakeError(f"no trajectory '{trajectory_id}' in {lake.name}")
     row = {

@@ -62,25 +62,36 @@ def describe_trajectory(lake: Readable, prefix: str) -> dict[str, Any]:
 
     Raises `LakeError` where none or several do.
     """
+    (facts,) = lake.sql(
+        f"select {', '.join(FACTS)} from trajectories where trajectory_id = {quoted(whole_id(lake, prefix))}"
+    ).to_pylist()
+    (trajectory,) = lake.trajectories([facts["trajectory_id"]])
+    return {
+        **facts,
+        "steps": _steps(lake, trajectory),
+        "final_observation": trajectory.final_observation,
+        "verdicts": _verdicts(lake, trajectory.trajectory_id),
+    }
+
+
+def whole_id(lake: Readable, prefix: str) -> str:
+    """The id of the one trajectory whose id begins so, or of the recorded session of that name.
+
+    Raises `LakeError` where none or several do.
+    """
     safe = "".join(letter for letter in prefix if letter.isalnum() or letter in "-_.")
     named = f"task_name = {quoted(safe)} and purpose = 'recorded' and parent_trajectory_id is null"
     matches = lake.sql(
-        f"select {', '.join(FACTS)} from trajectories where starts_with(trajectory_id, {quoted(safe)}) or ({named})"
-    ).to_pylist()
-    matches = [match for match in matches if match["trajectory_id"] == safe] or matches
+        f"select trajectory_id from trajectories where starts_with(trajectory_id, {quoted(safe)}) or ({named})"
+    )["trajectory_id"].to_pylist()
+    matches = [match for match in matches if match == safe] or matches
     if not safe or len(matches) != 1:
         problem = f"{len(matches)} trajectories begin with" if safe and matches else "no trajectory"
         raise LakeError(
             f"{problem} '{prefix}' in {lake.name}; "
             'list some with: flywheel sql "select trajectory_id from trajectories limit 5"'
         )
-    (trajectory,) = lake.trajectories([matches[0]["trajectory_id"]])
-    return {
-        **matches[0],
-        "steps": _steps(lake, trajectory),
-        "final_observation": trajectory.final_observation,
-        "verdicts": _verdicts(lake, trajectory.trajectory_id),
-    }
+    return str(matches[0])
 
 
 def _steps(lake: Readable, trajectory: Trajectory) -> list[dict[str, Any]]:

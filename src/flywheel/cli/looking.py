@@ -49,6 +49,33 @@ def show(
         _show(console, description, full)
 
 
+def annotate(
+    trajectory: Annotated[str, typer.Argument(help="A trajectory id, or the beginning of it.")],
+    tag: Annotated[list[str] | None, typer.Option(help="A tag that it has.")] = None,
+    untag: Annotated[list[str] | None, typer.Option(help="A tag that it has no longer.")] = None,
+    note: Annotated[str, typer.Option(help="A note.")] = "",
+    label: Annotated[str, typer.Option(help="Did it truly succeed? succeeded or failed.")] = "",
+    data_dir: DataDir = DEFAULT_DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Say something of a run: tags to find it by, notes, and labels that judges are measured against."""
+    from flywheel.datasets.lake.annotations import Kind, annotations_of, check
+    from flywheel.datasets.lake.annotations import annotate as say_of
+    from flywheel.datasets.lake.show import whole_id
+
+    said = [(Kind.TAG, value, False) for value in tag or ()] + [(Kind.TAG, value, True) for value in untag or ()]
+    said += [(kind, value, False) for kind, value in ((Kind.NOTE, note), (Kind.LABEL, label)) if value]
+    if not said:
+        raise QueryError("say something of it: --tag, --untag, --note or --label")
+    lake = open_lake(data_dir)
+    name = whole_id(lake, trajectory)
+    for kind, value, _ in said:
+        check(kind, value)
+    for kind, value, withdrawn in said:
+        say_of(lake, name, kind, value, withdrawn=withdrawn)
+    say({"trajectory_id": name, "annotations": annotations_of(lake, [name]).get(name, [])}, as_json)
+
+
 def ui(
     data_dir: DataDir = DEFAULT_DATA,
     host: Annotated[str, typer.Option(help="An address of this machine alone.")] = "127.0.0.1",

@@ -36,7 +36,7 @@ from flywheel.cli.gateway import agent, gateway, report, route
 from flywheel.cli.lake import dataset as dataset_commands
 from flywheel.cli.lake import lake as lake_commands
 from flywheel.cli.lake import lineage
-from flywheel.cli.looking import compare, show, ui
+from flywheel.cli.looking import annotate, compare, show, ui
 from flywheel.cli.output import show_table, write_result
 from flywheel.cli.students import ablate, credit, merge, push, segment
 from flywheel.cli.verifiers import reverify
@@ -268,6 +268,7 @@ def sql(
 
 app.command(epilog="Example: flywheel show 3f2a91c04b --steps 10:20 --data-dir data/quickstart")(show)
 app.command(epilog="Example: flywheel compare hierarchical-1a2b flat-3c4d --contexts 3")(compare)
+app.command(epilog="Example: flywheel annotate 3f2a91c04b --tag odd --label failed")(annotate)
 app.command(epilog="Example: flywheel ui --data-dir data/quickstart --port 8322")(ui)
 app.command(epilog="Example: flywheel serve configs/quickstart.toml --set serve.interval=3600")(serve)
 app.command(epilog="Example: flywheel deploy configs/quickstart.toml --pool nightly")(deploy)

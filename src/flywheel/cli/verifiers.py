@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from flywheel.cli.console import AsJson, ConfigFile, DryRun, Sets, lake_of, load_config, say
+from flywheel.cli.console import (
+    DEFAULT_DATA,
+    AsJson,
+    ConfigFile,
+    DataDir,
+    DryRun,
+    Sets,
+    lake_of,
+    load_config,
+    open_lake,
+    say,
+)
 from flywheel.cli.output import show_table
 from flywheel.errors import FlywheelError
 
@@ -61,6 +72,21 @@ def check(
         say(f"{calibrations[0].labelled} labelled episodes; reliability plot: {picture}", as_json)
     if failed := [calibration.verifier for calibration in calibrations if not all(calibration.accepted.values())]:
         raise FlywheelError(f"the acceptance test fails for: {', '.join(failed)}; fix it before it gates data")
+
+
+@verifiers.command(epilog="Example: flywheel verifiers people --data-dir data/agent")
+def people(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Hold the lake's verdicts against the labels that people gave (flywheel annotate, flywheel ui)."""
+    from flywheel.filters.calibration.people import agreement_with_people
+
+    told = agreement_with_people(open_lake(data_dir))
+    if as_json:
+        say([asdict(each) for each in told], as_json)
+        return
+    show_table(
+        ["verifier", "version", "labelled runs", "precision", "recall", "kappa"],
+        [[each.verifier, each.version, each.labelled, *asdict(each.agreement).values()] for each in told],
+    )
 
 
 @verifiers.command("list", epilog="Example: flywheel verifiers list")

@@ -6,6 +6,7 @@ Texts of trajectories are data: they are escaped, and the content security polic
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -153,7 +154,7 @@ def make_app(lake: Lake) -> FastAPI:
                 return render("compare_runs.html", **comparison.side_by_side(reader, names))
             known = comparison.known_policies(reader)
             told: dict[str, Any] = {"pairs": None}
-            asked = {name: params.get(name, "") for name in ("first", "second", "where", "order", "result")}
+            asked = {name: params.get(name, "") for name in ("first", "second", "where", "order", "result", "page")}
             if asked["first"] and asked["second"]:
                 told = comparison.policies(reader, **asked)
             return render("compare_policies.html", known=known, asked=asked, **told)
@@ -184,9 +185,10 @@ def make_app(lake: Lake) -> FastAPI:
     def export(q: str, form: str = "csv") -> Response:
         if form not in query.FORMS:
             raise HTTPException(404, f"export is {', '.join(query.FORMS)}")
-        file = query.export(lake, q, form)
+        pieces = query.export(lake, q, form)
+        first = next(pieces, b"")
         disposition = {"Content-Disposition": f'attachment; filename="flywheel.{form}"'}
-        return StreamingResponse(file, media_type=query.FORMS[form], headers=disposition)
+        return StreamingResponse(chain([first], pieces), media_type=query.FORMS[form], headers=disposition)
 
     @app.get("/favicon.ico")
     def icon() -> Response:

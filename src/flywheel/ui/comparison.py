@@ -11,8 +11,10 @@ from typing import Any
 from flywheel.datasets.lake.reader import Reader
 from flywheel.datasets.lake.show import describe_trajectory
 from flywheel.evaluation.compare import Pair, compare
+from flywheel.ui.selection import page_number
 
 Row = dict[str, Any]
+PAGE_TASKS = 100
 MOST = 4
 """Runs beside each other; a page holds no more."""
 
@@ -71,13 +73,20 @@ ORDERS = {
 """What the tasks of two policies are sorted by."""
 
 
-def policies(reader: Reader, first: str, second: str, where: str, order: str, result: str) -> Row:
-    """Two policies on the tasks that both played: counts, and the tasks that ended with a result, sorted."""
+def policies(reader: Reader, first: str, second: str, where: str, order: str, result: str, page: str) -> Row:
+    """Two policies on the tasks that both played: counts, and a page of the tasks that ended with a result, sorted."""
     pairs = compare(reader, first, second, where or "split <> 'train'")
     chosen: list[Pair] = sorted(
         (pair for pair in pairs if result in ("", pair.result)), key=ORDERS.get(order, ORDERS["result"])
     )
-    return {"pairs": chosen, "counts": Counter(pair.result for pair in pairs), "tasks": len(pairs)}
+    number = page_number(page)
+    return {
+        "pairs": chosen[PAGE_TASKS * (number - 1) : PAGE_TASKS * number],
+        "page_number": number,
+        "pages": max(1, -(-len(chosen) // PAGE_TASKS)),
+        "counts": Counter(pair.result for pair in pairs),
+        "tasks": len(pairs),
+    }
 
 
 def known_policies(reader: Reader) -> list[Row]:

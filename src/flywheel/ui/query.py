@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any
 
 from flywheel import charts
 from flywheel.datasets.lake.lake import Lake
@@ -82,14 +83,11 @@ def _numbers(rows: list[list[Any]], place: int) -> bool:
     return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def export(lake: Lake, statement: str, form: str) -> BinaryIO:
-    """The whole result as an open file: csv, jsonl or parquet."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (whoever sends it closes it)
-    try:
+def export(lake: Lake, statement: str, form: str) -> Iterator[bytes]:
+    """The whole result as a file of one of `FORMS`, in pieces. Raises `QueryError` before the first of them."""
+    with tempfile.TemporaryFile() as file:
         with lake.stream(statement, limits=LIMITS, printed=form != "parquet") as result:
             write_rows(result, form, file)
         file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    return file
+        while piece := file.read(1 << 20):
+            yield piece

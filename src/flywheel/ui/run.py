@@ -26,6 +26,7 @@ def describe(reader: Reader, name: str) -> Row:
     run = describe_trajectory(reader, name)
     trajectory_id = run["trajectory_id"]
     _note_changes(run["steps"])
+    _note_repeats(run["steps"])
     (summary,) = reader.rows("select verdict, revoked from runs where trajectory_id = $1", [trajectory_id])
     return {
         **run,
@@ -49,12 +50,23 @@ def describe(reader: Reader, name: str) -> Row:
 
 def _note_changes(steps: Sequence[Row]) -> None:
     """Give each step whose observation is much like the one before the lines that were added and removed."""
+    for step in steps:
+        step["changed"] = []
     for before, step in pairwise(steps):
         old, new = before["observation"].splitlines(), step["observation"].splitlines()
         kept, shown = set(old) & set(new), max(len(old), len(new))
         if shown > SHORT_LINES and 2 * len(kept) >= shown and before["observation"] != step["observation"]:
             gone = [("removed", line) for line in old if line not in kept]
             step["changed"] = [*gone, *(("added", line) for line in new if line not in kept)]
+
+
+def _note_repeats(steps: Sequence[Row]) -> None:
+    """Mark the steps whose observation is what the calls of the step before answered, and nothing else."""
+    for step in steps[:1]:
+        step["repeats"] = False
+    for before, step in pairwise(steps):
+        answers = [call["error"] or call["result"] or "" for call in before["tool_calls"]]
+        step["repeats"] = bool(answers) and "\n\n".join(filter(None, answers)) == step["observation"]
 
 
 def bands(steps: Sequence[Row]) -> list[Row]:

@@ -51,7 +51,7 @@ class Selection:
         """What an address names; what it names wrongly is left out."""
         values = {name: tuple(dict.fromkeys(value for key, value in params if key == name)) for name in FACETS}
         said = dict(params)
-        page, order = said.get("page", ""), said.get("order", "")
+        order = said.get("order", "")
         return cls(
             {name: given for name, given in values.items() if given},
             said.get("text", "").strip(),
@@ -59,7 +59,7 @@ class Selection:
             said.get("where", "").strip(),
             said.get("tag", "").strip(),
             order if order in ORDERS else "newest",
-            max(int(page), 1) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
+            page_number(said.get("page", "")),
         )
 
     def query(self, **changes: Any) -> str:
@@ -77,6 +77,11 @@ class Selection:
         return Selection(values, self.text, self.tool, self.where, self.tag, self.order).query()
 
 
+def page_number(text: str) -> int:
+    """The page that an address names, or the first."""
+    return max(int(text), 1) if text.isascii() and text.isdigit() and len(text) < 9 else 1
+
+
 def match(reader: Reader, selection: Selection) -> None:
     """Hold as `matched` the runs that fit all but the facets. Raises `QueryError` for a condition that is none."""
     conditions, values = ["true"], list[Any]()
@@ -84,12 +89,11 @@ def match(reader: Reader, selection: Selection) -> None:
         check_condition(selection.where)
         conditions.append(f"trajectory_id in (select trajectory_id from trajectories where ({selection.where}\n))")
     if selection.text:
-        inside = " or ".join(f"contains(lower({column}), lower($1))" for column in _TEXTS)
+        inside, told = _contains(*_TEXTS), _contains("instruction", "final_observation", "system")
         values.append(selection.text)
         conditions.append(
             f"""trajectory_id in (select trajectory_id from steps where {inside} union all
-                select trajectory_id from trajectories where contains(lower(instruction), lower($1))
-                    or contains(lower(final_observation), lower($1)) or contains(lower(system), lower($1)))"""
+                select trajectory_id from trajectories where {told})"""
         )
     for name, statement in (
         ("tool", "select trajectory_id from tool_calls where name = {}"),
@@ -131,7 +135,7 @@ def page_of(reader: Reader, selection: Selection) -> tuple[int, list[dict[str, A
 
 def excerpts(reader: Reader, runs: Sequence[str], text: str) -> dict[str, dict[str, Any]]:
     """Where a text first stands in each run: the step, and what is around it."""
-    column = " ".join(f"when contains(lower({name}), lower($1)) then {name}" for name in _TEXTS)
+    column = " ".join(f"when {_contains(name)} then {name}" for name in _TEXTS)
     rows = reader.rows(
         f"""with hits as (select trajectory_id, "index", case {column} end as said from steps
                           where list_contains($2, trajectory_id))
@@ -140,6 +144,12 @@ def excerpts(reader: Reader, runs: Sequence[str], text: str) -> dict[str, dict[s
         [text, list(runs)],
     )
     return {row["trajectory_id"]: _excerpt(row["hit"], text) for row in rows}
+
+
+def _contains(*columns: str) -> str:
+    """Does the first parameter stand in one of the columns, in capitals or not? RE2 looks five times as fast as `lower`
+    and `contains`, and once through all of them faster than through each."""
+    return f"regexp_matches(concat_ws(chr(10), {', '.join(columns)}), '(?i)' || regexp_escape($1))"
 
 
 def _excerpt(hit: Mapping[str, Any], text: str, reach: int = 90) -> dict[str, Any]:

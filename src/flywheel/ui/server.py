@@ -8,10 +8,14 @@ from contextlib import suppress
 
 import uvicorn
 
+from flywheel import charts
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import PrerequisiteError
 from flywheel.serving.listening import is_loopback, listening
 from flywheel.ui.app import make_app
+
+WARM_UP_AFTER = 1.5
+"""Seconds until what draws is loaded, if no page has asked for it by then."""
 
 
 def serve_ui(lake: Lake, host: str, port: int, started: Callable[[str], None]) -> None:
@@ -21,4 +25,11 @@ def serve_ui(lake: Lake, host: str, port: int, started: Callable[[str], None]) -
     with listening(host, port) as bound, suppress(KeyboardInterrupt):
         config = uvicorn.Config(make_app(lake), log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
         threading.Timer(0.1, started, [f"http://{host}:{bound.getsockname()[1]}/"]).start()
+        _later(WARM_UP_AFTER, lambda: charts.svg(charts.lines([], "x", "y", "series")))
         uvicorn.Server(config).run(sockets=[bound])
+
+
+def _later(seconds: float, work: Callable[[], object]) -> None:
+    timer = threading.Timer(seconds, work)
+    timer.daemon = True
+    timer.start()
