@@ -72,12 +72,12 @@ class Board:
 
 
 @contextmanager
-def watched(title: str, *, table: bool) -> Iterator[tuple[Callable[[int], None], RolloutHooks]]:
+def watched(title: str, total: int, *, table: bool) -> Iterator[tuple[Callable[[int], None], RolloutHooks]]:
     """What tells of a collection while it runs: (progress, hooks). A bar, or the table on a terminal; and spans."""
     console = plain_console(stderr=True)
     with tracing() as spans:
         if not (table and console.is_terminal):
-            with bar(title) as progress:
+            with bar(title, total) as progress:
                 yield progress, RolloutHooks(callbacks=tuple(spans))
             return
         board = Board()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from flywheel.runtime.distributed import is_main
 from flywheel.text import plain_console
@@ -37,6 +37,16 @@ def training_bar(title: str) -> Iterator[Callable[[str, int, int, float], None]]
         yield lambda role, update, total, loss: report(f"{title} {role}", update, total, f"loss {loss:.3f}")
 
 
+def left(began: float, done: int, total: int | None, now: float) -> str:
+    """About how long the rest takes, if it goes on as since `began`; empty where nobody can know."""
+    if not total or not 0 < done < total:
+        return ""
+    seconds = (now - began) / done * (total - done)
+    if seconds < 90:
+        return f", about {max(5 * round(seconds / 5), 5):.0f} s left"
+    return f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
+
+
 @contextmanager
 def _reporter() -> Iterator[Callable[[str, int, int | None, str], None]]:
     """A callback that shows (line, done, total, note), each line on a bar of its own; one process prints."""
@@ -47,16 +57,23 @@ def _reporter() -> Iterator[Callable[[str, int, int | None, str], None]]:
     if not console.is_terminal:
         yield _Lines(console)
         return
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=console) as progress:
         rows: dict[str, TaskID] = {}
+        began: dict[str, float] = {}
 
         def show(line: str, done: int, total: int | None, note: str) -> None:
+            now = time.monotonic()
             if line not in rows:
-                rows[line] = progress.add_task(line, total=total, note=note)
-            progress.update(rows[line], completed=done, note=note)
+                rows[line], began[line] = progress.add_task(line, total=total, note=note), now
+            told = f"{_count(done, total)} {note}{left(began[line], done, total, now)}"
+            progress.update(rows[line], completed=done, note=told)
 
         yield show
+
+
+def _count(done: int, total: int | None) -> str:
+    return f"{done:,} of {total:,}" if total else f"{done:,}"
 
 
 class _Lines:
@@ -65,10 +82,12 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = time.monotonic()
+        self._began: dict[str, float] = {}
 
     def __call__(self, line: str, done: int, total: int | None, note: str) -> None:
-        if time.monotonic() - self._said < QUIET_SECONDS:
+        now = time.monotonic()
+        began = self._began.setdefault(line, now)
+        if now - self._said < QUIET_SECONDS:
             return
-        self._said = time.monotonic()
-        of = f"/{total}" if total else ""
-        self._console.print(f"{line}: {done}{of} {note}", highlight=False)
+        self._said = now
+        self._console.print(f"{line}: {_count(done, total)} {note}{left(began, done, total, now)}", highlight=False)

@@ -27,6 +27,7 @@ from flywheel.evaluation.evaluate import Rate, evaluate
 from flywheel.evaluation.gate import GateDecision, foresight
 from flywheel.evaluation.promotion import gate, opponent_of
 from flywheel.filters.curate import curate
+from flywheel.filters.waiting import waiting
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
 from flywheel.flows.budget import BudgetTracker
 from flywheel.flows.events import COLLECTED, CURATED, DECIDED, DISTILLED, EVALUATED, MENDED, NO_PLANNER, TURNED, tell
@@ -99,13 +100,11 @@ def check_stage(budget: BudgetTracker) -> None:
 
 @task(name="collect", **STAGE)
 def collect_stage(budget: BudgetTracker, iteration: Iteration) -> None:
-    shares = plan(budget.config, iteration.number, iteration.champion_id)
+    total = sum(share.count for share in plan(budget.config, iteration.number, iteration.champion_id))
     with (
         budget.stage("collect", COLLECTED) as result,
-        watched(f"collect {iteration.number}", table=False) as (progress, hooks),
-        progress_artifact(
-            budget.config.name, "collect", iteration.number, sum(share.count for share in shares)
-        ) as shown,
+        watched(f"collect {iteration.number}", total, table=False) as (progress, hooks),
+        progress_artifact(budget.config.name, "collect", iteration.number, total) as shown,
     ):
         report = both(progress, shown)
         among = replace(hooks, enough=budget.over)
@@ -122,7 +121,8 @@ def collect_stage(budget: BudgetTracker, iteration: Iteration) -> None:
 
 @task(name="curate", **STAGE)
 def curate_stage(budget: BudgetTracker) -> None:
-    with budget.stage("curate", CURATED) as result, bar(f"curate {budget.iteration}") as progress:
+    total = sum(map(len, waiting(budget.lake, budget.config)))
+    with budget.stage("curate", CURATED) as result, bar(f"curate {budget.iteration}", total) as progress:
         result["routes"] = routes = curate(budget.config, budget.lake, budget.episodes("curate", progress))
     publish(
         budget.config.name,
@@ -177,7 +177,10 @@ def gate_stage(budget: BudgetTracker, challengers: list[str], iteration: Iterati
 
 @task(name="evaluate", **STAGE)
 def evaluate_stage(budget: BudgetTracker, name: str) -> Rate:
-    with budget.stage("evaluate", EVALUATED) as result, bar(f"evaluate {budget.iteration}") as progress:
+    with (
+        budget.stage("evaluate", EVALUATED) as result,
+        bar(f"evaluate {name}", budget.config.evaluate.test_tasks) as progress,
+    ):
         report = budget.episodes("evaluate", progress)
         rate = evaluate(budget.config, budget.lake, name, Split.TEST, budget.iteration, report)
         result |= {"policy_id": rate.policy_id, "rate": rate.rate, "low": rate.low, "high": rate.high}

@@ -68,7 +68,8 @@ def collect(
         return
     lake = lake_of(settings, create=True)
     turn = begin(settings, lake, iteration or current(lake))
-    with watched(f"collect {turn.number}", table=live) as (progress, hooks):
+    total = sum(share.count for share in plan(settings, turn.number, turn.champion_id))
+    with watched(f"collect {turn.number}", total, table=live) as (progress, hooks):
         counts = collect_episodes(settings, lake, turn.number, turn.champion_id, progress, hooks)
     say(counts, as_json)
 
@@ -108,14 +109,14 @@ def evaluate(
     from flywheel.trajectory import Split
 
     number, on = iteration or current(lake), Split(split)
+    tasks = settings.evaluate.test_tasks if split is HeldOut.TEST else settings.evaluate.dev_tasks
     if dry_run:
-        tasks = settings.evaluate.test_tasks if split is HeldOut.TEST else settings.evaluate.dev_tasks
         say({"policy": policy, "split": str(split), "tasks": tasks, "iteration": number}, as_json)
         return
     if replay:
         _replay(settings, lake, policy, on, as_json)
         return
-    with bar(f"evaluate {policy}") as progress:
+    with bar(f"evaluate {policy}", None if auditor or best_of or max_steps else tasks) as progress:
         if auditor:
             gain = test_time.audited(settings, lake, policy, on, number, str(auditor), progress)
         elif best_of:

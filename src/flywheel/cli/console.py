@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,7 +84,18 @@ def lake_of(config: Config, *, create: bool = False) -> Lake:
 def open_lake(data_dir: str, *, create: bool = False) -> Lake:
     from flywheel.datasets.lake.lake import Lake
 
-    return Lake(data_dir, create=create)
+    return Lake(data_dir if create else _found(data_dir), create=create)
+
+
+def _found(data_dir: str) -> str:
+    """The lake that is meant: the only one here, where none is named and the quickstart's is not here."""
+    if data_dir != DEFAULT_DATA or Path(DEFAULT_DATA).exists():
+        return data_dir
+    lakes = sorted(str(catalog.parent) for catalog in Path().glob("data/*/catalog.sqlite"))
+    if len(lakes) != 1:
+        return data_dir
+    print(f"note: {lakes[0]}, the only lake here; another with --data-dir", file=sys.stderr)
+    return lakes[0]
 
 
 def say(value: Any, as_json: bool) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from flywheel import __version__
 from flywheel.cli.agents import Number, collect, evaluate, serve_policy
+from flywheel.cli.beginning import init
 from flywheel.cli.console import (
     DEFAULT_DATA,
     AsJson,
@@ -54,7 +55,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    add_completion=False,
 )
 
 INTERRUPTED = 130
@@ -120,9 +120,10 @@ def curate(config: ConfigFile, sets: Sets = None, dry_run: DryRun = False, as_js
     lake = lake_of(settings)
     from flywheel.filters.curate import curate as curate_lake
     from flywheel.filters.curate import preview
+    from flywheel.filters.waiting import waiting
     from flywheel.flows.progress import bar
 
-    with bar("curate") as progress:
+    with bar("curate", sum(map(len, waiting(lake, settings)))) as progress:
         report = preview(settings, lake, progress) if dry_run else curate_lake(settings, lake, progress)
     if not dry_run:
         from flywheel.flows.run import curated
@@ -268,6 +269,7 @@ def sql(
 
 app.command(epilog="Example: flywheel show 3f2a91c04b --steps 10:20 --data-dir data/quickstart")(show)
 app.command(epilog="Example: flywheel compare hierarchical-1a2b flat-3c4d --contexts 3")(compare)
+app.command(epilog="Example: flywheel init --door logs --name support --answer chat")(init)
 app.command(epilog="Example: flywheel annotate 3f2a91c04b --tag odd --label failed")(annotate)
 app.command(epilog="Example: flywheel ui --data-dir data/quickstart --port 8322")(ui)
 app.command(epilog="Example: flywheel serve configs/quickstart.toml --set serve.interval=3600")(serve)
