@@ -53,9 +53,9 @@ lint: $(STAMP)  ## Format and fix what can be fixed
 	"$(BIN)/ruff" format .
 	"$(BIN)/mypy"
 
-docs: $(STAMP)  ## Write the reference of the SQL views anew from the code
-	"$(BIN)/python" -c 'from pathlib import Path; from flywheel.datasets.lake.views import reference; \
-	page = Path("docs/sql.md"); page.write_text(page.read_text().partition("## `")[0] + reference())'
+docs: $(STAMP)  ## Write the reference pages anew from the code, and build the site
+	"$(BIN)/python" docs/generate.py
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --quiet --site-dir build/site
 
 bench: $(STAMP)  ## Print speed and memory figures as JSON
 	"$(BIN)/python" benchmarks/startup.py

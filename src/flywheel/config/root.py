@@ -184,10 +184,10 @@ class LakeConfig(Section):
 class Config(Section):
     """One flywheel."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    data_dir: Path
-    seed: int = 0
-    iterations: Count = 2
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="Of this flywheel, as in Prefect's UI.")
+    data_dir: Path = Field(description="Where the lake, students and reports lie.")
+    seed: int = Field(default=0, description="Of play, training and draws.")
+    iterations: Count = Field(default=2, description="Turns of the wheel.")
     environment: EnvironmentConfig
     tasks: TasksConfig = TasksConfig()
     collect: CollectConfig = CollectConfig()

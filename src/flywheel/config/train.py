@@ -26,8 +26,8 @@ class TrainConfig(Section):
         description="Share of episodes, drawn anew each epoch, whose things change names consistently: where names say "
         "nothing of what to do with them.",
     )
-    learning_rate: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
+    learning_rate: float = Field(default=2e-3, gt=0, description="At its peak.")
+    weight_decay: float = Field(default=0.05, ge=0, description="Of AdamW.")
     warmup: Share = Field(default=0.05, description="Share of the updates with a rising learning rate.")
     schedule: Literal["linear", "cosine", "wsd"] = Field(default="linear", description="How the learning rate falls.")
     batch_tokens: int = Field(
@@ -47,7 +47,9 @@ class TrainConfig(Section):
     )
     finetune: FinetuneConfig | None = Field(default=None, description="What follows cloning, if anything.")
     checkpoint_seconds: float = Field(default=20.0, gt=0, description="How often a killed run can resume from.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="Where models are trained and played; auto: the best that is here."
+    )
     parallelism: Literal["replicated", "sharded"] = Field(
         default="replicated",
         description="Under torchrun: DDP; or FSDP2, which spreads the model over the processes.",
