@@ -152,16 +152,16 @@ def _contains(*columns: str) -> str:
     return f"regexp_matches(concat_ws(chr(10), {', '.join(columns)}), '(?i)' || regexp_escape($1))"
 
 
-def _excerpt(hit: Mapping[str, Any], text: str, reach: int = 90) -> dict[str, Any]:
+def _excerpt(hit: Mapping[str, Any], text: str, before_chars: int = 30, after_chars: int = 90) -> dict[str, Any]:
     said = hit["said"]
     place = max(said.lower().find(text.lower()), 0)
     end = place + len(text)
-    before, after = said[max(place - reach, 0) : place], said[end : end + reach]
+    before, after = said[max(place - before_chars, 0) : place], said[end : end + after_chars]
     return {
         "index": hit["index"],
-        "before": ("…" if place > reach else "") + before,
+        "before": ("…" if place > before_chars else "") + before,
         "found": said[place:end],
-        "after": after + ("…" if len(said) > end + reach else ""),
+        "after": after + ("…" if len(said) > end + after_chars else ""),
     }
 
 
