@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What a user runs needs no tests, trackers or clusters.
+RUNS := $(VENV)/.runs
+PIP := "$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 CONFIG ?= configs/quickstart.toml
 # A worker a core, each with one thread of its own; a file's tests stay together, for they share what is slow to make.
 PARALLEL := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -18,16 +21,22 @@ help:  ## Show this list
 
 install: $(STAMP)  ## Create .venv and install everything into it
 
-$(STAMP): pyproject.toml constraints.txt
+$(BIN)/python:
 	"$(PYTHON)" -c 'import sys; sys.exit("Flywheel needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
-	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[cookingworld,gymnasium,mcp,browser,chat,otel,lora,gguf,postgresql,s3,mlflow,wandb,ray,dev]'
-	touch "$(STAMP)"
+	"$(PYTHON)" -m venv "$(VENV)"
 
-quickstart: $(STAMP)  ## Two turns of the wheel on a real environment: minutes, on a laptop
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[cookingworld,gymnasium,mcp,browser,chat,otel,lora,gguf,postgresql,s3,mlflow,wandb,ray,dev]'
+	touch "$(STAMP)" "$(RUNS)"
+
+$(RUNS): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[cookingworld,chat]'
+	touch "$(RUNS)"
+
+quickstart: $(RUNS)  ## Two turns of the wheel on a real environment: minutes, on a laptop
 	"$(BIN)/flywheel" run "$(CONFIG)"
 
-helpdesk: $(STAMP)  ## An agent with tools: recorded, learned from, and answered by the student that is no worse
+helpdesk: $(RUNS)  ## An agent with tools: recorded, learned from, and answered by the student that is no worse
 	"$(BIN)/python" examples/helpdesk/play.py
 
 test: $(STAMP)  ## Lint, types and the tests, but for the slowest proofs
