@@ -12,15 +12,16 @@ from typer.testing import CliRunner, Result
 
 from flywheel.agents.scripted import Expert
 from flywheel.cli.main import app
-from flywheel.config.root import Config
+from flywheel.config.root import Config, load
 from flywheel.datasets.formats.importing import import_files
 from flywheel.datasets.lake.annotations import Kind, annotate
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.compare import first_difference
 from flywheel.filters.curate import curate
+from flywheel.flows.iterations import begin
 from flywheel.trajectory import Split, StopReason, Trajectory, trajectory_id
-from tests.conftest import Play, World
+from tests.conftest import ROOT, Play, World
 
 
 def run(lake: Lake, *arguments: str) -> Result:
@@ -166,3 +167,14 @@ def test_verdicts_are_held_against_what_people_say(
     told = {each["verifier"]: each for each in json.loads(run(lake, "verifiers", "people", "--json").stdout)}
     assert told["privileged"]["labelled"] == 5
     assert told["privileged"]["agreement"] == {"precision": 0.75, "recall": 1.0, "kappa": pytest.approx(6 / 11)}
+
+
+def test_top_tells_what_happens(lake: Lake, golden: list[Trajectory]) -> None:
+    assert "iteration 0 not begun" in run(lake, "top").stdout
+    lake.append(golden, "episodes")
+    begin(load(ROOT / "configs" / "smoke.toml"), lake, 1)
+    shown = run(lake, "top").stdout
+    assert "iteration 1 running, champion random" in shown and "expert" in shown
+    (row,) = json.loads(run(lake, "top", "--json").stdout)["runs"]
+    assert (row["runs"], row["waiting"], row["policy"]) == (len(golden), len(golden), "expert")
+    assert row["a_minute"] > 0

@@ -23,6 +23,7 @@ from flywheel.config.root import Config
 from flywheel.datasets.formats.importing import import_files
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.maintenance.lineage import revoke
+from flywheel.datasets.versions.versions import create
 from flywheel.distill.credit.methods import make_method
 from flywheel.distill.credit.record import assign_credit
 from flywheel.distill.stage import distill
@@ -267,6 +268,19 @@ def test_the_flywheel_tells_gates_champions_and_what_was_taken_back(wheel: Lake,
         assert words in shown
     graph = client.get(f"/lineage/{student}").text
     assert 'class="node bad"' in graph and "1 revoked" in graph and "privileged" in graph and "champion" in graph
+
+
+def test_iterations_and_datasets_are_compared(wheel: Lake, client: TestClient) -> None:
+    create(wheel, "clean", "verified = 1 and split = 'train' and revoked is null")
+    create(wheel, "expert", "policy = 'expert' and split = 'train'")
+    shown = client.get("/compare?one=clean@v1&two=expert@v1").text
+    only_expert = wheel.sql(
+        """select count(*) from trajectories
+           where policy = 'expert' and split = 'train' and not (verified = 1 and revoked is null)"""
+    )[0][0].as_py()
+    assert f'Only in expert@v1 <span class="dim">{only_expert} runs' in shown and "In both" in shown
+    told = client.get("/compare?one=1&two=1").text
+    assert told.count("the same policy") == 2 and "hierarchical" in told
 
 
 def test_sql_in_the_page_reads_plots_and_exports_but_cannot_write(wheel: Lake, client: TestClient) -> None:

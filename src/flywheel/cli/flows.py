@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from flywheel.cli.console import (
 )
 from flywheel.cli.output import show_table
 from flywheel.errors import ConfigError
+from flywheel.text import plain_console
 
 
 class Pool(StrEnum):
@@ -152,6 +154,28 @@ def metrics(
     with exposed(open_lake(data_dir), port) as taken:
         print(f"metrics at http://127.0.0.1:{taken}/metrics", file=sys.stderr, flush=True)
         threading.Event().wait()
+
+
+def top(
+    data_dir: DataDir = DEFAULT_DATA,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a flywheel turn: runs by policy, how many a minute, what waits. Once, where the output is no terminal."""
+    from rich.live import Live
+
+    from flywheel.flows.top import board, what_happens
+
+    lake, console = open_lake(data_dir), plain_console()
+    if as_json:
+        say(what_happens(lake), as_json)
+    elif not console.is_terminal:
+        console.print(board(what_happens(lake)))
+    else:
+        with Live(board(what_happens(lake)), console=console) as live:
+            while True:
+                time.sleep(every)
+                live.update(board(what_happens(lake)))
 
 
 def doctor(config: ConfigFile, sets: Sets = None, as_json: AsJson = False) -> None:

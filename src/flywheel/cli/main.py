@@ -31,7 +31,7 @@ from flywheel.cli.console import (
     say,
 )
 from flywheel.cli.environments import environment_commands
-from flywheel.cli.flows import deploy, doctor, history, metrics, pause, resume, serve, status, trigger
+from flywheel.cli.flows import deploy, doctor, history, metrics, pause, resume, serve, status, top, trigger
 from flywheel.cli.formats import export, import_
 from flywheel.cli.gateway import agent, gateway, report, route
 from flywheel.cli.lake import dataset as dataset_commands
@@ -278,6 +278,7 @@ app.command(epilog="Example: flywheel pause configs/quickstart.toml")(pause)
 app.command(epilog="Example: flywheel resume configs/quickstart.toml")(resume)
 app.command(epilog="Example: flywheel trigger configs/quickstart.toml distill --dataset verified@v2 --wait")(trigger)
 app.command(epilog="Example: flywheel status --data-dir data/quickstart --json")(status)
+app.command(epilog="Example: flywheel top --data-dir data/quickstart")(top)
 app.command(epilog="Example: flywheel history --data-dir data/quickstart")(history)
 app.command(epilog="Example: flywheel metrics --data-dir data/quickstart --port 9464")(metrics)
 app.command(epilog="Example: flywheel doctor configs/quickstart.toml")(doctor)

@@ -152,12 +152,21 @@ def make_app(lake: Lake) -> FastAPI:
         with reader.session():
             if names := params.getlist("run"):
                 return render("compare_runs.html", **comparison.side_by_side(reader, names))
-            known = comparison.known_policies(reader)
-            told: dict[str, Any] = {"pairs": None}
+            known = {
+                "known": comparison.known_policies(reader),
+                "turns": [turn["iteration"] for turn in overview.iterations(reader)],
+                "titles": [f"{row['name']}@v{row['version']}" for row in lineage.datasets(reader)],
+            }
+            told: dict[str, Any] = {"pairs": None, "roles": None, "groups": None}
             asked = {name: params.get(name, "") for name in ("first", "second", "where", "order", "result", "page")}
-            if asked["first"] and asked["second"]:
-                told = comparison.policies(reader, **asked)
-            return render("compare_policies.html", known=known, asked=asked, **told)
+            one, two = params.get("one", ""), params.get("two", "")
+            if one in known["titles"] and two in known["titles"]:
+                told["groups"] = comparison.datasets(reader, one, two)
+            elif one.isdigit() and two.isdigit():
+                told["roles"] = comparison.iterations(reader, int(one), int(two))
+            elif asked["first"] and asked["second"]:
+                told |= comparison.policies(reader, **asked)
+            return render("compare.html", asked=asked, one=one, two=two, **known, **told)
 
     @app.get("/lineage")
     def all_lineage() -> Response:

@@ -10,7 +10,9 @@ from typing import Any
 
 from flywheel.datasets.lake.reader import Reader
 from flywheel.datasets.lake.show import describe_trajectory
+from flywheel.datasets.versions.versions import difference, find
 from flywheel.evaluation.compare import Pair, compare
+from flywheel.ui import overview
 from flywheel.ui.selection import page_number
 
 Row = dict[str, Any]
@@ -95,3 +97,35 @@ def known_policies(reader: Reader) -> list[Row]:
         """select policy_id, policy, max(iteration) as iteration, count(*) as runs from runs
            group by all order by iteration desc, policy_id"""
     )
+
+
+def iterations(reader: Reader, first: int, second: int) -> list[Row]:
+    """Roles of policies in two iterations: P(verified) on test tasks of each, and the policies to compare task by task;
+    None where an iteration has none."""
+    rates = overview.rates(overview.iterations(reader), reader)
+    by_role: dict[str, dict[int, Row]] = {}
+    for rate in rates:
+        by_role.setdefault(rate["policy"], {})[rate["iteration"]] = rate
+    return [
+        {"policy": policy, "first": told.get(first), "second": told.get(second)}
+        for policy, told in by_role.items()
+        if first in told or second in told
+    ]
+
+
+def datasets(reader: Reader, first: str, second: str) -> list[Row]:
+    """What only the first of two dataset versions holds, what only the second, and what both: runs, steps and verified
+    runs by policy. Raises `LakeError` for an unknown version."""
+    groups = difference(reader.lake, find(reader.lake, first), find(reader.lake, second))
+    return [
+        {
+            "group": group,
+            "runs": len(ids),
+            "by_policy": reader.rows(
+                """select policy, count(*) as runs, sum(length)::bigint as steps, count(*) filter (verified = 1) as verified
+                   from runs where list_contains($1, trajectory_id) group by all order by all""",
+                [ids],
+            ),
+        }
+        for group, ids in groups.items()
+    ]

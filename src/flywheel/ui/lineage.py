@@ -59,8 +59,8 @@ _TAUGHT = "lineage l join runs t using (trajectory_id) where l.policy_id = $1"
 
 def _teachers(reader: Reader, student: Row) -> list[Row]:
     rows = reader.rows(
-        f"""select t.policy_id, t.policy, t.iteration, count(*) as runs, count_if(t.verified = 1) as verified,
-                   count_if(t.revoked is not null) as revoked from {_TAUGHT} group by all order by runs desc""",
+        f"""select t.policy_id, t.policy, t.iteration, count(*) as runs, count(*) filter (t.verified = 1) as verified,
+                   count(*) filter (t.revoked is not null) as revoked from {_TAUGHT} group by all order by runs desc""",
         [student["policy_id"]],
     )
     nodes = []
@@ -75,7 +75,7 @@ def _teachers(reader: Reader, student: Row) -> list[Row]:
 
 def _verifiers(reader: Reader, policy_id: str) -> list[Row]:
     rows = reader.rows(
-        f"""select verifier, version, count(*) as judged, count_if(passed) as passed
+        f"""select verifier, version, count(*) as judged, count(*) filter (passed) as passed
             from verdicts semi join (select trajectory_id from {_TAUGHT}) using (trajectory_id)
             group by all order by all""",
         [policy_id],
@@ -118,7 +118,7 @@ def _reigns(reader: Reader, policy_id: str) -> list[Row]:
 
 def _played(reader: Reader, policy_id: str) -> list[Row]:
     rows = reader.rows(
-        """select purpose, split, iteration, count(*) as runs, count_if(verified = 1) as verified from runs
+        """select purpose, split, iteration, count(*) as runs, count(*) filter (verified = 1) as verified from runs
            where policy_id = $1 group by all order by iteration, purpose""",
         [policy_id],
     )
