@@ -8,12 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flywheel.config.root import Config
-from flywheel.environments.catalog import GATEWAY
 from flywheel.errors import ConfigError, ContaminationError, FlywheelError, PrerequisiteError
 from flywheel.trajectory import Task
 
 FREE_BYTES = 1 << 30
-IMPORTED = "imported/"
 PRIVILEGED = "privileged"
 
 
@@ -28,10 +26,9 @@ class Finding:
 
 def diagnose(config: Config, without: Sequence[str] = ()) -> list[Finding]:
     """Run every check but those left out; none changes anything."""
-    recorded = is_recorded(config)
     checks: dict[str, Callable[[Config], str]] = {
-        "environment": _recorded if recorded else _environment,
-        "teachers": (lambda _: "none: runs come from outside") if recorded else _teachers,
+        "environment": _recorded if config.is_recorded else _environment,
+        "teachers": (lambda _: "none: runs come from outside") if config.is_recorded else _teachers,
         "lake": _lake,
         "disk": _disk,
         "cluster": _cluster,
@@ -52,7 +49,7 @@ def diagnose(config: Config, without: Sequence[str] = ()) -> list[Finding]:
 
 def check(config: Config) -> None:
     """Everything that would stop a run, in one line before anything starts. Raises `PrerequisiteError`."""
-    if is_recorded(config):
+    if config.is_recorded:
         raise PrerequisiteError(f"nothing was started: {_recorded(config)}")
     wrong = [finding for finding in diagnose(config, without=("port of serve",)) if not finding.ok]
     if wrong:
@@ -60,17 +57,13 @@ def check(config: Config) -> None:
         raise PrerequisiteError(f"nothing was started: {problems}")
 
 
-def is_recorded(config: Config) -> bool:
-    """Do all runs come from outside, through the gateway or an import, so that nothing is ever played?"""
-    name = config.environment.name
-    return name.startswith(IMPORTED) or (name.startswith(GATEWAY) and not config.agent.run)
-
-
 def _recorded(config: Config) -> str:
     from flywheel.filters.verifiers.catalog import Tools, make_verifiers
 
     make_verifiers(config.curate.verifiers, Tools(None, config.data_dir))
-    return f"{config.environment.name} is recorded, and not played; curate, distill and evaluate --replay read it"
+    return (
+        f"{config.environment.name} is recorded, and not played; curate, distill, promote and evaluate --replay read it"
+    )
 
 
 def _environment(config: Config) -> str:

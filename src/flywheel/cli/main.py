@@ -190,7 +190,10 @@ def promote(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Play a challenger and the champion on held-out tasks; promote it if it wins the paired test."""
+    """Play a challenger and the champion on held-out tasks; promote it if it wins the paired test.
+
+    Where runs are recorded and nothing can be played, both are held against the dev sessions: docs/gateway.md.
+    """
     settings = load_config(config, sets)
     lake = lake_of(settings)
     from flywheel.evaluation.gate import foresight
@@ -204,10 +207,9 @@ def promote(
     if dry_run:
         say({"challenger": challenger, "champion": opponent, "tasks": settings.evaluate.dev_tasks}, as_json)
         return
-    print(
-        foresight(settings.evaluate.dev_tasks, settings.gate.alpha, settings.gate.power, settings.gate.looks),
-        file=sys.stderr,
-    )
+    if not settings.is_recorded:
+        looks = settings.gate.looks
+        print(foresight(settings.evaluate.dev_tasks, settings.gate.alpha, settings.gate.power, looks), file=sys.stderr)
     with bar("gate") as progress:
         (decision,) = gate(settings, lake, [challenger], opponent, number, progress)
     say(asdict(decision) if as_json else decision.sentence, as_json)

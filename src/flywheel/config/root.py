@@ -233,6 +233,12 @@ class Config(Section):
             raise ValueError(problem)
         return self
 
+    @property
+    def is_recorded(self) -> bool:
+        """Do all runs come from outside, through the gateway or an import, so that nothing is ever played?"""
+        name = self.environment.name
+        return name.startswith("imported/") or (name.startswith("gateway/") and not self.agent.run)
+
     def unpriced(self, name: str, server: ChatConfig) -> str:
         """Why a budget of money cannot hold what a server takes, whose prices nobody told; empty where it can."""
         limited = self.budget.cost or self.environment.max_cost

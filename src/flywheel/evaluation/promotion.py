@@ -20,6 +20,7 @@ from flywheel.environments.tool_environment import data_of
 from flywheel.errors import PolicyError
 from flywheel.evaluation.evaluate import Rate, evaluate, held_out_tasks, outcomes
 from flywheel.evaluation.gate import GateDecision, at_look, decide, look_sizes
+from flywheel.evaluation.replay_gate import RECORD, replayed_decision
 from flywheel.policies.registry import RANDOM, crown
 from flywheel.trajectory import Split, Task, digest
 
@@ -27,8 +28,10 @@ Progress = Callable[[int], None]
 
 
 def opponent_of(config: Config, champion_id: str) -> str:
-    """Whom challengers must beat: the champion, or the baseline before the first promotion."""
-    return config.gate.baseline if champion_id == RANDOM else champion_id
+    """Whom challengers must beat: the champion, or before the first promotion the baseline; of what is recorded and
+    never played, the record."""
+    first = RECORD if config.is_recorded else config.gate.baseline
+    return first if champion_id == RANDOM else champion_id
 
 
 def gate(
@@ -39,8 +42,9 @@ def gate(
     iteration: int,
     progress: Progress = lambda done: None,
 ) -> list[GateDecision]:
-    """Play challengers and the champion on this iteration's dev tasks; the best of those that win the paired test is
-    promoted. Each may spend an equal share of the level. The decisions, in the challengers' order.
+    """Play challengers and the champion on this iteration's dev tasks, or against the dev sessions where nothing can be
+    played; the best of those that win the paired test is promoted. Each may spend an equal share of the level. The
+    decisions, in the challengers' order.
 
     A gate is decided once: asked again, it answers what it answered.
     """
@@ -51,17 +55,17 @@ def gate(
         return known
     if opponent in challengers:
         raise PolicyError(f"{opponent} is the champion already; there is nothing to decide")
-    with open_configured(config) as world:
-        tasks = held_out_tasks(config, world, Split.DEV, iteration)
-        slices = {task.task_id: slices_of(world, task, config.gate.slices) for task in tasks}
     alpha = config.gate.alpha / len(challengers)
-    decisions = [
-        replace(
-            _decision(config, lake, name, opponent, iteration, progress, tasks, slices, alpha),
-            challengers=len(challengers),
-        )
-        for name in challengers
-    ]
+    if config.is_recorded:
+        decisions = [replayed_decision(config, lake, name, opponent, alpha, progress) for name in challengers]
+    else:
+        with open_configured(config) as world:
+            tasks = held_out_tasks(config, world, Split.DEV, iteration)
+            slices = {task.task_id: slices_of(world, task, config.gate.slices) for task in tasks}
+        decisions = [
+            _decision(config, lake, name, opponent, iteration, progress, tasks, slices, alpha) for name in challengers
+        ]
+    decisions = [replace(decision, challengers=len(challengers)) for decision in decisions]
     winners = [number for number, decision in enumerate(decisions) if decision.promoted]
     if winners:
         best = max(winners, key=lambda number: decisions[number].gain)

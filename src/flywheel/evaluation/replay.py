@@ -75,28 +75,34 @@ def replay(
 ) -> Replayed:
     """Ask a policy at every answer of the split's recorded sessions that were verified. Sessions of which nobody knows
     how they ended, or that ended badly, are no example. Raises `ConfigError` where there is none."""
-    ids = lake.sql(
-        f"""select trajectory_id from trajectories where purpose = 'recorded' and split = {quoted(split)}
-            and environment = {quoted(config.environment.name)} and verified = 1 order by trajectory_id"""
-    )["trajectory_id"].to_pylist()
+    ids = verified_sessions(config, lake, split)
     (counted,) = lake.sql(
         f"""select count(*) as n from trajectories where purpose = 'recorded' and split = {quoted(split)}
             and environment = {quoted(config.environment.name)} and verified is null"""
     ).to_pylist()
-    if not ids:
-        raise ConfigError(f"no verified session of {config.environment.name} is held out as {split}; curate some first")
     answers: list[Answer] = []
     endings: Counter[str] = Counter()
     for chunk in batched(ids, TOGETHER):
         sessions = lake.trajectories(chunk)
-        answers += _replayed(policy, sessions)
+        answers += answers_of(policy, sessions)
         endings.update(map(str, simulate(policy, sessions)))
         progress(len(chunk))
     return _summary(policy.policy_id, split, answers, endings, counted["n"])
 
 
-def _replayed(policy: Policy, sessions: Sequence[Trajectory]) -> list[Answer]:
-    """All sessions side by side, answer by answer."""
+def verified_sessions(config: Config, lake: Lake, split: Split) -> list[str]:
+    """Ids of the split's recorded sessions that ended well. Raises `ConfigError` where there is none."""
+    ids: list[str] = lake.sql(
+        f"""select trajectory_id from trajectories where purpose = 'recorded' and split = {quoted(split)}
+            and environment = {quoted(config.environment.name)} and verified = 1 order by trajectory_id"""
+    )["trajectory_id"].to_pylist()
+    if not ids:
+        raise ConfigError(f"no verified session of {config.environment.name} is held out as {split}; curate some first")
+    return ids
+
+
+def answers_of(policy: Policy, sessions: Sequence[Trajectory]) -> list[Answer]:
+    """A policy's answers in the place of the model's, all sessions side by side, answer by answer."""
     observations = list(map(observations_of, sessions))
     answers = []
     for index, column in enumerate(zip_longest(*observations)):

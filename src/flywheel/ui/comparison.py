@@ -122,7 +122,8 @@ def datasets(reader: Reader, first: str, second: str) -> list[Row]:
             "group": group,
             "runs": len(ids),
             "by_policy": reader.rows(
-                """select policy, count(*) as runs, sum(length)::bigint as steps, count(*) filter (verified = 1) as verified
+                """select policy, count(*) as runs, sum(length)::bigint as steps,
+                          count(*) filter (verified = 1) as verified
                    from runs where list_contains($1, trajectory_id) group by all order by all""",
                 [ids],
             ),
