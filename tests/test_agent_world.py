@@ -244,3 +244,33 @@ def test_recorded_results_answer_recorded_calls_and_no_others(
 ) -> None:
     (session,) = played(config, agent_tasks(config, Split.DEV, 0, 1))
     assert simulate(Scripted(words), [session]) == [ending]
+
+
+def lower_at(name: str, arguments: Any) -> Any:
+    """Where to look is the same in capitals."""
+    return {key: value.lower() if key == "at" else value for key, value in arguments.items()}
+
+
+def broken(name: str, arguments: Any) -> Any:
+    raise KeyError(name)
+
+
+def normalised_by(config: Config, function: str) -> Config:
+    evaluate = config.evaluate.model_copy(update={"normalise": f"{__name__}:{function}"})
+    return config.model_copy(update={"evaluate": evaluate})
+
+
+def test_arguments_are_equal_where_the_user_says_that_they_mean_the_same(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[lower_at.__module__])
+    policy = Scripted((LOOK.upper().replace("LOOK", "look").replace("AT", "at"), *WORDS[1:], WORDS[-1]))
+    with Lake.of(config, create=True) as lake:
+        (session,) = played(config, agent_tasks(config, Split.DEV, 0, 1))
+        lake.append([replace(session, purpose="recorded")], "recorded")
+        curate(config, lake)
+        assert replay(config, lake, policy, Split.DEV).same.value == pytest.approx(2 / 3)
+        told = replay(normalised_by(config, "lower_at"), lake, policy, Split.DEV)
+        assert told.same.value == 1.0 and told.endings["same calls"] == 1.0
+        with pytest.raises(ConfigError, match="broken fails on a call of look"):
+            replay(normalised_by(config, "broken"), lake, policy, Split.DEV)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -115,18 +115,28 @@ def answer_of_action(action: str, tools: Container[str], number: int) -> Message
     return Message("assistant", tool_calls=numbered(calls, number))
 
 
-def agree(first: Message, second: Message) -> bool:
+Normalise = Callable[[str, Any], Any]
+"""(a tool's name, its arguments as JSON holds them) → arguments that are equal where they mean the same."""
+
+
+def as_they_are(name: str, arguments: Any) -> Any:
+    """Arguments mean the same where they are equal."""
+    return arguments
+
+
+def agree(first: Message, second: Message, normalise: Normalise = as_they_are) -> bool:
     """Do two answers do the same: call the same tools with equal arguments, or both speak?"""
-    called = [list(map(call_key, each.tool_calls)) for each in (first, second)]
+    called = [[call_key(call, normalise) for call in each.tool_calls] for each in (first, second)]
     return called[0] == called[1]
 
 
-def call_key(call: ToolCall) -> tuple[str, str]:
+def call_key(call: ToolCall, normalise: Normalise = as_they_are) -> tuple[str, str]:
     """What a call asks for, whatever the spaces and the order of its arguments; their text where they are no JSON."""
     try:
-        return call.name, json.dumps(json.loads(call.arguments or "{}"), sort_keys=True)
+        arguments = json.loads(call.arguments or "{}")
     except (ValueError, RecursionError):
         return call.name, call.arguments
+    return call.name, json.dumps(normalise(call.name, arguments), sort_keys=True)
 
 
 def thought_of(answer: Message) -> str:

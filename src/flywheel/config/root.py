@@ -127,6 +127,11 @@ class EvaluateConfig(Section):
     test_start: int = Field(
         default=0, ge=0, description="The first of them in the test fold; move it when tasks have been looked at."
     )
+    normalise: str = Field(
+        default="",
+        description="def normalise(name, arguments) -> arguments, as my_tools:normalise: makes arguments of calls equal "
+        "where they mean the same, before answers are held against recorded sessions.",
+    )
 
 
 class GateConfig(Section):

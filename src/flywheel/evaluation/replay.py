@@ -6,6 +6,7 @@ what a student has learned, where it would first leave the record, and how far i
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +25,11 @@ from flywheel.datasets.lake.reading import quoted
 from flywheel.distill.batching.examples import observations_of
 from flywheel.environments.protocol import Observation
 from flywheel.environments.tools import names_of
-from flywheel.errors import ConfigError
+from flywheel.errors import ConfigError, reason_of
 from flywheel.evaluation.simulated import Ending, simulate
 from flywheel.evaluation.statistics import Interval, clustered_mean, rate
-from flywheel.messages import Message, agree, answer_of_action
+from flywheel.messages import Message, Normalise, agree, answer_of_action, as_they_are
+from flywheel.named_objects import named_object
 from flywheel.trajectory import Split, Task, Trajectory
 
 TOGETHER = 64
@@ -80,12 +82,13 @@ def replay(
         f"""select count(*) as n from trajectories where purpose = 'recorded' and split = {quoted(split)}
             and environment = {quoted(config.environment.name)} and verified is null"""
     ).to_pylist()
+    normalise = normaliser(config)
     answers: list[Answer] = []
     endings: Counter[str] = Counter()
     for chunk in batched(ids, TOGETHER):
         sessions = lake.trajectories(chunk)
-        answers += answers_of(policy, sessions)
-        endings.update(map(str, simulate(policy, sessions)))
+        answers += answers_of(policy, sessions, normalise)
+        endings.update(map(str, simulate(policy, sessions, normalise)))
         progress(len(chunk))
     return _summary(policy.policy_id, split, answers, endings, counted["n"])
 
@@ -101,7 +104,24 @@ def verified_sessions(config: Config, lake: Lake, split: Split) -> list[str]:
     return ids
 
 
-def answers_of(policy: Policy, sessions: Sequence[Trajectory]) -> list[Answer]:
+def normaliser(config: Config) -> Normalise:
+    """What `evaluate.normalise` names. Raises `ConfigError` where it is none, and when it fails on a call."""
+    if not config.evaluate.normalise:
+        return as_they_are
+    named = named_object(config.evaluate.normalise)
+
+    def normalise(name: str, arguments: Any) -> Any:
+        try:
+            normal = named(name, arguments)
+            json.dumps(normal)
+        except Exception as error:
+            raise ConfigError(f"{config.evaluate.normalise} fails on a call of {name}: {reason_of(error)}") from error
+        return normal
+
+    return normalise
+
+
+def answers_of(policy: Policy, sessions: Sequence[Trajectory], normalise: Normalise = as_they_are) -> list[Answer]:
     """A policy's answers in the place of the model's, all sessions side by side, answer by answer."""
     observations = list(map(observations_of, sessions))
     answers = []
@@ -116,11 +136,11 @@ def answers_of(policy: Policy, sessions: Sequence[Trajectory]) -> list[Answer]:
             policy.begin(slot, Task("replay", "{}", Split.TEST, 0, sessions[slot].instruction), 0, past)
         decisions = policy.act([Turn(slot, observations[slot][index]) for slot in slots])
         for slot, decision in zip(slots, decisions, strict=True):
-            answers.append(_compared(sessions[slot], index, observations[slot][index], decision))
+            answers.append(_compared(sessions[slot], index, observations[slot][index], decision, normalise))
     return answers
 
 
-def _compared(session: Trajectory, index: int, seen: Observation, decision: Decision) -> Answer:
+def _compared(session: Trajectory, index: int, seen: Observation, decision: Decision, normalise: Normalise) -> Answer:
     step = session.steps[index]
     theirs = step.output or Message("assistant", step.action)
     ours = answer_of_action(decision.action or "", names_of(seen.tools or "[]"), index)
@@ -131,7 +151,7 @@ def _compared(session: Trajectory, index: int, seen: Observation, decision: Deci
         index,
         names[1][0] if names[1] else "",
         answered and names[0] == names[1],
-        answered and agree(ours, theirs),
+        answered and agree(ours, theirs, normalise),
         exp(sum(decision.logprobs)) if decision.logprobs else 1.0,
     )
 

@@ -16,7 +16,7 @@ from flywheel.arrow import batched
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.evaluation.gate import GateDecision, decide
-from flywheel.evaluation.replay import TOGETHER, answers_of, verified_sessions
+from flywheel.evaluation.replay import TOGETHER, answers_of, normaliser, verified_sessions
 from flywheel.evaluation.simulated import Ending, simulate
 from flywheel.policies.registry import policy_directory, registered
 from flywheel.policies.students import load_policy
@@ -57,13 +57,13 @@ def _outcomes(
         return dict.fromkeys(ids, (True, 1.0))
     folder = policy_directory(lake, str(registered(lake, name).policy_id))
     policy = load_policy(folder, pick_device(config.train.device))
-    told: dict[str, tuple[bool, float]] = {}
+    normalise, told = normaliser(config), dict[str, tuple[bool, float]]()
     for chunk in batched(ids, TOGETHER):
         sessions = lake.trajectories(chunk)
         agreed: defaultdict[str, list[bool]] = defaultdict(list)
-        for answer in answers_of(policy, sessions):
+        for answer in answers_of(policy, sessions, normalise):
             agreed[answer.session].append(answer.same)
-        for each, ending in zip(chunk, simulate(policy, sessions), strict=True):
+        for each, ending in zip(chunk, simulate(policy, sessions, normalise), strict=True):
             told[each] = ending is Ending.SAME_CALLS, float(np.mean(agreed[each]))
         progress(len(chunk))
     return told

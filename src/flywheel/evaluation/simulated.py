@@ -16,7 +16,7 @@ from flywheel.agents.policy import Decision, Policy, Turn
 from flywheel.distill.batching.examples import observations_of
 from flywheel.environments.protocol import Observation
 from flywheel.environments.tools import names_of
-from flywheel.messages import Message, answer_of_action, call_key, text_of_inputs
+from flywheel.messages import Message, Normalise, answer_of_action, as_they_are, call_key, text_of_inputs
 from flywheel.trajectory import Split, Task, Trajectory
 
 SPARE = 4
@@ -43,22 +43,22 @@ class _Run:
     made: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def simulate(policy: Policy, sessions: Sequence[Trajectory]) -> list[Ending]:
+def simulate(policy: Policy, sessions: Sequence[Trajectory], normalise: Normalise = as_they_are) -> list[Ending]:
     """How a policy's run of each session ends, all of them side by side."""
-    runs = dict(enumerate(map(_begun, sessions)))
+    runs = dict(enumerate(_begun(session, normalise) for session in sessions))
     endings: dict[int, Ending] = {}
     for slot, run in runs.items():
         policy.begin(slot, Task("simulated", "{}", Split.TEST, 0, run.session.instruction), 0)
     while runs:
         decisions = policy.act([Turn(slot, run.seen) for slot, run in runs.items()])
         for (slot, run), decision in zip(list(runs.items()), decisions, strict=True):
-            if ending := _advanced(run, decision):
+            if ending := _advanced(run, decision, normalise):
                 endings[slot] = ending
                 del runs[slot]
     return [endings[slot] for slot in sorted(endings)]
 
 
-def _begun(session: Trajectory) -> _Run:
+def _begun(session: Trajectory, normalise: Normalise) -> _Run:
     observations = observations_of(session)
     results: defaultdict[tuple[str, str], list[Message]] = defaultdict(list)
     replies = []
@@ -67,13 +67,13 @@ def _begun(session: Trajectory) -> _Run:
         calls = step.output.tool_calls if step.output else ()
         answered = [message for message in after if message.role == "tool"]
         for call, message in zip(calls, answered, strict=False):
-            results[call_key(call)].append(message)
+            results[call_key(call, normalise)].append(message)
         if not calls and index + 1 < len(observations):
             replies.append(observations[index + 1])
     return _Run(session, observations[0], dict(results), replies, 2 * len(session.steps) + SPARE)
 
 
-def _advanced(run: _Run, decision: Decision) -> Ending | None:
+def _advanced(run: _Run, decision: Decision, normalise: Normalise) -> Ending | None:
     """Answer a decision from the record; how the run ended, if it did."""
     run.left -= 1
     if decision.action is None or run.left < 0:
@@ -87,7 +87,7 @@ def _advanced(run: _Run, decision: Decision) -> Ending | None:
         recorded = Counter({key: len(each) for key, each in run.results.items()})
         return Ending.FEWER_CALLS if recorded - run.made else Ending.SAME_CALLS
     returned = []
-    for key in map(call_key, calls):
+    for key in (call_key(call, normalise) for call in calls):
         if key not in run.results:
             return Ending.LEFT
         returned.append(run.results[key][min(run.made[key], len(run.results[key]) - 1)])
