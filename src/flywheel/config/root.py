@@ -129,8 +129,8 @@ class EvaluateConfig(Section):
     )
     normalise: str = Field(
         default="",
-        description="def normalise(name, arguments) -> arguments, as my_tools:normalise: makes arguments of calls equal "
-        "where they mean the same, before answers are held against recorded sessions.",
+        description="def normalise(name, arguments) -> arguments, as my_tools:normalise: makes a call's arguments "
+        "equal where they mean the same, before answers are held against recorded sessions.",
     )
 
 
