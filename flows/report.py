@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flywheel.charts import rates_by_iteration, write_png
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.evaluation.gate import GateDecision
+from flywheel.evaluation.decision import GateDecision
 from flywheel.filters.curate import route_counts, route_reasons
 from flywheel.flows.iterations import iterations
 from flywheel.text import markdown

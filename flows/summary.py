@@ -14,7 +14,7 @@ from rich.table import Table
 
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.evaluation.gate import GateDecision
+from flywheel.evaluation.decision import GateDecision
 from flywheel.flows.iterations import iterations
 from flywheel.flows.report import rate_rows
 from flywheel.policies.registry import champion, history

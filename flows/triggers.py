@@ -12,7 +12,7 @@ from sqlalchemy import select
 from flywheel.config.root import Config
 from flywheel.datasets.lake.catalog import GATE
 from flywheel.datasets.lake.lake import Lake
-from flywheel.evaluation.gate import GateDecision
+from flywheel.evaluation.decision import GateDecision
 from flywheel.flows.events import CROWNED, DROPPED, READY, tell
 
 ALPHA = 0.05

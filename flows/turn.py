@@ -23,8 +23,9 @@ from flywheel.datasets.maintenance.retention import tend
 from flywheel.distill.launching import distill_together
 from flywheel.distill.subgoals.segmentation import cut_missing, names_subgoals
 from flywheel.errors import InfrastructureError, LakeAwayError
+from flywheel.evaluation.decision import GateDecision
 from flywheel.evaluation.evaluate import Rate, evaluate
-from flywheel.evaluation.gate import GateDecision, foresight
+from flywheel.evaluation.gate import foresight
 from flywheel.evaluation.promotion import gate, opponent_of
 from flywheel.filters.curate import curate
 from flywheel.filters.waiting import waiting

@@ -17,7 +17,8 @@ from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.environments.protocol import Environment
 from flywheel.errors import PolicyError
-from flywheel.evaluation.gate import GateDecision, decide, foresight, look_sizes, minimum_detectable_effect
+from flywheel.evaluation.decision import GateDecision
+from flywheel.evaluation.gate import decide, foresight, look_sizes, minimum_detectable_effect
 from flywheel.evaluation.promotion import gate, opponent_of, slices_of
 from flywheel.evaluation.statistics import clustered_mean, crossed_mean, rate
 from flywheel.policies.registry import RANDOM, champion, crown, history, rollback

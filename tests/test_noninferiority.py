@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import multinomial
 
 from benchmarks.noninferiority import LEVEL, promoted
-from flywheel.evaluation.gate import GateDecision, decide
+from flywheel.evaluation.decision import GateDecision
+from flywheel.evaluation.gate import decide
 from flywheel.evaluation.noninferiority import noninferiority_p_value, outcomes
 
 

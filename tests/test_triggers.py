@@ -17,7 +17,8 @@ from scipy.stats import hypergeom
 
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.versions.versions import create, find
-from flywheel.evaluation.gate import GateDecision, decide
+from flywheel.evaluation.decision import GateDecision
+from flywheel.evaluation.gate import decide
 from flywheel.flows.events import tell_of_dataset
 from flywheel.flows.triggers import drops_between, untaught
 from flywheel.trajectory import Trajectory

@@ -13,9 +13,9 @@ from flywheel.collect.stage import collect as collect_iteration
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
 from flywheel.distill.stage import distill as distill_student
+from flywheel.evaluation.decision import GateDecision
 from flywheel.evaluation.evaluate import Rate
 from flywheel.evaluation.evaluate import evaluate as evaluate_policy
-from flywheel.evaluation.gate import GateDecision
 from flywheel.evaluation.promotion import gate, opponent_of
 from flywheel.filters.curate import curate as curate_lake
 from flywheel.policies.card import PolicyCard

@@ -18,8 +18,9 @@ from flywheel.environments.catalog import open_configured
 from flywheel.environments.protocol import World
 from flywheel.environments.tool_environment import data_of
 from flywheel.errors import PolicyError
+from flywheel.evaluation.decision import GateDecision
 from flywheel.evaluation.evaluate import Rate, evaluate, held_out_tasks, outcomes
-from flywheel.evaluation.gate import GateDecision, at_look, decide, look_sizes
+from flywheel.evaluation.gate import at_look, decide, look_sizes
 from flywheel.evaluation.replay_gate import RECORD, replayed_decision
 from flywheel.policies.registry import RANDOM, crown
 from flywheel.trajectory import Split, Task, digest

@@ -15,7 +15,8 @@ import numpy as np
 from flywheel.arrow import batched
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
-from flywheel.evaluation.gate import GateDecision, decide
+from flywheel.evaluation.decision import GateDecision
+from flywheel.evaluation.gate import decide
 from flywheel.evaluation.replay import TOGETHER, answers_of, normaliser, verified_sessions
 from flywheel.evaluation.simulated import Ending, simulate
 from flywheel.policies.registry import policy_directory, registered

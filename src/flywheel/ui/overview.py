@@ -8,6 +8,7 @@ from typing import Any
 
 from flywheel import charts
 from flywheel.datasets.lake.reader import Readable
+from flywheel.evaluation.decision import GateDecision
 from flywheel.evaluation.statistics import rate
 
 Row = dict[str, Any]
@@ -108,8 +109,6 @@ def expenses(lake: Readable) -> list[Row]:
 
 def gates(lake: Readable) -> list[Row]:
     """Decisions, the newest first, each with its paired test as a `GateDecision`."""
-    from flywheel.evaluation.gate import GateDecision
-
     rows = lake.sql(
         """select gate_id, iteration, challenger_id, champion_id, promoted, result, created_at from gates
            order by iteration desc, promoted desc, challenger_id"""
