@@ -110,7 +110,8 @@ def _parameters(command: Any) -> str:
         is_option = parameter.param_type_name == "option"
         names = ", ".join([*parameter.opts, *parameter.secondary_opts]) if is_option else parameter.name.upper()
         default = parameter.default
-        usual = "" if default in (None, False, (), []) or callable(default) else f"`{default}`"
+        untold = default is None or default is False or default in ("", ()) or callable(default)
+        usual = "" if untold else f"`{default}`"
         rows.append(f"| `{names}` | {_cell(getattr(parameter, 'help', '') or '')} | {_cell(usual)} |")
     return "| | what it says | default |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n" if rows else ""
 

@@ -37,11 +37,13 @@ def training_bar(title: str) -> Iterator[Callable[[str, int, int, float], None]]
         yield lambda role, update, total, loss: report(f"{title} {role}", update, total, f"loss {loss:.3f}")
 
 
-def left(began: float, done: int, total: int | None, now: float) -> str:
-    """About how long the rest takes, if it goes on as since `began`; empty where nobody can know."""
-    if not total or not 0 < done < total:
+def left(began: tuple[float, int], done: int, total: int | None, now: float) -> str:
+    """About how long the rest takes, if it goes on as since `began`, a time and what was done by then; empty where
+    nobody can know."""
+    then, before = began
+    if not total or not before < done < total:
         return ""
-    seconds = (now - began) / done * (total - done)
+    seconds = (now - then) / (done - before) * (total - done)
     if seconds < 90:
         return f", about {max(5 * round(seconds / 5), 5):.0f} s left"
     return f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
@@ -60,12 +62,12 @@ def _reporter() -> Iterator[Callable[[str, int, int | None, str], None]]:
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=console) as progress:
         rows: dict[str, TaskID] = {}
-        began: dict[str, float] = {}
+        began: dict[str, tuple[float, int]] = {}
 
         def show(line: str, done: int, total: int | None, note: str) -> None:
             now = time.monotonic()
             if line not in rows:
-                rows[line], began[line] = progress.add_task(line, total=total, note=note), now
+                rows[line], began[line] = progress.add_task(line, total=total, note=note), (now, done)
             told = f"{_count(done, total)} {note}{left(began[line], done, total, now)}"
             progress.update(rows[line], completed=done, note=told)
 
@@ -82,11 +84,11 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = time.monotonic()
-        self._began: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
 
     def __call__(self, line: str, done: int, total: int | None, note: str) -> None:
         now = time.monotonic()
-        began = self._began.setdefault(line, now)
+        began = self._began.setdefault(line, (now, done))
         if now - self._said < QUIET_SECONDS:
             return
         self._said = now

@@ -15,7 +15,7 @@ from flywheel.policies.registry import champion
 from flywheel.text import printable
 
 RECENT_SECONDS = 120.0
-"""What was committed within so long counts as the present speed."""
+"""What began within so long, and has ended, counts as the present speed."""
 
 
 def what_happens(lake: Lake) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def what_happens(lake: Lake) -> dict[str, Any]:
 
 def board(state: dict[str, Any]) -> Group:
     """The same as a table."""
-    table = Table("purpose", "split", "policy", "runs", "verified", "not curated", "steps", "tokens", "a minute")
+    table = Table("purpose", "split", "policy", "runs", "verified", "not curated", "steps", "tokens", "begun a minute")
     for row in state["runs"]:
         table.add_row(
             row["purpose"],

@@ -76,10 +76,13 @@ def test_without_a_held_out_session_nothing_is_decided(config: Config) -> None:
         sessions = played(config, agent_tasks(config, Split.TRAIN, 0, 4))
         lake.append([replace(session, purpose="recorded") for session in sessions], "recorded")
         curate(config, lake)
-        only_recorded = config.model_copy(update={"agent": AgentConfig()})
+        only_recorded = with_epochs(config.model_copy(update={"agent": AgentConfig()}), 1)
         student = distill(only_recorded, lake, "flat", 1).policy_id
         with pytest.raises(ConfigError, match="held out as dev"):
             gate(only_recorded, lake, [student], RECORD, 1)
+        without_margin = only_recorded.model_copy(update={"gate": config.gate})
+        with pytest.raises(ConfigError, match=r"set gate\.margin"):
+            gate(without_margin, lake, [student], RECORD, 1)
         assert lake.sql("from gates").num_rows == 0
 
 

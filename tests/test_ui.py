@@ -37,6 +37,7 @@ from flywheel.policies.registry import crown
 from flywheel.trajectory import Split, Trajectory
 from flywheel.ui.app import make_app
 from flywheel.ui.comparison import align
+from flywheel.ui.run import pretty
 
 HOSTILE = "</pre><script>document.title = 'owned'</script><img src=x onerror=alert(1)> \x1b[31m\u202egpj"
 """What a tool answered, in order to run in whoever looks."""
@@ -83,8 +84,10 @@ def _tool_messages() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def client(wheel: Lake) -> TestClient:
-    return TestClient(make_app(wheel), base_url="http://127.0.0.1")
+def client(wheel: Lake) -> Iterator[TestClient]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flywheel.datasets.lake.reader.SETTLED_SECONDS", 0.0)
+        yield TestClient(make_app(wheel), base_url="http://127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +306,9 @@ def test_sql_in_the_page_reads_plots_and_exports_but_cannot_write(wheel: Lake, c
         ("/runs?page=999999999999&order=rm", 200, "Runs"),
         ("/lineage/nope", 400, "no student"),
         ("/compare?first=a&second=b", 400, "played no task in common"),
+        ("/compare?first=a&second=b&where=false)+or+(true", 400, "not a condition"),
+        ("/compare?one=²&two=²", 200, "Choose two policies"),
+        ("/runs?page=999", 200, "The last"),
         ("/nothing", 404, "Not Found"),
     ],
 )
@@ -318,6 +324,10 @@ def test_other_pages_cannot_use_the_server(wheel: Lake, client: TestClient) -> N
     )
     assert forged.status_code == 403 and wheel.snapshot() == before
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+    image = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+    link = {**image, "sec-fetch-mode": "navigate"}
+    assert [client.get("/runs", headers=headers).status_code for headers in (image, link)] == [403, 200]
+    assert client.get("/sql?q=select+1", headers=link).status_code == 403
     assert "script-src 'self'" in client.get("/").headers["content-security-policy"]
 
 
@@ -352,11 +362,73 @@ def test_equal_runs_stand_side_by_side(actions: list[str]) -> None:
     assert align([actions, actions]) == [[index, index] for index in range(len(actions))]
 
 
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(310, 900), st.integers(310, 900))
+def test_long_runs_are_aligned_at_once(start: int, end: int, first: int, second: int) -> None:
+    runs = [
+        [*"s" * start, *(f"{run}{step}" for step in range(steps)), *"e" * end]
+        for run, steps in ((1, first), (2, second))
+    ]
+    rows = align(runs)
+    for place, actions in enumerate(runs):
+        assert [row[place] for row in rows if row[place] is not None] == list(range(len(actions)))
+    assert [row for row in rows if row[0] is not None and row[0] >= start + first] == [
+        [len(runs[0]) - back, len(runs[1]) - back] for back in range(end, 0, -1)
+    ]
+
+
 def test_plots_keep_a_policy_in_its_colour_and_say_what_they_show() -> None:
     rows = [{"iteration": 1, "policy": "flat", "rate": 0.5, "low": 0.3, "high": 0.7, "tasks": 20}]
     drawn = charts.svg(charts.rates_by_iteration([*rows, {**rows[0], "policy": "<b>"}]))
     assert charts.COLOURS["flat"].lower() in drawn.lower()
     assert "flat, 1: 50.0% (30.0% to 70.0%) of 20 tasks" in drawn and "<b>" not in drawn
+
+
+def test_what_users_name_their_columns_is_only_a_title(client: TestClient) -> None:
+    for name in ("a'b", 'a""b', "a.b", "a[0]", "a]b", "who", "series"):
+        told = client.get("/sql", params={"q": f'select policy, count(*) as "{name}" from trajectories group by all'})
+        assert told.status_code == 200 and "<svg" in told.text and "NaN" not in told.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ('{"b": 1, "a": [1.5]}', '{\n  "b": 1,\n  "a": [\n    1.5\n  ]\n}'),
+        ('{"path": "/etc/shadow", "path": "/tmp/x"}', None),
+        ("[" * 100_000, None),
+        ('{"a": 1.000000000000000001}', None),
+        ('{"a": NaN}', None),
+        ("no json", None),
+    ],
+)
+def test_arguments_are_told_as_they_are(arguments: str, shown: str | None) -> None:
+    assert pretty(arguments) == (shown or arguments)
+
+
+def test_a_person_s_lines_come_back_as_they_were(wheel: Lake, client: TestClient) -> None:
+    statement = "select 1 as a,\r\n2 as b"
+    again = client.get("/sql", params={"q": statement}).text
+    assert "select 1 as a,\n2 as b</textarea>" in again and "\\x0d" not in again
+    name = noisy_run(wheel)
+    note = {"kind": "note", "value": "one\r\ntwo"}
+    client.post(f"/runs/{name}/annotations", data=note)
+    assert "one\ntwo" in client.get(f"/runs/{name}").text
+    client.post(f"/runs/{name}/annotations", data={**note, "withdrawn": "true"})
+    assert "one\ntwo" not in client.get(f"/runs/{name}").text
+
+
+def test_a_bad_time_hides_nothing_else(golden: list[Trajectory], lake: Lake) -> None:
+    lake.append([replace(golden[0], started_at=1.7e12)], "milliseconds")
+    told = TestClient(make_app(lake), base_url="http://127.0.0.1").get("/runs")
+    assert told.status_code == 200 and golden[0].task_id in told.text
+
+
+def test_a_search_for_the_usual_order_is_kept(client: TestClient) -> None:
+    assert 'data-query="text=newest"' in client.get("/runs?text=newest").text
+
+
+def test_a_chosen_value_without_a_run_can_be_dropped(client: TestClient) -> None:
+    shown = client.get("/runs?policy_id=nobody").text
+    assert 'aria-current="true"><span>nobody</span>' in shown and "No run fits" in shown
 
 
 def test_a_long_run_comes_in_pieces_and_whole(golden: list[Trajectory], lake: Lake) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import uuid
 from collections.abc import Sequence
 from enum import StrEnum
@@ -15,6 +16,7 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reader import Readable
 from flywheel.datasets.lake.reading import quoted
 from flywheel.errors import LakeError
+from flywheel.text import printable
 
 LABELS = ("succeeded", "failed")
 MOST_CHARS = {"tag": 60, "note": 10_000, "label": 9}
@@ -30,7 +32,9 @@ class Kind(StrEnum):
 
 def check(kind: Kind, value: str) -> str:
     """The value as it is kept. Raises `LakeError` for one that is none."""
-    value = value.strip()
+    value = value.replace("\r\n", "\n").strip()
+    if printable(value) != value:
+        raise LakeError(f"a {kind} holds no control characters")
     if not value or len(value) > MOST_CHARS[kind] or (kind is Kind.TAG and "\n" in value):
         raise LakeError(f"a {kind} has 1 to {MOST_CHARS[kind]} characters{', in one line' if kind is Kind.TAG else ''}")
     if kind is Kind.LABEL and value not in LABELS:
@@ -50,11 +54,19 @@ def annotate(lake: Lake, trajectory_id: str, kind: Kind, value: str, *, withdraw
         "kind": str(kind),
         "value": value,
         "withdrawn": withdrawn,
-        "who": who or getpass.getuser(),
+        "who": who or somebody(),
         "created_at": lake.now(),
     }
     table = pa.Table.from_pylist([row], ARROW_SCHEMAS["annotations"])
     lake.append_facts("annotations", table, f"{kind} by {row['who']}", key=("annotation_id",))
+
+
+def somebody() -> str:
+    """Who speaks here: the user's name, or number where a container knows no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def annotations_of(lake: Readable, trajectory_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -62,12 +74,13 @@ def annotations_of(lake: Readable, trajectory_ids: Sequence[str]) -> dict[str, l
     wanted = ", ".join(map(quoted, trajectory_ids)) or "''"
     rows = lake.sql(
         f"""select trajectory_id, kind, value, arg_max(who, created_at) as who, max(created_at) as created_at
-            from annotations where trajectory_id in ({wanted})
-            group by trajectory_id, kind, value having not arg_max(withdrawn, created_at) order by created_at"""
+            from annotations where trajectory_id in ({wanted}) and kind <> 'label'
+            group by trajectory_id, kind, value having not arg_max(withdrawn, created_at)
+            union all
+            select trajectory_id, 'label', label, who, since from labels where trajectory_id in ({wanted})
+            order by created_at"""
     ).to_pylist()
     told: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        others = told.setdefault(row.pop("trajectory_id"), [])
-        told_before = [other for other in others if row["kind"] != Kind.LABEL or other["kind"] != Kind.LABEL]
-        others[:] = [*told_before, row]
+        told.setdefault(row.pop("trajectory_id"), []).append(row)
     return told

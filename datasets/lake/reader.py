@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, Self
@@ -25,6 +27,8 @@ from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import QueryLimits, check_statement, quoted, translated
 from flywheel.trajectory import Trajectory
 
+SETTLED_SECONDS = 2.0
+"""So long a state is read before anyone looks for a newer one."""
 _COUNTED = (ITERATION, POLICY, GATE, EVALUATION, REVOCATION, DATASET_VERSION)
 
 
@@ -39,7 +43,8 @@ class Readable(Protocol):
 
 
 class Reader:
-    """The newest state of a lake, for many questions a second from several threads, one session after another.
+    """A lake as it stood at most a few seconds ago, for many questions a second from several threads, one session after
+    another.
 
     `tables`: statements over the views whose results are held in memory under a name, for as long as nothing is
     committed. Every statement is bound by the limits, and can only read.
@@ -49,7 +54,9 @@ class Reader:
         self.lake, self.name = lake, lake.name
         self._tables, self._limits = tables, limits
         self._lock = threading.RLock()
-        self._state: tuple[Any, ...] = ()
+        self.seen: tuple[Any, ...] = ()
+        """The state that sessions read."""
+        self._opened_at = -math.inf
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._held: dict[str, tuple[Any, ...]] = {}
 
@@ -57,11 +64,17 @@ class Reader:
     def session(self) -> Iterator[Self]:
         """Within it, nobody else asks and the state stays the same."""
         with self._lock:
-            state = self.state()
-            if self._connection is None or state != self._state:
-                self.close()
-                self._connection, self._state, self._held = self._opened(), state, {}
+            if self._connection is None or time.monotonic() - self._opened_at > SETTLED_SECONDS:
+                state = self.state()
+                if self._connection is None or state != self.seen:
+                    self.close()
+                    self._connection, self.seen, self._held = self._open(), state, {}
+                self._opened_at = time.monotonic()
             yield self
+
+    def expire(self) -> None:
+        """Have the next session look for a newer state: somebody here has just written."""
+        self._opened_at = -math.inf
 
     def close(self) -> None:
         with self._lock:
@@ -115,7 +128,7 @@ class Reader:
         """Whole trajectories, in the order of the ids."""
         return self.lake.trajectories(ids)
 
-    def _opened(self) -> duckdb.DuckDBPyConnection:
+    def _open(self) -> duckdb.DuckDBPyConnection:
         connection = self.lake.connect()
         for name, statement in self._tables.items():
             connection.execute(f"create temp table {name} as {statement}")

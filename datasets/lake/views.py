@@ -108,6 +108,18 @@ VIEWS: dict[str, View] = {
            group by trajectory_id, value having not arg_max(withdrawn, created_at)""",
         {"trajectory_id": "the episode", "tag": "in a word or two", "since": "when it was given"},
     ),
+    "labels": View(
+        "a person's newest word on whether a run truly succeeded, unless it was taken back",
+        """select trajectory_id, who, arg_max(value, created_at) as label, max(created_at) as since
+           from raw_annotations where kind = 'label' group by trajectory_id, who
+           having not arg_max(withdrawn, created_at)""",
+        {
+            "trajectory_id": "the episode",
+            "who": "the person",
+            "label": "succeeded or failed",
+            "since": "when it was given",
+        },
+    ),
     "routes": View(
         "a decision where a curated episode goes; the newest is in force and shown in trajectories",
         "select * from raw_routes",

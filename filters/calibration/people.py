@@ -25,9 +25,7 @@ class LabelAgreement:
 def agreement_with_people(lake: Readable) -> list[LabelAgreement]:
     """Every verifier of the lake against people's labels. Raises `LakeError` where no labelled run has a verdict."""
     rows = lake.sql(
-        """with said as (select trajectory_id, who, arg_max(value, created_at) as label from annotations
-                         where kind = 'label' group by all having not arg_max(withdrawn, created_at)),
-                truth as (select trajectory_id, bool_and(label = 'succeeded') as succeeded from said
+        """with truth as (select trajectory_id, bool_and(label = 'succeeded') as succeeded from labels
                           group by all having count(distinct label) = 1)
            select verifier, arg_max({'version': version, 'passed': passed}, created_at) as verdict, succeeded
            from verdicts join truth using (trajectory_id) group by verifier, trajectory_id, succeeded

@@ -64,7 +64,8 @@ def colour(policy: str) -> str:
 
 
 def svg(spec: Spec) -> str:
-    """A drawing to stand inside a page."""
+    """A drawing to stand inside a page. Fields of specifications are our own words: Vega reads dots and brackets in
+    them, so that what users name their columns is only ever a title."""
     import vl_convert
 
     return str(vl_convert.vegalite_to_svg(_whole(spec)))
@@ -128,49 +129,52 @@ def rates_by_bucket(rows: Sequence[Row], bucket: str, title: str = "P(verified)"
     }
 
 
-def stacked_bars(rows: Sequence[Row], x: str, y: str, part: str, order: Sequence[str] = ()) -> Spec:
+def stacked_bars(rows: Sequence[Row], x: str, y: str, part: str) -> Spec:
     """Horizontal bars of counts or seconds, a bar a value of `y`, divided by `part`."""
-    said = [{**row, "about": f"{row[y]}, {row[part]}: {row[x]:,.4g}"} for row in rows]
-    sort = {"sort": list(order)} if order else {}
+    told = [
+        {"x": row[x], "y": row[y], "part": row[part], "about": f"{row[y]}, {row[part]}: {row[x]:,.4g}"} for row in rows
+    ]
     return {
         "width": 420,
         "height": {"step": 26},
-        "data": {"values": said},
+        "data": {"values": told},
         "mark": {"type": "bar"},
         "encoding": {
-            "x": {"field": x, "type": "quantitative", "title": x},
-            "y": {"field": y, "type": "nominal", "title": None, "sort": None},
-            "color": {"field": part, "type": "nominal", "title": None, **sort},
+            "x": {"field": "x", "type": "quantitative", "title": x},
+            "y": {"field": "y", "type": "nominal", "title": None, "sort": None},
+            "color": {"field": "part", "type": "nominal", "title": None},
             "description": {"field": "about"},
         },
     }
 
 
-def bars(rows: Sequence[Row], x: str, y: str) -> Spec:
-    """Horizontal bars, a bar a value of `y`."""
+def bars(rows: Sequence[Row], x: str, y: str, title: str = "") -> Spec:
+    """Horizontal bars, a bar a value of `y`. `title`: of the numbers, else their key."""
     return {
         "width": 420,
         "height": {"step": 22},
-        "data": {"values": list(rows)},
+        "data": {"values": [{"x": row[x], "y": row[y]} for row in rows]},
         "mark": {"type": "bar", "color": PALETTE[0]},
         "encoding": {
-            "x": {"field": x, "type": "quantitative", "title": x},
-            "y": {"field": y, "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 260}},
+            "x": {"field": "x", "type": "quantitative", "title": title or x},
+            "y": {"field": "y", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 260}},
         },
     }
 
 
-def lines(rows: Sequence[Row], x: str, y: str, series: str, *, width: int = 460, height: int = 160) -> Spec:
-    """A line a series over numbers."""
+def lines(
+    rows: Sequence[Row], x: str, y: str, series: str, *, title: str = "", width: int = 460, height: int = 160
+) -> Spec:
+    """A line a series over numbers. `title`: of the horizontal axis, else its key."""
     return {
         "width": width,
         "height": height,
-        "data": {"values": list(rows)},
+        "data": {"values": [{"x": row[x], "y": row[y], "series": row[series]} for row in rows]},
         "mark": {"type": "line", "strokeWidth": 1.5, "point": len(rows) <= 60},
         "encoding": {
-            "x": {"field": x, "type": "quantitative", "title": x, "axis": {"grid": False}},
-            "y": {"field": y, "type": "quantitative", "title": None, "scale": {"zero": False}},
-            "color": {"field": series, "type": "nominal", "title": None},
+            "x": {"field": "x", "type": "quantitative", "title": title or x, "axis": {"grid": False}},
+            "y": {"field": "y", "type": "quantitative", "title": None, "scale": {"zero": False}},
+            "color": {"field": "series", "type": "nominal", "title": None},
         },
     }
 

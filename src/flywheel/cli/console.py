@@ -81,10 +81,11 @@ def lake_of(config: Config, *, create: bool = False) -> Lake:
     return Lake.of(config, create=create)
 
 
-def open_lake(data_dir: str, *, create: bool = False) -> Lake:
+def open_lake(data_dir: str, *, create: bool = False, only_one: bool = False) -> Lake:
+    """The lake that `--data-dir` names. `only_one`: to read from, also the only lake here where none is named."""
     from flywheel.datasets.lake.lake import Lake
 
-    return Lake(data_dir if create else _found(data_dir), create=create)
+    return Lake(_found(data_dir) if only_one else data_dir, create=create)
 
 
 def _found(data_dir: str) -> str:

@@ -130,14 +130,14 @@ def status(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """What runs and what is next, which iterations are done, who is champion, what the last gate said and why."""
     from flywheel.flows.summary import status_of
 
-    say(status_of(open_lake(data_dir)), as_json)
+    say(status_of(open_lake(data_dir, only_one=True)), as_json)
 
 
 def history(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Every iteration with its gate, and every change of the champion."""
     from flywheel.flows.summary import history_lines, history_of
 
-    changes = history_of(open_lake(data_dir))
+    changes = history_of(open_lake(data_dir, only_one=True))
     say(changes if as_json else history_lines(changes), as_json)
 
 
@@ -166,7 +166,7 @@ def top(
 
     from flywheel.flows.top import board, what_happens
 
-    lake, console = open_lake(data_dir), plain_console()
+    lake, console = open_lake(data_dir, only_one=True), plain_console()
     if as_json:
         say(what_happens(lake), as_json)
     elif not console.is_terminal:

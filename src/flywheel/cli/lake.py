@@ -270,6 +270,6 @@ def lineage(
     """What stands behind a student, or what a trajectory has touched."""
     from flywheel.datasets.maintenance.lineage import behind, resolve, touched
 
-    opened = open_lake(data_dir)
+    opened = open_lake(data_dir, only_one=True)
     kind, entry = resolve(opened, what)
     say(behind(opened, entry) if kind == "student" else touched(opened, entry), as_json)

@@ -40,7 +40,7 @@ def show(
     from flywheel.datasets.lake.show import describe_trajectory
 
     first, last = _range(steps)
-    description = describe_trajectory(open_lake(data_dir), trajectory)
+    description = describe_trajectory(open_lake(data_dir, only_one=True), trajectory)
     description["steps"] = description["steps"][first:last]
     if as_json:
         say(description, as_json)
@@ -90,7 +90,7 @@ def ui(
         if browser and sys.stdout.isatty():
             webbrowser.open(url)
 
-    serve_ui(open_lake(data_dir), host, port, started)
+    serve_ui(open_lake(data_dir, only_one=True), host, port, started)
 
 
 def compare(
@@ -103,12 +103,10 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Two policies on the same tasks: won and lost by the first, and where they first did something else."""
-    from flywheel.datasets.lake.reading import check_condition
     from flywheel.evaluation.compare import compare as compare_policies
     from flywheel.evaluation.compare import divergence
 
-    check_condition(where)
-    lake = open_lake(data_dir)
+    lake = open_lake(data_dir, only_one=True)
     pairs = compare_policies(lake, first, second, where)
     counts = Counter(pair.result for pair in pairs)
     parted = [pair for pair in pairs if pair.result in ("won", "lost")][:contexts]

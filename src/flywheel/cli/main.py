@@ -192,20 +192,25 @@ def promote(
 ) -> None:
     """Play a challenger and the champion on held-out tasks; promote it if it wins the paired test.
 
-    Where runs are recorded and nothing can be played, both are held against the dev sessions: docs/gateway.md.
+    Where runs are recorded and nothing can be played, both are held against the dev sessions.
     """
     settings = load_config(config, sets)
     lake = lake_of(settings)
     from flywheel.evaluation.gate import foresight
     from flywheel.evaluation.promotion import gate, opponent_of
+    from flywheel.evaluation.replay import verified_sessions
     from flywheel.flows.iterations import current
     from flywheel.flows.progress import bar
     from flywheel.policies.registry import champion, registered
+    from flywheel.trajectory import Split
 
     challenger, opponent = str(registered(lake, policy).policy_id), opponent_of(settings, champion(lake))
     number = iteration or current(lake)
     if dry_run:
-        say({"challenger": challenger, "champion": opponent, "tasks": settings.evaluate.dev_tasks}, as_json)
+        held = (
+            len(verified_sessions(settings, lake, Split.DEV)) if settings.is_recorded else settings.evaluate.dev_tasks
+        )
+        say({"challenger": challenger, "champion": opponent, "tasks": held}, as_json)
         return
     if not settings.is_recorded:
         looks = settings.gate.looks
@@ -256,13 +261,13 @@ def sql(
     if query is None:
         from flywheel.cli.shell import run_shell
 
-        lake = open_lake(data_dir)
+        lake = open_lake(data_dir, only_one=True)
         snapshot = snapshot_of(lake, at) if at else None
         run_shell(lake, snapshot, limits, lake.root / "sql_history")
         return
     form = Format.JSON if as_json else format
     with resource_limits(timeout, memory):
-        lake = open_lake(data_dir)
+        lake = open_lake(data_dir, only_one=True)
         snapshot = snapshot_of(lake, at) if at else None
         printed = form not in (Format.PARQUET, Format.ARROW)
         with lake.stream(query, at=snapshot, limits=limits, printed=printed, verify=verify) as result:

@@ -79,7 +79,7 @@ def people(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Hold the lake's verdicts against the labels that people gave (flywheel annotate, flywheel ui)."""
     from flywheel.filters.calibration.people import agreement_with_people
 
-    told = agreement_with_people(open_lake(data_dir))
+    told = agreement_with_people(open_lake(data_dir, only_one=True))
     if as_json:
         say([asdict(each) for each in told], as_json)
         return

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from flywheel.datasets.lake.reader import Readable
-from flywheel.datasets.lake.reading import quoted
+from flywheel.datasets.lake.reading import check_condition, quoted
 from flywheel.errors import LakeError
 from flywheel.trajectory import Step, Trajectory
 
@@ -46,8 +46,9 @@ class Pair:
 def compare(lake: Readable, first: str, second: str, condition: str = "true") -> list[Pair]:
     """The tasks that two policies both played, each by its newest attempt of a purpose; broken runs apart.
 
-    Raises `LakeError` where they share none.
+    Raises `LakeError` where they share none, and `QueryError` for a condition that is none.
     """
+    check_condition(condition)
     rows = lake.sql(
         f"""with played as (
               select policy_id, task_id, purpose, arg_max({{'id': trajectory_id, 'length': length,

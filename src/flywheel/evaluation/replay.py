@@ -79,7 +79,7 @@ def replay(
     how they ended, or that ended badly, are no example. Raises `ConfigError` where there is none."""
     ids = verified_sessions(config, lake, split)
     (counted,) = lake.sql(
-        f"""select count(*) as n from trajectories where purpose = 'recorded' and split = {quoted(split)}
+        f"""select count(*) as n from trajectories where purpose in ('recorded', 'imported') and split = {quoted(split)}
             and environment = {quoted(config.environment.name)} and verified is null"""
     ).to_pylist()
     normalise = normaliser(config)
@@ -96,7 +96,7 @@ def replay(
 def verified_sessions(config: Config, lake: Lake, split: Split) -> list[str]:
     """Ids of the split's recorded sessions that ended well. Raises `ConfigError` where there is none."""
     ids: list[str] = lake.sql(
-        f"""select trajectory_id from trajectories where purpose = 'recorded' and split = {quoted(split)}
+        f"""select trajectory_id from trajectories where purpose in ('recorded', 'imported') and split = {quoted(split)}
             and environment = {quoted(config.environment.name)} and verified = 1 order by trajectory_id"""
     )["trajectory_id"].to_pylist()
     if not ids:

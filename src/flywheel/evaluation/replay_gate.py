@@ -15,6 +15,7 @@ import numpy as np
 from flywheel.arrow import batched
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
+from flywheel.errors import ConfigError
 from flywheel.evaluation.decision import GateDecision
 from flywheel.evaluation.gate import decide
 from flywheel.evaluation.replay import TOGETHER, answers_of, normaliser, verified_sessions
@@ -32,7 +33,9 @@ def replayed_decision(
     config: Config, lake: Lake, challenger: str, opponent: str, alpha: float, progress: Callable[[int], None]
 ) -> GateDecision:
     """The paired test on the dev sessions that were verified: held against held, agreement against agreement. Against
-    `RECORD`, `gate.margin` applies: nobody is better than the record."""
+    `RECORD`, `gate.margin` applies. Raises `ConfigError` without one: nobody is better than the record."""
+    if opponent == RECORD and not config.gate.margin:
+        raise ConfigError("nobody is better than the record: set gate.margin, how much worse a student may be, as 0.05")
     ids = verified_sessions(config, lake, Split.DEV)
     ours, theirs = (_outcomes(config, lake, name, ids, progress) for name in (challenger, opponent))
     sessions = lake.trajectories(ids)

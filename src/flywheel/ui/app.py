@@ -6,6 +6,7 @@ Texts of trajectories are data: they are escaped, and the content security polic
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import chain
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -24,12 +25,14 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from flywheel.datasets.lake.annotations import LABELS, Kind, annotate, annotations_of
+from flywheel.datasets.lake.annotations import LABELS, Kind, annotate, annotations_of, somebody
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reader import Reader
 from flywheel.datasets.lake.reading import QueryLimits
+from flywheel.datasets.lake.show import whole_id
 from flywheel.datasets.lake.views import VIEWS
 from flywheel.errors import FlywheelError
+from flywheel.messages import Image
 from flywheel.text import printable
 from flywheel.ui import comparison, curves, lineage, overview, query, run, selection
 from flywheel.ui.rendering import HERE, make_environment
@@ -41,9 +44,15 @@ HEADERS = {
     "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
-HOSTS = ["localhost", "127.0.0.1", "[::1]", "testserver"]
+HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 """Names under which a browser on this machine asks; other names are a page elsewhere that points its own at us."""
+FRAGMENTS = ("/steps", "/text", "/prompt")
+"""Addresses of parts of a page, whose errors are a line."""
+SHOWN_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+DESCRIBED = 4
+"""Runs that are kept ready while one scrolls through them."""
 Render = Callable[..., HTMLResponse]
 
 
@@ -57,25 +66,38 @@ def make_app(lake: Lake) -> FastAPI:
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Any) -> Response:
-        origin = request.headers.get("origin")
-        if request.method not in ("GET", "HEAD") and origin and urlsplit(origin).netloc != request.url.netloc:
-            return PlainTextResponse("this form belongs to another page", 403)
+        if _is_foreign(request):
+            return PlainTextResponse("this request comes from another page", 403)
         response: Response = await call_next(request)
         response.headers.update(HEADERS)
         return response
 
     @app.exception_handler(FlywheelError)
-    async def on_flywheel_error(_: Request, error: FlywheelError) -> Response:
-        return render("error.html", status=400, problem=str(error))
+    async def on_flywheel_error(request: Request, error: FlywheelError) -> Response:
+        return _refused(request, 400, str(error))
 
     @app.exception_handler(HTTPException)
-    async def on_http_error(_: Request, error: HTTPException) -> Response:
-        return render("error.html", status=error.status_code, problem=str(error.detail))
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        return _refused(request, error.status_code, str(error.detail))
+
+    def _refused(request: Request, status: int, problem: str) -> Response:
+        if request.url.path.endswith(FRAGMENTS):
+            return PlainTextResponse(printable(problem), status)
+        return render("error.html", status=status, problem=problem)
+
+    @lru_cache(maxsize=DESCRIBED)
+    def described(state: tuple[Any, ...], name: str) -> dict[str, Any]:
+        return run.describe(reader, name)
+
+    @lru_cache(maxsize=1)
+    def images(state: tuple[Any, ...], name: str) -> dict[str, Image]:
+        return lake.images(name)
 
     @app.get("/")
     def flywheel() -> Response:
         with reader.session():
-            return render("flywheel.html", **overview.facts(reader, overview.iterations(reader)))
+            told = overview.facts(reader, overview.iterations(reader), "runs")
+        return render("flywheel.html", drawings=overview.drawings(told), **told)
 
     @app.get("/live")
     def live() -> Response:
@@ -104,29 +126,30 @@ def make_app(lake: Lake) -> FastAPI:
     @app.get("/runs/{name}")
     def one_run(name: str, first: int = 0) -> Response:
         with reader.session():
-            told = run.describe(reader, name)
+            told = described(reader.seen, name)
             said = annotations_of(reader, [told["trajectory_id"]]).get(told["trajectory_id"], [])
             touched = lineage.touched(reader, told["trajectory_id"])
-        about = {"annotations": said, "labels": LABELS, "touched": touched}
+        about = {"annotations": said, "labels": LABELS, "touched": touched, "me": somebody()}
         return render("run.html", run=told, first=max(first, 0), shown=run.STEPS, **about)
 
     @app.get("/runs/{name}/steps")
     def some_steps(name: str, first: int = 0) -> Response:
         with reader.session():
-            told = run.describe(reader, name)
+            told = described(reader.seen, name)
         return render("_steps.html", run=told, first=max(first, 0), shown=run.STEPS)
 
     @app.get("/runs/{name}/text")
     def whole_text(name: str, step: int, field: str, call: int = 0) -> Response:
         with reader.session():
-            return PlainTextResponse(printable(run.whole_text(reader, name, step, field, call)))
+            told = described(reader.seen, name)
+        return PlainTextResponse(printable(run.whole_text(told, step, field, call)))
 
     @app.get("/runs/{name}/prompt")
     def prompt(name: str, step: int) -> Response:
         from flywheel.evaluation.prompts_read import prompts_read
 
         with reader.session():
-            trajectory_id = run.describe(reader, name)["trajectory_id"]
+            trajectory_id = whole_id(reader, name)
         return render("_prompt.html", prompts=prompts_read(lake, trajectory_id, step))
 
     @app.post("/runs/{name}/annotations")
@@ -137,36 +160,41 @@ def make_app(lake: Lake) -> FastAPI:
         withdrawn: Annotated[bool, Form()] = False,
     ) -> Response:
         annotate(lake, name, kind, value, withdrawn=withdrawn)
+        reader.expire()
         return RedirectResponse(f"/runs/{name}#annotations", status_code=303)
 
     @app.get("/runs/{name}/images/{sha256}")
     def image(name: str, sha256: str) -> Response:
-        found = lake.images(name).get(sha256)
-        if found is None or not found.media_type.startswith("image/"):
+        with reader.session():
+            found = images(reader.seen, name).get(sha256)
+        if found is None or found.media_type not in SHOWN_IMAGES:
             raise HTTPException(404, "no such image")
-        return Response(found.data, media_type=found.media_type)
+        return Response(found.data, media_type=found.media_type, headers={"Cache-Control": "private, immutable"})
 
     @app.get("/compare")
     def compare(request: Request) -> Response:
         params = request.query_params
+        if names := params.getlist("run")[: comparison.MOST]:
+            with reader.session():
+                told = [described(reader.seen, name) for name in names]
+            aligned = comparison.side_by_side(told, selection.page_number(params.get("page", "")))
+            return render("compare_runs.html", names=names, **aligned)
         with reader.session():
-            if names := params.getlist("run"):
-                return render("compare_runs.html", **comparison.side_by_side(reader, names))
             known = {
                 "known": comparison.known_policies(reader),
                 "turns": [turn["iteration"] for turn in overview.iterations(reader)],
                 "titles": [f"{row['name']}@v{row['version']}" for row in lineage.datasets(reader)],
             }
-            told: dict[str, Any] = {"pairs": None, "roles": None, "groups": None}
+            found: dict[str, Any] = {"pairs": None, "roles": None, "groups": None}
             asked = {name: params.get(name, "") for name in ("first", "second", "where", "order", "result", "page")}
             one, two = params.get("one", ""), params.get("two", "")
             if one in known["titles"] and two in known["titles"]:
-                told["groups"] = comparison.datasets(reader, one, two)
-            elif one.isdigit() and two.isdigit():
-                told["roles"] = comparison.iterations(reader, int(one), int(two))
+                found["groups"] = comparison.datasets(reader, one, two)
+            elif {one, two} <= set(map(str, known["turns"])):
+                found["roles"] = comparison.iterations(reader, int(one), int(two))
             elif asked["first"] and asked["second"]:
-                told |= comparison.policies(reader, **asked)
-            return render("compare.html", asked=asked, one=one, two=two, **known, **told)
+                found |= comparison.policies(reader, **asked)
+        return render("compare.html", asked=asked, one=one, two=two, **known, **found)
 
     @app.get("/lineage")
     def all_lineage() -> Response:
@@ -184,6 +212,7 @@ def make_app(lake: Lake) -> FastAPI:
     @app.get("/sql")
     def sql(q: str = "") -> Response:
         told: dict[str, Any] = {"problem": ""}
+        q = q.replace("\r\n", "\n")
         try:
             told |= query.run_query(lake, q) if q.strip() else {}
         except FlywheelError as error:
@@ -206,11 +235,20 @@ def make_app(lake: Lake) -> FastAPI:
     return app
 
 
+def _is_foreign(request: Request) -> bool:
+    """Does another page make the browser ask, other than by a link to a page that costs little?"""
+    origin = request.headers.get("origin")
+    if request.method not in ("GET", "HEAD"):
+        return bool(origin) and urlsplit(origin).netloc != request.url.netloc
+    is_link = request.headers.get("sec-fetch-mode") == "navigate" and not request.url.path.startswith("/sql")
+    return request.headers.get("sec-fetch-site") in ("cross-site", "same-site") and not is_link
+
+
 def _renderer(lake: Lake, reader: Reader) -> Render:
     environment = make_environment(lake.name)
 
     def render(template: str, status: int = 200, **context: Any) -> HTMLResponse:
-        state = "-".join(map(str, reader.state()))
+        state = "-".join(map(str, reader.seen))
         return HTMLResponse(environment.get_template(template).render(state=state, **context), status)
 
     return render

@@ -9,7 +9,6 @@ from itertools import zip_longest
 from typing import Any
 
 from flywheel.datasets.lake.reader import Reader
-from flywheel.datasets.lake.show import describe_trajectory
 from flywheel.datasets.versions.versions import difference, find
 from flywheel.evaluation.compare import Pair, compare
 from flywheel.ui import overview
@@ -17,22 +16,29 @@ from flywheel.ui.selection import page_number
 
 Row = dict[str, Any]
 PAGE_TASKS = 100
+PAGE_ROWS = 500
+ALIGNED = 300
+"""Steps of two runs between which common blocks are looked for."""
 MOST = 4
 """Runs beside each other; a page holds no more."""
 
 
-def side_by_side(reader: Reader, names: Sequence[str]) -> Row:
-    """Runs, their steps in rows (None where a run has none), and the row where they first differ."""
-    runs = [describe_trajectory(reader, name) for name in names[:MOST]]
+def side_by_side(runs: Sequence[Row], page: int) -> Row:
+    """Described runs, a page of their steps in rows (None where a run has none), and the row where they part."""
     rows = align([[step["action"] for step in run["steps"]] for run in runs])
     parted = next((place for place, row in enumerate(rows) if len(_actions(runs, row)) > 1), None)
+    shown = rows[PAGE_ROWS * (page - 1) : PAGE_ROWS * page]
     return {
         "runs": runs,
         "rows": [
-            [None if index is None else runs[place]["steps"][index] for place, index in enumerate(row)] for row in rows
+            [None if index is None else runs[place]["steps"][index] for place, index in enumerate(row)] for row in shown
         ],
-        "same": [len(_actions(runs, row)) == 1 for row in rows],
+        "same": [len(_actions(runs, row)) == 1 for row in shown],
         "parted": parted,
+        "first_row": PAGE_ROWS * (page - 1),
+        "page_rows": PAGE_ROWS,
+        "page_number": page,
+        "pages": max(1, -(-len(rows) // PAGE_ROWS)),
         "one_task": len({run["task_id"] for run in runs}) == 1,
     }
 
@@ -46,7 +52,7 @@ def align(actions: Sequence[Sequence[str]]) -> list[list[int | None]]:
     for other in others:
         equal: dict[int, int] = {}
         extra: dict[int, list[int]] = {}
-        for kind, i1, i2, j1, j2 in SequenceMatcher(None, first, other, autojunk=False).get_opcodes():
+        for kind, i1, i2, j1, j2 in _blocks(first, other):
             paired = min(i2 - i1, j2 - j1) if kind in ("equal", "replace") else 0
             equal |= dict(zip(range(i1, i1 + paired), range(j1, j1 + paired), strict=True))
             extra.setdefault(i2, []).extend(range(j1 + paired, j2))
@@ -59,6 +65,23 @@ def align(actions: Sequence[Sequence[str]]) -> list[list[int | None]]:
         if index < len(first):
             rows.append([index, *(equal.get(index) for equal in beside)])
     return rows
+
+
+def _blocks(first: Sequence[str], other: Sequence[str]) -> list[tuple[str, int, int, int, int]]:
+    """Blocks of equal and different actions. Between long middles that share neither beginning nor end, steps stand
+    beside those of their number: the search for common blocks takes cubic time where one action comes again and
+    again."""
+    alike = next((place for place, pair in enumerate(zip(first, other, strict=False)) if len(set(pair)) > 1), None)
+    start = min(len(first), len(other)) if alike is None else alike
+    ends = zip(reversed(first[start:]), reversed(other[start:]), strict=False)
+    rest = min(len(first), len(other)) - start
+    end = next((place for place, pair in enumerate(ends) if len(set(pair)) > 1), rest)
+    middles = first[start : len(first) - end], other[start : len(other) - end]
+    if len(middles[0]) * len(middles[1]) > ALIGNED**2:
+        i2, j2 = len(first) - end, len(other) - end
+        tail = [("equal", i2, len(first), j2, len(other))]
+        return [("equal", 0, start, 0, start), ("replace", start, i2, start, j2), *tail]
+    return list(SequenceMatcher(None, first, other, autojunk=False).get_opcodes())
 
 
 def _actions(runs: Sequence[Row], row: Sequence[int | None]) -> set[str | None]:
@@ -124,7 +147,7 @@ def datasets(reader: Reader, first: str, second: str) -> list[Row]:
             "by_policy": reader.rows(
                 """select policy, count(*) as runs, sum(length)::bigint as steps,
                           count(*) filter (verified = 1) as verified
-                   from runs where list_contains($1, trajectory_id) group by all order by all""",
+                   from runs where trajectory_id in (select unnest($1)) group by all order by all""",
                 [ids],
             ),
         }

@@ -10,7 +10,7 @@ from flywheel.policies.card import ROLES
 
 FOLDER = "tracking"
 POINTS = 400
-"""Points of a curve that are kept, drawn evenly."""
+"""Points of a curve that are kept, a sample of them."""
 _UNTOLD = {"learning_rate", "gradient_norm", "tokens_per_second"}
 
 

@@ -14,26 +14,27 @@ from flywheel.evaluation.statistics import rate
 Row = dict[str, Any]
 
 
-def facts(lake: Readable, turns: Sequence[Row]) -> Row:
-    """All that the page tells."""
+def facts(lake: Readable, turns: Sequence[Row], runs: str = "trajectories") -> Row:
+    """All that the page tells. `runs`: the relation of runs to read."""
     return {
-        "headline": headline(lake),
+        "headline": headline(lake, runs),
         "turns": turns,
         "rates": rates(turns, lake),
         "gates": gates(lake),
         "reigns": reigns(lake),
-        "expenses": expenses(lake),
-        "drawings": drawings(lake, turns),
+        "expenses": expenses(lake, runs),
+        "horizon": rates_by_horizon(lake, runs),
+        "routes": routes(lake, runs),
     }
 
 
-def headline(lake: Readable) -> Row:
+def headline(lake: Readable, runs: str = "trajectories") -> Row:
     """Counts, and who is champion."""
     (row,) = lake.sql(
-        """select count(*) as runs, count(*) filter (verified = 1) as verified, sum(length)::bigint as steps,
+        f"""select count(*) as runs, count(*) filter (verified = 1) as verified, sum(length)::bigint as steps,
                   count(*) filter (route is null) as waiting, count(*) filter (revoked is not null) as revoked,
                   count(distinct policy_id) as policies, count(distinct task_id) as tasks
-           from trajectories"""
+           from {runs}"""
     ).to_pylist()
     champions = lake.sql("select policy_id from champions order by id desc limit 1")["policy_id"].to_pylist()
     return {**row, "champion": champions[0] if champions else None}
@@ -56,11 +57,11 @@ def rates(turns: Sequence[Row], lake: Readable) -> list[Row]:
     return [*told, *(row for row in rows if row["policy_id"] not in reported)]
 
 
-def rates_by_horizon(lake: Readable) -> list[Row]:
+def rates_by_horizon(lake: Readable, runs: str = "trajectories") -> list[Row]:
     """P(verified) of each policy's newest iteration on test tasks, by the length of the shortest verified run of the
     task; tasks that nobody solved apart."""
     rows = lake.sql(
-        """with played as (select task_id, policy, iteration, length, verified from trajectories
+        f"""with played as (select task_id, policy, iteration, length, verified from {runs}
                            where purpose = 'evaluate' and split = 'test' and ours and verified is not null
                              and stop_reason <> 'infrastructure'),
                 newest as (select policy, max(iteration) as iteration from played group by all),
@@ -78,12 +79,12 @@ def rates_by_horizon(lake: Readable) -> list[Row]:
     return told
 
 
-def routes(lake: Readable) -> list[Row]:
+def routes(lake: Readable, runs: str = "trajectories") -> list[Row]:
     """How many collected runs of each iteration and policy went where."""
     rows: list[Row] = lake.sql(
-        """select iteration, policy, coalesce(route, 'not curated') as route, count(*) as runs,
+        f"""select iteration, policy, coalesce(route, 'not curated') as route, count(*) as runs,
                   concat('iteration ', iteration, ', ', policy) as who
-           from trajectories where purpose <> 'evaluate' group by all order by iteration, policy, route"""
+           from {runs} where purpose <> 'evaluate' group by all order by iteration, policy, route"""
     ).to_pylist()
     return rows
 
@@ -97,12 +98,12 @@ def reasons(lake: Readable) -> list[Row]:
     return rows
 
 
-def expenses(lake: Readable) -> list[Row]:
+def expenses(lake: Readable, runs: str = "trajectories") -> list[Row]:
     """Tokens, money and seconds of runs by policy; None where nobody knows."""
     rows: list[Row] = lake.sql(
-        """select policy, count(*) as runs, avg(length) as steps, avg(tokens) as tokens, sum(tokens) as all_tokens,
+        f"""select policy, count(*) as runs, avg(length) as steps, avg(tokens) as tokens, sum(tokens) as all_tokens,
                   avg(cost) as cost, sum(cost) as all_cost
-           from trajectories group by all order by policy"""
+           from {runs} group by all order by policy"""
     ).to_pylist()
     return rows
 
@@ -132,14 +133,14 @@ def stage_seconds(turns: Sequence[Row]) -> list[Row]:
     ]
 
 
-def drawings(lake: Readable, turns: Sequence[Row]) -> dict[str, str]:
-    """The plots of the page as SVG, those for which there is something to plot."""
-    seconds, by_iteration = stage_seconds(turns), rates(turns, lake)
-    by_horizon, where = rates_by_horizon(lake), routes(lake)
+def drawings(told: Row) -> dict[str, str]:
+    """The plots of the page as SVG, those for which there is something to plot. `told`: its `facts`."""
+    seconds = stage_seconds(told["turns"])
+    horizon, routes = told["horizon"], told["routes"]
     drawn = {
-        "rates": by_iteration and charts.rates_by_iteration(by_iteration),
-        "horizon": by_horizon and charts.rates_by_bucket(by_horizon, "steps of the shortest verified run"),
-        "routes": where and charts.stacked_bars(where, "runs", "who", "route"),
+        "rates": told["rates"] and charts.rates_by_iteration(told["rates"]),
+        "horizon": horizon and charts.rates_by_bucket(horizon, "steps of the shortest verified run"),
+        "routes": routes and charts.stacked_bars(routes, "runs", "who", "route"),
         "seconds": seconds and charts.stacked_bars(seconds, "seconds", "iteration", "stage"),
     }
     return {name: charts.svg(spec) for name, spec in drawn.items() if spec}

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from flywheel import charts
 from flywheel.datasets.lake.lake import Lake
 from flywheel.datasets.lake.reading import QueryLimits
 from flywheel.datasets.lake.result_files import write_rows
+from flywheel.errors import QueryError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 LIMITS = QueryLimits(seconds=30.0, memory="1GB")
 FORMS = {"csv": "text/csv", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 """What a result is exported as, with its media type."""
+EXPORT_BYTES = 512 << 20
+_TURNS = threading.BoundedSemaphore(2)
+"""Queries that run at once."""
 SHOWN_ROWS = 1_000
 PLOTTED_ROWS = 2_000
 EXAMPLES = {
@@ -44,7 +53,7 @@ from steps group by all order by all""",
 def run_query(lake: Lake, statement: str) -> dict[str, Any]:
     """The first rows of a query's result, with a plot where there is something to plot."""
     began = time.monotonic()
-    with lake.stream(statement, limits=LIMITS) as result:
+    with _TURNS, lake.stream(statement, limits=LIMITS) as result:
         rows = list(islice(result.rows(), SHOWN_ROWS + 1))
         columns = result.columns
     return {
@@ -63,18 +72,17 @@ def _drawing(columns: list[str], rows: list[list[Any]]) -> str:
     words = [place for place, _ in enumerate(columns) if place not in numeric]
     if len(rows) < 2 or not numeric or len(columns) < 2:
         return ""
+    last = numeric[-1]
     if 0 in numeric and len(numeric) > 1:
-        last = numeric[-1]
         told = [
-            {columns[0]: row[0], columns[last]: row[last], "series": str(row[words[0]]) if words else columns[last]}
+            {"x": row[0], "y": row[last], "series": str(row[words[0]]) if words else columns[last]}
             for row in rows
             if row[0] is not None and row[last] is not None
         ]
-        return charts.svg(charts.lines(told, columns[0], columns[last], "series", height=220))
+        return charts.svg(charts.lines(told, "x", "y", "series", title=columns[0], height=220))
     if words and len(rows) <= 60:
-        last = numeric[-1]
-        bars = [{"who": ", ".join(str(row[place]) for place in words), columns[last]: row[last] or 0} for row in rows]
-        return charts.svg(charts.bars(bars, columns[last], "who"))
+        told = [{"x": row[last] or 0, "y": ", ".join(str(row[place])[:80] for place in words)} for row in rows]
+        return charts.svg(charts.bars(told, "x", "y", title=columns[last]))
     return ""
 
 
@@ -83,11 +91,29 @@ def _numbers(rows: list[list[Any]], place: int) -> bool:
     return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
+class _Bounded(io.BufferedIOBase):
+    """A file that takes `EXPORT_BYTES` and no more."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def write(self, piece: Buffer) -> int:
+        if self._file.tell() + memoryview(piece).nbytes > EXPORT_BYTES:
+            raise QueryError(f"more than {EXPORT_BYTES >> 20} MiB; write it with: flywheel sql … --output FILE")
+        return self._file.write(piece)
+
+
 def export(lake: Lake, statement: str, form: str) -> Iterator[bytes]:
     """The whole result as a file of one of `FORMS`, in pieces. Raises `QueryError` before the first of them."""
     with tempfile.TemporaryFile() as file:
-        with lake.stream(statement, limits=LIMITS, printed=form != "parquet") as result:
-            write_rows(result, form, file)
+        with _TURNS, lake.stream(statement, limits=LIMITS, printed=form != "parquet") as result:
+            write_rows(result, form, cast(BinaryIO, _Bounded(file)))
         file.seek(0)
         while piece := file.read(1 << 20):
             yield piece

@@ -19,7 +19,7 @@ _STEP = re.compile(r"\bstep (\d+)\b")
 
 
 def make_environment(lake_name: str) -> Environment:
-    """The templates of one lake's pages."""
+    """The templates of one lake's pages. What a form posts back goes through `posted`: as it is, and escaped."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -36,6 +36,7 @@ def make_environment(lake_name: str) -> Environment:
         "colour": charts.colour,
         "pretty": run.pretty,
         "with_steps": _with_steps,
+        "posted": escape,
     }
     environment.globals |= {"lake": lake_name, "fold": run.FOLD, "base": ""}
     return environment
@@ -51,7 +52,11 @@ def _with_steps(evidence: str) -> Markup:
 
 
 def _when(seconds: float | None) -> str:
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    """A time to read; nothing where nobody knows it, or where it is none."""
+    try:
+        return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -105,23 +105,35 @@ def _drawing(steps: Sequence[Row]) -> str:
 
 
 def pretty(arguments: str) -> str:
-    """A call's arguments, a line each where they are JSON."""
+    """A call's arguments, a line each where they are JSON that loses nothing by it."""
     try:
-        return json.dumps(json.loads(arguments), indent=2, ensure_ascii=False)
-    except ValueError:
+        read = json.loads(arguments, object_pairs_hook=_unique, parse_float=_exact, parse_constant=_exact)
+        return json.dumps(read, indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
         return arguments
 
 
-def whole_text(reader: Reader, name: str, index: int, field: str, call: int) -> str:
+def _unique(pairs: Sequence[tuple[str, Any]]) -> Row:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _exact(text: str) -> float:
+    if repr(float(text)) != text:
+        raise ValueError(f"{text} would be told otherwise")
+    return float(text)
+
+
+def whole_text(told: Row, index: int, field: str, call: int) -> str:
     """One text of one step, all of it: a field of the step, or the arguments, result or error of one of its calls.
 
     Raises `LakeError` where there is none.
     """
-    steps = describe_trajectory(reader, name)["steps"]
-    step: Row = next((step for step in steps if step["index"] == index), {})
+    step: Row = next((step for step in told["steps"] if step["index"] == index), {})
     calls = step.get("tool_calls", [])
-    source = calls[call] if field in ("arguments", "result", "error") and call < len(calls) else step
+    source = calls[call] if field in ("arguments", "result", "error") and 0 <= call < len(calls) else step
     text = source.get(field)
     if not isinstance(text, str):
-        raise LakeError(f"step {index} of {name} has no {field}")
+        raise LakeError(f"step {index} has no {field}")
     return text

@@ -65,8 +65,9 @@ class Selection:
     def query(self, **changes: Any) -> str:
         """The address's query for this selection with something changed; the first page, unless one is given."""
         pairs = [(name, value) for name, given in self.values.items() for value in given]
-        others = {"text": self.text, "tool": self.tool, "where": self.where, "tag": self.tag, "order": self.order}
-        plain = {name: value for name, value in {**others, **changes}.items() if value and value != "newest"}
+        order = "" if self.order == "newest" else self.order
+        others = {"text": self.text, "tool": self.tool, "where": self.where, "tag": self.tag, "order": order}
+        plain = {name: value for name, value in {**others, **changes}.items() if value}
         return urlencode([*pairs, *plain.items()])
 
     def toggled(self, name: str, value: str) -> str:
@@ -110,13 +111,16 @@ def facets(reader: Reader, selection: Selection) -> dict[str, list[dict[str, Any
     counted: dict[str, list[dict[str, Any]]] = {}
     for name in FACETS:
         condition, values = _chosen({key: given for key, given in selection.values.items() if key != name})
-        order = name if name in ("iteration", "length_from") else "count desc"
+        order = {"iteration": "iteration desc", "length_from": "length_from"}.get(name, "count desc")
         rows = reader.rows(
             f"""select {name}::varchar as value, count(*) as count from matched where {condition}
                 and {name} is not null group by {name} order by {order} limit 30""",
             values,
         )
-        counted[name] = [{**row, "chosen": row["value"] in selection.values.get(name, ())} for row in rows]
+        chosen = selection.values.get(name, ())
+        unlisted = [value for value in chosen if value not in [row["value"] for row in rows]]
+        rows += [{"value": value, "count": 0} for value in unlisted]
+        counted[name] = [{**row, "chosen": row["value"] in chosen} for row in rows]
     return counted
 
 

@@ -1,5 +1,6 @@
 "use strict";
-// What pages do in the browser: theme, keyboard, texts and steps on demand, saved views. All of them work without it.
+// What pages do in the browser: theme, keyboard, whole texts and further steps on demand, saved views. Without it pages
+// can be read, narrowed down and compared.
 
 const root = document.documentElement;
 const remembered = (name) => { try { return localStorage.getItem(name); } catch { return null; } };
@@ -14,8 +15,9 @@ function otherTheme() {
 
 async function fetched(address) {
   const answer = await fetch(address);
-  if (!answer.ok) throw new Error((await answer.text()).replace(/<[^>]*>/g, " ").slice(0, 300));
-  return answer.text();
+  const text = await answer.text();
+  if (!answer.ok) throw new Error(text.slice(0, 300));
+  return text;
 }
 
 async function showWhole(button) {
@@ -29,16 +31,18 @@ async function showFragment(element, into) {
   watchRests(into);
 }
 
+async function showRest(rest) {
+  const holder = document.createElement("div");
+  holder.innerHTML = await fetched(rest.dataset.fragment);
+  rest.replaceWith(holder);
+  watchRests(holder);
+}
+
 // Steps that follow are fetched as one comes near them.
 const near = new IntersectionObserver((entries) => {
   for (const entry of entries.filter((entry) => entry.isIntersecting)) {
     near.unobserve(entry.target);
-    fetched(entry.target.dataset.fragment).then((html) => {
-      const holder = document.createElement("div");
-      holder.innerHTML = html;
-      entry.target.replaceWith(holder);
-      watchRests(holder);
-    });
+    showRest(entry.target).catch(() => near.observe(entry.target));
   }
 }, { rootMargin: "1500px" });
 const watchRests = (inside) => inside.querySelectorAll(".rest").forEach((rest) => near.observe(rest));
@@ -49,10 +53,7 @@ async function goToStep() {
   let rest;
   while (wanted && !document.getElementById(`step-${wanted[1]}`) && (rest = document.querySelector(".rest"))) {
     near.unobserve(rest);
-    const holder = document.createElement("div");
-    holder.innerHTML = await fetched(rest.dataset.fragment);
-    rest.replaceWith(holder);
-    watchRests(holder);
+    await showRest(rest);
   }
   if (wanted) document.getElementById(`step-${wanted[1]}`)?.scrollIntoView();
 }
@@ -150,7 +151,7 @@ function clicked(event) {
     const only = document.querySelector(".beside").classList.toggle("different");
     button.setAttribute("aria-pressed", only);
   }
-  if (button.dataset.whole) showWhole(button);
+  if (button.dataset.whole) showWhole(button).catch((error) => { button.textContent = error.message; });
   if (button.dataset.fragment) {
     const into = document.getElementById(button.dataset.into);
     showFragment(button, into).catch((error) => { into.textContent = error.message; });
