@@ -146,13 +146,16 @@ def prompt(trajectory: Trajectory, facts: Facts) -> str:
         f"{number}. {' and '.join(milestone.name for milestone in part)}"
         for number, part in enumerate(grouped(facts.milestones))
     )
-    lines = []
-    for step, answer in zip(trajectory.steps, answers_of(trajectory), strict=False):
-        lines.append(f"[{step.index}] action: {step.action}\n    environment: {answer or 'nothing new'}")
-    return (
-        f"# Task\n{trajectory.instruction}\n\n# Rubric{origin}\n{rubric}\n\n"
-        f"# Record\n{chr(10).join(lines)}\n    last view: {trajectory.final_observation}"
-    )
+    return f"# Task\n{trajectory.instruction}\n\n# Rubric{origin}\n{rubric}\n\n# Record\n{record_of(trajectory)}"
+
+
+def record_of(trajectory: Trajectory) -> str:
+    """What was done and what came of it, step by step, without thoughts and subgoals."""
+    lines = [
+        f"[{step.index}] action: {step.action}\n    environment: {answer or 'nothing new'}"
+        for step, answer in zip(trajectory.steps, answers_of(trajectory), strict=False)
+    ]
+    return "\n".join([*lines, f"    last view: {trajectory.final_observation}"])
 
 
 def _marked(facts: Facts, answers: Sequence[str]) -> tuple[float, float, float, list[Item]]:

@@ -7,7 +7,7 @@ import os
 import sys
 import webbrowser
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,10 @@ from flywheel.text import plain_console, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from flywheel.datasets.lake.lake import Lake
+    from flywheel.evaluation.compare import Pair
+    from flywheel.evaluation.pairwise import Judged
 
 SHORT_LINES, SHORT_CHARS = 8, 600
 """So much of a text is shown without `--full`."""
@@ -98,16 +102,24 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another one.")],
     where: Annotated[str, typer.Option(help="Which runs, SQL over the view trajectories.")] = "split <> 'train'",
     contexts: Annotated[int, typer.Option(min=0, help="Of so many tasks that one alone solved: where they part.")] = 1,
+    judge: Annotated[str, typer.Option(metavar="URL", help="A chat model's server, to say who did better.")] = "",
+    judge_model: Annotated[str, typer.Option(help="Its model; the key is read from FLYWHEEL_JUDGE_KEY.")] = "",
     full: Annotated[bool, typer.Option("--full", help="Whole texts.")] = False,
     data_dir: DataDir = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Two policies on the same tasks: won and lost by the first, and where they first did something else."""
+    """Two policies on the same tasks: won and lost by the first, and where they first did something else.
+
+    --judge asks a model about each pair of runs, in both orders, and holds its word against people's labels.
+    """
     from flywheel.evaluation.compare import compare as compare_policies
     from flywheel.evaluation.compare import divergence
 
     lake = open_lake(data_dir, only_one=True)
     pairs = compare_policies(lake, first, second, where)
+    if judge:
+        say(asdict(_judged(lake, pairs, judge, judge_model)), as_json)
+        return
     counts = Counter(pair.result for pair in pairs)
     parted = [pair for pair in pairs if pair.result in ("won", "lost")][:contexts]
     parts = [(pair, divergence(lake, pair)) for pair in parted]
@@ -130,6 +142,18 @@ def compare(
             _line(console, f"{name}:" if context else f"{name}: had ended", "bold")
             for field, text in (context or {}).items():
                 _field(console, field, text, full, "bold" if field == "action" else "")
+
+
+def _judged(lake: Lake, pairs: Sequence[Pair], url: str, model: str) -> Judged:
+    from flywheel.agents.inference.endpoint import Server
+    from flywheel.evaluation.pairwise import judge_pairs
+    from flywheel.filters.verifiers.judge import KEY
+    from flywheel.flows.progress import bar
+
+    if not model:
+        raise QueryError("a judge needs --judge-model NAME")
+    with bar("judge", len(pairs)) as progress:
+        return judge_pairs(lake, Server("judge", url, model, KEY, timeout=120.0), pairs, progress)
 
 
 def _range(text: str) -> tuple[int | None, int | None]:
