@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,8 +71,8 @@ def test_a_config_is_never_written_over(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_is_only_recorded_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     invoke("init", "--door", "agent", "--name", "mine", "--answer", "http://127.0.0.1:9/v1")
-    refused = CliRunner().invoke(app, ["run", "mine.toml"])
-    assert "not played" in str(refused.exception) and not list(tmp_path.rglob("catalog*"))
+    refused = subprocess.run([sys.executable, "-m", "flywheel", "run", "mine.toml"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "not played" in refused.stderr and not list(tmp_path.rglob("catalog*"))
 
 
 def test_the_only_lake_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +84,7 @@ def test_the_only_lake_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_shells_complete_commands() -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "flywheel", "--show-completion", "bash"], capture_output=True, text=True, check=True
-    )
-    assert "complete" in shown.stdout
+    asked = {"_FLYWHEEL_COMPLETE": "complete_bash", "COMP_WORDS": "flywheel annot", "COMP_CWORD": "1"}
+    program = Path(sys.executable).with_name("flywheel")
+    shown = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True)
+    assert shown.stdout.split() == ["annotate"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def test_verdicts_are_held_against_what_people_say(
 
 def test_top_tells_what_happens(lake: Lake, golden: list[Trajectory]) -> None:
     assert "iteration 0 not begun" in run(lake, "top").stdout
-    lake.append(golden, "episodes")
+    lake.append([dataclasses.replace(episode, started_at=time.time()) for episode in golden], "episodes")
     begin(load(ROOT / "configs" / "smoke.toml"), lake, 1)
     shown = run(lake, "top").stdout
     assert "iteration 1 running, champion random" in shown and "expert" in shown
