@@ -113,7 +113,7 @@ def ours(lake: Lake, page: Page) -> dict[str, Any]:
             "compare runs": (f"/compare?run={first}&run={second}", ".row"),
             "compare policies": ("/compare?first=flat&second=expert&where=true", "tr[data-row]"),
             "lineage": ("/lineage", "h1"),
-            "SQL": ("/sql?q=select+policy_id,+count(*)+as+n+from+steps+group+by+all", ".result td"),
+            "SQL": ("/sql?q=select+policy_id,+count(*)+as+n+from+steps+group+by+all", ".rows td"),
         }
         seconds = {name: shown(page, url + path, sign) for name, (path, sign) in pages.items()}
         again = {name: shown(page, url + path, sign) for name, (path, sign) in pages.items()}

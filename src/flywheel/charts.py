@@ -166,13 +166,14 @@ def lines(
     rows: Sequence[Row], x: str, y: str, series: str, *, title: str = "", width: int = 460, height: int = 160
 ) -> Spec:
     """A line a series over numbers. `title`: of the horizontal axis, else its key."""
+    ticks = {"tickMinStep": 1} if all(isinstance(row[x], int) for row in rows) else {}
     return {
         "width": width,
         "height": height,
         "data": {"values": [{"x": row[x], "y": row[y], "series": row[series]} for row in rows]},
         "mark": {"type": "line", "strokeWidth": 1.5, "point": len(rows) <= 60},
         "encoding": {
-            "x": {"field": "x", "type": "quantitative", "title": title or x, "axis": {"grid": False}},
+            "x": {"field": "x", "type": "quantitative", "title": title or x, "axis": {"grid": False, **ticks}},
             "y": {"field": "y", "type": "quantitative", "title": None, "scale": {"zero": False}},
             "color": {"field": "series", "type": "nominal", "title": None},
         },
