@@ -33,6 +33,7 @@ from flywheel.evaluation.promotion import gate
 from flywheel.filters.curate import curate
 from flywheel.flows.iterations import begin, finish
 from flywheel.flows.report import write_report
+from flywheel.messages import Image
 from flywheel.policies.registry import crown
 from flywheel.trajectory import Split, Trajectory
 from flywheel.ui.app import make_app
@@ -270,6 +271,7 @@ def test_the_flywheel_tells_gates_champions_and_what_was_taken_back(wheel: Lake,
     for words in ("exact McNemar", f'champion <a href="/lineage/{student}">', "By horizon", "revoked"):
         assert words in shown
     graph = client.get(f"/lineage/{student}").text
+    assert "all that could teach up to iteration 1" in graph
     assert 'class="node bad"' in graph and "1 revoked" in graph and "privileged" in graph and "champion" in graph
 
 
@@ -414,6 +416,28 @@ def test_a_person_s_lines_come_back_as_they_were(wheel: Lake, client: TestClient
     assert "one\ntwo" in client.get(f"/runs/{name}").text
     client.post(f"/runs/{name}/annotations", data={**note, "withdrawn": "true"})
     assert "one\ntwo" not in client.get(f"/runs/{name}").text
+
+
+def test_screenshots_are_shown_and_nothing_else_that_calls_itself_one(golden: list[Trajectory], lake: Lake) -> None:
+    png, svg = Image("image/png", b"\x89PNG\r\n\x1a\n and no more"), Image("image/svg+xml", b"<svg onload='alert(1)'/>")
+    names = [png.sha256, svg.sha256]
+    seen = [replace(step, screenshot=name) for step, name in zip(golden[0].steps, names, strict=False)]
+    episode = replace(
+        golden[0],
+        steps=(*seen, *golden[0].steps[len(seen) :]),
+        images=(png, svg),
+    )
+    lake.append([episode], "with images")
+    client = TestClient(make_app(lake), base_url="http://127.0.0.1")
+    page, pictures = (
+        f"/runs/{episode.trajectory_id}",
+        [f"/runs/{episode.trajectory_id}/images/{name}" for name in names],
+    )
+    shown = client.get(page).text
+    assert all(f'src="{picture}"' in shown for picture in pictures)
+    answers = [client.get(picture) for picture in pictures]
+    assert [answer.status_code for answer in answers] == [200, 404]
+    assert answers[0].content == png.data and answers[0].headers["content-type"] == "image/png"
 
 
 def test_a_bad_time_hides_nothing_else(golden: list[Trajectory], lake: Lake) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import urlencode
 
@@ -38,6 +39,7 @@ def graph(reader: Reader, policy_id: str) -> list[Row]:
     columns = {
         "taught by": _teachers(reader, found[0]),
         "let in by": _verifiers(reader, policy_id),
+        "corpus": _corpus(reader, found[0]),
         "student": [_student(found[0])],
         "met at the gate": _gates(reader, policy_id),
         "what came of it": [*_reigns(reader, policy_id), *_played(reader, policy_id), *_heirs(reader, policy_id)],
@@ -84,6 +86,24 @@ def _verifiers(reader: Reader, policy_id: str) -> list[Row]:
         _node(row["verifier"], [f"version {row['version']}", f"passed {row['passed']} of {row['judged']}"])
         for row in rows
     ]
+
+
+def _corpus(reader: Reader, student: Row) -> list[Row]:
+    """What was learned from: what a condition selected, the dataset versions that say the same, or all up to then."""
+    condition = json.loads(student["card"])["condition"]
+    counted = reader.rows("select count(*) as runs from lineage where policy_id = $1", [student["policy_id"]])
+    facts = [f"{counted[0]['runs']} runs, snapshot {student['snapshot']}"]
+    if not condition:
+        return [_node(f"all that could teach up to iteration {student['iteration']}", facts)]
+    named = reader.rows(
+        """select name, version, flag from dataset_versions
+           where condition = $1 or concat('dataset ', name, '@v', version) = $1 order by name, version""",
+        [condition],
+    )
+    if not named:
+        return [_node(condition, facts, f"/runs?{urlencode({'where': condition})}")]
+    titles = [(f"{row['name']}@v{row['version']}", row["flag"]) for row in named]
+    return [_node(title, [*facts, flag] if flag else facts, "/lineage", bad=bool(flag)) for title, flag in titles]
 
 
 def _student(row: Row) -> Row:
