@@ -26,7 +26,7 @@ from flywheel.errors import InfrastructureError, LakeAwayError
 from flywheel.evaluation.decision import GateDecision
 from flywheel.evaluation.evaluate import Rate, evaluate
 from flywheel.evaluation.gate import foresight
-from flywheel.evaluation.promotion import gate, opponent_of
+from flywheel.evaluation.promotion import episodes_of, gate, opponent_of
 from flywheel.filters.curate import curate
 from flywheel.filters.waiting import waiting
 from flywheel.flows.artifacts import both, progress_artifact, publish, publish_report
@@ -160,7 +160,8 @@ def gate_stage(budget: BudgetTracker, challengers: list[str], iteration: Iterati
         config.evaluate.dev_tasks, config.gate.alpha, config.gate.power, config.gate.looks, len(challengers)
     )
     publish(config.name, "gate-expects", number, [{"expects": expected}])
-    with budget.stage("gate", DECIDED) as result, bar(f"gate {number}") as progress:
+    total = episodes_of(config, len(challengers))
+    with budget.stage("gate", DECIDED) as result, bar(f"gate {number}", total) as progress:
         report = budget.episodes("gate", progress)
         opponent = opponent_of(config, iteration.champion_id)
         decisions = dict(zip(challengers, gate(config, lake, challengers, opponent, number, report), strict=True))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from flywheel.cli.main import app
 from flywheel.config.root import load
 from flywheel.datasets.lake.lake import Lake
 from flywheel.errors import FlywheelError
+from tests.conftest import ROOT
 
 
 def invoke(*arguments: str) -> str:
@@ -88,3 +91,24 @@ def test_shells_complete_commands() -> None:
     program = Path(sys.executable).with_name("flywheel")
     shown = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True)
     assert shown.stdout.split() == ["annotate"]
+
+
+@pytest.mark.slow
+def test_the_first_door_opens_word_for_word(tmp_path: Path) -> None:
+    """The commands of docs/index.md, one after the other, and the page at the end of them."""
+    page = (ROOT / "docs" / "index.md").read_text()
+    commands = re.findall(r"```sh\n(.+?)```", page, re.DOTALL)[0].splitlines()
+    assert [command.split()[1] for command in commands] == ["init", "doctor", "run", "ui"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")} | {"PATH": path}
+    for command in commands[:-1]:
+        subprocess.run(command, shell=True, cwd=tmp_path, env=env, check=True)
+    pages = subprocess.Popen(
+        [*commands[-1].split(), "--port", "0", "--no-open"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
+    )
+    with pages:
+        assert pages.stdout
+        address = pages.stdout.readline().split()[0]
+        with urllib.request.urlopen(address) as shown:
+            assert "exact McNemar" in shown.read().decode()
+        pages.terminate()

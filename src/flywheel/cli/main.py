@@ -197,7 +197,7 @@ def promote(
     settings = load_config(config, sets)
     lake = lake_of(settings)
     from flywheel.evaluation.gate import foresight
-    from flywheel.evaluation.promotion import gate, opponent_of
+    from flywheel.evaluation.promotion import episodes_of, gate, opponent_of
     from flywheel.evaluation.replay import verified_sessions
     from flywheel.flows.iterations import current
     from flywheel.flows.progress import bar
@@ -215,7 +215,7 @@ def promote(
     if not settings.is_recorded:
         looks = settings.gate.looks
         print(foresight(settings.evaluate.dev_tasks, settings.gate.alpha, settings.gate.power, looks), file=sys.stderr)
-    with bar("gate") as progress:
+    with bar("gate", episodes_of(settings, 1)) as progress:
         (decision,) = gate(settings, lake, [challenger], opponent, number, progress)
     say(asdict(decision) if as_json else decision.sentence, as_json)
 

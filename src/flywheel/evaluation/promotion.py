@@ -35,6 +35,13 @@ def opponent_of(config: Config, champion_id: str) -> str:
     return first if champion_id == RANDOM else champion_id
 
 
+def episodes_of(config: Config, challengers: int) -> int | None:
+    """Episodes that a gate hears of: both sides of each test; None where looks or a list of tasks may make it fewer."""
+    if config.gate.looks > 1 or config.tasks.source or config.is_recorded:
+        return None
+    return 2 * config.evaluate.dev_tasks * challengers
+
+
 def gate(
     config: Config,
     lake: Lake,
