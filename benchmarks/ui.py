@@ -105,7 +105,7 @@ def ours(lake: Lake, page: Page) -> dict[str, Any]:
             "flywheel": ("/", "figure"),
             "runs": ("/runs", "tr[data-row]"),
             "runs, narrowed": ("/runs?verdict=verified&policy_id=flat&order=longest", "tr[data-row]"),
-            "runs, SQL condition": ("/runs?where=score+%3C+0.9+and+length+%3E+10", "tr[data-row]"),
+            "runs, SQL condition": ("/runs?where=score+%3C+0.9+and+length+%3E+3", "tr[data-row]"),
             "runs, page 300": ("/runs?page=300", "tr[data-row]"),
             "search, common": ("/runs?text=onion+potato", "mark"),
             "search, nothing": ("/runs?text=an+aubergine", ".empty"),
