@@ -31,6 +31,7 @@ from flywheel.filters.balance import effective_share
 from flywheel.policies.card import (
     POLICY_FILE,
     ROLES,
+    TRACKING,
     PolicyCard,
     acting_version,
     decoding_of,
@@ -50,8 +51,6 @@ Progress = Callable[[str, int, int, float], None]
 """Hears (role, updates done, updates in all, loss)."""
 UNSEEN = {"checkpoint_seconds", "device", "finetune", "parallelism", "processes", "side_by_side", "trackers"}
 """Settings of training that another student does not come of."""
-TRACKING = "tracking"
-"""The folder of training curves, beside the lake."""
 
 
 def distill(

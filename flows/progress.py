@@ -68,8 +68,8 @@ def _reporter() -> Iterator[Callable[[str, int, int | None, str], None]]:
             now = time.monotonic()
             if line not in rows:
                 rows[line], began[line] = progress.add_task(line, total=total, note=note), (now, done)
-            told = f"{_count(done, total)} {note}{left(began[line], done, total, now)}"
-            progress.update(rows[line], completed=done, note=told)
+            full_note = f"{_count(done, total)} {note}{left(began[line], done, total, now)}"
+            progress.update(rows[line], completed=done, note=full_note)
 
         yield show
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import urllib.request
@@ -102,7 +103,7 @@ def test_the_first_door_opens_word_for_word(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")} | {"PATH": path}
     for command in commands[:-1]:
-        subprocess.run(command, shell=True, cwd=tmp_path, env=env, check=True)
+        subprocess.run(shlex.split(command), cwd=tmp_path, env=env, check=True)
     pages = subprocess.Popen(
         [*commands[-1].split(), "--port", "0", "--no-open"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
     )

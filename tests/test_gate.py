@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from flywheel.config.root import Config
 from flywheel.datasets.lake.lake import Lake
@@ -190,3 +191,13 @@ def test_rollback_walks_back_through_the_history(lake: Lake) -> None:
     crown(lake, "c", "won", "gate-3")
     assert rollback(lake) == RANDOM
     assert len(history(lake)) == 6
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_a_rate_has_wilson_s_interval(failures: int, tasks: int) -> None:
+    successes = max(tasks - failures, 0)
+    interval = rate(successes, tasks)
+    expected = binomtest(successes, tasks).proportion_ci(0.95, method="wilson")
+    assert (interval.value, interval.low, interval.high) == pytest.approx(
+        (successes / tasks, expected.low, expected.high)
+    )

@@ -278,13 +278,13 @@ def test_the_flywheel_tells_gates_champions_and_what_was_taken_back(wheel: Lake,
 def test_iterations_and_datasets_are_compared(wheel: Lake, client: TestClient) -> None:
     create(wheel, "clean", "verified = 1 and split = 'train' and revoked is null")
     create(wheel, "expert", "policy = 'expert' and split = 'train'")
-    shown = client.get("/compare?one=clean@v1&two=expert@v1").text
+    shown = client.get("/compare?before=clean@v1&after=expert@v1").text
     only_expert = wheel.sql(
         """select count(*) from trajectories
            where policy = 'expert' and split = 'train' and not (verified = 1 and revoked is null)"""
     )[0][0].as_py()
     assert f'Only in expert@v1 <span class="dim">{only_expert} runs' in shown and "In both" in shown
-    told = client.get("/compare?one=1&two=1").text
+    told = client.get("/compare?before=1&after=1").text
     assert told.count("the same policy") == 2 and "hierarchical" in told
 
 
@@ -309,7 +309,7 @@ def test_sql_in_the_page_reads_plots_and_exports_but_cannot_write(wheel: Lake, c
         ("/lineage/nope", 400, "no student"),
         ("/compare?first=a&second=b", 400, "played no task in common"),
         ("/compare?first=a&second=b&where=false)+or+(true", 400, "not a condition"),
-        ("/compare?one=²&two=²", 200, "Choose two policies"),
+        ("/compare?before=²&after=²", 200, "Choose two policies"),
         ("/runs?page=999", 200, "The last"),
         ("/nothing", 404, "Not Found"),
     ],

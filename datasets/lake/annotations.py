@@ -80,7 +80,16 @@ def annotations_of(lake: Readable, trajectory_ids: Sequence[str]) -> dict[str, l
             select trajectory_id, 'label', label, who, since from labels where trajectory_id in ({wanted})
             order by created_at"""
     ).to_pylist()
-    told: dict[str, list[dict[str, Any]]] = {}
+    by_run: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        told.setdefault(row.pop("trajectory_id"), []).append(row)
-    return told
+        by_run.setdefault(row.pop("trajectory_id"), []).append(row)
+    return by_run
+
+
+def agreed_labels(lake: Readable) -> dict[str, bool]:
+    """Run → did it truly succeed? Runs that people label differently are left out."""
+    rows = lake.sql(
+        """select trajectory_id, any_value(label) = 'succeeded' as succeeded from labels
+           group by all having count(distinct label) = 1"""
+    ).to_pylist()
+    return {row["trajectory_id"]: row["succeeded"] for row in rows}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flywheel.datasets.lake.annotations import agreed_labels
 from flywheel.datasets.lake.reader import Readable
 from flywheel.errors import LakeError
 from flywheel.filters.calibration.agreement import Agreement, agreement
@@ -13,8 +14,7 @@ from flywheel.filters.calibration.agreement import Agreement, agreement
 
 @dataclass(frozen=True, slots=True)
 class LabelAgreement:
-    """A verifier's newest verdicts on runs that a person has labelled; each person's newest label of a run counts, and
-    a run that people label differently is left out."""
+    """A verifier's newest verdicts on runs that people have labelled (`annotations.agreed_labels`)."""
 
     verifier: str
     version: str
@@ -24,13 +24,12 @@ class LabelAgreement:
 
 def agreement_with_people(lake: Readable) -> list[LabelAgreement]:
     """Every verifier of the lake against people's labels. Raises `LakeError` where no labelled run has a verdict."""
+    succeeded = agreed_labels(lake)
     rows = lake.sql(
-        """with truth as (select trajectory_id, bool_and(label = 'succeeded') as succeeded from labels
-                          group by all having count(distinct label) = 1)
-           select verifier, arg_max({'version': version, 'passed': passed}, created_at) as verdict, succeeded
-           from verdicts join truth using (trajectory_id) group by verifier, trajectory_id, succeeded
-           order by verifier"""
+        """select trajectory_id, verifier, arg_max({'version': version, 'passed': passed}, created_at) as verdict
+           from verdicts semi join labels using (trajectory_id) group by all order by verifier, trajectory_id"""
     ).to_pylist()
+    rows = [row for row in rows if row["trajectory_id"] in succeeded]
     if not rows:
         raise LakeError(
             f"no run in {lake.name} has a verdict and a person's label; label some: flywheel annotate ID --label failed"
@@ -38,7 +37,7 @@ def agreement_with_people(lake: Readable) -> list[LabelAgreement]:
     judged: dict[tuple[str, str], list[tuple[bool, bool]]] = {}
     for row in rows:
         key = row["verifier"], row["verdict"]["version"]
-        judged.setdefault(key, []).append((row["succeeded"], row["verdict"]["passed"]))
+        judged.setdefault(key, []).append((succeeded[row["trajectory_id"]], row["verdict"]["passed"]))
     return [
         LabelAgreement(verifier, version, len(pairs), agreement(*np.array(pairs, np.bool_).T))
         for (verifier, version), pairs in judged.items()

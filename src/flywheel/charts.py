@@ -131,13 +131,13 @@ def rates_by_bucket(rows: Sequence[Row], bucket: str, title: str = "P(verified)"
 
 def stacked_bars(rows: Sequence[Row], x: str, y: str, part: str) -> Spec:
     """Horizontal bars of counts or seconds, a bar a value of `y`, divided by `part`."""
-    told = [
+    segments = [
         {"x": row[x], "y": row[y], "part": row[part], "about": f"{row[y]}, {row[part]}: {row[x]:,.4g}"} for row in rows
     ]
     return {
         "width": 420,
         "height": {"step": 26},
-        "data": {"values": told},
+        "data": {"values": segments},
         "mark": {"type": "bar"},
         "encoding": {
             "x": {"field": "x", "type": "quantitative", "title": x},

@@ -138,9 +138,9 @@ def _asked(question: str, usual: str, option: str, among: type[Door] | None = No
     if not sys.stdin.isatty():
         raise ConfigError(f"{question} Tell with {option}, as {option} {usual}")
     while True:
-        said = str(typer.prompt(question, default=usual)).strip()
-        if among is None or said in list(among):
-            return said
+        answer = str(typer.prompt(question, default=usual)).strip()
+        if among is None or answer in list(among):
+            return answer
         print(f"one of: {', '.join(among)}", file=sys.stderr)
 
 

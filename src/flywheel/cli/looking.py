@@ -67,15 +67,15 @@ def annotate(
     from flywheel.datasets.lake.annotations import annotate as say_of
     from flywheel.datasets.lake.show import whole_id
 
-    said = [(Kind.TAG, value, False) for value in tag or ()] + [(Kind.TAG, value, True) for value in untag or ()]
-    said += [(kind, value, False) for kind, value in ((Kind.NOTE, note), (Kind.LABEL, label)) if value]
-    if not said:
+    annotations = [(Kind.TAG, value, False) for value in tag or ()] + [(Kind.TAG, value, True) for value in untag or ()]
+    annotations += [(kind, value, False) for kind, value in ((Kind.NOTE, note), (Kind.LABEL, label)) if value]
+    if not annotations:
         raise QueryError("say something of it: --tag, --untag, --note or --label")
     lake = open_lake(data_dir)
     name = whole_id(lake, trajectory)
-    for kind, value, _ in said:
+    for kind, value, _ in annotations:
         check(kind, value)
-    for kind, value, withdrawn in said:
+    for kind, value, withdrawn in annotations:
         say_of(lake, name, kind, value, withdrawn=withdrawn)
     say({"trajectory_id": name, "annotations": annotations_of(lake, [name]).get(name, [])}, as_json)
 

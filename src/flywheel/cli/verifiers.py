@@ -79,13 +79,13 @@ def people(data_dir: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Hold the lake's verdicts against the labels that people gave (flywheel annotate, flywheel ui)."""
     from flywheel.filters.calibration.people import agreement_with_people
 
-    told = agreement_with_people(open_lake(data_dir, only_one=True))
+    agreements = agreement_with_people(open_lake(data_dir, only_one=True))
     if as_json:
-        say([asdict(each) for each in told], as_json)
+        say([asdict(each) for each in agreements], as_json)
         return
     show_table(
         ["verifier", "version", "labelled runs", "precision", "recall", "kappa"],
-        [[each.verifier, each.version, each.labelled, *asdict(each.agreement).values()] for each in told],
+        [[each.verifier, each.version, each.labelled, *asdict(each.agreement).values()] for each in agreements],
     )
 
 

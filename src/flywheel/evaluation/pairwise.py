@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flywheel.agents.inference.endpoint import Server, ask
+from flywheel.datasets.lake.annotations import agreed_labels
 from flywheel.datasets.lake.lake import Lake
 from flywheel.evaluation.compare import Pair
 from flywheel.evaluation.statistics import Interval, rate
@@ -96,9 +97,10 @@ def judge_pairs(
     )
 
 
-def _ask(server: Server, one: Trajectory, other: Trajectory) -> str:
+def _ask(server: Server, shown_as_a: Trajectory, shown_as_b: Trajectory) -> str:
     """A, B or neither; empty where the answer is none of them."""
-    text = f"# Task\n{one.instruction}\n\n# Record A\n{record_of(one)}\n\n# Record B\n{record_of(other)}"
+    records = f"# Record A\n{record_of(shown_as_a)}\n\n# Record B\n{record_of(shown_as_b)}"
+    text = f"# Task\n{shown_as_a.instruction}\n\n{records}"
     try:
         return Preference.model_validate_json(ask(server, SYSTEM, text, Preference, temperature=0.0, seed=0)).better
     except ValidationError:
@@ -114,10 +116,6 @@ def _verdict(answers: tuple[str, str]) -> str:
 
 def _said_by_people(lake: Lake, pairs: Sequence[Pair]) -> list[str]:
     """Of each pair: first or second, where people agree that it alone succeeded; else empty."""
-    rows = lake.sql(
-        """select trajectory_id, any_value(label) = 'succeeded' as succeeded from labels
-           group by all having count(distinct label) = 1"""
-    ).to_pylist()
-    succeeded = {row["trajectory_id"]: row["succeeded"] for row in rows}
+    succeeded = agreed_labels(lake)
     words: dict[tuple[bool | None, bool | None], str] = {(True, False): "first", (False, True): "second"}
     return [words.get((succeeded.get(pair.first_id), succeeded.get(pair.second_id)), "") for pair in pairs]

@@ -42,15 +42,15 @@ def prompts_read(lake: Lake, trajectory_id: str, index: int) -> list[PromptRead]
     card = read_card(folder)
     contexts = _contexts(card, trajectory, index)
     languages = {role: language_of(load_tokenizer(folder / role)) for role in ROLES[card.kind]}
-    told = []
+    prompts = []
     for role, pieces in contexts:
         language, tokenizer = languages[role], load_tokenizer(folder / role)
         ids = language.prompt(pieces, SUBGOAL if role is Role.PLANNER else ACT)
         answer = step.subgoal if role is Role.PLANNER else step.action
         spelled = () if role is Role.PLANNER else _spelled(language, step)
-        said = tuple((str(tokenizer.decode([token])), logprob) for token, logprob in spelled)
-        told.append(PromptRead(role, str(tokenizer.decode(ids)), len(ids), answer, said))
-    return told
+        answer_tokens = tuple((str(tokenizer.decode([token])), logprob) for token, logprob in spelled)
+        prompts.append(PromptRead(role, str(tokenizer.decode(ids)), len(ids), answer, answer_tokens))
+    return prompts
 
 
 def _contexts(card: PolicyCard, trajectory: Trajectory, index: int) -> list[tuple[Role, Sequence[Piece]]]:

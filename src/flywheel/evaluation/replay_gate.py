@@ -61,16 +61,17 @@ def _outcomes(
         return dict.fromkeys(ids, (True, 1.0))
     folder = policy_directory(lake, str(registered(lake, name).policy_id))
     policy = load_policy(folder, pick_device(config.train.device))
-    normalise, told = normaliser(config), dict[str, tuple[bool, float]]()
+    normalise = normaliser(config)
+    outcomes: dict[str, tuple[bool, float]] = {}
     for chunk in batched(ids, TOGETHER):
         sessions = lake.trajectories(chunk)
         agreed: defaultdict[str, list[bool]] = defaultdict(list)
         for answer in answers_of(policy, sessions, normalise):
             agreed[answer.session].append(answer.same)
         for each, ending in zip(chunk, simulate(policy, sessions, normalise), strict=True):
-            told[each] = ending is Ending.SAME_CALLS, float(np.mean(agreed[each]))
+            outcomes[each] = ending is Ending.SAME_CALLS, float(np.mean(agreed[each]))
         progress(len(chunk))
-    return told
+    return outcomes
 
 
 def _slices(session: Trajectory, fields: Sequence[str]) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from flywheel.errors import PolicyError
 from flywheel.trajectory import digest
 
 POLICY_FILE = "policy.json"
+TRACKING = "tracking"
+"""The folder of training curves, beside the lake."""
 ROLES: dict[str, tuple[Role, ...]] = {"flat": (Role.FLAT,), "hierarchical": (Role.PLANNER, Role.EXECUTOR)}
 """Kinds of student and the models that each is made of."""
 

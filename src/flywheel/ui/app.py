@@ -96,8 +96,8 @@ def make_app(lake: Lake) -> FastAPI:
     @app.get("/")
     def flywheel() -> Response:
         with reader.session():
-            told = overview.facts(reader, overview.iterations(reader), "runs")
-        return render("flywheel.html", drawings=overview.drawings(told), **told)
+            facts = overview.facts(reader, overview.iterations(reader), "runs")
+        return render("flywheel.html", drawings=overview.drawings(facts), **facts)
 
     @app.get("/live")
     def live() -> Response:
@@ -126,23 +126,24 @@ def make_app(lake: Lake) -> FastAPI:
     @app.get("/runs/{name}")
     def one_run(name: str, first: int = 0) -> Response:
         with reader.session():
-            told = described(reader.seen, name)
-            said = annotations_of(reader, [told["trajectory_id"]]).get(told["trajectory_id"], [])
-            touched = lineage.touched(reader, told["trajectory_id"])
-        about = {"annotations": said, "labels": LABELS, "touched": touched, "me": somebody()}
-        return render("run.html", run=told, first=max(first, 0), shown=run.STEPS, **about)
+            description = described(reader.seen, name)
+            trajectory_id = description["trajectory_id"]
+            annotations = annotations_of(reader, [trajectory_id]).get(trajectory_id, [])
+            touched = lineage.touched(reader, trajectory_id)
+        about = {"annotations": annotations, "labels": LABELS, "touched": touched, "me": somebody()}
+        return render("run.html", run=description, first=max(first, 0), shown=run.STEPS, **about)
 
     @app.get("/runs/{name}/steps")
     def some_steps(name: str, first: int = 0) -> Response:
         with reader.session():
-            told = described(reader.seen, name)
-        return render("_steps.html", run=told, first=max(first, 0), shown=run.STEPS)
+            description = described(reader.seen, name)
+        return render("_steps.html", run=description, first=max(first, 0), shown=run.STEPS)
 
     @app.get("/runs/{name}/text")
     def whole_text(name: str, step: int, field: str, call: int = 0) -> Response:
         with reader.session():
-            told = described(reader.seen, name)
-        return PlainTextResponse(printable(run.whole_text(told, step, field, call)))
+            description = described(reader.seen, name)
+        return PlainTextResponse(printable(run.whole_text(description, step, field, call)))
 
     @app.get("/runs/{name}/prompt")
     def prompt(name: str, step: int) -> Response:
@@ -166,35 +167,38 @@ def make_app(lake: Lake) -> FastAPI:
     @app.get("/runs/{name}/images/{sha256}")
     def image(name: str, sha256: str) -> Response:
         with reader.session():
-            found = images(reader.seen, name).get(sha256)
-        if found is None or found.media_type not in SHOWN_IMAGES:
+            screenshot = images(reader.seen, name).get(sha256)
+        if screenshot is None or screenshot.media_type not in SHOWN_IMAGES:
             raise HTTPException(404, "no such image")
-        return Response(found.data, media_type=found.media_type, headers={"Cache-Control": "private, immutable"})
+        return Response(
+            screenshot.data, media_type=screenshot.media_type, headers={"Cache-Control": "private, immutable"}
+        )
 
     @app.get("/compare")
     def compare(request: Request) -> Response:
         params = request.query_params
-        if names := params.getlist("run")[: comparison.MOST]:
+        if chosen := params.getlist("run"):
+            names = chosen[: comparison.MOST]
             with reader.session():
-                told = [described(reader.seen, name) for name in names]
-            aligned = comparison.side_by_side(told, selection.page_number(params.get("page", "")))
-            return render("compare_runs.html", names=names, **aligned)
+                descriptions = [described(reader.seen, name) for name in names]
+            aligned = comparison.side_by_side(descriptions, selection.page_number(params.get("page", "")))
+            return render("compare_runs.html", names=names, left_out=len(chosen) - len(names), **aligned)
         with reader.session():
             known = {
                 "known": comparison.known_policies(reader),
                 "turns": [turn["iteration"] for turn in overview.iterations(reader)],
                 "titles": [f"{row['name']}@v{row['version']}" for row in lineage.datasets(reader)],
             }
-            found: dict[str, Any] = {"pairs": None, "roles": None, "groups": None}
+            compared: dict[str, Any] = {"pairs": None, "roles": None, "groups": None}
             asked = {name: params.get(name, "") for name in ("first", "second", "where", "order", "result", "page")}
-            one, two = params.get("one", ""), params.get("two", "")
-            if one in known["titles"] and two in known["titles"]:
-                found["groups"] = comparison.datasets(reader, one, two)
-            elif {one, two} <= set(map(str, known["turns"])):
-                found["roles"] = comparison.iterations(reader, int(one), int(two))
+            before, after = params.get("before", ""), params.get("after", "")
+            if before in known["titles"] and after in known["titles"]:
+                compared["groups"] = comparison.datasets(reader, before, after)
+            elif {before, after} <= set(map(str, known["turns"])):
+                compared["roles"] = comparison.iterations(reader, int(before), int(after))
             elif asked["first"] and asked["second"]:
-                found |= comparison.policies(reader, **asked)
-        return render("compare.html", asked=asked, one=one, two=two, **known, **found)
+                compared |= comparison.policies(reader, **asked)
+        return render("compare.html", asked=asked, before=before, after=after, **known, **compared)
 
     @app.get("/lineage")
     def all_lineage() -> Response:
@@ -211,13 +215,13 @@ def make_app(lake: Lake) -> FastAPI:
 
     @app.get("/sql")
     def sql(q: str = "") -> Response:
-        told: dict[str, Any] = {"problem": ""}
+        answer: dict[str, Any] = {"problem": ""}
         q = q.replace("\r\n", "\n")
         try:
-            told |= query.run_query(lake, q) if q.strip() else {}
+            answer |= query.run_query(lake, q) if q.strip() else {}
         except FlywheelError as error:
-            told = {"problem": str(error)}
-        return render("sql.html", q=q, views=VIEWS, examples=query.EXAMPLES, **told)
+            answer = {"problem": str(error)}
+        return render("sql.html", q=q, views=VIEWS, examples=query.EXAMPLES, **answer)
 
     @app.get("/sql/export")
     def export(q: str, form: str = "csv") -> Response:

@@ -130,9 +130,9 @@ def iterations(reader: Reader, first: int, second: int) -> list[Row]:
     for rate in rates:
         by_role.setdefault(rate["policy"], {})[rate["iteration"]] = rate
     return [
-        {"policy": policy, "first": told.get(first), "second": told.get(second)}
-        for policy, told in by_role.items()
-        if first in told or second in told
+        {"policy": policy, "first": by_iteration.get(first), "second": by_iteration.get(second)}
+        for policy, by_iteration in by_role.items()
+        if first in by_iteration or second in by_iteration
     ]
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from flywheel import charts
-from flywheel.policies.card import ROLES
+from flywheel.policies.card import ROLES, TRACKING
 
-FOLDER = "tracking"
 POINTS = 400
 """Points of a curve that are kept, a sample of them."""
 _UNTOLD = {"learning_rate", "gradient_norm", "tokens_per_second"}
@@ -20,7 +19,7 @@ def curves(root: Path, policy_id: str) -> list[dict[str, Any]]:
 
     points = []
     for role in ROLES.get(policy_id.partition("-")[0], ()):
-        folder = root / FOLDER / policy_id / role
+        folder = root / TRACKING / policy_id / role
         if not folder.is_dir():
             continue
         events = EventAccumulator(str(folder), size_guidance={SCALARS: POINTS})

@@ -33,14 +33,15 @@ def datasets(reader: Reader) -> list[Row]:
 def graph(reader: Reader, policy_id: str) -> list[Row]:
     """Columns of a student's graph from left to right, each with a title and nodes (title, facts, link, bad). What was
     revoked is bad. Raises `LakeError` for an unknown student."""
-    found = reader.rows("select * from policies where policy_id = $1", [policy_id])
-    if not found:
+    matches = reader.rows("select * from policies where policy_id = $1", [policy_id])
+    if not matches:
         raise LakeError(f"no student '{policy_id}' in {reader.name}")
+    (student,) = matches
     columns = {
-        "taught by": _teachers(reader, found[0]),
+        "taught by": _teachers(reader, student),
         "let in by": _verifiers(reader, policy_id),
-        "corpus": _corpus(reader, found[0]),
-        "student": [_student(found[0])],
+        "corpus": _corpus(reader, student),
+        "student": [_student(student)],
         "met at the gate": _gates(reader, policy_id),
         "what came of it": [*_reigns(reader, policy_id), *_played(reader, policy_id), *_heirs(reader, policy_id)],
     }

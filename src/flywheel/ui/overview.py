@@ -32,8 +32,7 @@ def headline(lake: Readable, runs: str = "trajectories") -> Row:
     """Counts, and who is champion."""
     (row,) = lake.sql(
         f"""select count(*) as runs, count(*) filter (verified = 1) as verified, sum(length)::bigint as steps,
-                  count(*) filter (route is null) as waiting, count(*) filter (revoked is not null) as revoked,
-                  count(distinct policy_id) as policies, count(distinct task_id) as tasks
+                  count(*) filter (route is null) as waiting, count(*) filter (revoked is not null) as revoked
            from {runs}"""
     ).to_pylist()
     champions = lake.sql("select policy_id from champions order by id desc limit 1")["policy_id"].to_pylist()
@@ -48,13 +47,13 @@ def iterations(lake: Readable) -> list[Row]:
 
 def rates(turns: Sequence[Row], lake: Readable) -> list[Row]:
     """P(verified) on test tasks by iteration and policy, as the iterations report it, and what was evaluated since."""
-    told = [{**row, "iteration": turn["iteration"]} for turn in turns for row in turn["report"].get("rates", [])]
-    reported = {row["policy_id"] for row in told}
+    reports = [{**row, "iteration": turn["iteration"]} for turn in turns for row in turn["report"].get("rates", [])]
+    reported = {row["policy_id"] for row in reports}
     rows = lake.sql(
         """select iteration, policy, policy_id, rate, low, high, tasks, verified, mean_score from evaluations
            where split = 'test' order by iteration, policy, created_at"""
     ).to_pylist()
-    return [*told, *(row for row in rows if row["policy_id"] not in reported)]
+    return [*reports, *(row for row in rows if row["policy_id"] not in reported)]
 
 
 def rates_by_horizon(lake: Readable, runs: str = "trajectories") -> list[Row]:
@@ -66,17 +65,18 @@ def rates_by_horizon(lake: Readable, runs: str = "trajectories") -> list[Row]:
                              and stop_reason <> 'infrastructure'),
                 newest as (select policy, max(iteration) as iteration from played group by all),
                 shortest as (select task_id, min(length) filter (verified = 1) as steps from played group by all)
-           select (2 ** floor(log2(greatest(steps, 1))))::int as low, policy, count(*) as tasks,
+           select (2 ** floor(log2(greatest(steps, 1))))::int as from_steps, policy, count(*) as tasks,
                   sum(verified)::int as verified
            from played semi join newest using (policy, iteration) join shortest using (task_id)
-           group by all order by low nulls last, policy"""
+           group by all order by from_steps nulls last, policy"""
     ).to_pylist()
-    told = []
+    points = []
     for row in rows:
         interval = rate(row["verified"], row["tasks"])
-        bucket = "solved by none" if row["low"] is None else f"{row['low']}–{2 * row['low'] - 1}"
-        told.append({**row, "bucket": bucket, "rate": interval.value, "low": interval.low, "high": interval.high})
-    return told
+        shortest = row["from_steps"]
+        bucket = "solved by none" if shortest is None else f"{shortest}–{2 * shortest - 1}"
+        points.append({**row, "bucket": bucket, "rate": interval.value, "low": interval.low, "high": interval.high})
+    return points
 
 
 def routes(lake: Readable, runs: str = "trajectories") -> list[Row]:
@@ -99,7 +99,7 @@ def reasons(lake: Readable) -> list[Row]:
 
 
 def expenses(lake: Readable, runs: str = "trajectories") -> list[Row]:
-    """Tokens, money and seconds of runs by policy; None where nobody knows."""
+    """Steps, tokens and money of runs by policy; None where nobody knows."""
     rows: list[Row] = lake.sql(
         f"""select policy, count(*) as runs, avg(length) as steps, avg(tokens) as tokens, sum(tokens) as all_tokens,
                   avg(cost) as cost, sum(cost) as all_cost
@@ -133,12 +133,12 @@ def stage_seconds(turns: Sequence[Row]) -> list[Row]:
     ]
 
 
-def drawings(told: Row) -> dict[str, str]:
-    """The plots of the page as SVG, those for which there is something to plot. `told`: its `facts`."""
-    seconds = stage_seconds(told["turns"])
-    horizon, routes = told["horizon"], told["routes"]
+def drawings(page: Row) -> dict[str, str]:
+    """The plots of a page as SVG, those for which there is something to plot. `page`: its `facts`."""
+    seconds = stage_seconds(page["turns"])
+    horizon, routes = page["horizon"], page["routes"]
     drawn = {
-        "rates": told["rates"] and charts.rates_by_iteration(told["rates"]),
+        "rates": page["rates"] and charts.rates_by_iteration(page["rates"]),
         "horizon": horizon and charts.rates_by_bucket(horizon, "steps of the shortest verified run"),
         "routes": routes and charts.stacked_bars(routes, "runs", "who", "route"),
         "seconds": seconds and charts.stacked_bars(seconds, "seconds", "iteration", "stage"),

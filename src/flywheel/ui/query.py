@@ -74,15 +74,15 @@ def _drawing(columns: list[str], rows: list[list[Any]]) -> str:
         return ""
     last = numeric[-1]
     if 0 in numeric and len(numeric) > 1:
-        told = [
+        points = [
             {"x": row[0], "y": row[last], "series": str(row[words[0]]) if words else columns[last]}
             for row in rows
             if row[0] is not None and row[last] is not None
         ]
-        return charts.svg(charts.lines(told, "x", "y", "series", title=columns[0], height=220))
+        return charts.svg(charts.lines(points, "x", "y", "series", title=columns[0], height=220))
     if words and len(rows) <= 60:
-        told = [{"x": row[last] or 0, "y": ", ".join(str(row[place])[:80] for place in words)} for row in rows]
-        return charts.svg(charts.bars(told, "x", "y", title=columns[last]))
+        bars = [{"x": row[last] or 0, "y": ", ".join(str(row[place])[:80] for place in words)} for row in rows]
+        return charts.svg(charts.bars(bars, "x", "y", title=columns[last]))
     return ""
 
 

@@ -17,7 +17,7 @@ def report_page(lake: Lake, number: int, report: Mapping[str, Any]) -> str:
     """The newest state of a flywheel as HTML, with everything it needs inside. `report`: that of the iteration which is
     about to end."""
     turns = [{**turn, "report": report} if turn["iteration"] == number else turn for turn in overview.iterations(lake)]
-    told = overview.facts(lake, turns)
+    facts = overview.facts(lake, turns)
     newest = [row["policy_id"] for row in report["rates"]]
     template = make_environment(lake.name).get_template("report.html")
     return template.render(
@@ -25,6 +25,6 @@ def report_page(lake: Lake, number: int, report: Mapping[str, Any]) -> str:
         style=(HERE / "static" / "style.css").read_text(),
         curves={policy_id: drawn for policy_id in newest if (drawn := curves.drawings(lake.root, policy_id))},
         reasons=overview.reasons(lake),
-        drawings=overview.drawings(told),
-        **told,
+        drawings=overview.drawings(facts),
+        **facts,
     )

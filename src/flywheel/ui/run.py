@@ -22,7 +22,8 @@ FOLD = 1_500
 
 
 def describe(reader: Reader, name: str) -> Row:
-    """All that is known of a run: `show.describe_trajectory`, with subgoal bands, sub-agents, tags and plots."""
+    """All that is known of a run: `show.describe_trajectory`, with subgoal bands, sub-agents, other runs of the task and
+    a plot."""
     run = describe_trajectory(reader, name)
     trajectory_id = run["trajectory_id"]
     _note_changes(run["steps"])
@@ -71,22 +72,22 @@ def _note_repeats(steps: Sequence[Row]) -> None:
 
 def bands(steps: Sequence[Row]) -> list[Row]:
     """Runs of steps under one subgoal: first and last step."""
-    found = []
+    spans = []
     for subgoal, group in groupby(steps, key=lambda step: step["subgoal"]):
         indices = [step["index"] for step in group]
-        found.append({"subgoal": subgoal, "first": indices[0], "last": indices[-1]})
-    return found if any(band["subgoal"] for band in found) else []
+        spans.append({"subgoal": subgoal, "first": indices[0], "last": indices[-1]})
+    return spans if any(span["subgoal"] for span in spans) else []
 
 
 def credits_by_method(steps: Sequence[Row]) -> dict[str, list[tuple[int, float, float]]]:
     """Method and level → (step, advantage, advantage as a share of the largest)."""
     methods = sorted({name for step in steps for name in step["credit"]})
-    told = {}
+    by_method = {}
     for method in methods:
         values = [(step["index"], step["credit"][method]) for step in steps if method in step["credit"]]
         largest = max(abs(value) for _, value in values) or 1.0
-        told[method] = [(index, value, value / largest) for index, value in values]
-    return told
+        by_method[method] = [(index, value, value / largest) for index, value in values]
+    return by_method
 
 
 def _drawing(steps: Sequence[Row]) -> str:
@@ -125,12 +126,12 @@ def _exact(text: str) -> float:
     return float(text)
 
 
-def whole_text(told: Row, index: int, field: str, call: int) -> str:
+def whole_text(description: Row, index: int, field: str, call: int) -> str:
     """One text of one step, all of it: a field of the step, or the arguments, result or error of one of its calls.
 
     Raises `LakeError` where there is none.
     """
-    step: Row = next((step for step in told["steps"] if step["index"] == index), {})
+    step: Row = next((step for step in description["steps"] if step["index"] == index), {})
     calls = step.get("tool_calls", [])
     source = calls[call] if field in ("arguments", "result", "error") and 0 <= call < len(calls) else step
     text = source.get(field)

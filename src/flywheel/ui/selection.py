@@ -50,16 +50,16 @@ class Selection:
     def of(cls, params: Sequence[tuple[str, str]]) -> Self:
         """What an address names; what it names wrongly is left out."""
         values = {name: tuple(dict.fromkeys(value for key, value in params if key == name)) for name in FACETS}
-        said = dict(params)
-        order = said.get("order", "")
+        last = dict(params)
+        order = last.get("order", "")
         return cls(
             {name: given for name, given in values.items() if given},
-            said.get("text", "").strip(),
-            said.get("tool", "").strip(),
-            said.get("where", "").strip(),
-            said.get("tag", "").strip(),
+            last.get("text", "").strip(),
+            last.get("tool", "").strip(),
+            last.get("where", "").strip(),
+            last.get("tag", "").strip(),
             order if order in ORDERS else "newest",
-            page_number(said.get("page", "")),
+            page_number(last.get("page", "")),
         )
 
     def query(self, **changes: Any) -> str:
@@ -90,11 +90,11 @@ def match(reader: Reader, selection: Selection) -> None:
         check_condition(selection.where)
         conditions.append(f"trajectory_id in (select trajectory_id from trajectories where ({selection.where}\n))")
     if selection.text:
-        inside, told = _contains(*_TEXTS), _contains("instruction", "final_observation", "system")
+        in_steps, in_runs = _contains(*_TEXTS), _contains("instruction", "final_observation", "system")
         values.append(selection.text)
         conditions.append(
-            f"""trajectory_id in (select trajectory_id from steps where {inside} union all
-                select trajectory_id from trajectories where {told})"""
+            f"""trajectory_id in (select trajectory_id from steps where {in_steps} union all
+                select trajectory_id from trajectories where {in_runs})"""
         )
     for name, statement in (
         ("tool", "select trajectory_id from tool_calls where name = {}"),
@@ -141,10 +141,10 @@ def excerpts(reader: Reader, runs: Sequence[str], text: str) -> dict[str, dict[s
     """Where a text first stands in each run: the step, and what is around it."""
     column = " ".join(f"when {_contains(name)} then {name}" for name in _TEXTS)
     rows = reader.rows(
-        f"""with hits as (select trajectory_id, "index", case {column} end as said from steps
+        f"""with hits as (select trajectory_id, "index", case {column} end as passage from steps
                           where list_contains($2, trajectory_id))
-            select trajectory_id, arg_min({{'index': "index", 'said': said}}, "index") as hit from hits
-            where said is not null group by all""",
+            select trajectory_id, arg_min({{'index': "index", 'passage': passage}}, "index") as hit from hits
+            where passage is not null group by all""",
         [text, list(runs)],
     )
     return {row["trajectory_id"]: _excerpt(row["hit"], text) for row in rows}
@@ -157,15 +157,15 @@ def _contains(*columns: str) -> str:
 
 
 def _excerpt(hit: Mapping[str, Any], text: str, before_chars: int = 30, after_chars: int = 90) -> dict[str, Any]:
-    said = hit["said"]
-    place = max(said.lower().find(text.lower()), 0)
+    passage = hit["passage"]
+    place = max(passage.lower().find(text.lower()), 0)
     end = place + len(text)
-    before, after = said[max(place - before_chars, 0) : place], said[end : end + after_chars]
+    before, after = passage[max(place - before_chars, 0) : place], passage[end : end + after_chars]
     return {
         "index": hit["index"],
         "before": ("…" if place > before_chars else "") + before,
-        "found": said[place:end],
-        "after": after + ("…" if len(said) > end + after_chars else ""),
+        "found": passage[place:end],
+        "after": after + ("…" if len(passage) > end + after_chars else ""),
     }
 
 
