@@ -22,8 +22,8 @@ FOLD = 1_500
 
 
 def describe(reader: Reader, name: str) -> Row:
-    """All that is known of a run: `show.describe_trajectory`, with subgoal bands, sub-agents, other runs of the task and
-    a plot."""
+    """All that is known of a run: `show.describe_trajectory`, with subgoal bands, sub-agents, other runs of the
+    task and a plot."""
     run = describe_trajectory(reader, name)
     trajectory_id = run["trajectory_id"]
     _note_changes(run["steps"])
